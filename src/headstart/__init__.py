@@ -1,0 +1,53 @@
+"""headstart: a pretrained ResNet-18, fine-tuned or with a new head, for your folder of images."""
+
+import os as _os
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING
+
+from headstart.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    RuntimeConfig,
+    StrategyConfig,
+    TrainConfig,
+)
+from headstart.errors import InputError
+
+if TYPE_CHECKING:
+    from headstart.predict import Predictor
+
+__all__ = [
+    "DataConfig",
+    "InputError",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "RuntimeConfig",
+    "StrategyConfig",
+    "TrainConfig",
+    "load",
+    "train",
+]
+
+
+def train(config: RunConfig) -> _Path:
+    """Train as `headstart train` does and return the run folder. Raises InputError for a user's mistake."""
+    work_offline()
+    from headstart.train import run
+
+    return run(config)
+
+
+def load(run: str | _Path) -> "Predictor":
+    """A finished run folder or model.safetensors, ready to `predict(paths)`. Raises InputError."""
+    from headstart.predict import Predictor
+
+    return Predictor(run)
+
+
+def work_offline() -> None:
+    """Tell Hugging Face's libraries, before they are imported, that nothing comes from a hub and nobody counts."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        _os.environ.setdefault(name, "1")

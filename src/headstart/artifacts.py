@@ -1,0 +1,238 @@
+"""What a run leaves behind: the run folder, written atomically, and the model file that explains itself."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from headstart.errors import InputError
+from headstart.model import BACKBONE, Classifier
+from headstart.preprocess import Preprocess
+
+SCHEMA = 1
+_PREFIX = "headstart."  # of our keys in the safetensors header, whose values are JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Everything that prediction needs besides the tensors, and where the model comes from."""
+
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    strategy: str
+    mixed_precision: str
+    channels_last: bool
+    eval_batch_size: int
+    manifest_sha256: str
+    weights: str
+    weights_sha256: str | None
+    seed: int
+    versions: Mapping[str, str]
+    metrics: Mapping[str, Any]
+    backbone: str = BACKBONE
+    schema: int = SCHEMA
+
+
+class RunFolder:
+    """One run's files. Only the main process makes one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def model_file(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_text(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        write_atomically(self.path / name, lambda path: pq.write_table(table, path))
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl. A line cut short by a crash is removed when the run is resumed."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that are about to be done again, and a half-written last line."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+            kept.append(line)
+        self.write_text("metrics.jsonl", "".join(kept))
+
+
+def choose_folder(out: str | None, *, strategy: str) -> Path:
+    """`out`, or the first free runs/<strategy>-<number>."""
+    if out is not None:
+        return Path(out)
+    number = 1
+    while Path("runs", f"{strategy}-{number:03d}").exists():
+        number += 1
+    return Path("runs", f"{strategy}-{number:03d}")
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise InputError unless a run folder can be made there; nothing is made yet."""
+    if path.is_dir() and any(path.iterdir()):
+        what = "holds a run" if (path / "config.yaml").exists() else "is not empty"
+        raise InputError(
+            f"--out {path} {what}; name another folder, or continue an interrupted run with --train.resume auto"
+        )
+    nearest = path.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InputError(f"--out {path}: {nearest} is a file, so no folder can be made there; name another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--out {path}: no permission to write in {nearest}; name another place")
+
+
+def create_folder(path: Path) -> RunFolder:
+    """Make the folder. Raises InputError with the system's reason if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path}: {error.strerror}; name another place") from None
+    return RunFolder(path)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write` gets a temporary name beside `path`; the file appears under its own name complete, or not at all."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(staging)
+        fsync(staging)
+        os.replace(staging, path)
+        fsync(path.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Of a file or a folder."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """safetensors, atomically; the same tensors and metadata give the same bytes (the library's header does not)."""
+    plain = {name: value.detach().to("cpu", copy=False).contiguous() for name, value in tensors.items()}
+    blob = save(plain, metadata={"format": "pt", **metadata})
+    length = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    canonical = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    canonical += b" " * (-len(canonical) % 8)
+
+    def write(staging: Path) -> None:
+        with staging.open("wb") as out:
+            out.write(len(canonical).to_bytes(8, "little") + canonical)
+            out.write(memoryview(blob)[8 + length :])
+
+    write_atomically(path, write)
+
+
+def save_model(path: Path, model: Classifier, info: ModelInfo) -> None:
+    """Write the model file: fp32 tensors under torchvision's keys, `info` in the header."""
+    fields = dataclasses.asdict(info) | {"preprocess": info.preprocess.to_json()}
+    metadata = {_PREFIX + name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in fields.items()}
+    save_tensors(path, model.state_dict(), metadata)
+
+
+def read_info(path: Path) -> ModelInfo:
+    """The header of a model file; tensors are not read. Raises InputError if it is not one of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
+    fields = {name.removeprefix(_PREFIX): json.loads(text) for name, text in header.items() if name.startswith(_PREFIX)}
+    if not fields:
+        raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
+    if fields.get("schema") != SCHEMA:
+        raise InputError(f"{path} is of schema {fields.get('schema')}, this version reads {SCHEMA}; update headstart")
+    known = {field.name for field in dataclasses.fields(ModelInfo)}
+    if set(fields) != known:
+        odd = sorted(set(fields) ^ known)
+        raise InputError(f"{path}: the header does not match this version of headstart ({', '.join(odd)})")
+    fields["classes"] = tuple(fields["classes"])
+    fields["preprocess"] = Preprocess.from_json(fields["preprocess"])
+    return ModelInfo(**fields)
+
+
+def load_model(path: Path) -> tuple[Classifier, ModelInfo]:
+    """A model file as a network in eval mode, and its header. Raises InputError if it does not fit."""
+    info = read_info(path)
+    with torch.device("meta"):
+        model = Classifier(len(info.classes))
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit a {info.backbone}: {' '.join(str(error).split())[:200]}") from None
+    return model.eval(), info
+
+
+def find_model(run: str | Path) -> Path:
+    """The model file that a run folder or a path names. Raises InputError."""
+    path = Path(run)
+    if path.is_dir():
+        path = path / "model.safetensors"
+        if not path.is_file():
+            raise InputError(f"{run} has no model.safetensors; name a finished run folder or a model file")
+    elif not path.is_file():
+        raise InputError(f"{run} does not exist; name a run folder or a model.safetensors")
+    elif path.suffix != ".safetensors":
+        raise InputError(f"{run} is not a .safetensors file; name a run folder or a model.safetensors")
+    return path
+
+
+def predictions_table(
+    *,
+    ids: Sequence[str],
+    paths: Sequence[str],
+    labels: Sequence[str],
+    probabilities: Any,
+    classes: Sequence[str],
+) -> pa.Table:
+    """Columns id, path, label, predicted, probabilities (float64, in class order, which the schema names)."""
+    rows = [[float(p) for p in row] for row in probabilities]
+    table = pa.table(
+        {
+            "id": list(ids),
+            "path": list(paths),
+            "label": list(labels),
+            "predicted": [classes[max(range(len(row)), key=row.__getitem__)] for row in rows],
+            "probabilities": pa.array(rows, type=pa.list_(pa.float64())),
+        }
+    )
+    return table.replace_schema_metadata({"classes": json.dumps(list(classes), ensure_ascii=False)})

@@ -1,0 +1,207 @@
+"""The configuration: one frozen tree, checked when it is built. Knows no torch, so that help is instant."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from headstart.errors import InputError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images are and how one becomes a tensor."""
+
+    root: str | None = None
+    """Image folder: train/ and val/ of class folders, or just class folders (then split by val_fraction)."""
+    val_fraction: float = 0.2
+    """Share of the images that measures, where the folder has no val/. Stratified, seeded, in the manifest."""
+    on_bad_file: Literal["refuse", "skip"] = "refuse"
+    """Files that cannot be decoded: stop and list them, or leave them out and list them."""
+    image_size: int = 224
+    """Side of the square the network sees, px."""
+    resize_size: int | None = None
+    """Evaluation: short side before the centre crop, px. null: image_size * 256 / 224."""
+    min_crop_scale: float = 0.08
+    """Training views: smallest area of the random crop, as a share of the image. 1 with hflip false: no augmentation."""
+    hflip: bool = True
+    """Training views: mirror half of them left to right."""
+    vflip: bool = False
+    """Training views: mirror half of them upside down (images with no up, such as cells or aerial views)."""
+    num_workers: int | None = None
+    """Decoding processes per training process. null: chosen from the cores; the result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0.0 < self.val_fraction < 1.0,
+            f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.2",
+        )
+        _require(self.image_size >= 32, f"data.image_size is {self.image_size}; ResNet-18 needs at least 32 px")
+        _require(
+            self.resize_size is None or self.resize_size >= self.image_size,
+            f"data.resize_size {self.resize_size} is smaller than data.image_size {self.image_size}; "
+            "leave it null or make it at least as large",
+        )
+        _require(
+            0.0 < self.min_crop_scale <= 1.0,
+            f"data.min_crop_scale is {self.min_crop_scale}; it must be in (0, 1], for example 0.08",
+        )
+        _require(
+            self.num_workers is None or self.num_workers >= 0,
+            f"data.num_workers is {self.num_workers}; use 0 or more, or null to let it be chosen",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network: torchvision's ResNet-18 with a new head."""
+
+    weights: str = "imagenet"
+    """imagenet (torchvision IMAGENET1K_V1, cached or downloaded once), bundled (ours, in the package, no network),
+    none (random), or the path of a .safetensors or .pth file with torchvision keys."""
+    head_init: Literal["zero", "normal"] = "zero"
+    """zero: the loss before the first step is exactly ln(classes). normal: torch's default for a linear layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyConfig:
+    """Which parts train."""
+
+    name: Literal["fine_tune", "frozen_head"] = "fine_tune"
+    """fine_tune: everything trains. frozen_head: only the new head; the backbone stays as it is, to the bit."""
+    batchnorm: Literal["train", "freeze"] = "train"
+    """fine_tune: whether BatchNorm statistics follow the data or stay as pretrained. (frozen_head: always stay.)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and its schedule. The learning rate is a pure function of the step."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd has momentum; adamw is torch's, betas 0.9 and 0.999."""
+    lr: float = 0.01
+    """Peak learning rate of the head."""
+    backbone_lr: float | None = None
+    """Peak learning rate of the backbone in fine_tune. null: the same as lr."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 0.0
+    """Not applied to biases and norms."""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """cosine falls to 0 at the end; step multiplies by step_gamma every step_epochs."""
+    warmup_epochs: float = 0.0
+    """Linear rise of the learning rate at the start; may be a fraction."""
+    step_epochs: float = 7.0
+    """Of the step schedule."""
+    step_gamma: float = 0.1
+    """Of the step schedule."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes. The reported losses of evaluation have none."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; longer ones are scaled down. null: no clipping."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"optim.lr is {self.lr}; it must be positive, for example 0.01")
+        _require(
+            self.backbone_lr is None or self.backbone_lr > 0,
+            f"optim.backbone_lr is {self.backbone_lr}; make it positive, or use --strategy.name frozen_head to freeze it",
+        )
+        _require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
+        _require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
+        _require(self.warmup_epochs >= 0, f"optim.warmup_epochs is {self.warmup_epochs}; it must not be negative")
+        _require(self.step_epochs > 0, f"optim.step_epochs is {self.step_epochs}; it must be positive")
+        _require(0 < self.step_gamma <= 1, f"optim.step_gamma is {self.step_gamma}; it must be in (0, 1]")
+        _require(
+            0 <= self.label_smoothing < 1,
+            f"optim.label_smoothing is {self.label_smoothing}; it must be in [0, 1)",
+        )
+        _require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"optim.clip_norm is {self.clip_norm}; it must be positive, or null for none",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and in which portions."""
+
+    epochs: int = 10
+    """Passes over the training images; validation follows each."""
+    batch_size: int = 32
+    """Images per optimizer step, over all processes and accumulation: the recipe does not change with the machine."""
+    accumulation: int = 1
+    """Backward passes per optimizer step, to fit batch_size into little memory."""
+    eval_batch_size: int = 64
+    """Images per forward pass in evaluation, over all processes (rounded up to a multiple of them)."""
+    resume: str = "never"
+    """never, auto (continue the run in --out if it has a checkpoint, else start), or the path of a checkpoint."""
+    checkpoint_epochs: int = 0
+    """Epochs between two checkpoints to resume from. 0: only when the run is stopped by a signal."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation", "eval_batch_size"):
+            value = getattr(self, name)
+            _require(value >= 1, f"train.{name} is {value}; it must be at least 1")
+        _require(self.checkpoint_epochs >= 0, f"train.checkpoint_epochs is {self.checkpoint_epochs}; use 0 or more")
+        _require(
+            self.batch_size % self.accumulation == 0,
+            f"train.batch_size {self.batch_size} is not divisible by train.accumulation {self.accumulation}; "
+            f"use {_nearest_multiple(self.batch_size, self.accumulation)}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """The machine. Nothing here changes what is computed, but for rounding."""
+
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "auto"
+    """auto: bf16 where processor or GPU multiply it natively, else fp16 on CUDA, else no. The choice is recorded."""
+    channels_last: bool = True
+    """Memory layout of images and weights; the faster one for convolutions on CPUs and recent GPUs."""
+    cpu: bool = False
+    """Stay on the CPU although there is a GPU."""
+    threads: int | None = None
+    """Threads of torch per process. null: usable cores / processes on this machine, whatever the launcher exported."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.threads is None or self.threads >= 1,
+            f"runtime.threads is {self.threads}; use 1 or more, or null to let it be chosen",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run."""
+
+    out: str | None = None
+    """Run folder to write. null: runs/<strategy>-<number>."""
+    seed: int = 0
+    """Sample order, views and head initialisation are functions of it; no random state is stored."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**63, f"seed is {self.seed}; it must be in [0, 2^63)")
+
+
+def check_divisible(train: TrainConfig, *, num_processes: int) -> None:
+    """Raise InputError unless each process gets the same number of images in each backward pass."""
+    parts = num_processes * train.accumulation
+    if train.batch_size % parts:
+        raise InputError(
+            f"train.batch_size {train.batch_size} is not divisible by {num_processes} processes"
+            f" x {train.accumulation} accumulation = {parts}; use {_nearest_multiple(train.batch_size, parts)}"
+        )
+
+
+def _nearest_multiple(value: int, divisor: int) -> str:
+    below, above = value // divisor * divisor, -(-value // divisor) * divisor
+    return f"{below} or {above}" if below else str(above)

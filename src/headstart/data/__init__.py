@@ -1,0 +1,1 @@
+"""From files on disk to batches: scan, check, split, decode, order."""

@@ -1,0 +1,63 @@
+"""The one decoder: bytes of an image file to 8-bit RGB, for training, evaluation and prediction alike.
+
+Policy, named by DECODER in every model file:
+- the first frame of a file; EXIF orientation applied, then forgotten; embedded colour profiles ignored
+- palette, grayscale, 1-bit, CMYK, LAB, HSV, YCbCr: Pillow's conversion to RGB
+- 16-bit grayscale (and 32-bit integers that lie in 0..65535): value * 255 / 65535, rounded
+- alpha, also a transparent palette colour: laid over white
+- 32-bit float images have no agreed range and are refused
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+DECODER = "pillow-rgb-v1"
+
+
+class UnreadableImage(Exception):
+    """The message is the reason, fit for a list beside the file name."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """An RGB image of 8 bits per channel, fully loaded. Raises UnreadableImage with the reason."""
+    if not data:
+        raise UnreadableImage("empty file (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Pillow warns of odd but harmless EXIF and palette data, once per file
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_rgb(image)
+    except UnreadableImage:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image that Pillow knows") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ValueError, EOFError ...
+        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy() if image.readonly else image
+    if image.mode == "F":
+        raise UnreadableImage("32-bit float pixels have no agreed range; convert to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadableImage("32-bit integer pixels outside 0..65535; convert to 8 or 16 bits")
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        over = image.convert("RGBA")
+        paper = Image.new("RGBA", over.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, over).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,70 @@
+"""The demo data: solar cells of the `elpv-dataset` package laid out as an image folder."""
+
+import csv
+import importlib.util
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from headstart.data.splits import stratified_split
+
+DEFECT_THRESHOLD = 0.5  # probabilities are 0, 1/3, 2/3 and 1; the benchmark's two classes part in the middle
+VAL_FRACTION = 0.25  # Deitsch et al. 2019: 75/25
+
+
+def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
+    """Lay the 2,624 electroluminescence images (Deitsch et al. 2019) out under `target`; count per folder.
+
+    `target/{train,val}/{functional,defective}/*.png`, stratified by label and cell type (mono, poly).
+    Files are copied, never decoded. The folder appears whole or not at all; one that is there already
+    and complete is left as it is. Raises ValueError if the optional package is missing or `target` holds
+    something else.
+    """
+    source = _package_data()
+    with (source / "labels.csv").open(encoding="utf-8") as lines:
+        rows = [line.split() for line in lines if line.strip()]
+    paths = [path for path, _, _ in rows]
+    labels = ["defective" if float(probability) > DEFECT_THRESHOLD else "functional" for _, probability, _ in rows]
+    strata = [f"{label}/{cell_type}" for label, (_, _, cell_type) in zip(labels, rows, strict=True)]
+    splits = stratified_split(paths, strata, val_fraction=VAL_FRACTION, seed=seed)
+    plan = [
+        (source / path, Path(split) / label / Path(path).name)
+        for path, label, split in zip(paths, labels, splits, strict=True)
+    ]
+    counts = dict(Counter(str(relative.parent) for _, relative in plan))
+
+    if target.exists() and any(target.iterdir()):
+        found = {str(p.relative_to(target)) for p in target.rglob("*.png")}
+        if found != {str(relative) for _, relative in plan}:
+            raise ValueError(
+                f"{target} exists and is not the demo data of seed {seed}; name a new folder or remove that one"
+            )
+        return counts
+    staging = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        for original, relative in plan:
+            (staging / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, staging / relative)
+        with (staging / "labels.csv").open("w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out)
+            writer.writerow(["path", "defect_probability", "cell_type"])
+            writer.writerows(
+                (relative.as_posix(), probability, cell_type)
+                for (_, relative), (_, probability, cell_type) in zip(plan, rows, strict=True)
+            )
+        if target.exists():
+            target.rmdir()
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return counts
+
+
+def _package_data() -> Path:
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "the demo data come with the package elpv-dataset, which is not installed; pip install 'headstart[demo]'"
+        )
+    return Path(spec.origin).parent / "data"

@@ -1,0 +1,109 @@
+"""Nothing random is stored, everything random is derived: sample order from (seed, epoch), views from (seed, epoch, id)."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+_ORDER, _VIEW = 1, 2  # separate streams from one seed
+
+
+def keys_of(ids: Sequence[str]) -> np.ndarray:
+    """One uint64 per sample id, shape (n,); equal ids have equal keys on every machine."""
+    digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
+    return np.frombuffer(digests, dtype="<u8")
+
+
+def epoch_order(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of range(n), int64: samples sorted by a hash of (seed, epoch, id).
+
+    A sample's place relative to the others depends on nothing else, so adding files shuffles no others.
+    """
+    return np.argsort(_mix(keys ^ _stream(seed, _ORDER, epoch)), kind="stable")
+
+
+def view_seeds(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """The random seed of each sample's view in this epoch, uint64 below 2^63, shape of `keys`."""
+    return _mix(keys ^ _stream(seed, _VIEW, epoch)) >> np.uint64(1)
+
+
+def epoch_ends(*, num_samples: int, batch_size: int, epochs: int) -> list[int]:
+    """The number of optimizer steps done when epoch 1, 2, ... has been seen whole.
+
+    Every batch is full: where the batch size does not divide the samples, the batch that completes an epoch
+    is filled up from the next one. Raises ValueError if a batch would hold more than one epoch.
+    """
+    if batch_size > num_samples:
+        raise ValueError(f"batch size {batch_size} exceeds {num_samples} samples")
+    return [-(-epoch * num_samples // batch_size) for epoch in range(1, epochs + 1)]
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Yields, for each backward pass, a global batch of (sample index, epoch).
+
+    The batches are consecutive pieces of one endless stream, epoch after epoch, so the batch of a step is a
+    function of (seed, step) alone: `start_step=k` yields what is left after k steps, whatever happened before.
+    """
+
+    def __init__(
+        self,
+        keys: np.ndarray,
+        *,
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        start_step: int = 0,
+        accumulation: int = 1,
+    ) -> None:
+        assert batch_size % accumulation == 0
+        self.keys = keys
+        self.seed = seed
+        self.batch_size = batch_size // accumulation  # the attribute that Accelerate splits over processes
+        self.drop_last = True  # every batch is full, so nothing is ever dropped
+        self._start = start_step * accumulation
+        self._stop = num_steps * accumulation
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        num_samples = len(self.keys)
+        order_of, order = -1, np.empty(0, dtype=np.int64)
+        for batch in range(self._start, self._stop):
+            members = []
+            for position in range(batch * self.batch_size, (batch + 1) * self.batch_size):
+                epoch, offset = divmod(position, num_samples)
+                if epoch != order_of:
+                    order_of, order = epoch, epoch_order(self.keys, seed=self.seed, epoch=epoch)
+                members.append((int(order[offset]), epoch))
+            yield members
+
+
+class EvalSampler(Sampler[list[tuple[int, int]]]):
+    """Every sample once, in order; the last batch may be short."""
+
+    def __init__(self, num_samples: int, *, batch_size: int) -> None:
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.drop_last = False
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for start in range(0, self.num_samples, self.batch_size):
+            stop = min(start + self.batch_size, self.num_samples)
+            yield [(index, 0) for index in range(start, stop)]
+
+
+def _stream(seed: int, purpose: int, epoch: int) -> np.uint64:
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{epoch}".encode(), digest_size=8).digest()
+    return np.uint64(int.from_bytes(digest, "little"))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection of uint64 that looks random."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))

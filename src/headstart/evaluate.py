@@ -1,0 +1,186 @@
+"""Every sample once: predictions of a split, the metrics of the table, and `headstart evaluate`."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from headstart.artifacts import ModelInfo, find_model, load_model, write_atomically
+from headstart.config import RuntimeConfig
+from headstart.data.manifest import Manifest, build_eval_manifest, summarize
+from headstart.errors import InputError, Stopped
+from headstart.preprocess import Preprocess
+from headstart.runtime import StopRequest, on_main, set_threads, start_accelerator
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """logits: (n, C) float32; labels: (n,) int64; both in the order of the split's samples."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Softmax in float64, (n, C)."""
+        logits = self.logits.astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    @property
+    def correct(self) -> int:
+        return int((self.logits.argmax(axis=1) == self.labels).sum())
+
+
+def collect(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    loader: Any,
+    spec: Preprocess,
+    *,
+    num_samples: int,
+    stop: StopRequest,
+    channels_last: bool,
+) -> Predictions:
+    """Run a prepared eval loader through the model, the same result in every process.
+
+    Accelerate evens the last batch out by repeating samples; rows are put in place by sample index, so each
+    counts once. Raises Stopped within one batch of a signal.
+    """
+    model.eval()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    with torch.inference_mode():
+        for batch in loader:
+            pixels = spec.normalize(batch["pixels"].contiguous(memory_format=layout))
+            parts.append((batch["index"], batch["label"], model(pixels).float()))
+            if stop.agreed(accelerator):
+                raise Stopped("evaluation was interrupted")
+        index, label, logits = (accelerator.gather(torch.cat(column)) for column in zip(*parts, strict=True))
+    rows = index.cpu().numpy()
+    all_logits = np.empty((num_samples, logits.shape[1]), dtype=np.float32)
+    all_labels = np.full(num_samples, -1, dtype=np.int64)
+    all_logits[rows] = logits.cpu().numpy()
+    all_labels[rows] = label.cpu().numpy()
+    assert (all_labels >= 0).all(), "a sample was not evaluated"
+    return Predictions(all_logits, all_labels)
+
+
+def describe(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """All metrics with the interval of the accuracy; per-class values by class name."""
+    from headstart.metrics import measure  # imports evaluate, which takes its time
+    from headstart.stats import wilson
+
+    values = measure(predictions.probabilities, predictions.labels)
+    low, high = wilson(values["correct"], values["n"])
+    order = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss")
+    described: dict[str, Any] = {name: values[name] for name in order if name in values}
+    described["accuracy_ci95"] = [low, high]
+    described["per_class"] = {
+        name: {
+            "precision": values["precision"][i],
+            "recall": values["recall"][i],
+            "n": sum(values["confusion_matrix"][i]),
+        }
+        for i, name in enumerate(classes)
+    }
+    described["confusion_matrix"] = values["confusion_matrix"]
+    return described
+
+
+def headline(values: dict[str, Any]) -> str:
+    """'accuracy 88.2 % [82.1, 92.4], 135 of 153'."""
+    low, high = values["accuracy_ci95"]
+    return f"accuracy {values['accuracy']:.1%} [{low:.1%}, {high:.1%}], {values['correct']} of {values['n']}".replace(
+        "%", " %"
+    )
+
+
+def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, info: ModelInfo) -> Predictions:
+    """The model on all samples of split val, as the training run measured them."""
+    from headstart.data.loading import eval_loader, load_images
+
+    samples = manifest.of("val")
+    rows = load_images(manifest.root, samples, info.classes)
+    batch_size = round_up(info.eval_batch_size, accelerator.num_processes)
+    loader = eval_loader(rows, info.preprocess.eval_view, batch_size=batch_size, num_workers=0)
+    if info.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)
+    with StopRequest() as stop:
+        return collect(
+            accelerator,
+            model,
+            loader,
+            info.preprocess,
+            num_samples=len(samples),
+            stop=stop,
+            channels_last=info.channels_last,
+        )
+
+
+def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:
+    """`headstart evaluate`: print the measurements and return them."""
+    set_threads(None)
+    model, info = load_model(find_model(run))
+    accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
+    manifest = on_main(
+        accelerator,
+        lambda: build_eval_manifest(
+            data, classes=info.classes, on_bad_file=on_bad_file, trained_on=_training_images(Path(run))
+        ),
+    )
+    if manifest.skipped:
+        accelerator.print(f"not used, {len(manifest.skipped)}: {summarize(manifest.skipped)}")
+    values = describe(evaluate_manifest(accelerator, manifest, model, info), info.classes)
+    if accelerator.is_main_process:
+        _print(values)
+        if out is not None:
+            text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+            try:
+                write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
+            except OSError as error:
+                raise InputError(f"--out {out}: {error.strerror}") from None
+    return values
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _training_images(run: Path) -> Callable[[str, str], bool]:
+    """Whether a (sha256, path) was trained on, by the run's manifest; never, if only the model file is at hand.
+
+    Of a content that the run both trained on and measured on under two names, only the measured copy counts.
+    """
+    path = (run if run.is_dir() else run.parent) / "manifest.parquet"
+    if not path.is_file():
+        return lambda sha256, path: False
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path, columns=["sha256", "path", "split"]).to_pylist()
+    measured = {row["sha256"] for row in rows if row["split"] == "val"}
+    trained = {(row["sha256"], row["path"]) for row in rows if row["split"] == "train"}
+    only_trained = {sha256 for sha256, _ in trained} - measured
+    return lambda sha256, path: sha256 in only_trained or (sha256, path) in trained
+
+
+def _print(values: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(headline(values), highlight=False)
+    console.print(
+        f"loss {values['loss']:.4f}, balanced accuracy {values['balanced_accuracy']:.4f}, macro F1 {values['macro_f1']:.4f}",
+        highlight=False,
+    )
+    table = Table("class", "n", "precision", "recall")
+    for name, row in values["per_class"].items():
+        table.add_row(name, str(row["n"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}")
+    console.print(table)

@@ -1,0 +1,113 @@
+"""From an RGB image to the tensor that the network sees. The spec travels inside the model file."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from headstart.config import DataConfig
+from headstart.data.decode import DECODER
+from headstart.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+View = Callable[[Image.Image, int], torch.Tensor]
+"""(RGB image, seed of the view) -> uint8 (3, S, S). The same seed gives the same view."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Everything between a file and the network in evaluation and prediction.
+
+    Decode by `decoder`, resize the short side to `resize_size` px, take the central `image_size` square, scale
+    to [0, 1], subtract `mean` and divide by `std` per channel.
+    """
+
+    image_size: int
+    resize_size: int
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    crop: str = "center"
+    decoder: str = DECODER
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @staticmethod
+    def of(data: DataConfig) -> "Preprocess":
+        resize_size = data.resize_size or round(data.image_size * 256 / 224)
+        return Preprocess(image_size=data.image_size, resize_size=resize_size)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Preprocess":
+        """Raises InputError if the file asks for something that this version cannot do exactly."""
+        try:
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            spec = Preprocess(**fields)
+        except TypeError as error:
+            raise InputError(f"the model file's preprocessing is of another version: {error}") from None
+        reference = Preprocess(spec.image_size, spec.resize_size, mean=spec.mean, std=spec.std)
+        if spec != reference:
+            raise InputError(f"the model file asks for preprocessing that this version lacks: {spec}")
+        return spec
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def eval_view(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
+        """uint8 (3, S, S); the seed is not used."""
+        resized = F.resize(image, [self.resize_size], interpolation=v2.InterpolationMode.BILINEAR)
+        view: torch.Tensor = F.pil_to_tensor(F.center_crop(resized, [self.image_size]))
+        return view
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, 3, S, S) -> float32, on the device where the pixels are; the memory layout is kept."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def train_view(data: DataConfig, spec: Preprocess) -> View:
+    """Random resized crop (Szegedy et al. 2015, as torchvision's) and mirrorings, or the evaluation view
+    where the configuration asks for no augmentation."""
+    steps: list[Any] = []
+    if data.min_crop_scale < 1:
+        steps.append(
+            v2.RandomResizedCrop(
+                data.image_size,
+                scale=(data.min_crop_scale, 1.0),
+                interpolation=v2.InterpolationMode.BILINEAR,
+                antialias=True,
+            )
+        )
+    else:
+        steps += [
+            v2.Resize(spec.resize_size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True),
+            v2.CenterCrop(spec.image_size),
+        ]
+    if data.hflip:
+        steps.append(v2.RandomHorizontalFlip())
+    if data.vflip:
+        steps.append(v2.RandomVerticalFlip())
+    return _Seeded(v2.Compose([*steps, v2.PILToTensor()]))
+
+
+@dataclass(frozen=True)
+class _Seeded:
+    """A torchvision transform made a function of its seed; the global random state is left as it was."""
+
+    transform: v2.Compose
+
+    def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
+        before = torch.random.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            view: torch.Tensor = self.transform(image)
+            return view
+        finally:
+            torch.random.set_rng_state(before)

@@ -1,0 +1,181 @@
+"""The machine: the Accelerator, threads, precision, signals, and a record of the environment."""
+
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
+
+from headstart.config import RuntimeConfig
+from headstart.errors import InputError
+
+_T = TypeVar("_T")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on: the affinity mask, and the container's quota where it sets one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = open("/sys/fs/cgroup/cpu.max", encoding="ascii").read().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # not Linux, or no cgroup v2
+    return cores
+
+
+def set_threads(threads: int | None) -> int:
+    """Threads of torch in this process; None shares the cores out over the processes on this machine.
+
+    Launchers export OMP_NUM_THREADS=1 (torchrun) or leave it to chance (accelerate), so it is not asked.
+    """
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    chosen = threads or max(1, usable_cores() // local_processes)
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
+    """("no" | "bf16" | "fp16", why), decided from what the device can do, never from a timing.
+
+    Raises InputError for fp16 where Accelerate would silently compute in fp32.
+    """
+    kind = device.type
+    if asked == "fp16" and kind != "cuda":
+        raise InputError(f"runtime.mixed_precision fp16 needs a CUDA GPU and this run is on {kind}; use bf16 or no")
+    if asked != "auto":
+        return asked, "as asked"
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU multiplies bf16 natively"
+        return "fp16", "the GPU has no native bf16"
+    if kind == "cpu":
+        if _cpu_has_bf16():
+            return "bf16", "the processor multiplies bf16 natively (AVX512-BF16 or AMX)"
+        return "no", "the processor has no native bf16"
+    return "no", f"mixed precision is not tried on {kind}"
+
+
+def _cpu_has_bf16() -> bool:
+    checks = (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", None),
+        getattr(torch.cpu, "_is_amx_tile_supported", None),
+    )
+    return any(check() for check in checks if check is not None)
+
+
+def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> Accelerator:
+    """The Accelerator of this run. Batches are split, so the batch size is the global one and the scheduler
+    steps once per update. Raises InputError for a precision that the device cannot honour."""
+    device_is_cpu = runtime.cpu or not _has_accelerator()
+    # gloo by name: an MPI build of torch would be preferred and lacks the collectives. Alone there is no group.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if device_is_cpu and several else []
+    asked = runtime.mixed_precision
+    device = torch.device("cpu" if device_is_cpu else _accelerator_type())
+    precision, _ = choose_precision(asked, device)
+    accelerator = Accelerator(
+        cpu=device_is_cpu,
+        mixed_precision=precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=True, non_blocking=True),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=accumulation, adjust_scheduler=False, sync_with_dataloader=False
+        ),
+        step_scheduler_with_optimizer=True,
+        rng_types=[],  # nothing depends on the global random state
+        kwargs_handlers=handlers,
+    )
+    if accelerator.gradient_accumulation_steps != accumulation:
+        raise InputError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accelerator.gradient_accumulation_steps} in the environment "
+            f"contradicts train.accumulation {accumulation}; unset it"
+        )
+    return accelerator
+
+
+def _has_accelerator() -> bool:
+    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return not forced and (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _accelerator_type() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps"
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
+    """The main process's result in every process. Its InputError, too, is raised in every process, so that none waits."""
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except InputError as error:
+            if accelerator.num_processes == 1:
+                raise
+            outcome[1] = str(error)
+    if accelerator.num_processes > 1:
+        broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise InputError(outcome[1])
+    result: _T = outcome[0]
+    return result
+
+
+class StopRequest:
+    """Remembers that SIGTERM, SIGINT or SIGUSR1 asked the run to end; a second signal ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():  # signals reach no other thread
+            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+                if number := getattr(signal, name, None):  # Windows has no SIGUSR1
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_name is not None:
+            os._exit(143)
+        self.signal_name = signal.Signals(number).name
+
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked to stop; the same answer everywhere."""
+        if accelerator.num_processes == 1:
+            return self.signal_name is not None
+        flag = torch.tensor(float(self.signal_name is not None), device=accelerator.device)
+        return bool(accelerator.reduce(flag, "sum").item())
+
+
+def versions() -> dict[str, str]:
+    """What computed this run: headstart, Python and the libraries."""
+    names = (
+        "headstart",
+        "torch",
+        "torchvision",
+        "accelerate",
+        "datasets",
+        "evaluate",
+        "safetensors",
+        "pillow",
+        "numpy",
+    )
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def choose_num_workers(accelerator: Accelerator) -> int:
+    """Decoding processes per training process: on a GPU the cores that its process has, on a CPU one."""
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = max(1, usable_cores() // local_processes)
+    return 1 if accelerator.device.type == "cpu" else min(cores, 8)

@@ -1,0 +1,581 @@
+"""One training run: `run` assembles it in reading order, `fit` is the loop."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+
+from headstart import checkpoint
+from headstart.artifacts import (
+    ModelInfo,
+    RunFolder,
+    check_new_folder,
+    choose_folder,
+    create_folder,
+    load_model,
+    predictions_table,
+    save_model,
+)
+from headstart.config import OptimConfig, RunConfig, check_divisible
+from headstart.data.loading import eval_loader, load_images, train_loader
+from headstart.data.manifest import Manifest, build_manifest, summarize
+from headstart.data.sampling import epoch_ends
+from headstart.errors import InputError, Stopped
+from headstart.evaluate import Predictions, collect, describe, headline, round_up
+from headstart.model import Classifier, build_model
+from headstart.parsing import to_yaml
+from headstart.preprocess import Preprocess, train_view
+from headstart.progress import TrainingProgress
+from headstart.runtime import (
+    StopRequest,
+    choose_num_workers,
+    choose_precision,
+    on_main,
+    set_threads,
+    start_accelerator,
+    versions,
+)
+from headstart.schedule import lr_factor
+from headstart.strategy import build_optimizer, plan
+from headstart.weights import Weights, ensure_available, load_weights
+
+FLUSH_STEPS = 10  # steps between two readings of the losses from the device
+
+
+@dataclass
+class Progress:
+    """The position of a run; what a checkpoint's state.json holds besides checksums."""
+
+    step: int = 0
+    epochs_measured: int = 0
+    best_epoch: int = 0
+    best_correct: int = -1
+    best_loss: float = math.inf
+    train_loss_sum: float = 0.0  # of the samples since the last epoch ended
+    train_correct: int = 0
+    train_seen: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(config: RunConfig) -> Path:
+    """Train as configured, measure the best weights, and return the run folder.
+
+    Raises InputError before anything is written if the input is wrong, Stopped after a signal and a checkpoint.
+    """
+    started = time.perf_counter()
+    if config.data.root is None:
+        raise InputError("data.root is not set; name a folder of images with --data.root DIR")
+    root = config.data.root
+    threads = set_threads(config.runtime.threads)
+    accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
+    check_divisible(config.train, num_processes=accelerator.num_processes)
+    config = resolve(config, accelerator, threads=threads)
+
+    # data: scanned, hashed, decoded once and split by the main process; told to the others
+    path, resume_from = on_main(accelerator, lambda: _choose_start(config))
+    manifest = on_main(
+        accelerator,
+        lambda: build_manifest(
+            root, val_fraction=config.data.val_fraction, seed=config.seed, on_bad_file=config.data.on_bad_file
+        ),
+    )
+    train_samples, val_samples = manifest.of("train"), manifest.of("val")
+    if config.train.batch_size > len(train_samples):
+        raise InputError(
+            f"train.batch_size {config.train.batch_size} exceeds the {len(train_samples)} training images; "
+            f"use at most {len(train_samples)}"
+        )
+    ends = epoch_ends(num_samples=len(train_samples), batch_size=config.train.batch_size, epochs=config.train.epochs)
+    schedule = _schedule(
+        config.optim, total_steps=ends[-1], steps_per_epoch=len(train_samples) / config.train.batch_size
+    )
+    accelerator.print(_describe_data(manifest))
+
+    # model
+    on_main(accelerator, lambda: ensure_available(config.model.weights))
+    weights = load_weights(config.model.weights)
+    model = build_model(
+        len(manifest.classes), backbone=weights.tensors, head_init=config.model.head_init, seed=config.seed
+    )
+    strategy = plan(model, config.strategy, config.optim)
+    model.keep_in_eval(strategy.eval_modules)
+    if config.runtime.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    state = Progress()
+    resumed = None if resume_from is None else checkpoint.load(resume_from)
+    if resumed is not None:
+        state = Progress(**{name: resumed.state[name] for name in asdict(state)})
+        model.load_state_dict(resumed.model, strict=True)
+
+    # batches
+    spec = Preprocess.of(config.data)
+    train_rows = load_images(manifest.root, train_samples, manifest.classes)
+    val_rows = load_images(manifest.root, val_samples, manifest.classes)
+    num_workers = config.data.num_workers or 0
+    batches = train_loader(
+        train_rows,
+        train_samples,
+        train_view(config.data, spec),
+        batch_size=config.train.batch_size,
+        accumulation=config.train.accumulation,
+        num_steps=ends[-1],
+        start_step=state.step,
+        seed=config.seed,
+        num_workers=num_workers,
+    )
+    val_batches = eval_loader(
+        val_rows,
+        spec.eval_view,
+        batch_size=round_up(config.train.eval_batch_size, accelerator.num_processes),
+        num_workers=num_workers,
+    )
+
+    # Accelerate
+    optimizer = build_optimizer(strategy.groups, config.optim)
+    first = state.step
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(first + done))
+    bare_model = model
+    model, optimizer, scheduler, batches, val_batches = accelerator.prepare(
+        model, optimizer, scheduler, batches, val_batches
+    )
+    if resumed is not None:
+        checkpoint.restore_optimizer(bare_model, optimizer.optimizer, resumed.optimizer)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(resumed.state["scaler"])
+
+    # the run folder: nothing was written up to here
+    folder = RunFolder(path)
+    if accelerator.is_main_process:
+        folder = create_folder(path)
+        if resumed is None:
+            folder.write_text("config.yaml", to_yaml(config))
+            folder.write_table("manifest.parquet", manifest.table())
+            _draw_views(folder, manifest, batches.dataset)
+        else:
+            folder.forget_metrics_after(state.step)
+            accelerator.print(f"continuing {path} after step {state.step} of {ends[-1]}")
+    info = _model_info(config, manifest, spec, weights)
+
+    with (
+        StopRequest() as stop,
+        TrainingProgress(
+            total_steps=ends[-1],
+            start_step=state.step,
+            batch_size=config.train.batch_size,
+            speaks=accelerator.is_main_process,
+        ) as progress,
+    ):
+
+        def measure_epoch() -> Predictions:
+            return collect(
+                accelerator,
+                model,
+                val_batches,
+                spec,
+                num_samples=len(val_samples),
+                stop=stop,
+                channels_last=config.runtime.channels_last,
+            )
+
+        train_s = fit(
+            accelerator,
+            model,
+            bare_model,
+            optimizer,
+            scheduler,
+            batches,
+            config=config,
+            spec=spec,
+            ends=ends,
+            state=state,
+            measure_epoch=measure_epoch,
+            folder=folder,
+            info=info,
+            stop=stop,
+            progress=progress,
+        )
+
+        # the best weights, measured as they lie in the file
+        accelerator.wait_for_everyone()
+        best, _ = load_model(folder.model_file)
+        bare_model.load_state_dict(best.state_dict())
+        predictions = measure_epoch()
+    if accelerator.is_main_process:
+        values = describe(predictions, manifest.classes)
+        save_model(
+            folder.model_file,
+            bare_model,
+            replace(info, metrics={"val": values, "best_epoch": state.best_epoch}),
+        )
+        _write_results(folder, manifest, predictions, values, state)
+        _draw_predictions(folder, manifest, predictions, val_rows, spec)
+        summary = _summary(config, accelerator, manifest, weights, values, state, folder)
+        trained = (ends[-1] - first) * config.train.batch_size
+        summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
+        summary["wall_s"] = time.perf_counter() - started
+        folder.write_json("summary.json", summary)
+        _say_result(accelerator, values, state, summary, path)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return path
+
+
+def fit(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    bare_model: Classifier,
+    optimizer: Any,
+    scheduler: Any,
+    batches: Any,
+    *,
+    config: RunConfig,
+    spec: Preprocess,
+    ends: list[int],
+    state: Progress,
+    measure_epoch: Callable[[], Predictions],
+    folder: RunFolder,
+    info: ModelInfo,
+    stop: StopRequest,
+    progress: TrainingProgress,
+) -> float:
+    """The loop over optimizer steps, the same for every strategy and number of processes; `state` moves along.
+
+    Returns the seconds spent on training steps. Raises Stopped once a requested stop is saved, InputError if
+    the loss is not finite.
+    """
+    layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+    stream: Iterator[Any] = iter(batches)
+    unread: list[tuple[int, list[float], torch.Tensor]] = []  # (step, learning rates, [loss sum, correct, n])
+    train_s, entered = 0.0, time.perf_counter()
+
+    def save_checkpoint() -> None:
+        if accelerator.is_main_process:
+            scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+            saved = asdict(state)
+            saved.pop("step")
+            checkpoint.save(
+                folder.checkpoints,
+                step=state.step,
+                state={
+                    **saved,
+                    "scaler": scaler,
+                    "config": asdict(config),
+                    "manifest_sha256": info.manifest_sha256,
+                },
+                model=bare_model,
+                optimizer=optimizer.optimizer,
+            )
+        accelerator.wait_for_everyone()
+
+    def stop_here() -> Stopped:
+        save_checkpoint()
+        return Stopped(
+            f"stopped by {stop.signal_name or 'a signal'} at step {state.step} of {ends[-1]}, saved in {folder.path}; "
+            f"continue with --out {folder.path} --train.resume auto"
+        )
+
+    def end_epoch() -> None:
+        try:
+            predictions = measure_epoch()
+        except Stopped:
+            raise stop_here() from None
+        _record_epoch(accelerator, predictions, bare_model, config, state, folder, info, progress)
+
+    if state.step in ends and state.epochs_measured <= ends.index(state.step):
+        end_epoch()  # the run was stopped between the last step of an epoch and the end of its measurement
+    while state.step < ends[-1]:
+        model.train()
+        tally = torch.zeros(3, dtype=torch.float64, device=_float64_device(accelerator))
+        for _ in range(config.train.accumulation):
+            batch = next(stream)
+            with accelerator.accumulate(model):
+                pixels = spec.normalize(batch["pixels"].contiguous(memory_format=layout))
+                logits = model(pixels)
+                loss = F.cross_entropy(logits, batch["label"], label_smoothing=config.optim.label_smoothing)
+                accelerator.backward(loss)
+                if config.optim.clip_norm is not None and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+                rates = scheduler.get_last_lr()
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+            with torch.no_grad():
+                correct = (logits.argmax(dim=1) == batch["label"]).sum()
+                size = len(batch["label"])
+                tally += torch.stack([loss.detach() * size, correct, torch.tensor(size, device=loss.device)]).to(tally)
+        state.step += 1
+        unread.append((state.step, rates, tally))
+        on_cpu = accelerator.device.type == "cpu"
+        progress.step_done(float(tally[0] / tally[2]) if on_cpu else None)
+        at_end = state.step in ends
+        if at_end or len(unread) == FLUSH_STEPS:
+            _read_losses(accelerator, unread, optimizer, config, state, folder, spent_s=time.perf_counter() - entered)
+            train_s, entered = train_s + time.perf_counter() - entered, time.perf_counter()
+        if at_end:
+            end_epoch()
+            entered = time.perf_counter()
+            every = config.train.checkpoint_epochs
+            if every and state.epochs_measured % every == 0 and state.step < ends[-1]:
+                save_checkpoint()
+                entered = time.perf_counter()
+        if stop.agreed(accelerator) and state.step < ends[-1]:
+            _read_losses(accelerator, unread, optimizer, config, state, folder, spent_s=time.perf_counter() - entered)
+            raise stop_here()
+    return train_s
+
+
+def resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> RunConfig:
+    """The configuration with every choice that was left to us made, and said in one line."""
+    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    runtime = replace(config.runtime, mixed_precision=precision)  # type: ignore[arg-type]
+    workers = config.data.num_workers
+    if workers is None:
+        workers = choose_num_workers(accelerator)
+    data = replace(config.data, num_workers=workers, resize_size=Preprocess.of(config.data).resize_size)
+    count = accelerator.num_processes
+    accelerator.print(
+        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), "
+        f"{threads} thread{'s' if threads > 1 else ''} and {workers} decoding worker{'s' if workers != 1 else ''} each, "
+        f"global batch {config.train.batch_size}"
+    )
+    return replace(config, runtime=runtime, data=data)
+
+
+def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
+    path = choose_folder(config.out, strategy=config.strategy.name)
+    resume_from = checkpoint.find(config.train.resume, path / "checkpoints")
+    if resume_from is None:
+        check_new_folder(path)
+    elif (path / "summary.json").exists():
+        raise InputError(f"--out {path} holds a finished run; name another folder")
+    return path, resume_from
+
+
+def _schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
+    warmup_steps = round(optim.warmup_epochs * steps_per_epoch)
+    if warmup_steps >= total_steps:
+        raise InputError(
+            f"optim.warmup_epochs {optim.warmup_epochs} is {warmup_steps} steps and the whole run has {total_steps}; "
+            "make it shorter or train longer"
+        )
+    return lambda step: lr_factor(
+        step,
+        kind=optim.schedule,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        step_size=optim.step_epochs * steps_per_epoch,
+        gamma=optim.step_gamma,
+    )
+
+
+def _read_losses(
+    accelerator: Accelerator,
+    unread: list[tuple[int, list[float], torch.Tensor]],
+    optimizer: Any,
+    config: RunConfig,
+    state: Progress,
+    folder: RunFolder,
+    *,
+    spent_s: float,
+) -> None:
+    """Move the tallies of the last steps to metrics.jsonl and to the sums of the epoch. All processes take part."""
+    if not unread:
+        return
+    names = [group["name"] for group in optimizer.param_groups]
+    tallies = accelerator.reduce(torch.stack([tally for _, _, tally in unread]), "sum").tolist()
+    for (step, rates, _), (loss_sum, correct, count) in zip(unread, tallies, strict=True):
+        if not math.isfinite(loss_sum):
+            raise InputError(
+                f"the loss became {loss_sum / count} at step {step}; lower optim.lr (now {config.optim.lr}) or set "
+                f"optim.clip_norm 1; the best weights so far are in {folder.model_file}"
+            )
+        state.train_loss_sum += loss_sum
+        state.train_correct += int(correct)
+        state.train_seen += int(count)
+        if accelerator.is_main_process:
+            folder.log(
+                {
+                    "step": step,
+                    "loss": loss_sum / count,
+                    "lr": dict(zip(names, rates, strict=True)),
+                    "time_s": spent_s / len(unread),
+                }
+            )
+    unread.clear()
+
+
+def _record_epoch(
+    accelerator: Accelerator,
+    predictions: Predictions,
+    bare_model: Classifier,
+    config: RunConfig,
+    state: Progress,
+    folder: RunFolder,
+    info: ModelInfo,
+    progress: TrainingProgress,
+) -> None:
+    """A line of metrics.jsonl, a line on the terminal, and the weights if they are the best so far."""
+    from headstart.metrics import log_loss
+
+    count, correct = len(predictions.labels), predictions.correct
+    loss = log_loss(predictions.probabilities, predictions.labels)
+    state.epochs_measured += 1
+    row = {
+        "step": state.step,
+        "epoch": state.epochs_measured,
+        "train_loss": state.train_loss_sum / state.train_seen,
+        "train_accuracy": state.train_correct / state.train_seen,
+        "val_loss": loss,
+        "val_correct": correct,
+        "val_n": count,
+        "val_accuracy": correct / count,
+    }
+    state.curve.append(row)
+    state.train_loss_sum, state.train_correct, state.train_seen = 0.0, 0, 0
+    better = (correct, -loss) > (state.best_correct, -state.best_loss)
+    if better:
+        state.best_epoch, state.best_correct, state.best_loss = state.epochs_measured, correct, loss
+    if accelerator.is_main_process:
+        if better:
+            metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
+            save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
+        folder.log(row)
+        progress.say(
+            f"epoch {state.epochs_measured}/{config.train.epochs}  train loss {row['train_loss']:.4f} "
+            f"accuracy {row['train_accuracy']:.1%}  val loss {loss:.4f} accuracy {correct / count:.1%} "
+            f"({correct} of {count}){'  best' if better else ''}"
+        )
+
+
+def _float64_device(accelerator: Accelerator) -> torch.device:
+    """Where the sums are kept: on the device, but on the CPU for MPS, which has no float64."""
+    return torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
+
+
+def _describe_data(manifest: Manifest) -> str:
+    train, val = manifest.of("train"), manifest.of("val")
+    line = f"{manifest.root}: {len(train)} training + {len(val)} validation images, {len(manifest.classes)} classes"
+    if manifest.skipped:
+        line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
+    return line
+
+
+def _model_info(config: RunConfig, manifest: Manifest, spec: Preprocess, weights: Weights) -> ModelInfo:
+    return ModelInfo(
+        classes=manifest.classes,
+        preprocess=spec,
+        strategy=config.strategy.name,
+        mixed_precision=config.runtime.mixed_precision,
+        channels_last=config.runtime.channels_last,
+        eval_batch_size=config.train.eval_batch_size,
+        manifest_sha256=manifest.sha256,
+        weights=weights.source,
+        weights_sha256=weights.sha256,
+        seed=config.seed,
+        versions=versions(),
+        metrics={},
+    )
+
+
+def _write_results(
+    folder: RunFolder, manifest: Manifest, predictions: Predictions, values: dict[str, Any], state: Progress
+) -> None:
+    from headstart.card import model_card
+    from headstart.pictures import curves
+
+    samples = manifest.of("val")
+    folder.write_table(
+        "predictions.parquet",
+        predictions_table(
+            ids=[sample.id for sample in samples],
+            paths=[sample.path for sample in samples],
+            labels=[sample.label for sample in samples],
+            probabilities=predictions.probabilities,
+            classes=manifest.classes,
+        ),
+    )
+    curves(folder.path / "curves.png", state.curve)
+    folder.write_text("README.md", model_card(folder.path, values))
+
+
+def _draw_views(folder: RunFolder, manifest: Manifest, views: Any) -> None:
+    """The first training images of the first epoch, as the network will see them."""
+    from headstart.data.sampling import epoch_order
+    from headstart.pictures import image_grid
+
+    first = epoch_order(views.keys, seed=views.seed, epoch=0)[:12]
+    items = [views[(int(index), 0)] for index in first]
+    image_grid(
+        folder.path / "train_views.png",
+        [item["pixels"] for item in items],
+        [manifest.classes[item["label"]] for item in items],
+    )
+
+
+def _draw_predictions(
+    folder: RunFolder, manifest: Manifest, predictions: Predictions, rows: Any, spec: Preprocess
+) -> None:
+    """Validation images spread evenly over the split, the wrong ones marked."""
+    from headstart.data.loading import Views
+    from headstart.pictures import BAD, GOOD, image_grid
+
+    count = len(predictions.labels)
+    picked = sorted({round(i * (count - 1) / 17) for i in range(18)})
+    views = Views(rows, spec.eval_view, keys=torch.zeros(count, dtype=torch.uint64).numpy(), seed=0)
+    probabilities = predictions.probabilities
+    titles, colors = [], []
+    for i in picked:
+        guess, truth = int(probabilities[i].argmax()), int(predictions.labels[i])
+        mark = "right" if guess == truth else f"wrong: is {manifest.classes[truth]}"
+        titles.append(f"{manifest.classes[guess]} {probabilities[i, guess]:.0%}\n{mark}")
+        colors.append(GOOD if guess == truth else BAD)
+    image_grid(folder.path / "val_predictions.png", [views[(i, 0)]["pixels"] for i in picked], titles, colors)
+
+
+def _summary(
+    config: RunConfig,
+    accelerator: Accelerator,
+    manifest: Manifest,
+    weights: Weights,
+    values: dict[str, Any],
+    state: Progress,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    import hashlib
+
+    return {
+        "strategy": config.strategy.name,
+        "classes": list(manifest.classes),
+        "train": {"n": len(manifest.of("train"))},
+        "val": values,
+        "best_epoch": state.best_epoch,
+        "epochs": config.train.epochs,
+        "wall_s": None,
+        "train_images_per_s": None,
+        "world_size": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "mixed_precision": config.runtime.mixed_precision,
+        "seed": config.seed,
+        "weights": weights.source,
+        "weights_sha256": weights.sha256,
+        "manifest_sha256": manifest.sha256,
+        "model_sha256": hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
+        "skipped": [asdict(skipped) for skipped in manifest.skipped],
+        "versions": versions(),
+    }
+
+
+def _say_result(
+    accelerator: Accelerator, values: dict[str, Any], state: Progress, summary: dict[str, Any], path: Path
+) -> None:
+    accelerator.print(
+        f"{headline(values)}, epoch {state.best_epoch} of {summary['epochs']}, {summary['wall_s']:.0f} s\n"
+        f"{path}: model.safetensors, summary.json, predictions.parquet, curves.png and more\n"
+        f"next: headstart predict {path} IMAGES..."
+    )
