@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 
 from headstart.config import RuntimeConfig
@@ -81,6 +82,9 @@ def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> Accel
     asked = runtime.mixed_precision
     device = torch.device("cpu" if device_is_cpu else _accelerator_type())
     precision, _ = choose_precision(asked, device)
+    # Accelerate keeps one state per process; a second run in a notebook may ask for another precision
+    AcceleratorState._reset_state(reset_partial_state=not several)
+    GradientState._reset_state()
     accelerator = Accelerator(
         cpu=device_is_cpu,
         mixed_precision=precision,

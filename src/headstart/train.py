@@ -1,5 +1,6 @@
 """One training run: `run` assembles it in reading order, `fit` is the loop."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -110,6 +111,7 @@ def run(config: RunConfig) -> Path:
     state = Progress()
     resumed = None if resume_from is None else checkpoint.load(resume_from)
     if resumed is not None:
+        _check_same_run(config, manifest, resumed.state)
         state = Progress(**{name: resumed.state[name] for name in asdict(state)})
         model.load_state_dict(resumed.model, strict=True)
 
@@ -252,7 +254,7 @@ def fit(
     layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
     stream: Iterator[Any] = iter(batches)
     unread: list[tuple[int, list[float], torch.Tensor]] = []  # (step, learning rates, [loss sum, correct, n])
-    train_s, entered = 0.0, time.perf_counter()
+    train_s, entered, epoch_entered = 0.0, time.perf_counter(), time.perf_counter()
 
     def save_checkpoint() -> None:
         if accelerator.is_main_process:
@@ -281,11 +283,14 @@ def fit(
         )
 
     def end_epoch() -> None:
+        nonlocal epoch_entered
         try:
             predictions = measure_epoch()
         except Stopped:
             raise stop_here() from None
-        _record_epoch(accelerator, predictions, bare_model, config, state, folder, info, progress)
+        now = time.perf_counter()
+        spent_s, epoch_entered = now - epoch_entered, now
+        _record_epoch(accelerator, predictions, bare_model, config, state, folder, info, progress, spent_s=spent_s)
 
     if state.step in ends and state.epochs_measured <= ends.index(state.step):
         end_epoch()  # the run was stopped between the last step of an epoch and the end of its measurement
@@ -357,6 +362,29 @@ def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
     return path, resume_from
 
 
+def _check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any]) -> None:
+    """Raise InputError if continuing would mix two recipes or two data sets. The machine may change."""
+    if manifest.sha256 != saved["manifest_sha256"]:
+        raise InputError(
+            f"the images in {manifest.root} are not those that the interrupted run began with; restore them, or "
+            "start anew in another --out"
+        )
+    now = json.loads(json.dumps(asdict(config)))
+    may_change = {"out", "runtime", "data.root", "data.num_workers", "train.resume", "train.checkpoint_epochs"}
+    changed = [
+        f"{section}.{key}" if isinstance(now[section], dict) else section
+        for section in now
+        for key in (now[section] if isinstance(now[section], dict) else [""])
+        if (now[section][key] != saved["config"][section].get(key) if key else now[section] != saved["config"][section])
+    ]
+    refused = [name for name in changed if name not in may_change and name.split(".")[0] not in may_change]
+    if refused:
+        raise InputError(
+            f"{', '.join(refused)} differ from the interrupted run; continue it with --config {config.out}/config.yaml, "
+            "or start anew in another --out"
+        )
+
+
 def _schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
     warmup_steps = round(optim.warmup_epochs * steps_per_epoch)
     if warmup_steps >= total_steps:
@@ -419,6 +447,8 @@ def _record_epoch(
     folder: RunFolder,
     info: ModelInfo,
     progress: TrainingProgress,
+    *,
+    spent_s: float,
 ) -> None:
     """A line of metrics.jsonl, a line on the terminal, and the weights if they are the best so far."""
     from headstart.metrics import log_loss
@@ -437,6 +467,7 @@ def _record_epoch(
         "val_accuracy": correct / count,
     }
     state.curve.append(row)
+    timed = {**row, "time_s": spent_s}  # training and validation of this epoch
     state.train_loss_sum, state.train_correct, state.train_seen = 0.0, 0, 0
     better = (correct, -loss) > (state.best_correct, -state.best_loss)
     if better:
@@ -445,7 +476,7 @@ def _record_epoch(
         if better:
             metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
             save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
-        folder.log(row)
+        folder.log(timed)
         progress.say(
             f"epoch {state.epochs_measured}/{config.train.epochs}  train loss {row['train_loss']:.4f} "
             f"accuracy {row['train_accuracy']:.1%}  val loss {loss:.4f} accuracy {correct / count:.1%} "

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# headstart in one command. Sets up .venv beside this file on first use, then picks the launcher for this machine.
+#
+#   ./launch.sh                                the demo: solar cells, frozen head, then fine-tuning
+#   ./launch.sh CONFIG [--key value ...]       train CONFIG (a file, or the name of a shipped one)
+#   ./launch.sh --processes N CONFIG ...       the same on N processes
+#   ./launch.sh test [pytest arguments]        the tests
+set -eu
+
+home="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+venv="$home/.venv"
+python="$venv/bin/python"
+
+say() { printf '%s\n' "launch.sh: $*"; }
+fail() { printf '%s\n' "launch.sh: $*" >&2; exit 2; }
+
+find_python() {
+  for name in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
+    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  fail "no Python 3.11, 3.12 or 3.13 found ($(python3 --version 2>/dev/null || echo 'no python3')); install one, or set PYTHON=/path/to/python3.11"
+}
+
+set_up() { # $1: extras, demo or dev; dev holds all that demo does
+  local fingerprint base extras
+  fingerprint="$(cat "$home/pyproject.toml" "$home/constraints.txt" | cksum)"
+  for extras in "$1" dev; do
+    [ "$(cat "$venv/.installed-$extras" 2>/dev/null)" != "$fingerprint" ] || return 0
+  done
+  base="$(find_python)"
+  if ! "$python" -m pip --version >/dev/null 2>&1; then
+    say "making $venv with $("$base" --version)"
+    "$base" -m venv --clear "$venv" || fail "python -m venv failed; on Debian and Ubuntu: apt install python3-venv"
+  fi
+  say "installing headstart and what it needs (torch is large: a minute or several)"
+  "$python" -m pip install --quiet --disable-pip-version-check -c "$home/constraints.txt" -e "$home[$1]" ||
+    fail "pip could not install the packages; its message is above"
+  printf '%s' "$fingerprint" > "$venv/.installed-$1"
+}
+
+train() { # headstart train with the launcher that fits; $1: processes or "", rest: its arguments
+  local processes="$1" gpus=0
+  shift
+  if command -v nvidia-smi >/dev/null; then gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"; fi
+  if [ "$gpus" -gt 0 ]; then
+    processes="${processes:-$gpus}"
+    say "$gpus GPU(s): accelerate launch with $processes process(es)"
+    "$venv/bin/accelerate" launch $([ "$processes" -gt 1 ] && echo --multi_gpu) --num_processes "$processes" \
+      --num_machines 1 --mixed_precision no --dynamo_backend no -m headstart train "$@"
+  elif [ "${processes:-1}" -gt 1 ]; then
+    say "no GPU: torchrun with $processes processes on the CPU"
+    ACCELERATE_USE_CPU=true "$venv/bin/torchrun" --standalone --nproc_per_node "$processes" -m headstart train "$@"
+  else
+    say "one process: python -m headstart train"
+    "$python" -m headstart train "$@"
+  fi
+}
+
+demo() { # $1: processes or ""
+  local started=$SECONDS
+  set_up demo
+  cd "$home"
+  "$python" -m headstart data demo data/solar_cells
+  for strategy in frozen_head fine_tune; do
+    if [ -f "runs/demo-$strategy/summary.json" ]; then
+      say "runs/demo-$strategy is there already; remove it to train again"
+    else
+      rm -rf "runs/demo-$strategy" # what an interrupted demo left
+      train "$1" --config "configs/$strategy.yaml" --config configs/demo.yaml --out "runs/demo-$strategy"
+    fi
+  done
+  printf '\n'
+  "$python" scripts/table.py runs/demo-frozen_head runs/demo-fine_tune
+  cat <<END
+
+The demo took $((SECONDS - started)) s. Next:
+  ./launch.sh fine_tune --data.root YOUR_FOLDER     train on your own images: train/ and val/, or just class folders
+  .venv/bin/headstart predict runs/demo-fine_tune 'data/solar_cells/val/*/*.png' --out predictions.csv
+  .venv/bin/headstart train --help                  every option
+END
+}
+
+processes=""
+if [ "${1:-}" = "--processes" ]; then
+  processes="${2:-}"
+  case "$processes" in '' | 0 | *[!0-9]*) fail "--processes needs a number of processes, not '$processes'" ;; esac
+  shift 2
+fi
+
+case "${1:-}" in
+  "") demo "$processes" ;;
+  test)
+    shift
+    set_up dev
+    exec "$home/scripts/test" "$@"
+    ;;
+  -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+  -*) fail "unknown option $1; see ./launch.sh --help" ;;
+  *)
+    config="$1"
+    shift
+    set_up demo
+    train "$processes" --config "$config" "$@"
+    ;;
+esac

@@ -1,0 +1,23 @@
+"""Small training runs that several test files look at."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from headstart.config import DataConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, StrategyConfig, TrainConfig
+
+
+def small(root: Path, out: Path, *, strategy: str = "fine_tune", **sections: dict) -> RunConfig:
+    """ResNet-18 at 32 px, fp32, one thread, no workers: seconds per run. sections: changes per section."""
+    config = RunConfig(
+        out=str(out),
+        data=DataConfig(root=str(root), image_size=32, num_workers=0, min_crop_scale=0.5),
+        model=ModelConfig(weights="bundled"),
+        strategy=StrategyConfig(name=strategy),
+        optim=OptimConfig(lr=0.02, backbone_lr=0.005 if strategy == "fine_tune" else None),
+        train=TrainConfig(epochs=2, batch_size=8, eval_batch_size=8),
+        runtime=RuntimeConfig(mixed_precision="no", threads=1),
+    )
+    for section, changes in sections.items():
+        value = replace(getattr(config, section), **changes) if isinstance(changes, dict) else changes
+        config = replace(config, **{section: value})
+    return config

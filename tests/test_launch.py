@@ -1,0 +1,64 @@
+"""launch.sh without installing anything: what it says and when it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parents[1]
+
+
+def launch(*arguments, cwd, **environment):
+    return subprocess.run(
+        ["bash", str(HOME / "launch.sh"), *arguments],
+        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_help_names_the_three_uses(tmp_path):
+    said = launch("--help", cwd=tmp_path).stdout
+    for use in ("./launch.sh  ", "./launch.sh CONFIG", "--processes N", "./launch.sh test"):
+        assert use in said
+
+
+def test_an_unknown_option_is_one_sentence(tmp_path):
+    done = launch("--proceses", "2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "launch.sh: unknown option --proceses; see ./launch.sh --help\n"
+
+
+def test_a_number_of_processes_that_is_none_is_refused(tmp_path):
+    assert "needs a number of processes, not 'many'" in launch("--processes", "many", "fine_tune", cwd=tmp_path).stderr
+
+
+def test_an_old_python_is_named(tmp_path):
+    old = tmp_path / "bin"
+    old.mkdir()
+    for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
+        fake = old / name
+        fake.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1" && exit 0\nexit 1\n')
+        fake.chmod(0o755)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("launch.sh", "pyproject.toml", "constraints.txt"):
+        (copy / name).write_bytes((HOME / name).read_bytes())
+    done = subprocess.run(
+        ["bash", str(copy / "launch.sh")],
+        env={**os.environ, "PATH": f"{old}:{os.environ['PATH']}", "PYTHON": ""}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no Python 3.11, 3.12 or 3.13 found (Python 3.8.1)" in done.stderr
+    assert not (copy / ".venv").exists()
+
+
+def test_it_trains_a_config_given_relative_to_the_callers_folder(tmp_path):
+    """Uses the environment that the tests run in, so nothing is installed."""
+    if Path(sys.prefix) != HOME / ".venv" or not (HOME / ".venv" / ".installed-dev").exists():
+        pytest.skip("the tests do not run in the environment that ./launch.sh test makes")
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 0}\n")
+    done = launch("mine.yaml", "--data.root", "nowhere", cwd=tmp_path)
+    assert "one process: python -m headstart train" in done.stdout
+    assert "train.epochs is 0" in done.stderr
+    assert done.returncode == 2

@@ -1,0 +1,449 @@
+"""From arguments and YAML files to a RunConfig."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from headstart.cli import main
+from headstart.config import DataConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, StrategyConfig, TrainConfig
+from headstart.errors import InputError
+from headstart.parsing import parse_train, shipped_configs, to_yaml
+
+
+def leaves(config: Any = None, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    found: dict[str, Any] = {}
+    config = RunConfig() if config is None else config
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= leaves(value, f"{prefix}{field.name}.")
+        else:
+            found[prefix + field.name] = value
+    return found
+
+
+KEYS = sorted(leaves())
+SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
+
+
+def complaint(*argv: str) -> str:
+    """What is said of these arguments, checked to be one line."""
+    with pytest.raises(InputError) as caught:
+        parse_train(argv)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------------------- round trip
+
+floats = st.floats(min_value=1e-9, max_value=1e6)
+shares = st.floats(min_value=1e-6, max_value=0.999)
+texts = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20),
+    st.sampled_from(["1", "1e3", "null", "true", "no", "a: b", "[x]", "{y: 1}", "~", "- a", "# a", "ä ö/ü.jpg", " a "]),
+)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> RunConfig:
+    image_size = draw(st.integers(32, 600))
+    accumulation = draw(st.integers(1, 8))
+    return RunConfig(
+        out=draw(st.none() | texts),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        data=DataConfig(
+            root=draw(st.none() | texts),
+            val_fraction=draw(shares),
+            on_bad_file=draw(st.sampled_from(["refuse", "skip"])),
+            image_size=image_size,
+            resize_size=draw(st.none() | st.integers(image_size, 1000)),
+            min_crop_scale=draw(shares | st.just(1.0)),
+            hflip=draw(st.booleans()),
+            vflip=draw(st.booleans()),
+            num_workers=draw(st.none() | st.integers(0, 64)),
+        ),
+        model=ModelConfig(weights=draw(texts), head_init=draw(st.sampled_from(["zero", "normal"]))),
+        strategy=StrategyConfig(
+            name=draw(st.sampled_from(["fine_tune", "frozen_head"])),
+            batchnorm=draw(st.sampled_from(["train", "freeze"])),
+        ),
+        optim=OptimConfig(
+            name=draw(st.sampled_from(["sgd", "adamw"])),
+            lr=draw(floats),
+            backbone_lr=draw(st.none() | floats),
+            momentum=draw(shares | st.just(0.0)),
+            weight_decay=draw(floats | st.just(0.0)),
+            schedule=draw(st.sampled_from(["constant", "cosine", "step"])),
+            warmup_epochs=draw(floats | st.just(0.0)),
+            step_epochs=draw(floats),
+            step_gamma=draw(shares | st.just(1.0)),
+            label_smoothing=draw(shares | st.just(0.0)),
+            clip_norm=draw(st.none() | floats),
+        ),
+        train=TrainConfig(
+            epochs=draw(st.integers(1, 10_000)),
+            batch_size=accumulation * draw(st.integers(1, 1000)),
+            accumulation=accumulation,
+            eval_batch_size=draw(st.integers(1, 10_000)),
+            resume=draw(st.sampled_from(["never", "auto"]) | texts),
+            checkpoint_epochs=draw(st.integers(0, 1000)),
+        ),
+        runtime=RuntimeConfig(
+            mixed_precision=draw(st.sampled_from(["no", "bf16", "fp16", "auto"])),
+            channels_last=draw(st.booleans()),
+            cpu=draw(st.booleans()),
+            threads=draw(st.none() | st.integers(1, 256)),
+        ),
+    )
+
+
+@given(config=configs())
+@example(config=RunConfig())
+def test_a_written_configuration_is_read_back_equal(config: RunConfig, tmp_path: Path) -> None:
+    file = write(tmp_path / "config.yaml", to_yaml(config))
+    assert parse_train(["--config", file]) == config
+
+
+@given(config=configs())
+@settings(max_examples=20)
+def test_a_written_configuration_leaves_no_key_to_a_default(config: RunConfig) -> None:
+    assert yaml.safe_load(to_yaml(config)) == dataclasses.asdict(config)
+
+
+def test_no_arguments_give_the_defaults() -> None:
+    assert parse_train([]) == RunConfig()
+
+
+# ------------------------------------------------------------------------------------------------- misspellings
+
+
+@st.composite
+def misspellings(draw: st.DrawFn) -> tuple[str, str]:
+    """(key, the key with one letter dropped, doubled, swapped, replaced or added)."""
+    key = draw(st.sampled_from(KEYS))
+    at = draw(st.integers(0, len(key) - 1))
+    letter = draw(st.sampled_from("abcdefghijklmnopqrstuvwxyz_"))
+    wrong = draw(
+        st.sampled_from(
+            [
+                key[:at] + key[at + 1 :],
+                key[: at + 1] + key[at:],
+                key[:at] + key[at : at + 2][::-1] + key[at + 2 :],
+                key[:at] + letter + key[at + 1 :],
+                key[:at] + letter + key[at:],
+            ]
+        )
+    )
+    assume(wrong not in KEYS and wrong not in SECTIONS and wrong not in ("help", "config", "print_config", ""))
+    return key, wrong
+
+
+def num_edits(a: str, b: str) -> int:
+    """Levenshtein's distance."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row = row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(row[-1] + 1, above[j] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
+def assert_names_the_nearest(message: str, *, key: str, wrong: str) -> None:
+    """Of keys that are equally near, any will do."""
+    assert wrong in message
+    suggestion = re.search(r"did you mean (\S+)\?", message)
+    if len(key) < 5:  # of `out` and `seed` one letter is a lot
+        return
+    assert suggestion, f"{message!r} does not suggest {key}"
+    assert num_edits(wrong, suggestion[1]) <= num_edits(wrong, key), f"{message!r}: {key} is nearer"
+
+
+@given(pair=misspellings())
+@settings(max_examples=400)
+@example(pair=("strategy.name", "strateg.name"))
+def test_a_misspelt_option_never_parses_and_the_nearest_key_is_named(pair: tuple[str, str]) -> None:
+    key, wrong = pair
+    assert_names_the_nearest(complaint(f"--{wrong}", "1"), key=key, wrong=wrong)
+
+
+@given(pair=misspellings())
+@settings(max_examples=200)
+def test_a_misspelt_key_of_a_file_never_parses_and_the_nearest_key_is_named(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    key, wrong = pair
+    section, _, leaf = wrong.rpartition(".")
+    assume(leaf and "." not in section)
+    file = write(tmp_path / "wrong.yaml", yaml.safe_dump({section: {leaf: 1}} if section else {leaf: 1}))
+    message = complaint("--config", file)
+    assert file in message
+    if section in ("", *SECTIONS):
+        assert_names_the_nearest(message, key=key, wrong=wrong)
+    else:
+        assert_names_the_nearest(message, key=key.split(".")[0], wrong=section)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("--lr", "optim.lr"),
+        ("--epochs", "train.epochs"),
+        ("--batch_size", "train.batch_size"),
+        ("--train.batchsize", "train.batch_size"),
+        ("--optim.learning_rate", None),
+        ("--train.lr", "optim.lr"),
+        ("--strategy.nam", "strategy.name"),
+        ("--seeds", "seed"),
+    ],
+)
+def test_the_suggestion_for_a_likely_slip_is_the_key_that_was_meant(wrong: str, right: str | None) -> None:
+    message = complaint(wrong, "1")
+    if right:
+        assert f"did you mean {right}?" in message
+
+
+def test_an_abbreviated_option_is_unknown() -> None:
+    assert "--train.epoch" in complaint("--train.epoch", "3")
+
+
+def test_an_argument_without_a_dash_is_named() -> None:
+    assert "ants" in complaint("ants")
+
+
+def test_a_section_as_an_option_says_which_key_was_meant() -> None:
+    assert "data.root" in complaint("--data", "ants")
+
+
+# ------------------------------------------------------------------------------------------------- who wins
+
+
+@pytest.mark.parametrize("option_first", [True, False])
+def test_the_command_line_wins_whatever_the_order(option_first: bool, tmp_path: Path) -> None:
+    file = ["--config", write(tmp_path / "a.yaml", "train: {epochs: 3, batch_size: 8}\n")]
+    option = ["--train.epochs", "7"]
+    config = parse_train([*option, *file] if option_first else [*file, *option])
+    assert (config.train.epochs, config.train.batch_size) == (7, 8)
+
+
+def test_of_several_files_the_later_wins_key_by_key(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.yaml", "train: {epochs: 3, batch_size: 8}\nseed: 1\n")
+    second = write(tmp_path / "b.yaml", "train: {epochs: 5}\n")
+    config = parse_train(["--config", first, "--seed", "2", f"--config={second}"])
+    assert (config.train.epochs, config.train.batch_size, config.seed) == (5, 8, 2)
+
+
+def test_of_an_option_given_twice_the_later_wins() -> None:
+    assert parse_train(["--seed", "1", "--seed=2"]).seed == 2
+
+
+def test_an_option_takes_its_value_after_an_equals_sign_too() -> None:
+    assert parse_train(["--data.root=a=b"]).data.root == "a=b"
+
+
+def test_every_shipped_configuration_parses_by_its_bare_name() -> None:
+    names = shipped_configs()
+    assert {"frozen_head", "tutorial_fine_tune", "tutorial_frozen_head"} <= names.keys()
+    for name, path in names.items():
+        assert parse_train(["--config", name]) == parse_train(["--config", str(path)])
+
+
+def test_a_bare_name_with_its_ending_is_a_shipped_configuration_too() -> None:
+    assert parse_train(["--config", "frozen_head.yaml"]) == parse_train(["--config", "frozen_head"])
+
+
+def test_a_file_in_the_current_folder_comes_before_a_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "frozen_head", "seed: 77\n")
+    monkeypatch.chdir(tmp_path)
+    assert parse_train(["--config", "frozen_head"]).seed == 77
+
+
+def test_the_environment_does_not_configure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEADSTART_SEED", "HEADSTART_TRAIN__SEED", "SEED", "HEADSTART_TRAIN_SEED"):
+        monkeypatch.setenv(name, "9")
+    assert parse_train([]).seed == 0
+
+
+# ------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0E-3", ".001"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_number_may_be_written_in_any_usual_way(text: str, in_file: bool, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", f"optim: {{lr: {text}}}\n")
+    assert parse_train(["--config", file] if in_file else ["--optim.lr", text]).optim.lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("train.epochs", "three", "a whole number"),
+        ("train.epochs", "1.5", "a whole number"),
+        ("train.epochs", "null", "a whole number"),
+        ("seed", "x", "a whole number"),
+        ("optim.lr", "fast", "a number"),
+        ("optim.lr", "inf", "a number"),
+        ("data.hflip", "maybe", "true or false"),
+        ("strategy.name", "fine", "one of fine_tune, frozen_head"),
+        ("runtime.mixed_precision", "fp8", "one of no, bf16, fp16, auto"),
+        ("data.num_workers", "two", "a whole number or null"),
+        ("data.resize_size", "256px", "a whole number or null"),
+        ("optim.backbone_lr", "slow", "a number or null"),
+        ("optim.clip_norm", "x", "a number or null"),
+        ("runtime.threads", "all", "a whole number or null"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_wrong_type_is_refused_by_key_value_and_what_is_wanted(
+    key: str, value: str, wanted: str, in_file: bool, tmp_path: Path
+) -> None:
+    section, _, leaf = key.rpartition(".")
+    text = f"{section}: {{{leaf}: {value}}}\n" if section else f"{leaf}: {value}\n"
+    message = complaint("--config", write(tmp_path / "a.yaml", text)) if in_file else complaint(f"--{key}", value)
+    assert key in message
+    assert value in message.replace("None", "null")
+    assert f"must be {wanted}" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("optim.lr", "0"), ("data.val_fraction", "1.0"), ("train.epochs", "-3"), ("seed", "-1"), ("runtime.threads", "0")],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_value_out_of_range_is_refused_by_key_and_value(key: str, value: str, in_file: bool, tmp_path: Path) -> None:
+    section, _, leaf = key.rpartition(".")
+    text = f"{section}: {{{leaf}: {value}}}\n" if section else f"{leaf}: {value}\n"
+    message = complaint("--config", write(tmp_path / "a.yaml", text)) if in_file else complaint(f"--{key}", value)
+    assert f"{key} is {value}" in message
+
+
+@pytest.mark.parametrize("key", ["optim.lr", "optim.warmup_epochs", "optim.step_epochs", "optim.weight_decay"])
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+def test_a_number_in_a_file_is_finite(key: str, value: str, tmp_path: Path) -> None:
+    section, leaf = key.split(".")
+    assert key in complaint("--config", write(tmp_path / "a.yaml", f"{section}: {{{leaf}: {value}}}\n"))
+
+
+def test_an_unquoted_no_in_a_file_is_the_precision_no_or_refused_by_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "runtime: {mixed_precision: no}\n")
+    try:
+        assert parse_train(["--config", file]).runtime.mixed_precision == "no"
+    except InputError as error:
+        assert "runtime.mixed_precision" in str(error)  # noqa: PT017 (one of two allowed outcomes)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("- 1\n- 2\n", "not sections of keys"),
+        ("just words\n", "not sections of keys"),
+        ("train: 4\n", "train is a section"),
+        ("train:\n", "train is a section"),
+        ("train: {epochs: 4\n", "not valid YAML"),
+        ("a: b: c\n", "not valid YAML"),
+        ("train: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("1: 2\n", "unknown key 1"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(text: str, wanted: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "odd.yaml", text)
+    message = complaint("--config", file)
+    assert file in message
+    assert wanted in message
+
+
+def test_a_file_that_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    assert "picture.yaml" in complaint("--config", str(tmp_path / "picture.yaml"))
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n"])
+def test_an_empty_file_changes_nothing(text: str, tmp_path: Path) -> None:
+    assert parse_train(["--config", write(tmp_path / "empty.yaml", text)]) == RunConfig()
+
+
+def test_a_missing_file_is_refused_and_the_nearest_shipped_name_is_given() -> None:
+    assert "did you mean tutorial_fine_tune?" in complaint("--config", "tutorial_finetune")
+
+
+def test_a_missing_file_with_no_near_name_lists_the_shipped_ones() -> None:
+    assert "tutorial_frozen_head" in complaint("--config", "nowhere/x.yaml")
+
+
+def test_a_config_option_without_a_name_is_refused() -> None:
+    assert "--config" in complaint("--seed", "1", "--config")
+
+
+def test_an_option_without_a_value_is_refused_by_name() -> None:
+    assert "--train.epochs" in complaint("--train.epochs")
+
+
+# ------------------------------------------------------------------------------------------------- help
+
+
+def test_parsing_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from headstart.parsing import parse_train\n"
+        "parse_train(['--config', 'frozen_head', '--data.root', 'x'])\n"
+        "print(sorted({'torch', 'datasets', 'accelerate'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_of_train_ends_well_and_mentions_every_key() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "headstart", "train", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [key for key in KEYS if f"--{key} " not in done.stdout] == []
+    assert not re.search(r"\| +torch$", done.stderr, flags=re.MULTILINE)
+
+
+def test_every_key_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    entries = re.split(r"\n  (?=-)", text)
+    explained = {e.split()[0]: e.partition("(type: ")[0].split(maxsplit=2)[2:] for e in entries if "(type: " in e}
+    assert sorted(explained) == sorted(f"--{key}" for key in KEYS)
+    assert [key for key, words in explained.items() if not words] == []
+
+
+def test_the_options_of_all_commands_are_frozen(
+    check_golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for command in (["train"], ["evaluate"], ["predict"], ["data"], ["data", "demo"]):
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--help"])
+        assert not end.value.code
+        options = set(re.findall(r"^  (?:-h, )?(--[a-z_.]+)", capsys.readouterr().out, flags=re.MULTILINE))
+        assert "--help" in options
+        defaults = leaves() if command == ["train"] else {}
+        for option in sorted(options - {"--help"}):
+            default = defaults.get(option.removeprefix("--"), "")
+            lines.append(f"{' '.join(command)} {option} {default}".rstrip())
+    check_golden("options.txt", "\n".join(lines) + "\n")

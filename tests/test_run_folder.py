@@ -1,0 +1,200 @@
+"""The run folder and the model file as others will use them."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from runs import small
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torchvision.models import resnet18
+
+import headstart
+from headstart import cli
+from headstart.artifacts import read_info
+from headstart.data.decode import decode
+from headstart.train import run
+
+FILES = {
+    "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
+    "predictions.parquet", "summary.json", "train_views.png", "val_predictions.png",
+}  # fmt: skip
+SUMMARY = {
+    "strategy", "classes", "val", "best_epoch", "epochs", "wall_s", "train_images_per_s", "world_size", "mixed_precision",
+    "seed", "weights", "model_sha256", "versions",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return run(small(tiny_data, out, strategy="frozen_head", runtime={"mixed_precision": "auto"}))
+
+
+def exit_code(*argv):
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(part) for part in argv])
+    return end.value.code
+
+
+def test_it_holds_the_promised_files_and_no_leftovers(folder):
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_no_file_in_it_can_execute_code(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        head = path.read_bytes()[:4]
+        assert head[:1] != b"\x80", f"{path} starts like a pickle"
+        assert head != b"PK\x03\x04", f"{path} starts like a zip, as torch.save writes"
+
+
+def test_the_summary_has_the_promised_keys(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary.keys() >= SUMMARY
+    assert summary["val"].keys() >= {"n", "correct", "accuracy", "accuracy_ci95", "loss"}
+    assert summary["val"]["n"] == 15
+    assert summary["val"]["accuracy"] == summary["val"]["correct"] / 15
+
+
+def test_the_pictures_are_pictures(folder):
+    for name in ("curves.png", "train_views.png", "val_predictions.png"):
+        with Image.open(folder / name) as image:
+            image.load()
+            assert min(image.size) > 200
+
+
+def test_the_manifest_says_what_trained_and_what_measured(folder, tiny_data):
+    rows = pq.read_table(folder / "manifest.parquet").to_pylist()
+    assert {(row["split"], row["label"]) for row in rows} == {
+        (split, path.name) for split in ("train", "val") for path in (tiny_data / split).iterdir()
+    }
+    assert len(rows) == 51
+    assert all((tiny_data / row["path"]).is_file() for row in rows)
+
+
+def test_predictions_agree_with_the_summary(folder):
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert len(rows) == summary["val"]["n"]
+    assert sum(row["label"] == row["predicted"] for row in rows) == summary["val"]["correct"]
+    classes = summary["classes"]
+    losses = [-np.log(row["probabilities"][classes.index(row["label"])]) for row in rows]
+    assert np.mean(losses) == pytest.approx(summary["val"]["loss"], rel=1e-12)
+    for row in rows:
+        assert sum(row["probabilities"]) == pytest.approx(1)
+        assert row["predicted"] == classes[int(np.argmax(row["probabilities"]))]
+
+
+def test_plain_torchvision_opens_the_model_and_predicts_the_same(folder, tiny_data):
+    model = resnet18(num_classes=3)
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    info = read_info(folder / "model.safetensors")
+    path = next((tiny_data / "val").rglob("*.*"))
+    pixels = info.preprocess.normalize(info.preprocess.eval_view(decode(path.read_bytes()))[None])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=info.mixed_precision == "bf16"):
+        theirs = model.eval()(pixels).double().softmax(1)[0]
+    ours = next(headstart.load(folder).predict([path])).probabilities
+    assert list(ours) == list(info.classes)
+    assert list(ours.values()) == pytest.approx(theirs.tolist(), abs=1e-6 if info.mixed_precision == "no" else 5e-3)
+
+
+def test_weights_are_float32_and_the_counters_whole(folder):
+    dtypes = {name: value.dtype for name, value in load_file(folder / "model.safetensors").items()}
+    assert dtypes.pop("bn1.num_batches_tracked") == torch.int64
+    assert {d for name, d in dtypes.items() if "num_batches" not in name} == {torch.float32}
+
+
+def test_the_header_explains_the_model(folder):
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert header["format"] == "pt"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert json.loads(header["headstart.classes"]) == summary["classes"]
+    assert json.loads(header["headstart.metrics"])["val"]["accuracy_ci95"] == summary["val"]["accuracy_ci95"]
+    assert json.loads(header["headstart.manifest_sha256"]) == summary["manifest_sha256"]
+    assert json.loads(header["headstart.preprocess"])["image_size"] == 32
+
+
+def test_evaluate_reproduces_the_training_run_to_the_last_digit(folder, tiny_data, tmp_path, capsys):
+    out = tmp_path / "numbers.json"
+    assert exit_code("evaluate", folder, "--data", tiny_data, "--out", out) == 0
+    assert json.loads(out.read_text()) == json.loads((folder / "summary.json").read_text())["val"]
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_evaluate_on_class_folders_leaves_the_training_images_out(tiny_data, tmp_path, capsys):
+    flat = tiny_data / "train"
+    trained = run(
+        small(flat, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, data={"val_fraction": 0.25})
+    )
+    out = tmp_path / "numbers.json"
+    assert exit_code("evaluate", trained, "--data", flat, "--out", out) == 0
+    assert json.loads(out.read_text()) == json.loads((trained / "summary.json").read_text())["val"]
+    assert "not used, 27" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_evaluation_does_not_depend_on_the_batch_size(batch_size, folder, tiny_data, tmp_path):
+    changed = small(
+        tiny_data,
+        tmp_path / "run",
+        strategy="frozen_head",
+        train={"eval_batch_size": batch_size},
+        runtime={"mixed_precision": "auto"},
+    )
+    here = json.loads((run(changed) / "summary.json").read_text())["val"]
+    there = json.loads((folder / "summary.json").read_text())["val"]
+    assert here["confusion_matrix"] == there["confusion_matrix"]
+    assert here["loss"] == pytest.approx(
+        there["loss"], rel=1e-5 if read_info(folder / "model.safetensors").mixed_precision == "no" else 1e-2
+    )
+
+
+def test_the_run_folder_alone_predicts_in_a_new_process_elsewhere(folder, tiny_data, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    out = tmp_path / "predictions.csv"
+    done = subprocess.run(
+        [sys.executable, "-m", "headstart", "predict", str(moved), str(tiny_data / "val"), "--out", str(out)],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    expected = {row["path"]: row["predicted"] for row in pq.read_table(folder / "predictions.parquet").to_pylist()}
+    assert len(rows) == 15
+    assert {row["path"].split("/tiny/")[-1].split(f"{tiny_data}/")[-1]: row["predicted"] for row in rows} == expected
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_predictions_are_written_by_the_extension(suffix, folder, tiny_data, tmp_path, capsys):
+    out = tmp_path / f"table{suffix}"
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    assert exit_code("predict", folder, tiny_data / "val", broken, "--out", out) == 0
+    if suffix == ".csv":
+        rows = list(csv.DictReader(out.read_text().splitlines()))
+    elif suffix == ".jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 16
+    assert rows[-1]["error"] == "not an image that Pillow knows"
+    assert not rows[-1]["predicted"]
+    assert all(row["predicted"] for row in rows[:-1])
+    assert "1 of 16 could not be read" in capsys.readouterr().out
+
+
+def test_globs_and_folders_find_the_same_images(folder, tiny_data):
+    from headstart.predict import find_images
+
+    assert find_images([str(tiny_data / "val" / "*" / "*")]) == find_images([str(tiny_data / "val")])

@@ -1,0 +1,314 @@
+"""The loop: golden losses, a plain PyTorch loop beside it, frozen is frozen, stop and resume."""
+
+import json
+import math
+import platform
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import small
+from torch import nn
+from torchvision.models import resnet18
+
+from headstart import InputError
+from headstart.artifacts import load_model
+from headstart.config import RunConfig
+from headstart.data.loading import collate, load_images, train_loader
+from headstart.data.manifest import build_manifest
+from headstart.model import build_model
+from headstart.parsing import parse_train
+from headstart.preprocess import Preprocess, train_view
+from headstart.train import run
+from headstart.weights import load_weights
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps(folder: Path) -> list[dict]:
+    return [line for line in lines(folder) if "loss" in line]
+
+
+def epochs(folder: Path) -> list[dict]:
+    return [line for line in lines(folder) if "epoch" in line]
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in rows]
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(tiny_data, tmp_path_factory):
+    return run(small(tiny_data, tmp_path_factory.mktemp("runs") / "fine_tuned", train={"epochs": 4}))
+
+
+@pytest.fixture(scope="session")
+def frozen(tiny_data, tmp_path_factory):
+    return run(small(tiny_data, tmp_path_factory.mktemp("runs") / "frozen", strategy="frozen_head"))
+
+
+@pytest.mark.parametrize("strategy", ["fine_tune", "frozen_head"])
+def test_losses_are_the_golden_ones(strategy, fine_tuned, frozen, request):
+    folder = {"fine_tune": fine_tuned, "frozen_head": frozen}[strategy]
+    header = f"# {platform.machine()} torch {torch.__version__.split('+')[0]}"
+    now = [f"{row['step']} {row['loss']:.9f} {row['lr']['head_decay']:.9f}" for row in steps(folder)]
+    now += [f"epoch {row['epoch']} {row['val_correct']} {row['val_loss']:.9f}" for row in epochs(folder)]
+    file = GOLDEN / f"{strategy}_cpu.txt"
+    if request.config.getoption("--update-golden"):
+        file.write_text("\n".join([header, *now]) + "\n")
+    golden = file.read_text().splitlines()[1:]
+    assert len(golden) == len(now) > 8
+    for was, is_ in zip(golden, now, strict=True):
+        assert was.split()[0] == is_.split()[0]
+        assert [float(v) for v in is_.split()[1:]] == pytest.approx([float(v) for v in was.split()[1:]], rel=1e-4)
+
+
+def test_the_first_loss_is_that_of_guessing(fine_tuned, frozen):
+    for folder in (fine_tuned, frozen):
+        assert steps(folder)[0]["loss"] == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_fine_tuning_learns_the_training_images(tiny_data, tmp_path):
+    folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 8}, data={"min_crop_scale": 1.0, "hflip": False}))
+    assert epochs(folder)[-1]["train_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("strategy", ["fine_tune", "frozen_head"])
+def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(strategy, tiny_data, tmp_path):
+    config = small(
+        tiny_data,
+        tmp_path / "run",
+        strategy=strategy,
+        train={"epochs": 3},
+        model={"head_init": "normal"},
+        optim={"lr": 0.001, "backbone_lr": None, "schedule": "step", "step_epochs": 1},
+    )
+    ours = [row["loss"] for row in steps(run(config))][:13]
+
+    # the plain loop
+    manifest = build_manifest(tiny_data, val_fraction=0.2, seed=0, on_bad_file="refuse")
+    samples = manifest.of("train")
+    spec = Preprocess.of(config.data)
+    loader = train_loader(
+        load_images(manifest.root, samples, manifest.classes),
+        samples,
+        train_view(config.data, spec),
+        batch_size=8, accumulation=1, num_steps=len(ours), start_step=0, seed=0, num_workers=0,
+    )  # fmt: skip
+    model = resnet18(num_classes=3).to(memory_format=torch.channels_last)
+    start = build_model(3, backbone=load_weights("bundled").tensors, head_init="normal", seed=0)
+    model.load_state_dict(start.state_dict())
+    parameters = model.parameters() if strategy == "fine_tune" else model.fc.parameters()
+    optimizer = torch.optim.SGD(parameters, lr=0.001, momentum=0.9)
+    steps_per_epoch = len(samples) / 8
+    plain = []
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    for step, batch in enumerate(loader):
+        model.train()
+        if strategy == "frozen_head":
+            model.eval()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.001 * 0.1 ** int(step / steps_per_epoch)
+        loss = nn.functional.cross_entropy(
+            model(((batch["pixels"] / 255 - mean) / std).contiguous(memory_format=torch.channels_last)), batch["label"]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        plain.append(loss.item())
+    assert len(plain) == 13
+    assert ours == pytest.approx(plain, abs=1e-6)
+
+
+def test_a_frozen_backbone_is_the_same_to_the_bit(frozen):
+    model, _ = load_model(frozen / "model.safetensors")
+    before = load_weights("bundled").tensors
+    after = {name: value for name, value in model.state_dict().items() if not name.startswith("fc.")}
+    assert after.keys() == before.keys()
+    assert any("running_mean" in name for name in after)
+    for name, value in after.items():
+        assert torch.equal(value, before[name]), name
+    assert model.fc.weight.abs().max() > 0
+
+
+def test_without_pinning_the_frozen_backbone_would_move(tiny_data):
+    """The test above can fail: model.train() alone lets the statistics run away."""
+    model = build_model(3, backbone=load_weights("bundled").tensors, head_init="zero", seed=0)
+    model.requires_grad_(False)
+    before = model.bn1.running_mean.clone()
+    model.train()
+    model(torch.randn(4, 3, 32, 32))
+    assert not torch.equal(before, model.bn1.running_mean)
+
+
+def test_frozen_parameters_have_no_gradient(tiny_data):
+    from headstart.config import OptimConfig, StrategyConfig
+    from headstart.strategy import plan
+
+    model = build_model(3, backbone=None, head_init="normal", seed=0)
+    model.keep_in_eval(plan(model, StrategyConfig(name="frozen_head"), OptimConfig()).eval_modules)
+    model.train()
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    with_gradient = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    assert with_gradient == ["fc.weight", "fc.bias"]
+
+
+def test_fine_tuning_moves_every_tensor(fine_tuned):
+    model, _ = load_model(fine_tuned / "model.safetensors")
+    before = load_weights("bundled").tensors
+    moved = [
+        name for name, value in model.state_dict().items() if name in before and not torch.equal(value, before[name])
+    ]
+    assert sorted(moved) == sorted(before)
+
+
+def test_frozen_statistics_in_fine_tune_stay_while_the_weights_move(tiny_data, tmp_path):
+    config = small(tiny_data, tmp_path / "run", train={"epochs": 1})
+    config = replace(config, strategy=replace(config.strategy, batchnorm="freeze"))
+    model, _ = load_model(run(config) / "model.safetensors")
+    before = load_weights("bundled").tensors
+    for name, value in model.state_dict().items():
+        if "running" in name or "num_batches" in name:
+            assert torch.equal(value, before[name]), name
+    assert not torch.equal(model.conv1.weight, before["conv1.weight"])
+
+
+def test_the_learning_rate_follows_the_schedule_once_per_update(tiny_data, tmp_path):
+    folder = run(
+        small(tiny_data, tmp_path / "run", optim={"warmup_epochs": 0.5, "lr": 1e-3}, train={"accumulation": 2})
+    )
+    rates = [row["lr"]["head_decay"] for row in steps(folder)]
+    assert len(rates) == 9  # 36 images, 2 epochs, batch 8
+    warmup = 2
+    expected = [1e-3 / 3, 2e-3 / 3] + [0.5e-3 * (1 + math.cos(math.pi * k / (9 - warmup))) for k in range(7)]
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+def test_accumulated_gradients_give_the_losses_of_the_whole_batch(tiny_data, tmp_path):
+    losses = {}
+    for parts in (1, 2, 4):
+        config = small(tiny_data, tmp_path / str(parts), strategy="frozen_head", train={"accumulation": parts})
+        losses[parts] = [row["loss"] for row in steps(run(config))]
+    assert losses[2] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[4] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_workers_do_not_change_what_is_trained_on(tiny_data, tmp_path, frozen):
+    folder = run(small(tiny_data, tmp_path / "run", strategy="frozen_head", data={"num_workers": 2}))
+    assert without_times(lines(folder)) == without_times(lines(frozen))
+
+
+def test_the_same_configuration_gives_the_same_file(tiny_data, tmp_path, frozen):
+    folder = run(small(tiny_data, tmp_path / "again", strategy="frozen_head"))
+    assert (folder / "model.safetensors").read_bytes() == (frozen / "model.safetensors").read_bytes()
+
+
+def test_another_seed_gives_another_order(tiny_data, tmp_path, frozen):
+    folder = run(replace(small(tiny_data, tmp_path / "run", strategy="frozen_head"), seed=1))
+    assert [row["loss"] for row in steps(folder)][1:] != [row["loss"] for row in steps(frozen)][1:]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence(tiny_data, tmp_path):
+    config = small(tiny_data, tmp_path / "run", optim={"lr": 1e30, "backbone_lr": 1e30})
+    with pytest.raises(InputError, match=r"loss became .* at step \d+; lower optim\.lr"):
+        run(config)
+
+
+def test_the_best_epoch_by_accuracy_then_loss_is_the_one_kept(fine_tuned):
+    rows = epochs(fine_tuned)
+    best = max(rows, key=lambda row: (row["val_correct"], -row["val_loss"]))
+    summary = json.loads((fine_tuned / "summary.json").read_text())
+    assert summary["best_epoch"] == best["epoch"]
+    assert summary["val"]["correct"] == best["val_correct"]
+    assert summary["val"]["loss"] == best["val_loss"]
+
+
+def test_the_written_config_is_itself_a_valid_config_and_says_what_was_chosen(tiny_data, tmp_path):
+    config = small(
+        tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, runtime={"mixed_precision": "auto"}
+    )
+    folder = run(config)
+    written = parse_train(["--config", str(folder / "config.yaml")])
+    assert isinstance(written, RunConfig)
+    assert written.runtime.mixed_precision in ("no", "bf16", "fp16")
+    assert written.data.resize_size == round(32 * 256 / 224)
+    assert replace(written, runtime=config.runtime, data=config.data) == config
+
+
+STOPPABLE = """
+import os, signal, sys
+from dataclasses import replace
+from headstart import cli
+from headstart.data import loading
+
+hits = 0
+original = loading.Views.__getitem__
+def counted(self, item):
+    global hits
+    hits += 1
+    if hits == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(self, item)
+loading.Views.__getitem__ = counted
+cli.main(["train", "--config", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fetched", [30, 75], ids=["in training", "in evaluation"])
+def test_a_stopped_run_saves_exits_143_and_continues_to_the_same_bits(fetched, tiny_data, tmp_path, frozen):
+    config = tmp_path / "config.yaml"
+    from headstart.parsing import to_yaml
+
+    config.write_text(to_yaml(small(tiny_data, tmp_path / "run", strategy="frozen_head")))
+    script = tmp_path / "stoppable.py"
+    script.write_text(textwrap.dedent(STOPPABLE))
+    stopped = subprocess.run(
+        [sys.executable, str(script), str(fetched), str(config)], capture_output=True, text=True, timeout=120
+    )
+    assert stopped.returncode == 143, stopped.stderr
+    assert stopped.stderr.count("\n") == 1
+    assert "--train.resume auto" in stopped.stderr
+    assert not (tmp_path / "run" / "summary.json").exists()
+    run(parse_train(["--config", str(config), "--train.resume", "auto"]))
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (frozen / "model.safetensors").read_bytes()
+    assert without_times(lines(tmp_path / "run")) == without_times(lines(frozen))
+
+
+def test_resume_auto_without_a_checkpoint_starts(tiny_data, tmp_path):
+    folder = run(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1, "resume": "auto"}))
+    assert (folder / "summary.json").exists()
+
+
+def test_fine_tuning_resumed_from_an_epoch_checkpoint_ends_with_the_same_bits(tiny_data, tmp_path, fine_tuned):
+    config = small(tiny_data, tmp_path / "run", train={"epochs": 4, "checkpoint_epochs": 2})
+    folder = run(config)
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert checkpoints == ["step_000009"]
+    straight = (folder / "model.safetensors").read_bytes()
+    assert straight == (fine_tuned / "model.safetensors").read_bytes()
+    (folder / "summary.json").unlink()
+    (folder / "model.safetensors").unlink()
+    run(replace(config, train=replace(config.train, resume="auto")))
+    # the best epoch may lie before the checkpoint: then its file would have been there
+    if json.loads((folder / "summary.json").read_text())["best_epoch"] > 2:
+        assert (folder / "model.safetensors").read_bytes() == straight
+
+
+def test_collate_stacks_and_keeps_the_types():
+    item = {"pixels": torch.zeros(3, 4, 4, dtype=torch.uint8), "label": 1, "index": 5}
+    batch = collate([item, item])
+    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
+        "pixels": ((2, 3, 4, 4), torch.uint8),
+        "label": ((2,), torch.int64),
+        "index": ((2,), torch.int64),
+    }
