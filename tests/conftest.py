@@ -117,7 +117,7 @@ def _draw_folder(root: Path, *, train: int, val: int | None, classes: Sequence[s
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """image_folder(train=12, val=5): a new data set of so many images per class and split below tmp_path.
 
@@ -130,7 +130,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
     return draw
 
 
-@pytest.fixture()
+@pytest.fixture
 def draw_image() -> Callable[..., Image.Image]:
     """draw_image(code, number): one 64x48 RGB image of the class with that code."""
     return _draw
@@ -142,7 +142,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _draw_folder(tmp_path_factory.mktemp("tiny") / "data", train=12, val=5)
 
 
-@pytest.fixture()
+@pytest.fixture
 def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """check_golden(name, text): equal to tests/golden/<name>, which --update-golden rewrites."""
 

@@ -116,6 +116,8 @@ def configs(draw: st.DrawFn) -> RunConfig:
 
 @given(config=configs())
 @example(config=RunConfig())
+@example(config=RunConfig(out="12e5", data=DataConfig(root="~")))
+@example(config=RunConfig(data=DataConfig(root="#2 images")))
 def test_a_written_configuration_is_read_back_equal(config: RunConfig, tmp_path: Path) -> None:
     file = write(tmp_path / "config.yaml", to_yaml(config))
     assert parse_train(["--config", file]) == config
@@ -426,7 +428,7 @@ def test_every_key_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    entries = re.split(r"\n  (?=-)", text)
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", text)]
     explained = {e.split()[0]: e.partition("(type: ")[0].split(maxsplit=2)[2:] for e in entries if "(type: " in e}
     assert sorted(explained) == sorted(f"--{key}" for key in KEYS)
     assert [key for key, words in explained.items() if not words] == []

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ def usable_cores() -> int:
     """Cores this process may run on: the affinity mask, and the container's quota where it sets one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = open("/sys/fs/cgroup/cpu.max", encoding="ascii").read().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         if quota != "max":
             cores = min(cores, max(1, int(quota) // int(period)))
     except (OSError, ValueError):
