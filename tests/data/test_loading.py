@@ -1,0 +1,235 @@
+"""Rows, views and batches: the order of the samples, one view per seed, whatever the workers."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from headstart.config import DataConfig
+from headstart.data.loading import Batch, Views, eval_loader, load_images, train_loader
+from headstart.data.manifest import Sample, build_manifest
+from headstart.data.sampling import epoch_order, keys_of
+from headstart.errors import InputError
+from headstart.preprocess import Preprocess, train_view
+
+DATA = DataConfig(image_size=32)
+SPEC = Preprocess.of(DATA)
+
+
+def samples_of(root: Path, split: str = "train") -> tuple[list[Sample], tuple[str, ...]]:
+    manifest = build_manifest(root, val_fraction=0.25, seed=0, on_bad_file="refuse", num_threads=1)
+    return manifest.of(split), manifest.classes
+
+
+def train_batches(root: Path, *, num_workers: int = 0, start_step: int = 0, seed: int = 1) -> list[Batch]:
+    samples, classes = samples_of(root)
+    return list(
+        train_loader(
+            load_images(root, samples, classes),
+            samples,
+            train_view(DATA, SPEC),
+            batch_size=8,
+            accumulation=2,
+            num_steps=6,
+            start_step=start_step,
+            seed=seed,
+            num_workers=num_workers,
+        )
+    )
+
+
+def equal(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x[name], y[name]) for x, y in zip(a, b, strict=True) for name in x)
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+
+def test_rows_are_the_samples_in_their_order(tiny_data: Path) -> None:
+    samples, classes = samples_of(tiny_data)
+    rows = load_images(tiny_data, samples[::-1], classes)
+    assert [row["image"]["path"] for row in rows] == [str(tiny_data / sample.path) for sample in samples[::-1]]
+    assert [rows.features["label"].int2str(row["label"]) for row in rows] == [s.label for s in samples[::-1]]
+
+
+ODD_NAMES = [
+    "[1].jpg",
+    "[x]/[y].jpg",
+    "a b.jpg",
+    " a.jpg",
+    "日本/語.png",
+    "Ü é.jpg",
+    "q?.jpg",
+    "star*.jpg",
+    "100%41.jpg",
+    "#1.jpg",
+    "a=b&c.jpg",
+    "a::b.jpg",
+    "~.jpg",
+    "deep/er/and/deeper/x.JPG",
+    "train/x.jpg",
+    "test-00000-of-00001.jpg",
+    "metadata.jpg",
+]
+
+
+def test_rows_keep_odd_names_and_depths(
+    image_folder: Callable[..., Path], draw_image: Callable[..., Image.Image]
+) -> None:
+    root = image_folder(train=1, val=1, classes=("train", "test_tube"))
+    for number, name in enumerate(ODD_NAMES):
+        path = root / "train/train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_image(0, 100 + number).save(path, format="PNG")
+    samples, classes = samples_of(root)
+    rows = load_images(root, samples, classes)
+    assert len(rows) == len(ODD_NAMES) + 2
+    assert [row["image"]["path"] for row in rows] == [str(root / sample.path) for sample in samples]
+    assert [classes[row["label"]] for row in rows] == [sample.label for sample in samples]
+
+
+def test_a_metadata_file_in_the_folder_changes_no_row(image_folder: Callable[..., Path]) -> None:
+    root = image_folder(train=3, val=2)
+    before = load_images(root, *samples_of(root)).to_list()
+    for folder in (root, root / "train", root / "train/red_checks"):
+        (folder / "metadata.csv").write_text("file_name,label\nred_checks_00.jpg,7\n")
+    assert load_images(root, *samples_of(root)).to_list() == before
+
+
+def test_labels_follow_the_order_of_the_classes(tiny_data: Path) -> None:
+    samples, classes = samples_of(tiny_data)
+    rows = load_images(tiny_data, samples, classes[::-1])
+    assert rows.features["label"].names == list(classes[::-1])
+    assert [classes[::-1][code] for code in rows["label"]] == [sample.label for sample in samples]
+
+
+def test_a_relative_root_is_resolved_once(tiny_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tiny_data.parent)
+    rows = load_images(Path(tiny_data.name), *samples_of(tiny_data))
+    monkeypatch.chdir(tmp_path)
+    assert Path(rows[0]["image"]["path"]).is_file()
+
+
+def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    home = Path(datasets.config.HF_DATASETS_CACHE)
+    before = sorted(home.rglob("*")) if home.exists() else []
+    rows = load_images(tiny_data, *samples_of(tiny_data))
+    assert len(rows) == 36
+    assert rows.cache_files == []
+    assert list(tmp_path.iterdir()) == []
+    assert (sorted(home.rglob("*")) if home.exists() else []) == before
+
+
+# ------------------------------------------------------------------------------------------------- views
+
+
+def views_of(root: Path, *, seed: int = 0) -> tuple[Views, list[Sample]]:
+    samples, classes = samples_of(root)
+    keys = keys_of([sample.id for sample in samples])
+    return Views(load_images(root, samples, classes), train_view(DATA, SPEC), keys=keys, seed=seed), samples
+
+
+def test_a_view_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
+    views, _ = views_of(tiny_data)
+    torch.manual_seed(1)
+    first = views[(3, 5)]
+    torch.manual_seed(2)
+    views[(7, 5)]
+    again = views[(3, 5)]
+    assert torch.equal(first["pixels"], again["pixels"])
+    assert (again["index"], again["pixels"].shape, again["pixels"].dtype) == (3, (3, 32, 32), torch.uint8)
+
+
+def test_views_differ_between_epochs_and_seeds(tiny_data: Path) -> None:
+    views, _ = views_of(tiny_data)
+    others, _ = views_of(tiny_data, seed=1)
+    pictures = {bytes(v[(3, epoch)]["pixels"].numpy()) for v in (views, others) for epoch in range(6)}
+    assert len(pictures) == 12
+
+
+def test_a_view_does_not_depend_on_the_other_files(image_folder: Callable[..., Path]) -> None:
+    root = image_folder(train=4, val=2)
+    views, samples = views_of(root)
+    before = {sample.id: views[(i, 2)]["pixels"] for i, sample in enumerate(samples)}
+    (root / "train/blue_waves/blue_waves_00.jpg").unlink()
+    views, samples = views_of(root)
+    assert len(samples) == 11
+    for i, sample in enumerate(samples):
+        assert torch.equal(views[(i, 2)]["pixels"], before[sample.id])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
+    num_workers: int, image_folder: Callable[..., Path]
+) -> None:
+    root = image_folder(train=4, val=2)
+    samples, classes = samples_of(root)
+    rows = load_images(root, samples, classes)
+    (root / samples[0].path).unlink()
+    loader = eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=num_workers)
+    with pytest.raises(InputError) as caught:
+        list(loader)
+    message = str(caught.value)
+    assert str(root / samples[0].path) in message
+    # fails with a worker: DataLoader raises InputError again with the worker's traceback as its text
+    assert "\n" not in message
+
+
+def test_a_file_that_was_damaged_after_the_scan_is_named(image_folder: Callable[..., Path]) -> None:
+    root = image_folder(train=4, val=2)
+    views, samples = views_of(root)
+    (root / samples[2].path).write_bytes(b"")
+    with pytest.raises(InputError, match=r"blue_waves_02.* was readable when the run began .* empty file"):
+        views[(2, 0)]
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+def test_the_number_of_workers_changes_no_batch(tiny_data: Path) -> None:
+    assert equal(train_batches(tiny_data, num_workers=0), train_batches(tiny_data, num_workers=2))
+
+
+def test_batches_after_a_restart_are_those_that_were_left(tiny_data: Path) -> None:
+    assert equal(train_batches(tiny_data, start_step=4), train_batches(tiny_data)[8:])
+
+
+def test_another_seed_gives_other_batches(tiny_data: Path) -> None:
+    assert not equal(train_batches(tiny_data, seed=1), train_batches(tiny_data, seed=2))
+
+
+def test_a_batch_has_the_rows_that_the_order_says(tiny_data: Path) -> None:
+    samples, classes = samples_of(tiny_data)
+    order = epoch_order(keys_of([sample.id for sample in samples]), seed=1, epoch=0)
+    batch = train_batches(tiny_data)[0]
+    assert batch["index"].tolist() == order[:4].tolist()
+    assert [classes[code] for code in batch["label"]] == [samples[i].label for i in order[:4]]
+    assert (batch["pixels"].dtype, batch["pixels"].shape) == (torch.uint8, (4, 3, 32, 32))
+    assert (batch["label"].dtype, batch["index"].dtype) == (torch.int64, torch.int64)
+
+
+def test_evaluation_sees_every_row_once_as_the_evaluation_view(tiny_data: Path) -> None:
+    samples, classes = samples_of(tiny_data, "val")
+    rows = load_images(tiny_data, samples, classes)
+    batches = list(eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=0))
+    assert [len(batch["label"]) for batch in batches] == [4, 4, 4, 3]
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(15))
+    for picture, sample in zip(torch.cat([batch["pixels"] for batch in batches]), samples, strict=True):
+        with Image.open(tiny_data / sample.path) as image:
+            assert torch.equal(picture, SPEC.eval_view(image.convert("RGB")))
+
+
+def test_loading_leaves_the_global_random_states_alone(tiny_data: Path) -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 (the global state is the point)
+    before = (torch.get_rng_state(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    list(train_batches(tiny_data))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002

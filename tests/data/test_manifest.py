@@ -1,0 +1,453 @@
+"""The scan of an image folder: what is found, what is skipped and named, what is refused."""
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from headstart.data.manifest import Manifest, build_eval_manifest, build_manifest
+from headstart.errors import InputError
+
+Draw = Callable[..., Path]
+
+
+def scan(root: Path | str, **changes: Any) -> Manifest:
+    settings = {"val_fraction": 0.25, "seed": 0, "on_bad_file": "refuse", "num_threads": 1} | changes
+    return build_manifest(root, **settings)
+
+
+def refusal(root: Path | str, **changes: Any) -> str:
+    """What is said of this folder, checked to be one line."""
+    with pytest.raises(InputError) as caught:
+        scan(root, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def skipped(manifest: Manifest) -> dict[str, str]:
+    return {file.path: file.reason for file in manifest.skipped}
+
+
+def counts(manifest: Manifest) -> dict[tuple[str, str], int]:
+    return dict(Counter((sample.split, sample.label) for sample in manifest.samples))
+
+
+# ------------------------------------------------------------------------------------------------- what is found
+
+
+def test_train_and_val_of_class_folders_are_taken_as_they_are(tiny_data: Path) -> None:
+    manifest = scan(tiny_data)
+    assert manifest.classes == ("blue_waves", "green_stripes", "red_checks")
+    assert counts(manifest) == {
+        (split, label): count for split, count in (("train", 12), ("val", 5)) for label in manifest.classes
+    }
+    assert manifest.skipped == ()
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_validation_folder_has_three_names(name: str, image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    (root / "val").rename(root / name)
+    manifest = scan(root)
+    assert len(manifest.of("val")) == 6
+    assert {sample.path.split("/")[0] for sample in manifest.of("val")} == {name}
+
+
+def test_samples_are_sorted_by_split_and_path(tiny_data: Path) -> None:
+    places = [(sample.split, sample.path) for sample in scan(tiny_data).samples]
+    assert len(places) == 51
+    assert places == sorted(places)
+
+
+def test_a_sample_names_its_file_and_the_hash_of_its_content(tiny_data: Path) -> None:
+    for sample in scan(tiny_data).samples[:5]:
+        assert hashlib.sha256((tiny_data / sample.path).read_bytes()).hexdigest() == sample.sha256
+        assert sample.id == sample.sha256[:16]
+
+
+def test_a_class_folder_named_like_a_split_is_a_class(image_folder: Draw) -> None:
+    classes = ("dev board", "test_tube", "train-station", "validation stamp")
+    manifest = scan(image_folder(train=4, classes=classes))
+    assert manifest.classes == classes
+
+
+def test_classes_called_train_and_test_are_classes_where_they_hold_images(image_folder: Draw) -> None:
+    assert scan(image_folder(train=4, classes=("car", "test", "train"))).classes == ("car", "test", "train")
+
+
+def test_classes_below_train_and_val_may_be_called_train_and_val(image_folder: Draw) -> None:
+    manifest = scan(image_folder(train=3, val=2, classes=("train", "val")))
+    assert counts(manifest) == {("train", "train"): 3, ("train", "val"): 3, ("val", "train"): 2, ("val", "val"): 2}
+
+
+def test_classes_are_in_the_order_of_their_names(image_folder: Draw) -> None:
+    manifest = scan(image_folder(train=3, classes=("b", "a10", "B", "a2", "é")))
+    assert manifest.classes == ("B", "a10", "a2", "b", "é")
+
+
+@pytest.mark.parametrize(
+    "name", ["[1].jpg", "a b.jpg", "日本語.jpg", "Ünïcode é.jpg", "100%.jpg", "#1.jpg", "x.y.JPG", "*.jpg", "q?.jpg"]
+)
+def test_a_file_may_have_an_odd_name(name: str, image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    old = root / "train/red_checks/red_checks_00.jpg"
+    old.rename(old.with_name(name))
+    assert f"train/red_checks/{name}" in [sample.path for sample in scan(root).of("train")]
+
+
+def test_images_in_folders_below_a_class_folder_belong_to_the_class(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    deep = root / "train/red_checks/2024/may"
+    deep.mkdir(parents=True)
+    (root / "train/red_checks/red_checks_00.jpg").rename(deep / "a.jpg")
+    manifest = scan(root)
+    assert {s.path: s.label for s in manifest.samples}["train/red_checks/2024/may/a.jpg"] == "red_checks"
+    assert len(manifest.samples) == 15
+
+
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", ".git"])
+def test_a_hidden_folder_is_neither_a_class_nor_searched(hidden: str, image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    before = scan(root)
+    for place in (root, root / "train", root / "train/red_checks"):
+        shutil.copytree(root / "val/red_checks", place / hidden)
+    assert scan(root) == before
+
+
+def test_a_hidden_file_is_not_an_image(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    (root / "train/red_checks/._red_checks_00.jpg").write_bytes(b"resource fork")
+    assert len(scan(root).samples) == 15
+
+
+def test_a_file_of_another_type_is_skipped_by_name(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    Image.new("RGB", (8, 8)).save(root / "train/red_checks/imageNotFound.gif")
+    (root / "val/red_checks/notes").write_text("x")
+    found = skipped(scan(root))
+    assert found.keys() == {"train/red_checks/imageNotFound.gif", "val/red_checks/notes"}
+    assert ".gif" in found["train/red_checks/imageNotFound.gif"]
+
+
+@pytest.mark.parametrize("place", [".", "train", "train/red_checks", "val"])
+def test_a_metadata_file_changes_no_label(place: str, image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    before = scan(root).samples
+    (root / place / "metadata.csv").write_text("file_name,label\nred_checks_00.jpg,wrong\n")
+    assert scan(root).samples == before
+
+
+def test_an_image_outside_the_class_folders_is_skipped_by_name(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    shutil.copy(root / "val/red_checks/red_checks_00.jpg", root / "train/stray.jpg")
+    assert list(skipped(scan(root))) == ["train/stray.jpg"]
+
+
+def test_a_folder_beside_train_and_val_is_named_as_unused(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    shutil.copytree(root / "val", root / "test")
+    manifest = scan(root)
+    assert list(skipped(manifest)) == ["test"]
+    assert len(manifest.samples) == 15
+
+
+def test_a_linked_class_folder_is_followed(image_folder: Draw, tmp_path: Path) -> None:
+    root = image_folder(train=3, val=2)
+    (root / "train/red_checks").rename(tmp_path / "elsewhere")
+    (root / "train/red_checks").symlink_to(tmp_path / "elsewhere")
+    assert len(scan(root).samples) == 15
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'nowhere'} does not exist" in refusal(tmp_path / "nowhere")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    assert "is a file, not a folder" in refusal(tmp_path / "images.zip")
+
+
+def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert "no class folders" in refusal(tmp_path)
+
+
+def test_an_empty_class_is_refused_by_name(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    (root / "train/purple").mkdir()
+    assert "purple holds no images" in refusal(root)
+
+
+def test_a_single_class_is_refused_by_name(image_folder: Draw) -> None:
+    assert "single class, 'red'" in refusal(image_folder(train=3, classes=("red",)))
+
+
+@pytest.mark.parametrize(("kept", "lacking"), [("train", "val"), ("val", "train")])
+def test_a_class_of_one_split_only_is_refused_by_name(kept: str, lacking: str, image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    shutil.rmtree(root / lacking / "red_checks")
+    message = refusal(root)
+    assert "'red_checks'" in message
+    assert f"in {kept}/ but not in {lacking}/" in message
+
+
+def test_train_without_val_is_refused_with_both_ways_out(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    shutil.rmtree(root / "val")
+    message = refusal(root)
+    assert "add val/" in message
+    assert f"name {root / 'train'} as data.root" in message
+
+
+def test_val_without_train_is_refused(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    shutil.rmtree(root / "train")
+    assert "but no train/" in refusal(root)
+
+
+def test_a_class_of_one_image_cannot_be_split(image_folder: Draw) -> None:
+    root = image_folder(train=3)
+    for path in sorted((root / "red_checks").iterdir())[1:]:
+        path.unlink()
+    message = refusal(root)
+    assert "'red_checks'" in message
+    assert "single image" in message
+
+
+def damage(root: Path) -> dict[str, bytes]:
+    """Spoil three files in three ways."""
+    whole = (root / "train/red_checks/red_checks_00.jpg").read_bytes()
+    spoilt = {
+        "train/red_checks/red_checks_00.jpg": whole[: len(whole) // 2],
+        "train/green_stripes/green_stripes_00.jpg": b"",
+        "val/blue_waves/blue_waves_00.jpg": b"<html>404</html>",
+    }
+    for name, data in spoilt.items():
+        (root / name).write_bytes(data)
+    return spoilt
+
+
+def test_unreadable_files_are_refused_with_names_and_reasons(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    spoilt = damage(root)
+    message = refusal(root)
+    assert [name for name in spoilt if name not in message] == []
+    assert "3 unreadable files" in message
+    for reason in ("truncated", "empty file", "not an image"):
+        assert reason in message
+
+
+def test_of_many_unreadable_files_the_first_are_named_and_the_others_counted(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    for path in root.glob("*/*/*_0[01].*"):
+        path.write_bytes(b"")
+    message = refusal(root)
+    assert "12 unreadable files" in message
+    assert "and 7 more" in message
+    assert len(message) < 1000
+
+
+def test_unreadable_files_are_left_out_and_named_where_that_is_asked(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    spoilt = damage(root)
+    manifest = scan(root, on_bad_file="skip")
+    assert skipped(manifest).keys() == spoilt.keys()
+    assert len(manifest.samples) == 12
+    assert not spoilt.keys() & {sample.path for sample in manifest.samples}
+
+
+def test_a_class_whose_images_are_all_unreadable_is_refused_by_name(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    for path in (root / "val/red_checks").iterdir():
+        path.write_bytes(b"")
+    message = refusal(root, on_bad_file="skip")
+    assert "'red_checks'" in message
+    assert "no readable image" in message
+
+
+def test_a_folder_with_nothing_readable_is_refused(image_folder: Draw) -> None:
+    root = image_folder(train=3)
+    for path in root.glob("*/*"):
+        path.write_bytes(b"")
+    assert "no readable image" in refusal(root, on_bad_file="skip")
+
+
+def test_a_link_to_nowhere_is_unreadable(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    (root / "train/red_checks/gone.jpg").symlink_to(root / "nowhere.jpg")
+    assert "gone.jpg (No such file" in refusal(root)
+
+
+# ------------------------------------------------------------------------------------------------- hash and split
+
+
+def test_the_hash_survives_a_move_and_a_rename(image_folder: Draw, tmp_path: Path) -> None:
+    root = image_folder(train=3, val=2)
+    before = scan(root).sha256
+    (root / "train/red_checks/red_checks_00.jpg").rename(root / "train/red_checks/zzz.jpeg")
+    root.rename(tmp_path / "moved")
+    assert scan(tmp_path / "moved").sha256 == before
+
+
+def test_the_hash_of_a_folder_that_we_split_survives_a_rename(image_folder: Draw) -> None:
+    root = image_folder(train=8)
+    before = scan(root).sha256
+    for number, path in enumerate(sorted((root / "red_checks").iterdir(), reverse=True)):
+        path.rename(path.with_name(f"renamed_{number}{path.suffix}"))
+    assert scan(root).sha256 == before
+
+
+def test_the_hash_tells_another_content(image_folder: Draw, draw_image: Callable[..., Image.Image]) -> None:
+    root = image_folder(train=3, val=2)
+    before = scan(root).sha256
+    draw_image(2, 999).save(root / "train/red_checks/red_checks_00.jpg")
+    assert scan(root).sha256 != before
+
+
+def test_the_hash_tells_another_label(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    before = scan(root).sha256
+    (root / "train/red_checks/red_checks_00.jpg").rename(root / "train/blue_waves/red.jpg")
+    assert scan(root).sha256 != before
+
+
+def test_the_hash_tells_another_split(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    before = scan(root).sha256
+    (root / "train/red_checks/red_checks_00.jpg").rename(root / "val/red_checks/other.jpg")
+    assert scan(root).sha256 != before
+
+
+def test_a_folder_without_val_is_split_in_each_class(image_folder: Draw) -> None:
+    manifest = scan(image_folder(train=8), val_fraction=0.25)
+    assert counts(manifest) == {
+        (split, label): count for label in manifest.classes for split, count in (("train", 6), ("val", 2))
+    }
+
+
+def test_the_split_is_a_function_of_the_seed(image_folder: Draw) -> None:
+    root = image_folder(train=8)
+    assert scan(root, seed=1) == scan(root, seed=1)
+    assert scan(root, seed=1).sha256 != scan(root, seed=2).sha256
+
+
+def test_the_number_of_threads_changes_nothing(tiny_data: Path) -> None:
+    assert scan(tiny_data, num_threads=1) == scan(tiny_data, num_threads=4)
+
+
+def test_copies_of_one_content_have_ids_of_their_own(image_folder: Draw) -> None:
+    root = image_folder(train=4)
+    first = root / "red_checks/red_checks_00.jpg"
+    for name in ("copy_a.jpg", "copy_b.jpg"):
+        shutil.copy(first, first.with_name(name))
+    shutil.copy(first, root / "blue_waves/red.jpg")
+    samples = scan(root).samples
+    assert len(samples) == 15
+    assert len({sample.id for sample in samples}) == 15
+    assert len({sample.sha256 for sample in samples}) == 12
+
+
+def test_the_table_has_a_row_per_sample(tiny_data: Path) -> None:
+    manifest = scan(tiny_data)
+    table = manifest.table()
+    assert table.column_names == ["id", "path", "sha256", "split", "label"]
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        (s.id, s.path, s.sha256, s.split, s.label) for s in manifest.samples
+    ]
+
+
+def test_the_folder_may_be_named_relative_to_where_we_are(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_data.parent)
+    assert scan(tiny_data.name).sha256 == scan(tiny_data).sha256
+
+
+def test_the_scan_writes_nothing(image_folder: Draw) -> None:
+    root = image_folder(train=3, val=2)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    scan(root)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+# ------------------------------------------------------------------------------------------------- to evaluate on
+
+CLASSES = ("blue_waves", "green_stripes", "red_checks")
+
+
+def scan_to_evaluate(root: Path, **changes: Any) -> Manifest:
+    settings = {"classes": CLASSES, "on_bad_file": "refuse", "trained_on": lambda sha256, path: False} | changes
+    return build_eval_manifest(root, num_threads=1, **settings)
+
+
+def test_a_folder_with_val_is_evaluated_on_it(tiny_data: Path) -> None:
+    manifest = scan_to_evaluate(tiny_data)
+    assert counts(manifest) == {("val", label): 5 for label in CLASSES}
+    assert manifest.of("val") == scan(tiny_data).of("val")
+
+
+def test_images_of_val_count_whether_trained_on_or_not(tiny_data: Path) -> None:
+    assert len(scan_to_evaluate(tiny_data, trained_on=lambda sha256, path: True).samples) == 15
+
+
+def test_a_folder_of_classes_is_evaluated_but_for_what_was_trained_on(image_folder: Draw) -> None:
+    root = image_folder(train=4)
+    trained = {(sample.sha256, sample.path) for sample in scan(root).of("train")}
+    manifest = scan_to_evaluate(root, trained_on=lambda sha256, path: (sha256, path) in trained)
+    assert [s.path for s in manifest.samples] == [s.path for s in scan(root).of("val")]
+    assert skipped(manifest).keys() == {path for _, path in trained}
+
+
+def test_a_folder_that_was_all_trained_on_is_refused(image_folder: Draw) -> None:
+    with pytest.raises(InputError, match="no image to measure on"):
+        scan_to_evaluate(image_folder(train=4), trained_on=lambda sha256, path: True)
+
+
+def test_the_classes_are_those_of_the_model_in_its_order(image_folder: Draw) -> None:
+    root = image_folder(train=2, classes=("red_checks", "blue_waves"))
+    assert scan_to_evaluate(root).classes == CLASSES
+
+
+def test_a_class_that_the_model_does_not_know_is_refused_by_name(image_folder: Draw) -> None:
+    with pytest.raises(InputError, match="'violet' that the model does not know"):
+        scan_to_evaluate(image_folder(train=2, classes=("blue_waves", "violet")))
+
+
+def test_a_single_class_can_be_evaluated(image_folder: Draw) -> None:
+    assert len(scan_to_evaluate(image_folder(train=2, classes=("red_checks",))).samples) == 2
+
+
+def test_unreadable_files_to_evaluate_are_refused_or_left_out(image_folder: Draw) -> None:
+    root = image_folder(train=2)
+    (root / "red_checks/red_checks_00.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"red_checks_00\.jpg \(empty file"):
+        scan_to_evaluate(root)
+    manifest = scan_to_evaluate(root, on_bad_file="skip")
+    assert list(skipped(manifest)) == ["red_checks/red_checks_00.jpg"]
+    assert len(manifest.samples) == 5
+
+
+def test_a_missing_folder_cannot_be_evaluated(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        scan_to_evaluate(tmp_path / "nowhere")
+
+
+# ------------------------------------------------------------------------------------------------- photographs
+
+
+def test_the_photographs_of_the_tutorial_are_all_found_but_for_the_placeholder(ants_and_bees: Path) -> None:
+    manifest = scan(ants_and_bees, num_threads=os.cpu_count())
+    assert counts(manifest) == {
+        ("train", "ants"): 123,
+        ("train", "bees"): 121,
+        ("val", "ants"): 70,
+        ("val", "bees"): 83,
+    }
+    assert list(skipped(manifest)) == ["train/ants/imageNotFound.gif"]

@@ -1,0 +1,220 @@
+"""Order, batches and view seeds are functions of the seed; processes share them out without a remainder."""
+
+import random
+from collections import Counter
+from itertools import chain
+
+import numpy as np
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart.data.sampling import EvalSampler, StepSampler, epoch_ends, epoch_order, keys_of, view_seeds
+
+id_sets = st.sets(st.text("0123456789abcdef", min_size=4, max_size=16), min_size=1, max_size=60).map(sorted)
+seeds = st.integers(0, 2**63 - 1)
+epochs = st.integers(0, 1000)
+
+
+def ids(count: int) -> list[str]:
+    return [f"{number:016x}" for number in range(count)]
+
+
+def sampler(num_samples: int, **changes: int) -> StepSampler:
+    settings = {"batch_size": 12, "num_steps": 5, "seed": 3} | changes
+    return StepSampler(keys_of(ids(num_samples)), **settings)
+
+
+# ------------------------------------------------------------------------------------------------- order
+
+
+@given(names=id_sets, seed=seeds, epoch=epochs)
+def test_the_order_of_an_epoch_is_a_permutation(names: list[str], seed: int, epoch: int) -> None:
+    order = epoch_order(keys_of(names), seed=seed, epoch=epoch)
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(len(names)))
+
+
+@given(names=id_sets, seed=seeds, epoch=epochs, mix=st.randoms(use_true_random=False))
+def test_the_order_follows_the_ids_and_not_their_place(
+    names: list[str], seed: int, epoch: int, mix: random.Random
+) -> None:
+    mixed = names.copy()
+    mix.shuffle(mixed)
+    in_order = [names[i] for i in epoch_order(keys_of(names), seed=seed, epoch=epoch)]
+    assert [mixed[i] for i in epoch_order(keys_of(mixed), seed=seed, epoch=epoch)] == in_order
+
+
+@given(names=id_sets, seed=seeds, epoch=epochs, data=st.data())
+def test_leaving_samples_out_moves_no_others(names: list[str], seed: int, epoch: int, data: st.DataObject) -> None:
+    fewer = sorted(data.draw(st.sets(st.sampled_from(names), min_size=1)))
+    in_order = [names[i] for i in epoch_order(keys_of(names), seed=seed, epoch=epoch)]
+    order_of_fewer = [fewer[i] for i in epoch_order(keys_of(fewer), seed=seed, epoch=epoch)]
+    assert order_of_fewer == [name for name in in_order if name in fewer]
+
+
+@given(seed=seeds, other=seeds, epoch=epochs)
+def test_epochs_and_seeds_have_orders_of_their_own(seed: int, other: int, epoch: int) -> None:
+    keys = keys_of(ids(40))
+    orders = {(s, e): tuple(epoch_order(keys, seed=s, epoch=e)) for s in (seed, other) for e in (epoch, epoch + 1)}
+    assert len(set(orders.values())) == len(orders)
+
+
+def test_each_sample_is_everywhere_in_the_order_equally_often() -> None:
+    keys = keys_of(ids(10))
+    places = np.stack([epoch_order(keys, seed=0, epoch=epoch) for epoch in range(2000)])
+    table = np.stack([np.bincount(places[:, place], minlength=10) for place in range(10)])
+    assert abs(table - 200).max() < 5 * np.sqrt(200)
+
+
+def test_the_order_of_a_seed_is_frozen() -> None:
+    assert epoch_order(keys_of(ids(8)), seed=0, epoch=0).tolist() == FROZEN_ORDER
+
+
+def test_the_view_seeds_of_a_seed_are_frozen() -> None:
+    assert view_seeds(keys_of(ids(2)), seed=0, epoch=0).tolist() == FROZEN_SEEDS
+
+
+FROZEN_ORDER = [6, 7, 1, 2, 3, 5, 0, 4]
+FROZEN_SEEDS = [2047390388989021935, 3855741626622520250]
+
+
+# ------------------------------------------------------------------------------------------------- views
+
+
+@given(names=id_sets, seed=seeds, epoch=epochs)
+def test_the_seed_of_a_view_depends_on_its_own_id_only(names: list[str], seed: int, epoch: int) -> None:
+    together = view_seeds(keys_of(names), seed=seed, epoch=epoch)
+    alone = [view_seeds(keys_of([name]), seed=seed, epoch=epoch)[0] for name in names]
+    assert together.tolist() == alone
+    assert all(0 <= value < 2**63 for value in together.tolist())
+
+
+@given(seed=seeds, other=seeds, epoch=epochs)
+def test_views_differ_between_samples_epochs_and_seeds(seed: int, other: int, epoch: int) -> None:
+    keys = keys_of(ids(50))
+    pairs = {(s, e) for s in (seed, other) for e in (epoch, epoch + 1)}
+    values = list(chain.from_iterable(view_seeds(keys, seed=s, epoch=e).tolist() for s, e in pairs))
+    assert len(set(values)) == len(values)
+
+
+def test_views_do_not_follow_the_order() -> None:
+    keys = keys_of(ids(50))
+    by_seed = np.argsort(view_seeds(keys, seed=0, epoch=0)).tolist()
+    assert by_seed != epoch_order(keys, seed=0, epoch=0).tolist()
+
+
+# ------------------------------------------------------------------------------------------------- steps
+
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5)).filter(lambda s: s[1] <= s[0])
+
+
+@given(shape=shapes, seed=seeds)
+def test_epochs_end_with_the_step_that_completes_them(shape: tuple[int, int, int], seed: int) -> None:
+    num_samples, batch_size, num_epochs = shape
+    ends = epoch_ends(num_samples=num_samples, batch_size=batch_size, epochs=num_epochs)
+    assert len(ends) == num_epochs
+    for epoch, end in enumerate(ends, 1):
+        assert (end - 1) * batch_size < epoch * num_samples <= end * batch_size
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch size 32 exceeds 31 samples"):
+        epoch_ends(num_samples=31, batch_size=32, epochs=1)
+
+
+@given(shape=shapes, seed=seeds)
+def test_every_batch_is_full_and_every_epoch_is_whole(shape: tuple[int, int, int], seed: int) -> None:
+    num_samples, batch_size, num_epochs = shape
+    num_steps = epoch_ends(num_samples=num_samples, batch_size=batch_size, epochs=num_epochs)[-1]
+    batches = list(sampler(num_samples, batch_size=batch_size, num_steps=num_steps, seed=seed))
+    assert {len(batch) for batch in batches} == {batch_size}
+    stream = list(chain.from_iterable(batches))
+    whole = num_epochs * num_samples
+    assert Counter(stream[:whole]) == Counter((i, e) for i in range(num_samples) for e in range(num_epochs))
+    tail = stream[whole:]
+    assert len(tail) < batch_size
+    assert {epoch for _, epoch in tail} <= {num_epochs}
+    assert len(set(tail)) == len(tail)
+
+
+@given(shape=shapes, seed=seeds, start=st.integers(0, 10))
+def test_starting_at_a_step_equals_dropping_the_steps_before(
+    shape: tuple[int, int, int], seed: int, start: int
+) -> None:
+    num_samples, batch_size, _ = shape
+    whole = list(sampler(num_samples, batch_size=batch_size, num_steps=10, seed=seed))
+    late = sampler(num_samples, batch_size=batch_size, num_steps=10, seed=seed, start_step=start)
+    assert len(late) == 10 - start
+    assert list(late) == whole[start:]
+
+
+@given(num_samples=st.integers(24, 60), accumulation=st.sampled_from([1, 2, 3, 4, 6, 12]), start=st.integers(0, 5))
+def test_the_pieces_of_accumulation_make_up_the_batch(num_samples: int, accumulation: int, start: int) -> None:
+    batches = list(sampler(num_samples, batch_size=24, start_step=start))
+    pieces = sampler(num_samples, batch_size=24, start_step=start, accumulation=accumulation)
+    assert len(pieces) == len(batches) * accumulation
+    parts = list(pieces)
+    joined = [list(chain(*parts[i : i + accumulation])) for i in range(0, len(parts), accumulation)]
+    assert joined == batches
+
+
+def test_a_sampler_can_be_run_through_twice() -> None:
+    steps = sampler(31)
+    assert list(steps) == list(steps)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+@pytest.mark.parametrize("num_samples", [12, 22, 24, 31])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_processes_share_each_step_out_without_overlap(num_processes: int, num_samples: int, accumulation: int) -> None:
+    settings = {"num_steps": 7, "accumulation": accumulation}
+    whole = list(sampler(num_samples, **settings))
+    shards = [
+        list(
+            BatchSamplerShard(
+                sampler(num_samples, **settings),
+                num_processes=num_processes,
+                process_index=rank,
+                split_batches=True,
+                even_batches=True,
+            )
+        )
+        for rank in range(num_processes)
+    ]
+    assert {len(shard) for shard in shards} == {7 * accumulation}
+    for step, batch in enumerate(whole):
+        parts = [shard[step] for shard in shards]
+        assert {len(part) for part in parts} == {12 // accumulation // num_processes}
+        assert list(chain(*parts)) == batch
+
+
+# ------------------------------------------------------------------------------------------------- evaluation
+
+
+@given(num_samples=st.integers(1, 100), batch_size=st.integers(1, 40))
+def test_evaluation_sees_each_sample_once_in_order(num_samples: int, batch_size: int) -> None:
+    batches = list(EvalSampler(num_samples, batch_size=batch_size))
+    assert list(chain(*batches)) == [(index, 0) for index in range(num_samples)]
+    assert len(batches) == len(EvalSampler(num_samples, batch_size=batch_size))
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+@pytest.mark.parametrize("num_samples", [1, 11, 12, 22, 31])
+def test_processes_evaluate_every_sample_in_equally_many_batches(num_processes: int, num_samples: int) -> None:
+    shards = [
+        list(
+            BatchSamplerShard(
+                EvalSampler(num_samples, batch_size=12),
+                num_processes=num_processes,
+                process_index=rank,
+                split_batches=True,
+                even_batches=True,
+            )
+        )
+        for rank in range(num_processes)
+    ]
+    assert len({tuple(len(batch) for batch in shard) for shard in shards}) == 1
+    assert {index for shard in shards for batch in shard for index, _ in batch} == set(range(num_samples))

@@ -1,0 +1,180 @@
+"""From an RGB image to the network's tensor, against Pillow and torchvision."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from headstart.config import DataConfig
+from headstart.errors import InputError
+from headstart.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_view
+
+DATA = DataConfig(image_size=32)
+SPEC = Preprocess.of(DATA)
+SIZES = [(64, 48), (48, 64), (37, 53), (37, 37), (200, 37), (37, 199), (20, 30), (333, 61)]
+
+
+def picture(width: int = 64, height: int = 48) -> Image.Image:
+    rng = np.random.default_rng([width, height])
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_the_short_side_is_chosen_as_imagenet_does() -> None:
+    assert Preprocess.of(DataConfig()).resize_size == 256
+    assert Preprocess.of(DataConfig(image_size=32)).resize_size == 37
+    assert Preprocess.of(DataConfig(image_size=224, resize_size=224)).resize_size == 224
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_evaluation_view_is_what_pillow_does_by_hand(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    width, height = size
+    if width < height:
+        width, height = 37, int(37 * height / width)
+    else:
+        width, height = int(37 * width / height), 37
+    left, top = round((width - 32) / 2), round((height - 32) / 2)
+    expected = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32))
+    view = SPEC.eval_view(image)
+    assert view.dtype == torch.uint8
+    assert np.array_equal(view.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_view_and_normalisation_equal_torchvisions_pipeline(size: tuple[int, int]) -> None:
+    reference = transforms.Compose(
+        [
+            transforms.Resize(37),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    image = picture(*size)
+    assert torch.equal(SPEC.normalize(SPEC.eval_view(image)[None])[0], reference(image))
+
+
+def test_the_seed_does_not_matter_to_the_evaluation_view() -> None:
+    assert torch.equal(SPEC.eval_view(picture(), 1), SPEC.eval_view(picture(), 2))
+
+
+def test_normalisation_keeps_its_input_and_the_memory_layout() -> None:
+    pixels = torch.stack([SPEC.eval_view(picture()), SPEC.eval_view(picture(48, 64))])
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    before = pixels.clone()
+    result = SPEC.normalize(pixels)
+    assert torch.equal(pixels, before)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_specification_survives_json() -> None:
+    spec = Preprocess(64, 80, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert Preprocess.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_the_specification_says_everything_by_name() -> None:
+    assert Preprocess.of(DataConfig()).to_json() == {
+        "image_size": 224,
+        "resize_size": 256,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "crop": "center",
+        "decoder": "pillow-rgb-v1",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("interpolation", "bicubic"),
+        ("antialias", False),
+        ("crop", "five"),
+        ("decoder", "pillow-rgb-v2"),
+        ("colour_space", "lab"),
+        ("resize_size", None),
+    ],
+)
+def test_a_specification_that_cannot_be_followed_exactly_is_refused(key: str, value: Any) -> None:
+    values = SPEC.to_json() | {key: value}
+    if value is None:
+        del values[key]
+    with pytest.raises(InputError, match=key):
+        Preprocess.from_json(values)
+
+
+AUGMENTED = [
+    DataConfig(image_size=32),
+    DataConfig(image_size=32, vflip=True),
+    DataConfig(image_size=32, min_crop_scale=1.0, hflip=True),
+]
+
+
+@pytest.mark.parametrize("data", AUGMENTED)
+def test_a_training_view_is_a_function_of_its_seed(data: DataConfig) -> None:
+    view = train_view(data, SPEC)
+    for seed in (0, 1, 2**63 - 1):
+        torch.manual_seed(seed % 97)
+        first = view(picture(), seed)
+        torch.manual_seed(5)
+        assert torch.equal(train_view(data, SPEC)(picture(), seed), first)
+        assert (first.shape, first.dtype) == ((3, 32, 32), torch.uint8)
+
+
+def test_training_views_of_other_seeds_are_other_views() -> None:
+    view = train_view(DATA, SPEC)
+    assert len({bytes(view(picture(), seed).numpy()) for seed in range(40)}) == 40
+
+
+def test_a_training_view_leaves_the_global_random_states_alone() -> None:
+    def states() -> tuple[Any, ...]:
+        return bytes(torch.get_rng_state().numpy()), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+    before = states()
+    train_view(DATA, SPEC)(picture(), 7)
+    assert states() == before
+
+
+def test_the_random_state_is_restored_after_an_error_too() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(TypeError):
+        train_view(DATA, SPEC)(None, 7)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_without_augmentation_training_sees_the_evaluation_view(size: tuple[int, int]) -> None:
+    view = train_view(dataclasses.replace(DATA, min_crop_scale=1.0, hflip=False), SPEC)
+    for seed in range(3):
+        assert torch.equal(view(picture(*size), seed), SPEC.eval_view(picture(*size)))
+
+
+@pytest.mark.parametrize(("flip", "axis"), [("hflip", 2), ("vflip", 1)])
+def test_half_of_the_views_are_mirrored(flip: str, axis: int) -> None:
+    plain = {"hflip": False, "vflip": False}
+    view = train_view(dataclasses.replace(DATA, min_crop_scale=1.0, **(plain | {flip: True})), SPEC)
+    upright = SPEC.eval_view(picture())
+    mirrored = [torch.equal(view(picture(), seed), upright.flip(axis)) for seed in range(200)]
+    same = [torch.equal(view(picture(), seed), upright) for seed in range(200)]
+    assert [a != b for a, b in zip(mirrored, same, strict=True)] == [True] * 200
+    assert 70 < sum(mirrored) < 130
+
+
+def test_a_crop_is_never_smaller_than_asked(draw_image: Callable[..., Image.Image]) -> None:
+    # a picture of its own coordinates tells what part of it a view shows
+    y, x = np.mgrid[0:64, 0:64]
+    image = Image.fromarray(np.stack([4 * x, 4 * y, 0 * x], axis=-1).astype(np.uint8))
+    view = train_view(dataclasses.replace(DATA, min_crop_scale=0.5, hflip=False), SPEC)
+    for seed in range(50):
+        pixels = view(image, seed).float()
+        wide = (pixels[0].max() - pixels[0].min()) / 4 + 3
+        high = (pixels[1].max() - pixels[1].min()) / 4 + 3
+        assert wide * high >= 0.5 * 64 * 64
