@@ -11,6 +11,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from headstart.stats import log_loss
+
 
 class _LabelMetric(evaluate.Metric):  # type: ignore[misc, unused-ignore]
     """predictions and references: class codes, int32. compute(..., num_classes=C)."""
@@ -125,12 +127,6 @@ def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
             metric = kind(experiment_id=uuid.uuid4().hex, **settings)
             results |= metric.compute(predictions=probabilities, references=labels)
     return results
-
-
-def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """(n, C) float64, (n,) int -> mean negative log likelihood in nats; finite also for a probability of 0."""
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).sum() / len(labels))
 
 
 def _counts(predictions: Any, references: Any, num_classes: int) -> np.ndarray:

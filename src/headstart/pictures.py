@@ -6,32 +6,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
 
 from headstart.artifacts import write_atomically
 
-GOOD, BAD = "#1a7f37", "#cf222e"
+GOOD, BAD, INK = "#1a7f37", "#cf222e", "#1f2328"
+COLUMNS, TILE_PX, GAP_PX, FONT_PX = 6, 224, 12, 15
 
 
 def image_grid(
     path: Path, images: Sequence[torch.Tensor], titles: Sequence[str], colors: Sequence[str] | None = None
 ) -> None:
-    """uint8 (3, S, S) images in a grid, a title above each."""
-    columns = min(6, len(images))
+    """uint8 (3, S, S) images in a grid, a title of one or more lines under each."""
+    colors = colors or [INK] * len(images)
+    font = ImageFont.load_default(FONT_PX)
+    line_px = FONT_PX + 4
+    caption_px = line_px * max(title.count("\n") + 1 for title in titles) + 4
+    columns = min(COLUMNS, len(images))
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(2.1 * columns, 2.35 * rows), layout="constrained")
-    for position, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(rows, columns, position + 1)
-        axes.imshow(image.permute(1, 2, 0).numpy())
-        axes.set_title(title, fontsize=8, color=colors[position] if colors else "black")
-        axes.axis("off")
-    _save(figure, path)
+    width, height = TILE_PX + GAP_PX, TILE_PX + caption_px + GAP_PX
+    sheet = Image.new("RGB", (columns * width + GAP_PX, rows * height + GAP_PX), "white")
+    draw = ImageDraw.Draw(sheet)
+    for position, (image, title, color) in enumerate(zip(images, titles, colors, strict=True)):
+        left, top = GAP_PX + position % columns * width, GAP_PX + position // columns * height
+        tile = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        sheet.paste(tile.resize((TILE_PX, TILE_PX)), (left, top))
+        if color != INK:
+            draw.rectangle((left - 3, top - 3, left + TILE_PX + 2, top + TILE_PX + 2), outline=color, width=3)
+        for number, line in enumerate(title.split("\n")):
+            draw.text((left, top + TILE_PX + 4 + number * line_px), _fit(line, font), fill=color, font=font)
+    write_atomically(path, lambda staging: sheet.save(staging, format="PNG"))
 
 
 def curves(path: Path, epochs: Sequence[dict[str, Any]]) -> None:
     """Loss and accuracy of training and validation over the epochs, from the lines of metrics.jsonl."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     at = [row["epoch"] for row in epochs]
     for position, name in enumerate(("loss", "accuracy")):
@@ -43,9 +55,14 @@ def curves(path: Path, epochs: Sequence[dict[str, Any]]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     write_atomically(path, lambda staging: figure.savefig(staging, format="png", dpi=110))
+
+
+def _fit(line: str, font: Any) -> str:
+    """The line, cut with an ellipsis to the width of a tile."""
+    if font.getlength(line) <= TILE_PX:
+        return line
+    while line and font.getlength(line + "…") > TILE_PX:
+        line = line[:-1]
+    return line + "…"

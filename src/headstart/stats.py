@@ -1,7 +1,9 @@
-"""What a number is worth: intervals."""
+"""Numbers from tables, and what they are worth: log loss, intervals."""
 
 import math
 from statistics import NormalDist
+
+import numpy as np
 
 
 def wilson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -13,3 +15,9 @@ def wilson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[flo
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     spread = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """(n, C) float64, (n,) int -> mean negative log likelihood in nats; finite also for a probability of 0."""
+    chosen = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).sum() / len(labels))

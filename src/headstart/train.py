@@ -43,6 +43,7 @@ from headstart.runtime import (
     versions,
 )
 from headstart.schedule import lr_factor
+from headstart.stats import log_loss
 from headstart.strategy import build_optimizer, plan
 from headstart.weights import Weights, ensure_available, load_weights
 
@@ -451,8 +452,6 @@ def _record_epoch(
     spent_s: float,
 ) -> None:
     """A line of metrics.jsonl, a line on the terminal, and the weights if they are the best so far."""
-    from headstart.metrics import log_loss
-
     count, correct = len(predictions.labels), predictions.correct
     loss = log_loss(predictions.probabilities, predictions.labels)
     state.epochs_measured += 1
