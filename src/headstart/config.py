@@ -25,8 +25,8 @@ class DataConfig:
     """Side of the square the network sees, px."""
     resize_size: int | None = None
     """Evaluation: short side before the centre crop, px. null: image_size * 256 / 224."""
-    min_crop_scale: float = 0.08
-    """Training views: smallest area of the random crop, as a share of the image. 1 with hflip false: no augmentation."""
+    min_crop_scale: float = 0.25
+    """Training views: smallest area of the random crop, as a share of the image. 1: the view of evaluation."""
     hflip: bool = True
     """Training views: mirror half of them left to right."""
     vflip: bool = False
@@ -80,11 +80,11 @@ class StrategyConfig:
 class OptimConfig:
     """The optimizer and its schedule. The learning rate is a pure function of the step."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw"] = "adamw"
     """sgd has momentum; adamw is torch's, betas 0.9 and 0.999."""
     lr: float = 0.01
     """Peak learning rate of the head."""
-    backbone_lr: float | None = None
+    backbone_lr: float | None = 0.0001
     """Peak learning rate of the backbone in fine_tune. null: the same as lr."""
     momentum: float = 0.9
     """Of sgd."""
@@ -92,7 +92,7 @@ class OptimConfig:
     """Not applied to biases and norms."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     """cosine falls to 0 at the end; step multiplies by step_gamma every step_epochs."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = 0.5
     """Linear rise of the learning rate at the start; may be a fraction."""
     step_epochs: float = 7.0
     """Of the step schedule."""
@@ -128,7 +128,7 @@ class OptimConfig:
 class TrainConfig:
     """How long and in which portions."""
 
-    epochs: int = 10
+    epochs: int = 8
     """Passes over the training images; validation follows each."""
     batch_size: int = 32
     """Images per optimizer step, over all processes and accumulation: the recipe does not change with the machine."""
