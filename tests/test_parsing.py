@@ -66,10 +66,10 @@ def configs(draw: st.DrawFn) -> RunConfig:
     image_size = draw(st.integers(32, 600))
     accumulation = draw(st.integers(1, 8))
     return RunConfig(
-        out=draw(st.none() | texts),
+        out=draw(st.just("") | texts),
         seed=draw(st.integers(0, 2**63 - 1)),
         data=DataConfig(
-            root=draw(st.none() | texts),
+            root=draw(st.just("") | texts),
             val_fraction=draw(shares),
             on_bad_file=draw(st.sampled_from(["refuse", "skip"])),
             image_size=image_size,
@@ -115,6 +115,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
 
 
 @given(config=configs())
+@settings(max_examples=25)
 @example(config=RunConfig())
 @example(config=RunConfig(out="12e5", data=DataConfig(root="~")))
 @example(config=RunConfig(data=DataConfig(root="#2 images")))
@@ -178,7 +179,7 @@ def assert_names_the_nearest(message: str, *, key: str, wrong: str) -> None:
 
 
 @given(pair=misspellings())
-@settings(max_examples=400)
+@settings(max_examples=150)
 @example(pair=("strategy.name", "strateg.name"))
 def test_a_misspelt_option_never_parses_and_the_nearest_key_is_named(pair: tuple[str, str]) -> None:
     key, wrong = pair
@@ -186,7 +187,7 @@ def test_a_misspelt_option_never_parses_and_the_nearest_key_is_named(pair: tuple
 
 
 @given(pair=misspellings())
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_a_misspelt_key_of_a_file_never_parses_and_the_nearest_key_is_named(
     pair: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -444,8 +445,5 @@ def test_the_options_of_all_commands_are_frozen(
         assert not end.value.code
         options = set(re.findall(r"^  (?:-h, )?(--[a-z_.]+)", capsys.readouterr().out, flags=re.MULTILINE))
         assert "--help" in options
-        defaults = leaves() if command == ["train"] else {}
-        for option in sorted(options - {"--help"}):
-            default = defaults.get(option.removeprefix("--"), "")
-            lines.append(f"{' '.join(command)} {option} {default}".rstrip())
+        lines += [f"{' '.join(command)} {option}" for option in sorted(options - {"--help"})]
     check_golden("options.txt", "\n".join(lines) + "\n")

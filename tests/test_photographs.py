@@ -5,7 +5,7 @@ import json
 import pytest
 from runs import small
 
-from headstart.train import run
+from headstart.training import run
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import headstart
 from headstart import cli
 from headstart.artifacts import read_info
 from headstart.data.decode import decode
-from headstart.train import run
+from headstart.training import run
 
 FILES = {
     "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",

@@ -1,6 +1,7 @@
 """Learning rates as functions of the step."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ def test_warm_up_rises_from_above_0_in_equal_steps(run: tuple[int, int], kind: s
         lr_factor(step, kind=kind, total_steps=total_steps, warmup_steps=warmup_steps) for step in range(warmup_steps)
     ]
     assert factors[0] > 0
-    rises = [b - a for a, b in zip(factors, factors[1:], strict=False)]
+    rises = [b - a for a, b in pairwise(factors)]
     assert min(rises) > 0
     assert max(rises) == pytest.approx(min(rises))
 
@@ -55,7 +56,7 @@ def test_the_cosine_falls_steadily_to_0_at_the_end(run: tuple[int, int]) -> None
         lr_factor(step, kind="cosine", total_steps=total_steps, warmup_steps=warmup_steps)
         for step in range(warmup_steps, total_steps + 1)
     ]
-    assert all(a > b for a, b in zip(factors, factors[1:], strict=False))
+    assert all(a > b for a, b in pairwise(factors))
     assert factors[-1] == 0
 
 

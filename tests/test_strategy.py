@@ -41,7 +41,7 @@ def test_head_and_backbone_have_their_own_learning_rates(model):
 
 
 def test_without_a_backbone_rate_the_backbone_has_the_heads(model):
-    assert {group["lr"] for group in of(model, "fine_tune", lr=0.1).groups} == {0.1}
+    assert {group["lr"] for group in of(model, "fine_tune", lr=0.1, backbone_lr=None).groups} == {0.1}
 
 
 def test_norms_and_biases_have_no_weight_decay(model):

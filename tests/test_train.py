@@ -23,7 +23,7 @@ from headstart.data.manifest import build_manifest
 from headstart.model import build_model
 from headstart.parsing import parse_train
 from headstart.preprocess import Preprocess, train_view
-from headstart.train import run
+from headstart.training import run
 from headstart.weights import load_weights
 
 GOLDEN = Path(__file__).parent / "golden"

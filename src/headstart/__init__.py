@@ -35,7 +35,7 @@ __all__ = [
 def train(config: RunConfig) -> _Path:
     """Train as `headstart train` does and return the run folder. Raises InputError for a user's mistake."""
     work_offline()
-    from headstart.train import run
+    from headstart.training import run
 
     return run(config)
 

@@ -83,9 +83,9 @@ class RunFolder:
         self.write_text("metrics.jsonl", "".join(kept))
 
 
-def choose_folder(out: str | None, *, strategy: str) -> Path:
+def choose_folder(out: str, *, strategy: str) -> Path:
     """`out`, or the first free runs/<strategy>-<number>."""
-    if out is not None:
+    if out:
         return Path(out)
     number = 1
     while Path("runs", f"{strategy}-{number:03d}").exists():
@@ -174,7 +174,11 @@ def read_info(path: Path) -> ModelInfo:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from None
-    fields = {name.removeprefix(_PREFIX): json.loads(text) for name, text in header.items() if name.startswith(_PREFIX)}
+    ours = {name.removeprefix(_PREFIX): text for name, text in header.items() if name.startswith(_PREFIX)}
+    try:
+        fields = {name: json.loads(text) for name, text in ours.items()}
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: the header is damaged ({error}); train again or use a copy") from None
     if not fields:
         raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
     if fields.get("schema") != SCHEMA:

@@ -84,7 +84,7 @@ def _train(argv: list[str]) -> None:
     from headstart.parsing import parse_train
 
     config = parse_train(argv)
-    from headstart.train import run
+    from headstart.training import run
 
     run(config)
 

@@ -1,5 +1,6 @@
 """The configuration: one frozen tree, checked when it is built. Knows no torch, so that help is instant."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,12 +12,19 @@ def _require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def _require_finite(section: str, values: object) -> None:
+    for name, value in vars(values).items():
+        _require(
+            not isinstance(value, float) or math.isfinite(value), f"{section}.{name} is {value}; it must be finite"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the images are and how one becomes a tensor."""
 
-    root: str | None = None
-    """Image folder: train/ and val/ of class folders, or just class folders (then split by val_fraction)."""
+    root: str = ""
+    """Required. Image folder: train/ and val/ of class folders, or just class folders (then split by val_fraction)."""
     val_fraction: float = 0.2
     """Share of the images that measures, where the folder has no val/. Stratified, seeded, in the manifest."""
     on_bad_file: Literal["refuse", "skip"] = "refuse"
@@ -35,6 +43,7 @@ class DataConfig:
     """Decoding processes per training process. null: chosen from the cores; the result does not depend on it."""
 
     def __post_init__(self) -> None:
+        _require_finite("data", self)
         _require(
             0.0 < self.val_fraction < 1.0,
             f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.2",
@@ -104,6 +113,7 @@ class OptimConfig:
     """Largest norm of the gradient; longer ones are scaled down. null: no clipping."""
 
     def __post_init__(self) -> None:
+        _require_finite("optim", self)
         _require(self.lr > 0, f"optim.lr is {self.lr}; it must be positive, for example 0.01")
         _require(
             self.backbone_lr is None or self.backbone_lr > 0,
@@ -177,8 +187,8 @@ class RuntimeConfig:
 class RunConfig:
     """One training run."""
 
-    out: str | None = None
-    """Run folder to write. null: runs/<strategy>-<number>."""
+    out: str = ""
+    """Run folder to write. Empty: runs/<strategy>-<number>."""
     seed: int = 0
     """Sample order, views and head initialisation are functions of it; no random state is stored."""
     data: DataConfig = field(default_factory=DataConfig)

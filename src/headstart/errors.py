@@ -4,6 +4,12 @@
 class InputError(ValueError):
     """The user's input is wrong. The message says what, where, which value and what to do. Exit code 2."""
 
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught InputError in DataLoader worker"):
+            # torch wraps what a worker raises in the worker's traceback; our sentence is its last line
+            message = message.strip().splitlines()[-1].removeprefix("headstart.errors.InputError: ")
+        super().__init__(message)
+
 
 class Stopped(Exception):
     """A signal asked the run to stop and its state is saved. Exit code 143."""

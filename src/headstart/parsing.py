@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -35,9 +35,15 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     """
     import jsonargparse
 
+    sections = {field.name for field in dataclasses.fields(RunConfig)} - set(_leaf_types(RunConfig))
+
     class Formatter(jsonargparse.DefaultHelpFormatter):  # type: ignore[misc, unused-ignore]
         def __init__(self, prog: str) -> None:
             super().__init__(prog, max_help_position=34, width=112)  # type: ignore[no-untyped-call]
+
+        def add_argument(self, action: Any) -> None:  # whole sections from files of their own: one way is enough
+            if action.dest not in sections:
+                super().add_argument(action)
 
         def _fill_text(self, text: str, width: int, indent: str) -> str:  # keep our line breaks
             return "\n".join(indent + line for line in text.splitlines())
@@ -59,8 +65,7 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     _refuse_unknown_options(options)
     known = set(_leaf_types(RunConfig))
     paths = [_find_config(name) for name in files]
-    for path in paths:
-        _refuse_unknown_keys(path, known)
+    paths = [path for path in paths if _has_keys(path, known)]
     # files first, so that whatever stands on the command line overrides them
     arguments = [part for path in paths for part in ("--config", str(path))] + options
     complaints = io.StringIO()
@@ -79,20 +84,23 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     return build(RunConfig, values)
 
 
-def build(kind: type[_T], values: Mapping[str, Any]) -> _T:
-    """A nested dataclass from a nested dict. Raises InputError from the dataclass's own checks."""
+def build(kind: type[_T], values: Mapping[str, Any], prefix: str = "") -> _T:
+    """A nested dataclass from a nested dict. Raises InputError for a null that may not be, and from the
+    dataclass's own checks."""
     hints = get_type_hints(kind)
-    return kind(
-        **{
-            name: build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-            for name, value in values.items()
-        }
-    )
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = build(hints[name], value or {}, f"{prefix}{name}.")
+        elif value is None and type(None) not in get_args(hints[name]):
+            raise InputError(f"{prefix}{name} is null; it must be {_in_words(hints[name])}")
+        fields[name] = value
+    return kind(**fields)
 
 
 def to_yaml(config: RunConfig) -> str:
     """The whole tree, nothing left to a default; itself a valid --config."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(dataclasses.asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -108,9 +116,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that suggests the closest known name, or nothing when none is close."""
     names = sorted(known)
     leaf = name.rsplit(".", 1)[-1]
-    close = [other for other in names if other.rsplit(".", 1)[-1] == leaf]  # right key, wrong section
-    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    # the right key in the wrong section comes first: optim.epochs, strateg.name
+    same_leaf = [other for other in names if other.rsplit(".", 1)[-1] == leaf]
+    close = difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.2 readers take for a number, 1e3 say."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    try:
+        float(text)
+        style: str | None = "'"
+    except ValueError:
+        style = None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def _split_config_files(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -141,20 +166,23 @@ def _find_config(name: str) -> Path:
 
 
 def _refuse_unknown_options(options: Sequence[str]) -> None:
-    known = set(_leaf_types(RunConfig)) | {field.name for field in dataclasses.fields(RunConfig)}
+    known = set(_leaf_types(RunConfig))
     for option in options:
         name = option.removeprefix("--").split("=", 1)[0]
         if option.startswith("--") and name not in known | {"help", "print_config"}:
-            raise InputError(f"unknown option --{name}{nearest(name, known)}")
+            keys = sorted(key for key in known if key.startswith(f"{name}."))
+            hint = f"; it is a section, its keys are {', '.join(keys)}" if keys else nearest(name, known)
+            raise InputError(f"unknown option --{name}{hint}")
 
 
-def _refuse_unknown_keys(path: Path, known: set[str]) -> None:
+def _has_keys(path: Path, known: set[str]) -> bool:
+    """False for an empty file. Raises InputError for keys that do not exist."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {_one_sentence(str(error))}") from None
     if tree is None:
-        return
+        return False
     if not isinstance(tree, dict):
         raise InputError(f"{path} holds {type(tree).__name__}, not sections of keys such as 'train: {{epochs: 4}}'")
     sections = {name.split(".")[0] for name in known if "." in name}
@@ -168,6 +196,7 @@ def _refuse_unknown_keys(path: Path, known: set[str]) -> None:
                     raise InputError(f"{path}: unknown key {name}.{inner}{nearest(f'{name}.{inner}', known)}")
         elif name not in known:
             raise InputError(f"{path}: unknown key {name}{nearest(name, known | sections)}")
+    return True
 
 
 def _leaf_types(kind: type, prefix: str = "") -> dict[str, Any]:
@@ -183,7 +212,7 @@ def _leaf_types(kind: type, prefix: str = "") -> dict[str, Any]:
 def _one_sentence(text: str) -> str:
     """jsonargparse's complaint on one line, in our words where its shape is known."""
     flat = " ".join(text.split())
-    mistyped = re.search(r'[Pp]arser key "([^"]+)": .*?Got value: (.*?)(?:$| error:)', flat)
+    mistyped = re.search(r'[Pp]arser key "([^"]+)": .*?(?:Got|Given) value: (.*?)(?:$| error:)', flat)
     if mistyped:
         key, value = mistyped.groups()
         hint = _leaf_types(RunConfig).get(key)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -278,14 +279,17 @@ def test_a_small_file_that_claims_to_be_huge_is_refused() -> None:
 
 
 def test_decoding_in_threads_leaves_the_warning_filters_as_they_were() -> None:
-    # catch_warnings swaps a list of the whole process, and the manifest decodes in threads
-    # fails: a thread that entered catch_warnings last restores the filters of one that entered before it
-    data = [encoded(Image.fromarray(colours(600, 800)), "PNG", compress_level=1)] * 64
-    before = list(warnings.filters)
+    # catch_warnings swaps a list of the whole process, and the manifest decodes in threads. Fails (a race): a thread
+    # that entered it last restores the filters of one that entered before it
+    data = [encoded(Image.fromarray(colours(300, 400)), "JPEG")] * 200
+    before, interval = list(warnings.filters), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
     try:
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(decode, data))
+        for _ in range(3):
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(decode, data))
         after = list(warnings.filters)
     finally:
+        sys.setswitchinterval(interval)
         warnings.filters[:] = before
     assert after == before

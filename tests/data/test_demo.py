@@ -78,7 +78,6 @@ def test_an_incomplete_folder_is_refused(solar_cells: Path) -> None:
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    # fails: it is a ValueError, which the command line takes for a bug of ours
     with pytest.raises(InputError, match="name a new folder"):
         write_solar_cells(tmp_path / "mine")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "letter.txt"]

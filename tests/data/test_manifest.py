@@ -451,3 +451,22 @@ def test_the_photographs_of_the_tutorial_are_all_found_but_for_the_placeholder(a
         ("val", "bees"): 83,
     }
     assert list(skipped(manifest)) == ["train/ants/imageNotFound.gif"]
+
+
+def test_a_path_that_datasets_would_take_for_a_chain_of_archives_is_refused_by_name(
+    image_folder: Callable[..., Path], draw_image: Callable[..., Image.Image]
+) -> None:
+    root = image_folder(train=2)
+    draw_image(0, 9).save(root / "red_checks" / "a::b.jpg")
+    with pytest.raises(InputError, match=r"a::b\.jpg: '::' in a path"):
+        scan(root)
+
+
+@pytest.mark.parametrize(("train", "val"), [("Train", "Val"), ("training", "validation"), ("TRAIN", "valid")])
+def test_split_folders_are_known_in_any_case_and_by_their_other_names(
+    train: str, val: str, image_folder: Callable[..., Path]
+) -> None:
+    root = image_folder(train=2, val=1)
+    (root / "train").rename(root / train)
+    (root / "val").rename(root / val)
+    assert len(scan(root).classes) == 3

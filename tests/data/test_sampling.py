@@ -139,6 +139,16 @@ def test_every_batch_is_full_and_every_epoch_is_whole(shape: tuple[int, int, int
     assert len(set(tail)) == len(tail)
 
 
+@given(shape=shapes, seed=seeds)
+def test_each_epoch_of_the_stream_has_the_order_of_that_epoch(shape: tuple[int, int, int], seed: int) -> None:
+    num_samples, batch_size, num_epochs = shape
+    num_steps = epoch_ends(num_samples=num_samples, batch_size=batch_size, epochs=num_epochs)[-1]
+    stream = list(chain(*sampler(num_samples, batch_size=batch_size, num_steps=num_steps, seed=seed)))
+    for epoch in range(num_epochs):
+        order = epoch_order(keys_of(ids(num_samples)), seed=seed, epoch=epoch)
+        assert stream[epoch * num_samples : (epoch + 1) * num_samples] == [(i, epoch) for i in order.tolist()]
+
+
 @given(shape=shapes, seed=seeds, start=st.integers(0, 10))
 def test_starting_at_a_step_equals_dropping_the_steps_before(
     shape: tuple[int, int, int], seed: int, start: int

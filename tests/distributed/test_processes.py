@@ -11,7 +11,7 @@ import pytest
 from runs import small
 
 from headstart.parsing import to_yaml
-from headstart.train import run
+from headstart.training import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

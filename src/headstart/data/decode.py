@@ -9,7 +9,6 @@ Policy, named by DECODER in every model file:
 """
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,14 +25,13 @@ def decode(data: bytes) -> Image.Image:
     if not data:
         raise UnreadableImage("empty file (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Pillow warns of odd but harmless EXIF and palette data, once per file
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return _to_rgb(image)
+        with Image.open(io.BytesIO(data)) as image:
+            # Pillow only warns of these; warning filters are shared by all threads, so the size is looked at here
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except UnreadableImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -55,6 +53,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UnreadableImage("32-bit integer pixels outside 0..65535; convert to 8 or 16 bits")
+        if "transparency" in image.info:
+            values[values == image.info["transparency"]] = 65535
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         over = image.convert("RGBA")

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.data.splits import stratified_split
+from headstart.errors import InputError
 
 DEFECT_THRESHOLD = 0.5  # probabilities are 0, 1/3, 2/3 and 1; the benchmark's two classes part in the middle
 VAL_FRACTION = 0.25  # Deitsch et al. 2019: 75/25
@@ -18,7 +19,7 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
 
     `target/{train,val}/{functional,defective}/*.png`, stratified by label and cell type (mono, poly).
     Files are copied, never decoded. The folder appears whole or not at all; one that is there already
-    and complete is left as it is. Raises ValueError if the optional package is missing or `target` holds
+    and complete is left as it is. Raises InputError if the optional package is missing or `target` holds
     something else.
     """
     source = _package_data()
@@ -34,10 +35,13 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
     ]
     counts = dict(Counter(str(relative.parent) for _, relative in plan))
 
+    blocked = next((path for path in (target, *target.absolute().parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise InputError(f"{target}: {blocked} is a file, so no folder can be made there; name another place")
     if target.exists() and any(target.iterdir()):
         found = {str(p.relative_to(target)) for p in target.rglob("*.png")}
         if found != {str(relative) for _, relative in plan}:
-            raise ValueError(
+            raise InputError(
                 f"{target} exists and is not the demo data of seed {seed}; name a new folder or remove that one"
             )
         return counts
@@ -64,7 +68,7 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
 def _package_data() -> Path:
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise ValueError(
+        raise InputError(
             "the demo data come with the package elpv-dataset, which is not installed; pip install 'headstart[demo]'"
         )
     return Path(spec.origin).parent / "data"

@@ -15,6 +15,7 @@ from headstart.data.splits import stratified_split
 from headstart.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation")
 
 
@@ -82,10 +83,11 @@ def build_manifest(
     _refuse_or_skip(root, bad, on_bad_file=on_bad_file)
     classes = _check_classes(root, found, good)
 
-    ids = _ids([sha for _, sha in good])
     splits = [f.split or "" for f, _ in good]
+    hashes = [sha for _, sha in good]
     if good[0][0].split is None:
-        splits = stratified_split(ids, [f.label for f, _ in good], val_fraction=val_fraction, seed=seed)
+        splits = stratified_split(hashes, [f.label for f, _ in good], val_fraction=val_fraction, seed=seed)
+    ids = _ids(hashes)
     samples = [
         Sample(id=i, path=f.path.relative_to(root).as_posix(), sha256=sha, split=split, label=f.label)
         for i, (f, sha), split in zip(ids, good, splits, strict=True)
@@ -110,7 +112,7 @@ def build_eval_manifest(
     """
     root = Path(root)
     _check_is_folder(root)
-    base = next((root / name for name in VAL_NAMES if _subfolders(root / name)), root)
+    base = _named(root, VAL_NAMES) or root
     found, skipped = _scan_class_folders(base, split="val")
     unknown = sorted({f.label for f in found} - set(classes))
     if unknown:
@@ -158,21 +160,29 @@ def summarize(reasons: Sequence[Skipped], *, limit: int = 5) -> str:
 
 def _scan_training_folder(root: Path) -> tuple[list[_Found], list[Skipped]]:
     _check_is_folder(root)
-    names = {path.name for path in _subfolders(root)}
-    val = next((name for name in VAL_NAMES if name in names), None)
-    if "train" in names and _subfolders(root / "train"):
-        if val:
-            train, odd = _scan_class_folders(root / "train", split="train", root=root)
-            held_out, odd_val = _scan_class_folders(root / val, split="val", root=root)
-            unused = [Skipped(name, "a folder beside train/ and val/") for name in sorted(names - {"train", val})]
-            return train + held_out, odd + odd_val + unused
+    train, val = _named(root, TRAIN_NAMES), _named(root, VAL_NAMES)
+    if train and val:
+        found, odd = _scan_class_folders(train, split="train", root=root)
+        held_out, odd_val = _scan_class_folders(val, split="val", root=root)
+        others = [path.name for path in _subfolders(root) if path not in (train, val)]
+        unused = [Skipped(name, f"a folder beside {train.name}/ and {val.name}/") for name in others]
+        return found + held_out, odd + odd_val + unused
+    if train:
         raise InputError(
-            f"{root} has train/ but no val/; add val/ with the same class folders, or name {root / 'train'} "
+            f"{root} has {train.name}/ but no val/; add val/ with the same class folders, or name {train} "
             "as data.root to have a validation part split off"
         )
-    if val and not names - {val} and _subfolders(root / val):
-        raise InputError(f"{root} has {val}/ but no train/; add train/ with the same class folders")
+    if val and len(_subfolders(root)) == 1:
+        raise InputError(f"{root} has {val.name}/ but no train/; add train/ with the same class folders")
     return _scan_class_folders(root, split=None)
+
+
+def _named(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The sub-folder of one of these names, in any case, if it holds folders itself; images alone make it a class."""
+    for path in _subfolders(root):
+        if path.name.lower() in names and _subfolders(path):
+            return path
+    return None
 
 
 def _scan_class_folders(
@@ -188,6 +198,9 @@ def _scan_class_folders(
             skipped.append(Skipped(entry.relative_to(root).as_posix(), "an image outside the class folders"))
     for folder in folders:
         images, others = image_files(folder)
+        chained = next((path for path in images if "::" in os.path.abspath(path)), None)
+        if chained is not None:
+            raise InputError(f"{chained}: '::' in a path is read as a chain of archives; rename the file or folder")
         found += [_Found(split, folder.name, path) for path in images]
         skipped += [
             Skipped(

@@ -71,7 +71,7 @@ def run(config: RunConfig) -> Path:
     Raises InputError before anything is written if the input is wrong, Stopped after a signal and a checkpoint.
     """
     started = time.perf_counter()
-    if config.data.root is None:
+    if not config.data.root:
         raise InputError("data.root is not set; name a folder of images with --data.root DIR")
     root = config.data.root
     threads = set_threads(config.runtime.threads)

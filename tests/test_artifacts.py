@@ -1,0 +1,286 @@
+"""The run folder and the model file: atomic, byte for byte the same, and refused if they are not ours."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from torchvision.models import resnet18
+
+from headstart.artifacts import (
+    ModelInfo,
+    RunFolder,
+    check_new_folder,
+    choose_folder,
+    create_folder,
+    find_model,
+    load_model,
+    predictions_table,
+    read_info,
+    save_model,
+    save_tensors,
+    write_atomically,
+)
+from headstart.errors import InputError
+from headstart.model import build_model
+from headstart.preprocess import Preprocess
+
+INFO = ModelInfo(
+    classes=("ants", "bees & wasps", "日本"),
+    preprocess=Preprocess(64, 73),
+    strategy="frozen_head",
+    mixed_precision="no",
+    channels_last=True,
+    eval_batch_size=64,
+    manifest_sha256="ab" * 32,
+    weights="bundled",
+    weights_sha256=None,
+    seed=2**62 + 1,
+    versions={"torch": "2.6", "python": "3.11"},
+    metrics={"val": {"n": 3, "accuracy": 2 / 3}},
+)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def test_a_file_is_written_under_its_name_only(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a.txt", lambda path: path.write_text("new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+
+    def write(path: Path) -> None:
+        path.write_text("ne")
+        assert (tmp_path / "a.txt").read_text() == "old"
+        path.write_text("new")
+
+    write_atomically(tmp_path / "a.txt", write)
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "a.txt", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+SAVE = """
+import sys
+import torch
+from pathlib import Path
+from headstart.artifacts import save_tensors
+generator = torch.Generator().manual_seed(0)
+tensors = {name: torch.randn(3, 5, generator=generator) for name in ("b", "a", "c.d")}
+tensors["count"] = torch.tensor(7)
+metadata = {name: name.upper() for name in ("x", "y", "headstart.z", "w", "ä")}
+save_tensors(Path(sys.argv[1]), tensors, metadata)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_tensors_give_the_same_bytes_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{number}.safetensors" for number in range(9)]
+    for path in paths[1:]:  # the library's header follows a hash that is seeded anew each time
+        monkeypatch.setattr(sys, "argv", ["", str(path)])
+        exec(SAVE, {})
+    subprocess.run([sys.executable, "-c", SAVE, str(paths[0])], check=True, timeout=120)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+def test_what_is_saved_is_loaded_by_the_library(tmp_path: Path) -> None:
+    tensors = {
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "channels_last": torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).to(
+            memory_format=torch.channels_last
+        ),
+        "count": torch.tensor(3),
+        "empty": torch.zeros(0, 2),
+        "needs_grad": torch.ones(2, requires_grad=True),
+    }
+    save_tensors(tmp_path / "a.safetensors", tensors, {"note": 'ä"\n'})
+    loaded = load_file(tmp_path / "a.safetensors")
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "note": 'ä"\n'}
+
+
+# ------------------------------------------------------------------------------------------------- the model file
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, build_model(3, backbone=None, head_init="normal", seed=1), INFO)
+    return path
+
+
+def test_everything_about_the_model_is_read_from_its_file(model_file: Path) -> None:
+    assert read_info(model_file) == INFO
+
+
+def test_the_model_comes_back_in_eval_mode_with_its_numbers(model_file: Path) -> None:
+    model, info = load_model(model_file)
+    expected = build_model(3, backbone=None, head_init="normal", seed=1).state_dict()
+    assert info == INFO
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_the_model_file_opens_in_torchvision(model_file: Path) -> None:
+    theirs = resnet18(num_classes=3)
+    theirs.load_state_dict(load_file(model_file), strict=True)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(theirs.eval()(pixels), load_model(model_file)[0](pixels))
+
+
+def test_a_model_of_low_precision_is_not_a_file_of_low_precision(model_file: Path) -> None:
+    assert {value.dtype for value in load_file(model_file).values()} == {torch.float32, torch.int64}
+
+
+def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    assert "holds no headstart model" in refusal(tmp_path / "foreign.safetensors")
+
+
+def test_safetensors_without_a_header_are_refused(tmp_path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "bare.safetensors")
+    assert "holds no headstart model" in refusal(tmp_path / "bare.safetensors")
+
+
+@pytest.mark.parametrize("data", [b"", b"not a model\n" * 30, b"\x00" * 64], ids=["empty", "text", "zeros"])
+def test_a_file_of_something_else_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(data)
+    assert "cannot be read as safetensors" in refusal(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("kept", [4, 500, 100_000, -1])
+def test_a_truncated_model_file_is_refused(kept: int, model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(model_file.read_bytes()[:kept])
+    assert "cannot be read as safetensors" in refusal(tmp_path / "cut.safetensors")
+
+
+def header(**changes: object) -> dict[str, str]:
+    """The header of INFO with fields changed, or left out where the change is None."""
+    fields = dataclasses.asdict(INFO) | changes
+    return {
+        f"headstart.{name}": value.decode() if isinstance(value, bytes) else json.dumps(value)
+        for name, value in fields.items()
+        if name not in changes or value is not None
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"schema": None}, "schema"),
+        ({"classes": None}, "classes"),
+        ({"temperature": 1.0}, "temperature"),
+        ({"preprocess": INFO.preprocess.to_json() | {"crop": "five"}}, "preprocessing"),
+        ({"preprocess": {"image_size": 64}}, "preprocessing"),
+        ({"seed": b"{not json"}, "header"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_header_of_another_version_is_refused(changes: dict[str, object], wanted: str, tmp_path: Path) -> None:
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, header(**changes))
+    with pytest.raises(InputError, match=wanted):
+        read_info(tmp_path / "a.safetensors")
+
+
+def test_tensors_that_do_not_fit_the_classes_are_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "a.safetensors", {"fc.bias": torch.zeros(2)}, header())
+    assert "does not fit a resnet18" in refusal(tmp_path / "a.safetensors")
+
+
+def test_a_model_is_found_by_its_folder_and_by_its_file(model_file: Path) -> None:
+    assert find_model(model_file) == model_file
+    assert find_model(str(model_file.parent)) == model_file
+
+
+def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    cases = {"nowhere": "does not exist", "empty": "no model.safetensors", "notes.txt": "not a .safetensors file"}
+    for name, reason in cases.items():
+        with pytest.raises(InputError, match=f"{name}.*{reason}"):
+            find_model(tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------------------- the run folder
+
+
+def test_runs_are_numbered_from_1_and_no_number_is_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        path = choose_folder(None, strategy="fine_tune")
+        assert path == Path(f"runs/fine_tune-00{number}")
+        create_folder(path)
+    assert choose_folder("here", strategy="fine_tune") == Path("here")
+
+
+def test_a_new_or_an_empty_folder_is_free(tmp_path: Path) -> None:
+    check_new_folder(tmp_path)
+    check_new_folder(tmp_path / "a/b/c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter").touch()
+    cases = {"run": "holds a run", "mine": "is not empty", "mine/letter": "is a file", "mine/letter/x": "is a file"}
+    for name, reason in cases.items():
+        with pytest.raises(InputError, match=f"{name}.*{reason}"):
+            check_new_folder(tmp_path / name)
+
+
+def test_metrics_after_a_step_and_a_cut_line_are_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.log({"step": step, "loss": 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 4, "lo')
+    folder.forget_metrics_after(3)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    folder.forget_metrics_after(1)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
+
+
+def test_the_table_of_predictions_names_its_classes_in_order() -> None:
+    table = predictions_table(
+        ids=["1", "2"],
+        paths=["a.jpg", "b.jpg"],
+        labels=["b", "b"],
+        probabilities=[[0.25, 0.75], [0.5, 0.5]],
+        classes=["b", "ä"],
+    )
+    assert table.column_names == ["id", "path", "label", "predicted", "probabilities"]
+    assert table["predicted"].to_pylist() == ["ä", "b"]
+    assert json.loads(table.schema.metadata[b"classes"]) == ["b", "ä"]

@@ -1,0 +1,64 @@
+"""What is public, and that all of it is explained."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import headstart
+from headstart import config
+
+
+def test_all_is_what_is_public() -> None:
+    code = (
+        "import headstart, types\n"
+        "names = {n for n, v in vars(headstart).items() if n[0] != '_' and not isinstance(v, types.ModuleType)}\n"
+        "print(sorted(names - {'TYPE_CHECKING', 'work_offline'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == str(sorted(headstart.__all__))
+
+
+@pytest.mark.parametrize("name", headstart.__all__)
+def test_every_public_name_is_explained(name: str) -> None:
+    value = vars(headstart)[name]
+    if not isinstance(value, ModuleType):
+        assert inspect.getdoc(value)
+
+
+@pytest.mark.parametrize("name", headstart.__all__)
+def test_a_public_name_is_not_hidden_by_the_module_of_its_name(name: str) -> None:
+    for path in Path(headstart.__file__).parent.glob("*.py"):
+        if path.stem == name:
+            importlib.import_module(f"headstart.{name}")
+    assert not isinstance(getattr(headstart, name), ModuleType)
+
+
+def test_every_key_of_the_configuration_is_explained() -> None:
+    tree = ast.parse(inspect.getsource(config))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert len(classes) == 7
+    num_keys = 0
+    for node in classes:
+        assert ast.get_docstring(node), node.name
+        for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config"):
+                num_keys += 1
+                explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert explained, f"{node.name}.{ast.unparse(field.target)}"
+    assert num_keys >= 35
+
+
+def test_every_module_begins_with_what_it_owns() -> None:
+    paths = sorted(Path(headstart.__file__).parent.rglob("*.py"))
+    assert paths
+    assert [path.name for path in paths if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_the_package_is_typed() -> None:
+    assert (Path(headstart.__file__).parent / "py.typed").is_file()
