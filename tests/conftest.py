@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from headstart import work_offline
+from headstart import prepare_environment
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; inherited by the processes that tests start
-work_offline()
+prepare_environment()
 
 # the same examples every time; the tests share two cores with others, so no example has a deadline
 settings.register_profile(

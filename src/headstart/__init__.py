@@ -34,7 +34,7 @@ __all__ = [
 
 def train(config: RunConfig) -> _Path:
     """Train as `headstart train` does and return the run folder. Raises InputError for a user's mistake."""
-    work_offline()
+    prepare_environment()
     from headstart.training import run
 
     return run(config)
@@ -47,7 +47,12 @@ def load(run: str | _Path) -> "Predictor":
     return Predictor(run)
 
 
-def work_offline() -> None:
-    """Tell Hugging Face's libraries, before they are imported, that nothing comes from a hub and nobody counts."""
+def prepare_environment() -> None:
+    """Tell the libraries, before they are imported, that nothing comes from a hub and nobody counts.
+
+    And that threads wait for each other asleep: with a decoding worker or a stranger on one of the cores, OpenMP's
+    spinning halves the speed; on quiet cores it gains nothing (docs/benchmarks.md).
+    """
+    _os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         _os.environ.setdefault(name, "1")

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from headstart import work_offline
+from headstart import prepare_environment
 from headstart.errors import InputError, Stopped
 
 HELP = """\
@@ -38,7 +38,7 @@ def _exit_code(argv: list[str]) -> int:
             print("headstart", version("headstart"))
             return 0
         command = _command(argv[0])
-        work_offline()
+        prepare_environment()
         command(argv[1:])
         return 0
     except InputError as error:
