@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from headstart.errors import InputError
-from headstart.model import BACKBONE, Classifier
 from headstart.preprocess import Preprocess
+from headstart.trunk import BACKBONE
+
+if TYPE_CHECKING:  # imports torchvision, which a run on the feature bank does without
+    from headstart.model import Classifier
 
 SCHEMA = 1
 _PREFIX = "headstart."  # of our keys in the safetensors header, whose values are JSON
@@ -160,11 +163,11 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     write_atomically(path, write)
 
 
-def save_model(path: Path, model: Classifier, info: ModelInfo) -> None:
-    """Write the model file: fp32 tensors under torchvision's keys, `info` in the header."""
+def save_model(path: Path, tensors: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
+    """Write the model file: fp32 tensors under torchvision's keys (a state dict), `info` in the header."""
     fields = dataclasses.asdict(info) | {"preprocess": info.preprocess.to_json()}
     metadata = {_PREFIX + name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in fields.items()}
-    save_tensors(path, model.state_dict(), metadata)
+    save_tensors(path, tensors, metadata)
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -192,8 +195,10 @@ def read_info(path: Path) -> ModelInfo:
     return ModelInfo(**fields)
 
 
-def load_model(path: Path) -> tuple[Classifier, ModelInfo]:
+def load_model(path: Path) -> "tuple[Classifier, ModelInfo]":
     """A model file as a network in eval mode, and its header. Raises InputError if it does not fit."""
+    from headstart.model import Classifier
+
     info = read_info(path)
     with torch.device("meta"):
         model = Classifier(len(info.classes))

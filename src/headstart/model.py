@@ -7,9 +7,6 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-BACKBONE = "resnet18"
-FEATURES = 512  # width of the pooled features that the head sees
-
 
 class Classifier(ResNet):  # type: ignore[misc, unused-ignore]
     """ResNet-18 (He et al. 2016); state-dict keys are torchvision's.

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from headstart.config import DataConfig
 from headstart.data.decode import DECODER
@@ -60,10 +59,18 @@ class Preprocess:
         return dataclasses.asdict(self)
 
     def eval_view(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
-        """uint8 (3, S, S); the seed is not used."""
-        resized = F.resize(image, [self.resize_size], interpolation=v2.InterpolationMode.BILINEAR)
-        view: torch.Tensor = F.pil_to_tensor(F.center_crop(resized, [self.image_size]))
-        return view
+        """uint8 (3, S, S); the seed is not used.
+
+        The same bytes as torchvision's Resize, CenterCrop and PILToTensor, without importing it.
+        """
+        width, height = image.size
+        short, long = min(width, height), max(width, height)
+        scaled = int(self.resize_size * long / short)
+        width, height = (self.resize_size, scaled) if width <= height else (scaled, self.resize_size)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - self.image_size) / 2), round((height - self.image_size) / 2)
+        square = resized.crop((left, top, left + self.image_size, top + self.image_size))
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, S, S) -> float32, on the device where the pixels are; the memory layout is kept."""
@@ -75,6 +82,8 @@ class Preprocess:
 def train_view(data: DataConfig, spec: Preprocess) -> View:
     """Random resized crop (Szegedy et al. 2015, as torchvision's) and mirrorings, or the evaluation view
     where the configuration asks for no augmentation."""
+    from torchvision.transforms import v2
+
     steps: list[Any] = []
     if data.min_crop_scale < 1:
         steps.append(
@@ -101,13 +110,12 @@ def train_view(data: DataConfig, spec: Preprocess) -> View:
 class _Seeded:
     """A torchvision transform made a function of its seed; the global random state is left as it was."""
 
-    transform: v2.Compose
+    transform: Callable[[Image.Image], torch.Tensor]
 
     def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
         before = torch.random.get_rng_state()
         torch.default_generator.manual_seed(seed)
         try:
-            view: torch.Tensor = self.transform(image)
-            return view
+            return self.transform(image)
         finally:
             torch.random.set_rng_state(before)

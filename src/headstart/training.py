@@ -213,7 +213,7 @@ def run(config: RunConfig) -> Path:
         values = describe(predictions, manifest.classes)
         save_model(
             folder.model_file,
-            bare_model,
+            bare_model.state_dict(),
             replace(info, metrics={"val": values, "best_epoch": state.best_epoch}),
         )
         _write_results(folder, manifest, predictions, values, state)
@@ -474,7 +474,7 @@ def _record_epoch(
     if accelerator.is_main_process:
         if better:
             metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
-            save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
+            save_model(folder.model_file, bare_model.state_dict(), replace(info, metrics=metrics))
         folder.log(timed)
         progress.say(
             f"epoch {state.epochs_measured}/{config.train.epochs}  train loss {row['train_loss']:.4f} "

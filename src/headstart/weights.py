@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from headstart.errors import InputError
+from headstart.trunk import shapes
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 IMAGENET_SHA256_PREFIX = "f37072fd"  # torchvision's ResNet18_Weights.IMAGENET1K_V1
@@ -84,20 +85,16 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_keys(path: Path, backbone: dict[str, torch.Tensor]) -> None:
-    from headstart.model import Classifier
-
-    with torch.device("meta"):
-        expected = {k: v for k, v in Classifier(2).state_dict().items() if not k.startswith("fc.")}
+    expected = shapes()
     missing, extra = sorted(expected.keys() - backbone.keys()), sorted(backbone.keys() - expected.keys())
     if missing or extra:
         parts = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
         parts += [f"has {extra[0]} and {len(extra) - 1} more that it should not"] if extra else []
         raise InputError(f"{path} is not a torchvision ResNet-18: it {' and '.join(parts)}")
     for name, value in backbone.items():
-        if value.shape != expected[name].shape:
+        if tuple(value.shape) != expected[name]:
             raise InputError(
-                f"{path} is not a torchvision ResNet-18: {name} is {tuple(value.shape)}, "
-                f"not {tuple(expected[name].shape)}"
+                f"{path} is not a torchvision ResNet-18: {name} is {tuple(value.shape)}, not {expected[name]}"
             )
 
 

@@ -1,0 +1,240 @@
+"""Fill the feature bank: decode and run the frozen trunk for the rows that are missing, on all processes.
+
+On a CPU a batch is decoded and computed in one worker process with one thread, one worker per core: no pixels travel,
+no thread pool waits for another, and decoding cannot starve the trunk. On a GPU the workers decode only.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from headstart.config import DataConfig
+from headstart.data.decode import UnreadableImage, decode
+from headstart.data.manifest import Sample
+from headstart.data.sampling import keys_of, view_seeds
+from headstart.errors import InputError, Stopped
+from headstart.features import EVAL_VIEW, Bank, BankRows, row_name
+from headstart.preprocess import Preprocess, View, train_view
+from headstart.runtime import StopRequest, on_main, usable_cores
+from headstart.trunk import FrozenTrunk
+
+# A batch always has this many images, the last one filled up with black: what a feature is does not depend on which
+# other images are computed with it. One shard is written per batch, so this is also what a kill can cost.
+BATCH_CPU, BATCH_GPU = 16, 256
+
+
+@dataclass(frozen=True)
+class BankView:
+    """One deterministic view of any image: `id` names it in the bank, number 0 is the evaluation view."""
+
+    id: str
+    number: int
+    seed: int
+    view: View
+
+    def pixels(self, image: Any, sha256: str) -> torch.Tensor:
+        """uint8 (3, S, S), a function of the content and the view alone."""
+        if self.number == 0:
+            return self.view(image, 0)
+        return self.view(image, int(view_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0]))
+
+
+def views_of(data: DataConfig, spec: Preprocess, *, num_views: int, seed: int) -> list[BankView]:
+    """The evaluation view and `num_views` augmented ones, view k = f(seed, k, content)."""
+    views = [BankView(EVAL_VIEW, 0, seed, spec.eval_view)]
+    if num_views:
+        augmented = train_view(data, spec)
+        recipe = {"min_crop_scale": data.min_crop_scale, "hflip": data.hflip, "vflip": data.vflip, "seed": seed}
+        for number in range(1, num_views + 1):
+            views.append(BankView(json.dumps(recipe | {"view": number}, sort_keys=True), number, seed, augmented))
+    return views
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of features that is wanted: an image file of known content, in one view."""
+
+    path: Path
+    sha256: str
+    view: BankView
+
+    @property
+    def name(self) -> bytes:
+        return row_name(self.sha256, self.view.id)
+
+
+def rows_of(root: Path, samples: Sequence[Sample], views: Sequence[BankView]) -> list[Row]:
+    """All views of the first sample, then of the second, ..."""
+    return [Row(root / sample.path, sample.sha256, view) for sample in samples for view in views]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What filling the bank took. computed: rows over all processes; seconds: of this process."""
+
+    wanted: int
+    computed: int
+    seconds: float
+
+
+def fill(
+    accelerator: Accelerator,
+    bank: Bank,
+    rows: Sequence[Row],
+    spec: Preprocess,
+    trunk: Callable[[], FrozenTrunk],
+    *,
+    num_workers: int | None,
+    stop: StopRequest,
+) -> Extraction:
+    """Compute what `bank` lacks of `rows`; each process takes its share and stores it batch by batch.
+
+    The trunk is not even built if nothing is missing. Raises Stopped after a signal, with the finished batches kept,
+    and InputError if a file changed since it was scanned.
+    """
+    started = time.perf_counter()
+    first_of = {row.name: index for index, row in reversed(list(enumerate(rows)))}
+    missing: list[int] = on_main(
+        accelerator, lambda: sorted(index for name, index in first_of.items() if name not in bank)
+    )
+    if missing:
+        share = [rows[index] for index in missing[accelerator.process_index :: accelerator.num_processes]]
+        reason = _compute(share, bank, spec, trunk(), num_workers=num_workers, stop=stop) if share else None
+        reasons = [reason]
+        if accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            reasons = gather_object(reasons)
+        for reason in reasons:
+            if reason is not None:
+                raise InputError(reason)
+        if stop.agreed(accelerator):
+            raise Stopped(
+                f"stopped by {stop.signal_name or 'a signal'} while computing features; those that are finished are kept in "
+                f"{bank.path}, and the same command continues"
+            )
+        accelerator.wait_for_everyone()
+        bank.refresh()
+        lacking = sum(row.name not in bank for row in rows)
+        if lacking:
+            raise InputError(
+                f"{lacking} of {len(rows)} features are not in {bank.path} although every process stored its share; "
+                "all processes must see the same storage there: name it with --runtime.bank DIR"
+            )
+        if accelerator.is_main_process:
+            bank.remove_damaged()
+    return Extraction(len(first_of), len(missing), time.perf_counter() - started)
+
+
+def _compute(
+    rows: Sequence[Row],
+    bank: Bank,
+    spec: Preprocess,
+    trunk: FrozenTrunk,
+    *,
+    num_workers: int | None,
+    stop: StopRequest,
+) -> str | None:
+    """Store the features of all rows; returns what is wrong with the input, if anything is."""
+    on_cpu = trunk.device.type == "cpu"
+    size = BATCH_CPU if on_cpu else BATCH_GPU
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if num_workers is None:
+        num_workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    num_workers = min(num_workers, len(batches)) if len(batches) > 1 else 0
+    work = _Work(batches, spec, size, trunk if on_cpu else None)
+    writer = bank.writer()
+    try:
+        for number, (pixels, reason) in enumerate(_in_workers(work, num_workers=num_workers, stop=stop)):
+            if reason is not None:
+                return reason
+            features = pixels if on_cpu else trunk(spec.normalize(pixels.to(trunk.device))).cpu()
+            batch = batches[number]
+            writer.add([row.name for row in batch], features[: len(batch)].numpy())
+    finally:
+        writer.merge()
+    return None
+
+
+class _Work(Dataset[tuple[torch.Tensor, str | None]]):
+    """Item i: batch i as uint8 pixels (size, 3, S, S), or as float32 features (size, 512) if there is a trunk;
+    and the reason if a file cannot be used."""
+
+    def __init__(
+        self, batches: Sequence[Sequence[Row]], spec: Preprocess, size: int, trunk: FrozenTrunk | None
+    ) -> None:
+        self.batches, self.spec, self.size, self.trunk = batches, spec, size, trunk
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str | None]:
+        side = self.spec.image_size
+        pixels = torch.zeros((self.size, 3, side, side), dtype=torch.uint8)
+        for position, row in enumerate(self.batches[index]):
+            try:
+                pixels[position] = row.view.pixels(_read(row), row.sha256)
+            except (UnreadableImage, OSError) as error:
+                return pixels[:0], f"{row.path} was readable when the run began and is not now: {error}"
+        return (pixels if self.trunk is None else self.trunk(self.spec.normalize(pixels))), None
+
+
+def _read(row: Row) -> Any:
+    data = row.path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != row.sha256:
+        raise UnreadableImage("its content changed")
+    return decode(data)
+
+
+def _in_workers(work: _Work, *, num_workers: int, stop: StopRequest) -> Iterator[tuple[torch.Tensor, str | None]]:
+    """The batches in order. After a signal no batch is begun, and those that were are still finished."""
+
+    def numbers() -> Iterator[int]:
+        for number in range(len(work)):
+            if stop.signal_name is not None:
+                return
+            yield number
+
+    loader: DataLoader[Any] = DataLoader(
+        work,
+        sampler=_Numbers(numbers),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=2 if num_workers else None,
+        worker_init_fn=_leave_signals_to_the_parent if num_workers else None,
+    )
+    return iter(loader)
+
+
+class _Numbers(Sampler[int]):
+    def __init__(self, numbers: Callable[[], Iterator[int]]) -> None:
+        self._numbers = numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return self._numbers()
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A signal to the whole group must not cost the batches in work; a worker ends when its parent says so or is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def features_of(bank: Bank, rows: Sequence[Row]) -> BankRows:
+    """(n, 512), in the order of `rows`. Raises KeyError for a row that `fill` was not asked for."""
+    return bank.rows([row.name for row in rows])

@@ -1,0 +1,383 @@
+"""The head on frozen features as a convex problem: multinomial logistic regression in float64, solved to its optimum.
+
+Objective, for n rows with weights w (mean 1), standardised features and softmax over C classes:
+
+    mean over rows of  w * -log p(label)   +   l2 / (2 n) * |W|^2        (the intercept is free)
+
+so `l2` is the weight of |W|^2 / 2 beside the *sum* of the losses, the 1/C of scikit-learn. The features stay where
+they are, in memory or in a memory map of any length; a pass converts them to float64 piece by piece.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+GRADIENT_NORM = 1e-8  # largest entry of the gradient, in the preconditioned coordinates, at which a fit ends
+SELECTION_GRADIENT_NORM = 1e-4  # while only the validation losses of cross-validation are wanted
+MAX_ITERATIONS = 1000
+L2_GRID = tuple(float(10.0 ** (k / 2)) for k in range(10, -5, -1))  # 1e5 down to 1e-2
+
+_IN_MEMORY_BYTES = 1 << 29  # up to this much as float64 is converted once and kept
+_CHUNK_ROWS = 16384
+_CURVATURE_ROWS = 50_000  # rows that the preconditioner looks at; it decides the speed and not the result
+_MEMORY = 10  # pairs of L-BFGS
+
+
+class Features(Protocol):
+    """(n, d) float32 or float64: an array, or a bank's rows. A slice, a mask or indices give an array."""
+
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, which: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """weight: (C, d), bias: (C,), float64: logits = features @ weight.T + bias, for features as the trunk gives them."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, features: Features) -> np.ndarray:
+        """(n, d) any float -> (n, C) float64."""
+        return np.concatenate([chunk @ self.weight.T + self.bias for chunk in _chunks(features)])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A head and how it was found. gradient_norm: the largest entry of the gradient where the solver ended."""
+
+    head: Head
+    l2: float
+    objective: float
+    gradient_norm: float
+    iterations: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Mean validation log loss and accuracy over the folds for each strength, and the strength that was chosen."""
+
+    l2: float
+    grid: tuple[float, ...]
+    losses: tuple[float, ...]
+    loss_errors: tuple[float, ...]  # standard error over the folds
+    accuracies: tuple[float, ...]
+    folds: int
+
+
+def fit(
+    features: Features,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    l2: float,
+    weights: np.ndarray | None = None,
+    gradient_norm: float = GRADIENT_NORM,
+) -> Fit:
+    """The optimum for one strength. features: (n, d) float32 or float64; labels: (n,) int; weights: (n,) with mean 1."""
+    return Problem(features, labels, num_classes=num_classes, weights=weights).solve(l2, gradient_norm=gradient_norm)[0]
+
+
+class Problem:
+    """One data set with its standardisation and curvature, to be solved for one strength or several."""
+
+    def __init__(
+        self, features: Features, labels: np.ndarray, *, num_classes: int, weights: np.ndarray | None = None
+    ) -> None:
+        num_rows, self.width = features.shape
+        self.num_rows, self.num_classes = num_rows, num_classes
+        if num_rows * self.width * 8 <= _IN_MEMORY_BYTES:
+            features = np.asarray(features[:], dtype=np.float64)
+        self._features, self._labels = features, labels
+        self._weights = np.ones(num_rows) if weights is None else weights
+        self.mean, self.std = _moments(features, self._weights)
+        # the directions and curvatures of the standardised features; half of them bounds the Hessian (Boehning 1992)
+        step = -(-num_rows // _CURVATURE_ROWS)
+        sample = (features[::step].astype(np.float64) - self.mean) / self.std
+        sample *= np.sqrt(self._weights[::step])[:, None]
+        if len(sample) < self.width:  # fewer rows than columns: outside their span the weights are 0
+            _, values, directions = np.linalg.svd(sample, full_matrices=False)
+            curvature, self._directions = values**2 / len(sample), directions.T
+        else:
+            curvature, self._directions = np.linalg.eigh(sample.T @ sample / len(sample))
+        self._curvature = np.maximum(curvature, 0.0)
+        self._rotated: np.ndarray | None = None
+        if isinstance(features, np.ndarray) and features.dtype == np.float64:
+            self._rotated = ((features - self.mean) / self.std) @ self._directions
+
+    def solve(
+        self, l2: float, *, gradient_norm: float = GRADIENT_NORM, start: np.ndarray | None = None
+    ) -> tuple[Fit, np.ndarray]:
+        """The fit, and the solution in rotated coordinates (r + 1, C) to start the next strength from."""
+        penalty = l2 / self.num_rows
+        scale = 1.0 / np.sqrt(0.5 * self._curvature + max(penalty, 1e-12))[:, None]  # (r, 1)
+        bias_scale = np.sqrt(2.0)
+        classes = self.num_classes
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            theta = flat.reshape(-1, classes)
+            loss, gradient, bias_gradient = self._loss(scale * theta[:-1], bias_scale * theta[-1])
+            weights = scale * theta[:-1]
+            loss += 0.5 * penalty * float((weights**2).sum())
+            gradient = scale * (gradient + penalty * weights)
+            return loss, np.vstack([gradient, bias_scale * bias_gradient]).ravel()
+
+        first = np.zeros((self._directions.shape[1] + 1, classes))
+        if start is not None:
+            first[:-1], first[-1] = start[:-1] / scale, start[-1] / bias_scale
+        minimum = minimize(objective, first.ravel(), gradient_norm=gradient_norm)
+        theta = minimum.x.reshape(-1, classes)
+        rotated, intercept = scale * theta[:-1], bias_scale * theta[-1]
+        weight = (self._directions @ rotated) / self.std[:, None]  # (d, C)
+        head = Head(weight.T.copy(), intercept - self.mean @ weight)
+        found = Fit(head, l2, minimum.value, minimum.gradient_norm, minimum.iterations, minimum.converged)
+        return found, np.vstack([rotated, intercept])
+
+    def _loss(self, rotated: np.ndarray, intercept: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Weighted mean loss and its gradients for weights (r, C) in rotated coordinates and intercept (C,)."""
+        if self._rotated is not None:
+            loss, residual = _cross_entropy(self._rotated @ rotated + intercept, self._labels, self._weights)
+            count = self.num_rows
+            return loss / count, self._rotated.T @ residual / count, residual.sum(axis=0) / count
+        weight = (self._directions @ rotated) / self.std[:, None]  # (d, C)
+        bias = intercept - self.mean @ weight
+        loss, start = 0.0, 0
+        gradient, bias_gradient = np.zeros((self.width, self.num_classes)), np.zeros(self.num_classes)
+        for chunk in _chunks(self._features):
+            stop = start + len(chunk)
+            part, residual = _cross_entropy(chunk @ weight + bias, self._labels[start:stop], self._weights[start:stop])
+            loss += part
+            gradient += chunk.T @ residual
+            bias_gradient += residual.sum(axis=0)
+            start = stop
+        standardised = (gradient - np.outer(self.mean, bias_gradient)) / self.std[:, None]
+        count = self.num_rows
+        return loss / count, self._directions.T @ standardised / count, bias_gradient / count
+
+
+def cross_validate(
+    features: Features,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    *,
+    num_classes: int,
+    weights: np.ndarray | None = None,
+    counted: np.ndarray | None = None,
+    one_standard_error: bool = False,
+    grid: Sequence[float] = L2_GRID,
+) -> CrossValidation:
+    """The strength with the smallest validation loss; with one_standard_error the strongest one not worse than
+    that by more than the standard error of the mean over the folds (Breiman et al. 1984).
+
+    folds: (n,) int, who is held out when; counted: (n,) bool, rows that validate (not augmented ones; all by default).
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+    counted = np.ones(len(labels), dtype=bool) if counted is None else counted
+    num_folds = int(folds.max()) + 1
+    grid = tuple(sorted(grid, reverse=True))
+    losses, hits, sizes = np.zeros((num_folds, len(grid))), np.zeros(len(grid)), np.zeros(num_folds)
+    for fold in range(num_folds):
+        train, held_out = folds != fold, (folds == fold) & counted
+        problem = Problem(features[train], labels[train], num_classes=num_classes, weights=_mean_one(weights[train]))
+        sizes[fold] = held_out.sum()
+        held_features, held_labels, held_weights = features[held_out], labels[held_out], weights[held_out]
+        start: np.ndarray | None = None
+        for position, l2 in enumerate(grid):  # from strong to weak, each from the solution before
+            found, start = problem.solve(l2, gradient_norm=SELECTION_GRADIENT_NORM, start=start)
+            logits = found.head.logits(held_features)
+            loss, _ = _cross_entropy(logits, held_labels, held_weights)
+            losses[fold, position] = loss / held_weights.sum()
+            hits[position] += (logits.argmax(axis=1) == held_labels).sum()
+    means = losses.mean(axis=0)
+    errors = losses.std(axis=0, ddof=1) / np.sqrt(num_folds)
+    best = int(means.argmin())
+    if one_standard_error:
+        best = int(np.flatnonzero(means <= means[best] + errors[best])[0])  # the grid begins with the strongest
+    return CrossValidation(
+        grid[best], grid, tuple(means.tolist()), tuple(errors.tolist()), tuple((hits / sizes.sum()).tolist()), num_folds
+    )
+
+
+def stratified_folds(ids: Sequence[str], labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
+    """(n,) int in [0, folds): within a class by a hash of (seed, id), so the order of the rows does not matter.
+
+    Rows with the same id (views of one image) share a fold.
+    """
+    fold_of = np.zeros(len(ids), dtype=np.int64)
+    dealt = 0
+    for label in np.unique(labels):
+        members = sorted({ids[i] for i in np.flatnonzero(labels == label)}, key=lambda name: _rank(seed, name))
+        place = {name: (dealt + position) % folds for position, name in enumerate(members)}
+        dealt += len(members)
+        for i in np.flatnonzero(labels == label):
+            fold_of[i] = place[ids[i]]
+    return fold_of
+
+
+def class_weights(labels: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """(n,) with mean 1: each class has the same total ("balanced")."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.asarray(len(labels) / ((counts > 0).sum() * counts[labels].astype(np.float64)))
+
+
+def knn_accuracy(
+    features: Features, labels: np.ndarray, test_features: Features, test_labels: np.ndarray, *, k: int = 5
+) -> float:
+    """Share of the test rows whose k most similar rows (cosine; the similarities are their votes) name the right class."""
+    k = min(k, len(labels))
+    known, num_classes = _unit(features[:]), int(max(labels.max(), test_labels.max())) + 1
+    correct = 0
+    for start in range(0, len(test_labels), 1024):
+        similarity = _unit(test_features[start : start + 1024]) @ known.T
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        votes = np.zeros((len(nearest), num_classes))
+        rows = np.arange(len(nearest))[:, None]
+        np.add.at(votes, (rows, labels[nearest]), np.take_along_axis(similarity, nearest, axis=1))
+        correct += int((votes.argmax(axis=1) == test_labels[start : start + 1024]).sum())
+    return correct / len(test_labels)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where `minimize` ended."""
+
+    x: np.ndarray
+    value: float
+    gradient_norm: float
+    iterations: int
+    converged: bool
+
+
+def minimize(
+    objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    *,
+    gradient_norm: float,
+    max_iterations: int = MAX_ITERATIONS,
+) -> Minimum:
+    """L-BFGS (Nocedal 1980) for a smooth convex function: (x,) -> (value, gradient).
+
+    The line search looks at slopes, not at differences of values, so it goes on where those drown in rounding.
+    """
+    x = start
+    value, gradient = objective(x)
+    pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
+    for iteration in range(max_iterations):
+        norm = float(np.abs(gradient).max())
+        if norm <= gradient_norm:
+            return Minimum(x, value, norm, iteration, True)
+        direction = -_two_loops(gradient, pairs)
+        step = _line_search(objective, x, value, gradient, direction)
+        if step is None:
+            if not pairs:
+                return Minimum(x, value, norm, iteration, False)
+            pairs.clear()  # once more from the steepest descent
+            continue
+        new_x, new_value, new_gradient = step
+        moved, turned = new_x - x, new_gradient - gradient
+        if (product := float(moved @ turned)) > 0:
+            pairs = [*pairs[-_MEMORY + 1 :], (moved, turned, product)]
+        x, value, gradient = new_x, new_value, new_gradient
+    return Minimum(x, value, float(np.abs(gradient).max()), max_iterations, False)
+
+
+def _two_loops(gradient: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> np.ndarray:
+    """The inverse Hessian of the stored pairs times the gradient."""
+    q = gradient.copy()
+    factors = []
+    for moved, turned, product in reversed(pairs):
+        factor = float(moved @ q) / product
+        q -= factor * turned
+        factors.append(factor)
+    if pairs:
+        _, turned, product = pairs[-1]
+        q *= product / float(turned @ turned)
+    for (moved, turned, product), factor in zip(pairs, reversed(factors), strict=True):
+        q += (factor - float(turned @ q) / product) * moved
+    return q
+
+
+def _line_search(
+    objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    x: np.ndarray,
+    value: float,
+    gradient: np.ndarray,
+    direction: np.ndarray,
+) -> tuple[np.ndarray, float, np.ndarray] | None:
+    """A point along `direction` where the slope is at most 0.9 of the first one downhill, 0.5 of it uphill."""
+    slope = float(gradient @ direction)
+    if slope >= 0:
+        return None
+    low, high, length = 0.0, np.inf, 1.0
+    allowed = value + 1e-12 * abs(value)
+    for _ in range(40):
+        new_x = x + length * direction
+        new_value, new_gradient = objective(new_x)
+        new_slope = float(new_gradient @ direction)
+        if not np.isfinite(new_value) or new_slope > -0.5 * slope or new_value > allowed:
+            high = length
+        elif new_slope < 0.9 * slope:
+            low = length
+        else:
+            return new_x, new_value, new_gradient
+        length = 2 * length if high == np.inf else 0.5 * (low + high)
+    return None
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+    """Sum of the weighted losses, and the gradient by the logits, (n, C); `logits` is overwritten."""
+    rows = np.arange(len(labels))
+    logits -= logits.max(axis=1, keepdims=True)
+    chosen = logits[rows, labels]
+    np.exp(logits, out=logits)
+    sums = logits.sum(axis=1)
+    loss = float((weights * (np.log(sums) - chosen)).sum())
+    logits /= sums[:, None]
+    logits[rows, labels] -= 1.0
+    logits *= weights[:, None]
+    return loss, logits
+
+
+def _moments(features: Features, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and standard deviation per column, (d,) float64; a constant column has deviation 1."""
+    total, start = np.zeros(features.shape[1]), 0
+    for chunk in _chunks(features):
+        total += weights[start : start + len(chunk)] @ chunk
+        start += len(chunk)
+    mean = total / weights.sum()
+    squares, start = np.zeros(features.shape[1]), 0
+    for chunk in _chunks(features):
+        squares += weights[start : start + len(chunk)] @ (chunk - mean) ** 2
+        start += len(chunk)
+    std = np.sqrt(squares / weights.sum())
+    return mean, np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
+
+
+def _chunks(features: Features) -> Iterator[np.ndarray]:
+    """float64 pieces; one piece, as it is, if it is a float64 array already."""
+    if isinstance(features, np.ndarray) and features.dtype == np.float64:
+        yield features
+        return
+    for start in range(0, features.shape[0], _CHUNK_ROWS):
+        yield features[start : start + _CHUNK_ROWS].astype(np.float64)
+
+
+def _mean_one(weights: np.ndarray) -> np.ndarray:
+    return np.asarray(weights * (len(weights) / weights.sum()))
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    wide = features.astype(np.float32)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
