@@ -8,6 +8,7 @@ from headstart.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    ProbeConfig,
     RunConfig,
     RuntimeConfig,
     StrategyConfig,
@@ -23,6 +24,7 @@ __all__ = [
     "InputError",
     "ModelConfig",
     "OptimConfig",
+    "ProbeConfig",
     "RunConfig",
     "RuntimeConfig",
     "StrategyConfig",
@@ -35,7 +37,7 @@ __all__ = [
 def train(config: RunConfig) -> _Path:
     """Train as `headstart train` does and return the run folder. Raises InputError for a user's mistake."""
     prepare_environment()
-    from headstart.training import run
+    from headstart.start import run
 
     return run(config)
 

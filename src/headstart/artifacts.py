@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from headstart.errors import InputError
+from headstart.files import write_atomically
 from headstart.preprocess import Preprocess
 from headstart.trunk import BACKBONE
 
@@ -120,29 +121,6 @@ def create_folder(path: Path) -> RunFolder:
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror}; name another place") from None
     return RunFolder(path)
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write` gets a temporary name beside `path`; the file appears under its own name complete, or not at all."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(staging)
-        fsync(staging)
-        os.replace(staging, path)
-        fsync(path.parent)
-    finally:
-        staging.unlink(missing_ok=True)
-
-
-def fsync(path: Path) -> None:
-    """Of a file or a folder."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

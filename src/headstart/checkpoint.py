@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from headstart.artifacts import fsync
 from headstart.errors import InputError
+from headstart.files import fsync
 
 KEEP = 2
 _NAME = re.compile(r"step_(\d{6,})$")

@@ -84,7 +84,7 @@ def _train(argv: list[str]) -> None:
     from headstart.parsing import parse_train
 
     config = parse_train(argv)
-    from headstart.training import run
+    from headstart.start import run
 
     run(config)
 

@@ -79,10 +79,41 @@ class ModelConfig:
 class StrategyConfig:
     """Which parts train."""
 
-    name: Literal["fine_tune", "frozen_head"] = "fine_tune"
-    """fine_tune: everything trains. frozen_head: only the new head; the backbone stays as it is, to the bit."""
+    name: Literal["fine_tune", "frozen_head", "probe_then_tune"] = "fine_tune"
+    """fine_tune: everything trains. frozen_head: only the new head; the backbone stays as it is, to the bit.
+    probe_then_tune: the head of frozen_head first, solved exactly, then fine_tune from there; the better one is kept."""
+    features: Literal["bank", "recompute"] = "bank"
+    """frozen_head: compute the backbone's outputs once, keep them in the feature bank and solve for the head (see the
+    section probe), or run the backbone in every epoch as the tutorials do (then the sections optim and train apply)."""
     batchnorm: Literal["train", "freeze"] = "train"
     """fine_tune: whether BatchNorm statistics follow the data or stay as pretrained. (frozen_head: always stay.)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """The head on the features of a frozen backbone, where they come from the bank."""
+
+    solver: Literal["lbfgs", "sgd", "full_batch"] = "lbfgs"
+    """lbfgs: the optimum of multinomial logistic regression, in float64. sgd: the tutorials' minibatches, by the sections
+    optim and train. full_batch: `steps` gradient steps on all images at once, by the section optim."""
+    views: int = 0
+    """Augmented views of each training image that are kept beside the plain one. They are functions of the seed."""
+    l2: float | None = None
+    """lbfgs: weight of |W|^2 / 2 beside the sum of the losses, on standardised features. null: by cross-validation."""
+    folds: int = 5
+    """Of the cross-validation; stratified."""
+    one_standard_error: bool = False
+    """Take the strongest l2 that is not worse than the best by more than a standard error, instead of the best."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: each class counts the same in the loss, however many images it has."""
+    steps: int = 1000
+    """Of full_batch."""
+
+    def __post_init__(self) -> None:
+        _require(self.views >= 0, f"probe.views is {self.views}; use 0 or more")
+        _require(self.l2 is None or self.l2 > 0, f"probe.l2 is {self.l2}; it must be positive, or null to be chosen")
+        _require(self.folds >= 2, f"probe.folds is {self.folds}; it must be at least 2")
+        _require(self.steps >= 1, f"probe.steps is {self.steps}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +204,8 @@ class RuntimeConfig:
     """Memory layout of images and weights; the faster one for convolutions on CPUs and recent GPUs."""
     cpu: bool = False
     """Stay on the CPU although there is a GPU."""
+    bank: str | None = None
+    """Folder of the feature bank. null: headstart/bank in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
     threads: int | None = None
     """Threads of torch per process. null: usable cores / processes on this machine, whatever the launcher exported."""
 
@@ -194,12 +227,22 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; it must be in [0, 2^63)")
+        _require(
+            self.strategy.features == "bank" or self.strategy.name != "probe_then_tune",
+            "strategy.features recompute does not go with strategy.name probe_then_tune; leave it at bank",
+        )
+
+    @property
+    def uses_bank(self) -> bool:
+        """Whether the head is solved for on stored features (and not, or not only, trained by epochs)."""
+        return self.strategy.name != "fine_tune" and self.strategy.features == "bank"
 
 
 def check_divisible(train: TrainConfig, *, num_processes: int) -> None:

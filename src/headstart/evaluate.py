@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from headstart.artifacts import ModelInfo, find_model, load_model, write_atomically
+from headstart.artifacts import ModelInfo, find_model, load_model
 from headstart.config import RuntimeConfig
 from headstart.data.manifest import Manifest, build_eval_manifest, summarize
 from headstart.errors import InputError, Stopped
+from headstart.files import write_atomically
 from headstart.preprocess import Preprocess
 from headstart.runtime import StopRequest, on_main, set_threads, start_accelerator
 
@@ -71,11 +72,22 @@ def collect(
     return Predictions(all_logits, all_labels)
 
 
-def describe(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
-    """All metrics with the interval of the accuracy; per-class values by class name."""
-    from headstart.metrics import measure  # imports evaluate, which takes its time
+def describe(
+    predictions: Predictions,
+    classes: Sequence[str],
+    *,
+    measure: Callable[[np.ndarray, np.ndarray], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """All metrics with the interval of the accuracy; per-class values by class name.
+
+    measure: metrics.measure, or what runs it elsewhere.
+    """
     from headstart.stats import wilson
 
+    if measure is None:
+        from headstart import metrics  # imports evaluate, which takes its time
+
+        measure = metrics.measure
     values = measure(predictions.probabilities, predictions.labels)
     low, high = wilson(values["correct"], values["n"])
     order = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import InputError
+from headstart.files import write_atomically
 
 EVAL_VIEW = "eval"
 MERGE_SHARDS = 64  # so many small shards of one writer become a large one
@@ -248,7 +249,7 @@ def _read_shard(path: Path, *, width: int) -> tuple[list[bytes], np.ndarray]:
     split = start + num_rows * columns * 4
     if columns != width or len(whole) != split + num_rows * _ROW_BYTES:
         raise ValueError(f"{len(whole)} bytes, not those of {num_rows} rows")
-    if hashlib.sha256(whole[start:]).hexdigest() != expected:
+    if hashlib.sha256(whole[start:].data).hexdigest() != expected:
         raise ValueError("the checksum does not match")
     features = whole[start:split].view("<f4").reshape(num_rows, columns)
     packed = whole[split:].tobytes()
@@ -256,6 +257,4 @@ def _read_shard(path: Path, *, width: int) -> tuple[list[bytes], np.ndarray]:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    from headstart.artifacts import write_atomically
-
     write_atomically(path, lambda staging: staging.write_bytes(content))

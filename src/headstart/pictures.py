@@ -3,19 +3,21 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from headstart.artifacts import write_atomically
+from headstart.files import write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 GOOD, BAD, INK = "#1a7f37", "#cf222e", "#1f2328"
 COLUMNS, TILE_PX, GAP_PX, FONT_PX = 6, 224, 12, 15
 
 
 def image_grid(
-    path: Path, images: Sequence[torch.Tensor], titles: Sequence[str], colors: Sequence[str] | None = None
+    path: Path, images: "Sequence[torch.Tensor]", titles: Sequence[str], colors: Sequence[str] | None = None
 ) -> None:
     """uint8 (3, S, S) images in a grid, a title of one or more lines under each."""
     colors = colors or [INK] * len(images)
@@ -53,6 +55,33 @@ def curves(path: Path, epochs: Sequence[dict[str, Any]]) -> None:
         axes.set_xlabel("epoch")
         axes.set_title(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    FigureCanvasAgg(figure)
+    write_atomically(path, lambda staging: figure.savefig(staging, format="png", dpi=110))
+
+
+def selection(
+    path: Path,
+    *,
+    l2: Sequence[float],
+    losses: Sequence[float],
+    errors: Sequence[float],
+    accuracies: Sequence[float],
+    chosen: float,
+) -> None:
+    """Cross-validated loss (with its standard error) and accuracy over the strengths; a line at the chosen one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for position, (name, values, bars) in enumerate((("log loss", losses, errors), ("accuracy", accuracies, None))):
+        axes = figure.add_subplot(1, 2, position + 1)
+        axes.errorbar(l2, values, yerr=bars, marker="o", markersize=3, capsize=2)
+        axes.axvline(chosen, color=GOOD, linestyle="--", label=f"chosen: {chosen:.3g}")
+        axes.set_xscale("log")
+        axes.set_xlabel("probe.l2")
+        axes.set_title(f"cross-validated {name}")
         axes.grid(alpha=0.3)
         axes.legend()
     FigureCanvasAgg(figure)

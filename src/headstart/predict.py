@@ -12,10 +12,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 
-from headstart.artifacts import find_model, load_model, write_atomically
+from headstart.artifacts import find_model, load_model
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.manifest import image_files
 from headstart.errors import InputError
+from headstart.files import write_atomically
 from headstart.runtime import set_threads
 
 OUT_TYPES = (".csv", ".jsonl", ".parquet")

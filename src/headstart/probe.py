@@ -29,7 +29,8 @@ _MEMORY = 10  # pairs of L-BFGS
 class Features(Protocol):
     """(n, d) float32 or float64: an array, or a bank's rows. A slice, a mask or indices give an array."""
 
-    dtype: np.dtype[Any]
+    @property
+    def dtype(self) -> Any: ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -94,8 +95,9 @@ class Problem:
     ) -> None:
         num_rows, self.width = features.shape
         self.num_rows, self.num_classes = num_rows, num_classes
-        if num_rows * self.width * 8 <= _IN_MEMORY_BYTES:
-            features = np.asarray(features[:], dtype=np.float64)
+        in_memory = num_rows * self.width * 8 <= _IN_MEMORY_BYTES
+        wide = np.asarray(features[:], dtype=np.float64) if in_memory else None
+        features = features if wide is None else wide
         self._features, self._labels = features, labels
         self._weights = np.ones(num_rows) if weights is None else weights
         self.mean, self.std = _moments(features, self._weights)
@@ -110,8 +112,8 @@ class Problem:
             curvature, self._directions = np.linalg.eigh(sample.T @ sample / len(sample))
         self._curvature = np.maximum(curvature, 0.0)
         self._rotated: np.ndarray | None = None
-        if isinstance(features, np.ndarray) and features.dtype == np.float64:
-            self._rotated = ((features - self.mean) / self.std) @ self._directions
+        if wide is not None:
+            self._rotated = ((wide - self.mean) / self.std) @ self._directions
 
     def solve(
         self, l2: float, *, gradient_norm: float = GRADIENT_NORM, start: np.ndarray | None = None
@@ -172,12 +174,14 @@ def cross_validate(
     weights: np.ndarray | None = None,
     counted: np.ndarray | None = None,
     one_standard_error: bool = False,
+    rows_per_image: int = 1,
     grid: Sequence[float] = L2_GRID,
 ) -> CrossValidation:
     """The strength with the smallest validation loss; with one_standard_error the strongest one not worse than
     that by more than the standard error of the mean over the folds (Breiman et al. 1984).
 
-    folds: (n,) int, who is held out when; counted: (n,) bool, rows that validate (not augmented ones; all by default).
+    folds: (n,) int, who is held out when; counted: (n,) bool, rows that validate (not augmented ones; all by default);
+    rows_per_image: the strengths of the grid are multiplied by it, so that they mean the same for any number of views.
     """
     weights = np.ones(len(labels)) if weights is None else weights
     counted = np.ones(len(labels), dtype=bool) if counted is None else counted
@@ -191,7 +195,7 @@ def cross_validate(
         held_features, held_labels, held_weights = features[held_out], labels[held_out], weights[held_out]
         start: np.ndarray | None = None
         for position, l2 in enumerate(grid):  # from strong to weak, each from the solution before
-            found, start = problem.solve(l2, gradient_norm=SELECTION_GRADIENT_NORM, start=start)
+            found, start = problem.solve(l2 * rows_per_image, gradient_norm=SELECTION_GRADIENT_NORM, start=start)
             logits = found.head.logits(held_features)
             loss, _ = _cross_entropy(logits, held_labels, held_weights)
             losses[fold, position] = loss / held_weights.sum()
@@ -214,11 +218,12 @@ def stratified_folds(ids: Sequence[str], labels: np.ndarray, *, folds: int, seed
     fold_of = np.zeros(len(ids), dtype=np.int64)
     dealt = 0
     for label in np.unique(labels):
-        members = sorted({ids[i] for i in np.flatnonzero(labels == label)}, key=lambda name: _rank(seed, name))
+        rows = [int(row) for row in np.flatnonzero(labels == label)]
+        members = sorted({ids[row] for row in rows}, key=lambda name: _rank(seed, name))
         place = {name: (dealt + position) % folds for position, name in enumerate(members)}
         dealt += len(members)
-        for i in np.flatnonzero(labels == label):
-            fold_of[i] = place[ids[i]]
+        for row in rows:
+            fold_of[row] = place[ids[row]]
     return fold_of
 
 

@@ -20,19 +20,20 @@ from headstart.artifacts import (
     choose_folder,
     create_folder,
     load_model,
-    predictions_table,
     save_model,
 )
 from headstart.config import OptimConfig, RunConfig, check_divisible
 from headstart.data.loading import eval_loader, load_images, train_loader
-from headstart.data.manifest import Manifest, build_manifest, summarize
+from headstart.data.manifest import Manifest, build_manifest
 from headstart.data.sampling import epoch_ends
 from headstart.errors import InputError, Stopped
-from headstart.evaluate import Predictions, collect, describe, headline, round_up
+from headstart.evaluate import Predictions, collect, describe, round_up
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
+from headstart.pictures import curves
 from headstart.preprocess import Preprocess, train_view
 from headstart.progress import TrainingProgress
+from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
 from headstart.runtime import (
     StopRequest,
     choose_num_workers,
@@ -40,12 +41,11 @@ from headstart.runtime import (
     on_main,
     set_threads,
     start_accelerator,
-    versions,
 )
 from headstart.schedule import lr_factor
 from headstart.stats import log_loss
 from headstart.strategy import build_optimizer, plan
-from headstart.weights import Weights, ensure_available, load_weights
+from headstart.weights import ensure_available, load_weights
 
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device
 
@@ -97,7 +97,7 @@ def run(config: RunConfig) -> Path:
     schedule = _schedule(
         config.optim, total_steps=ends[-1], steps_per_epoch=len(train_samples) / config.train.batch_size
     )
-    accelerator.print(_describe_data(manifest))
+    accelerator.print(describe_data(manifest))
 
     # model
     on_main(accelerator, lambda: ensure_available(config.model.weights))
@@ -163,7 +163,7 @@ def run(config: RunConfig) -> Path:
         else:
             folder.forget_metrics_after(state.step)
             accelerator.print(f"continuing {path} after step {state.step} of {ends[-1]}")
-    info = _model_info(config, manifest, spec, weights)
+    info = model_info(config, manifest, spec, weights)
 
     with (
         StopRequest() as stop,
@@ -216,14 +216,25 @@ def run(config: RunConfig) -> Path:
             bare_model.state_dict(),
             replace(info, metrics={"val": values, "best_epoch": state.best_epoch}),
         )
-        _write_results(folder, manifest, predictions, values, state)
-        _draw_predictions(folder, manifest, predictions, val_rows, spec)
-        summary = _summary(config, accelerator, manifest, weights, values, state, folder)
+        write_predictions(folder, manifest, predictions, values, chosen_on_val=True)
+        curves(folder.path / "curves.png", state.curve)
+        draw_predictions(folder, manifest, predictions, spec)
+        summary = summarize_run(
+            config,
+            accelerator,
+            manifest,
+            weights,
+            values,
+            folder,
+            best_epoch=state.best_epoch,
+            epochs=config.train.epochs,
+        )
         trained = (ends[-1] - first) * config.train.batch_size
         summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
         summary["wall_s"] = time.perf_counter() - started
         folder.write_json("summary.json", summary)
-        _say_result(accelerator, values, state, summary, path)
+        found = f"epoch {state.best_epoch} of {config.train.epochs}"
+        say_result(accelerator, values, found, wall_s=summary["wall_s"], path=path)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return path
@@ -488,52 +499,6 @@ def _float64_device(accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
 
 
-def _describe_data(manifest: Manifest) -> str:
-    train, val = manifest.of("train"), manifest.of("val")
-    line = f"{manifest.root}: {len(train)} training + {len(val)} validation images, {len(manifest.classes)} classes"
-    if manifest.skipped:
-        line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
-    return line
-
-
-def _model_info(config: RunConfig, manifest: Manifest, spec: Preprocess, weights: Weights) -> ModelInfo:
-    return ModelInfo(
-        classes=manifest.classes,
-        preprocess=spec,
-        strategy=config.strategy.name,
-        mixed_precision=config.runtime.mixed_precision,
-        channels_last=config.runtime.channels_last,
-        eval_batch_size=config.train.eval_batch_size,
-        manifest_sha256=manifest.sha256,
-        weights=weights.source,
-        weights_sha256=weights.sha256,
-        seed=config.seed,
-        versions=versions(),
-        metrics={},
-    )
-
-
-def _write_results(
-    folder: RunFolder, manifest: Manifest, predictions: Predictions, values: dict[str, Any], state: Progress
-) -> None:
-    from headstart.card import model_card
-    from headstart.pictures import curves
-
-    samples = manifest.of("val")
-    folder.write_table(
-        "predictions.parquet",
-        predictions_table(
-            ids=[sample.id for sample in samples],
-            paths=[sample.path for sample in samples],
-            labels=[sample.label for sample in samples],
-            probabilities=predictions.probabilities,
-            classes=manifest.classes,
-        ),
-    )
-    curves(folder.path / "curves.png", state.curve)
-    folder.write_text("README.md", model_card(folder.path, values))
-
-
 def _draw_views(folder: RunFolder, manifest: Manifest, views: Any) -> None:
     """The first training images of the first epoch, as the network will see them."""
     from headstart.data.sampling import epoch_order
@@ -545,67 +510,4 @@ def _draw_views(folder: RunFolder, manifest: Manifest, views: Any) -> None:
         folder.path / "train_views.png",
         [item["pixels"] for item in items],
         [manifest.classes[item["label"]] for item in items],
-    )
-
-
-def _draw_predictions(
-    folder: RunFolder, manifest: Manifest, predictions: Predictions, rows: Any, spec: Preprocess
-) -> None:
-    """Validation images spread evenly over the split, the wrong ones marked."""
-    from headstart.data.loading import Views
-    from headstart.pictures import BAD, GOOD, image_grid
-
-    count = len(predictions.labels)
-    picked = sorted({round(i * (count - 1) / 17) for i in range(18)})
-    views = Views(rows, spec.eval_view, keys=torch.zeros(count, dtype=torch.uint64).numpy(), seed=0)
-    probabilities = predictions.probabilities
-    titles, colors = [], []
-    for i in picked:
-        guess, truth = int(probabilities[i].argmax()), int(predictions.labels[i])
-        mark = "right" if guess == truth else f"wrong: is {manifest.classes[truth]}"
-        titles.append(f"{manifest.classes[guess]} {probabilities[i, guess]:.0%}\n{mark}")
-        colors.append(GOOD if guess == truth else BAD)
-    image_grid(folder.path / "val_predictions.png", [views[(i, 0)]["pixels"] for i in picked], titles, colors)
-
-
-def _summary(
-    config: RunConfig,
-    accelerator: Accelerator,
-    manifest: Manifest,
-    weights: Weights,
-    values: dict[str, Any],
-    state: Progress,
-    folder: RunFolder,
-) -> dict[str, Any]:
-    import hashlib
-
-    return {
-        "strategy": config.strategy.name,
-        "classes": list(manifest.classes),
-        "train": {"n": len(manifest.of("train"))},
-        "val": values,
-        "best_epoch": state.best_epoch,
-        "epochs": config.train.epochs,
-        "wall_s": None,
-        "train_images_per_s": None,
-        "world_size": accelerator.num_processes,
-        "device": accelerator.device.type,
-        "mixed_precision": config.runtime.mixed_precision,
-        "seed": config.seed,
-        "weights": weights.source,
-        "weights_sha256": weights.sha256,
-        "manifest_sha256": manifest.sha256,
-        "model_sha256": hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
-        "skipped": [asdict(skipped) for skipped in manifest.skipped],
-        "versions": versions(),
-    }
-
-
-def _say_result(
-    accelerator: Accelerator, values: dict[str, Any], state: Progress, summary: dict[str, Any], path: Path
-) -> None:
-    accelerator.print(
-        f"{headline(values)}, epoch {state.best_epoch} of {summary['epochs']}, {summary['wall_s']:.0f} s\n"
-        f"{path}: model.safetensors, summary.json, predictions.parquet, curves.png and more\n"
-        f"next: headstart predict {path} IMAGES..."
     )

@@ -1,0 +1,518 @@
+"""A run on the feature bank: fill the bank, solve for the head, write the same run folder as every other run."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from headstart import probe
+from headstart.artifacts import RunFolder, check_new_folder, choose_folder, create_folder, save_model
+from headstart.companion import Companion
+from headstart.config import OptimConfig, ProbeConfig, RunConfig
+from headstart.data.decode import decode
+from headstart.data.manifest import Manifest, build_manifest
+from headstart.data.sampling import StepSampler, epoch_ends, epoch_order, keys_of
+from headstart.errors import InputError
+from headstart.evaluate import Predictions, describe
+from headstart.extract import Extraction, features_of, fill, rows_of, views_of
+from headstart.features import Bank, BankRows, bank_key, default_location
+from headstart.parsing import to_yaml
+from headstart.preprocess import Preprocess
+from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
+from headstart.runtime import StopRequest, choose_precision, on_main, set_threads, start_accelerator
+from headstart.schedule import lr_factor
+from headstart.stats import log_loss
+from headstart.trunk import FEATURES, FrozenTrunk, form_of
+from headstart.weights import Weights, ensure_available, load_weights
+
+SELECTION_IMAGES = 20_000  # cross-validation looks at no more images than this
+
+
+@dataclass(frozen=True)
+class BankFeatures:
+    """Features of both splits. train: (n * views, 512), all views of the first image, then of the second, ...;
+    train_labels: (n * views,); owners: the sample id of each row; plain: (n * views,) bool, evaluation views."""
+
+    train: BankRows
+    train_labels: np.ndarray
+    owners: list[str]
+    plain: np.ndarray
+    val: BankRows
+    val_labels: np.ndarray
+    extraction: Extraction
+    form: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A head, what the run folder says of how it was found, and its lines of metrics.jsonl.
+
+    chosen_on_val: whether the validation images chose among several heads."""
+
+    head: probe.Head
+    facts: dict[str, Any]
+    lines: list[dict[str, Any]]
+    best_epoch: int = 1
+    epochs: int = 1
+    chosen_on_val: bool = False
+
+
+def run(config: RunConfig) -> Path:
+    """Solve for the head as configured, measure it, and return the run folder.
+
+    Raises InputError before anything is written if the input is wrong, Stopped after a signal; features that were
+    computed until then are kept in the bank, and nothing else is lost.
+    """
+    started = time.perf_counter()
+    assert config.strategy.name == "frozen_head"
+    if config.data.root is None:
+        raise InputError("data.root is not set; name a folder of images with --data.root DIR")
+    root = config.data.root
+    if config.train.resume not in ("never", "auto"):
+        raise InputError(
+            f"train.resume {config.train.resume}: a frozen head on the feature bank has no checkpoints, its features are "
+            "kept; leave it at never, or use --strategy.features recompute"
+        )
+    threads = set_threads(config.runtime.threads)
+    with ExitStack() as context:
+        accelerator = start_accelerator(config.runtime)
+        companion = context.enter_context(Companion()) if accelerator.is_main_process else None
+        config = _resolve(config, accelerator, threads=threads)
+        path = on_main(accelerator, lambda: _choose(config))
+        manifest = on_main(
+            accelerator,
+            lambda: build_manifest(
+                root, val_fraction=config.data.val_fraction, seed=config.seed, on_bad_file=config.data.on_bad_file
+            ),
+        )
+        accelerator.print(describe_data(manifest))
+        on_main(accelerator, lambda: ensure_available(config.model.weights))
+        weights = load_weights(config.model.weights)
+        spec = Preprocess.of(config.data)
+        with StopRequest() as stop:
+            features = bank_features(accelerator, config, manifest, weights, spec, stop=stop)
+        solved = on_main(accelerator, lambda: solve(config, manifest, features))
+        if accelerator.is_main_process:
+            assert companion is not None
+            _write(config, accelerator, manifest, weights, spec, features, solved, companion, path, started=started)
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+    return path
+
+
+def bank_features(
+    accelerator: Accelerator,
+    config: RunConfig,
+    manifest: Manifest,
+    weights: Weights,
+    spec: Preprocess,
+    *,
+    stop: StopRequest,
+) -> BankFeatures:
+    """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
+    backbone, weights_key = _backbone(config, weights)
+    form = form_of(precision=config.runtime.mixed_precision, device=accelerator.device)
+    key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
+    location = Path(config.runtime.bank) if config.runtime.bank else default_location()
+    bank = Bank(location, key, width=FEATURES)
+    for damaged in bank.damaged:
+        accelerator.print(f"{damaged.path} is damaged ({damaged.reason}); its features are computed anew")
+    views = views_of(config.data, spec, num_views=config.probe.views, seed=config.seed)
+    train_samples, val_samples = manifest.of("train"), manifest.of("val")
+    train_rows = rows_of(manifest.root, train_samples, views)
+    val_rows = rows_of(manifest.root, val_samples, views[:1])
+    extraction = fill(
+        accelerator,
+        bank,
+        train_rows + val_rows,
+        spec,
+        lambda: FrozenTrunk(backbone, precision=config.runtime.mixed_precision, device=accelerator.device),
+        num_workers=config.data.num_workers,
+        stop=stop,
+    )
+    accelerator.print(_describe_extraction(extraction, bank))
+    codes = {name: code for code, name in enumerate(manifest.classes)}
+    return BankFeatures(
+        train=features_of(bank, train_rows),
+        train_labels=np.repeat([codes[sample.label] for sample in train_samples], len(views)),
+        owners=[sample.sha256 for sample in train_samples for _ in views],
+        plain=np.tile(np.arange(len(views)) == 0, len(train_samples)),
+        val=features_of(bank, val_rows),
+        val_labels=np.array([codes[sample.label] for sample in val_samples]),
+        extraction=extraction,
+        form=form,
+        folder=bank.path,
+    )
+
+
+def solve(config: RunConfig, manifest: Manifest, features: BankFeatures) -> Solved:
+    """The head by the configured solver. One process."""
+    weights = np.ones(len(features.train_labels))
+    num_classes = len(manifest.classes)
+    if config.probe.class_weights == "balanced":
+        weights = probe.class_weights(features.train_labels, num_classes=num_classes)
+    match config.probe.solver:
+        case "lbfgs":
+            return _solve_exactly(config, num_classes, features, weights)
+        case "sgd":
+            return _solve_by_epochs(config, manifest, features, weights)
+        case "full_batch":
+            return _solve_by_full_batches(config, num_classes, features, weights)
+
+
+def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures, weights: np.ndarray) -> Solved:
+    started = time.perf_counter()
+    views = len(features.plain) // int(features.plain.sum())
+    facts: dict[str, Any] = {
+        "solver": "lbfgs",
+        "views": config.probe.views,
+        "class_weights": config.probe.class_weights,
+    }
+    lines: list[dict[str, Any]] = []
+    l2 = config.probe.l2
+    if l2 is None:
+        chosen = _choose_l2(config.probe, num_classes, features, weights, seed=config.seed)
+        l2 = chosen.l2
+        rows = zip(chosen.grid, chosen.losses, chosen.loss_errors, chosen.accuracies, strict=True)
+        for strength, loss, error, accuracy in rows:
+            lines.append({"step": 0, "l2": strength, "cv_loss": loss, "cv_loss_se": error, "cv_accuracy": accuracy})
+        facts |= {"l2_chosen_by": f"{chosen.folds}-fold cross-validation"}
+    # every view of an image counts, all of them together as one image: so l2 means the same for any number of views
+    found = probe.fit(features.train, features.train_labels, num_classes=num_classes, l2=l2 * views, weights=weights)
+    facts |= {
+        "l2": l2,
+        "objective": found.objective,
+        "gradient_norm": found.gradient_norm,
+        "iterations": found.iterations,
+        "converged": found.converged,
+        "fit_s": time.perf_counter() - started,
+    }
+    return _with_epoch_line(Solved(_as_stored(found.head), facts, lines), features, step=found.iterations)
+
+
+def _choose_l2(
+    config: ProbeConfig, num_classes: int, features: BankFeatures, weights: np.ndarray, *, seed: int
+) -> probe.CrossValidation:
+    """By stratified k-fold cross-validation over images; at most SELECTION_IMAGES of them, evenly taken."""
+    views = len(features.plain) // int(features.plain.sum())
+    smallest = int(np.bincount(features.train_labels[features.plain], minlength=num_classes).min())
+    if smallest < 2:
+        raise InputError(
+            "a class has a single training image, so probe.l2 cannot be chosen by cross-validation; set it"
+        )
+    folds = min(config.folds, smallest)
+    step = -(-int(features.plain.sum()) // SELECTION_IMAGES)
+    used = np.arange(len(features.train_labels)) // views % step == 0
+    labels = features.train_labels[used]
+    owners = [owner for owner, take in zip(features.owners, used, strict=True) if take]
+    return probe.cross_validate(
+        features.train[used],
+        labels,
+        probe.stratified_folds(owners, labels, folds=folds, seed=seed),
+        num_classes=num_classes,
+        weights=weights[used],
+        counted=features.plain[used],
+        one_standard_error=config.one_standard_error,
+        rows_per_image=views,
+    )
+
+
+def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatures, weights: np.ndarray) -> Solved:
+    """The tutorials' minibatches on stored features: sample order, schedule and optimizer are those of the loop."""
+    started = time.perf_counter()
+    samples, train, optim = manifest.of("train"), config.train, config.optim
+    if train.batch_size > len(samples):
+        raise InputError(
+            f"train.batch_size {train.batch_size} exceeds the {len(samples)} training images; use at most {len(samples)}"
+        )
+    views = config.probe.views + 1
+    ends = epoch_ends(num_samples=len(samples), batch_size=train.batch_size, epochs=train.epochs)
+    steps_per_epoch = len(samples) / train.batch_size
+    head = _fresh_head(config, num_classes=len(manifest.classes))
+    optimizer = _optimizer(head, optim)
+    peak = [group["lr"] for group in optimizer.param_groups]
+    rows, labels = torch.from_numpy(features.train[:]), torch.from_numpy(features.train_labels)
+    row_weights = torch.from_numpy(weights).float()
+    sampler = StepSampler(
+        keys_of([sample.id for sample in samples]), batch_size=train.batch_size, num_steps=ends[-1], seed=config.seed
+    )
+    lines: list[dict[str, Any]] = []
+    best: tuple[tuple[int, float], int, probe.Head] | None = None
+    seen_loss, seen_correct, seen = 0.0, 0, 0
+    for step, batch in enumerate(sampler, start=1):
+        factor = lr_factor(
+            step - 1,
+            kind=optim.schedule,
+            total_steps=ends[-1],
+            warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
+            step_size=optim.step_epochs * steps_per_epoch,
+            gamma=optim.step_gamma,
+        )
+        for group, rate in zip(optimizer.param_groups, peak, strict=True):
+            group["lr"] = rate * factor
+        index = torch.tensor([sample * views + _view_in(epoch, config.probe.views) for sample, epoch in batch])
+        logits = head(rows[index])
+        losses = torch.nn.functional.cross_entropy(
+            logits, labels[index], reduction="none", label_smoothing=optim.label_smoothing
+        )
+        optimizer.zero_grad()
+        (losses * row_weights[index]).mean().backward()  # type: ignore[no-untyped-call]
+        if optim.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(head.parameters(), optim.clip_norm)
+        optimizer.step()
+        with torch.no_grad():
+            seen_loss += float(losses.double().sum())
+            seen_correct += int((logits.argmax(dim=1) == labels[index]).sum())
+        seen += len(batch)
+        lines.append({"step": step, "loss": float(losses.detach().double().mean()), "lr": {"head": rate * factor}})
+        if step in ends:
+            now = _head_of(head)
+            correct, loss = _measure(now, features)
+            epoch = ends.index(step) + 1
+            lines.append(
+                _epoch_line(step, epoch, seen_loss / seen, seen_correct / seen, correct, loss, len(features.val_labels))
+            )
+            seen_loss, seen_correct, seen = 0.0, 0, 0
+            if best is None or (correct, -loss) > best[0]:
+                best = (correct, -loss), epoch, now
+    assert best is not None
+    facts = {"solver": "sgd", "views": config.probe.views, "class_weights": config.probe.class_weights}
+    facts |= {"steps": ends[-1], "fit_s": time.perf_counter() - started}
+    return Solved(best[2], facts, lines, best_epoch=best[1], epochs=train.epochs, chosen_on_val=True)
+
+
+def _view_in(epoch: int, num_views: int) -> int:
+    """Which view of an image an epoch looks at: each augmented one in turn, the plain one if there are no others."""
+    return 1 + epoch % num_views if num_views else 0
+
+
+def _solve_by_full_batches(config: RunConfig, num_classes: int, features: BankFeatures, weights: np.ndarray) -> Solved:
+    """Gradient steps on all rows at once; the last head is taken, so the validation images choose nothing."""
+    started = time.perf_counter()
+    head = _fresh_head(config, num_classes=num_classes)
+    optimizer = _optimizer(head, config.optim)
+    rows, labels = torch.from_numpy(features.train[:]), torch.from_numpy(features.train_labels)
+    row_weights = torch.from_numpy(weights).float()
+    lines: list[dict[str, Any]] = []
+    for step in range(1, config.probe.steps + 1):
+        losses = torch.nn.functional.cross_entropy(head(rows), labels, reduction="none")
+        optimizer.zero_grad()
+        (losses * row_weights).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        lines.append({"step": step, "loss": float(losses.detach().mean()), "lr": {"head": config.optim.lr}})
+    facts = {"solver": "full_batch", "views": config.probe.views, "class_weights": config.probe.class_weights}
+    facts |= {"steps": config.probe.steps, "fit_s": time.perf_counter() - started}
+    return _with_epoch_line(Solved(_head_of(head), facts, lines), features, step=config.probe.steps)
+
+
+def _fresh_head(config: RunConfig, *, num_classes: int) -> torch.nn.Linear:
+    """The same start as in a run that recomputes: a function of the seed."""
+    head = torch.nn.Linear(FEATURES, num_classes)
+    if config.model.head_init == "zero":
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    else:
+        from headstart.model import build_model
+
+        head.load_state_dict(
+            build_model(num_classes, backbone=None, head_init="normal", seed=config.seed).fc.state_dict()
+        )
+    return head
+
+
+def _optimizer(head: torch.nn.Linear, optim: OptimConfig) -> torch.optim.Optimizer:
+    from headstart.strategy import build_optimizer
+
+    groups: list[dict[str, object]] = [
+        {"params": [head.weight], "lr": optim.lr, "weight_decay": optim.weight_decay},
+        {"params": [head.bias], "lr": optim.lr, "weight_decay": 0.0},
+    ]
+    return build_optimizer(groups, optim)
+
+
+def _head_of(head: torch.nn.Linear) -> probe.Head:
+    return probe.Head(head.weight.detach().double().numpy().copy(), head.bias.detach().double().numpy().copy())
+
+
+def _as_stored(head: probe.Head) -> probe.Head:
+    """Rounded to the float32 of the model file, so that what is measured is what is stored."""
+    return probe.Head(
+        head.weight.astype(np.float32).astype(np.float64), head.bias.astype(np.float32).astype(np.float64)
+    )
+
+
+def _measure(head: probe.Head, features: BankFeatures) -> tuple[int, float]:
+    """Correct predictions and mean loss on the validation images."""
+    predictions = _predict(head, features)
+    return predictions.correct, log_loss(predictions.probabilities, predictions.labels)
+
+
+def _predict(head: probe.Head, features: BankFeatures) -> Predictions:
+    return Predictions(head.logits(features.val).astype(np.float32), features.val_labels)
+
+
+def _with_epoch_line(solved: Solved, features: BankFeatures, *, step: int) -> Solved:
+    """The line of metrics.jsonl that an epoch has, once, at the end."""
+    logits = solved.head.logits(features.train)
+    train = Predictions(logits.astype(np.float32), features.train_labels)
+    correct, loss = _measure(solved.head, features)
+    line = _epoch_line(
+        step,
+        1,
+        log_loss(train.probabilities, train.labels),
+        train.correct / len(train.labels),
+        correct,
+        loss,
+        len(features.val_labels),
+    )
+    return replace(solved, lines=[*solved.lines, line])
+
+
+def _epoch_line(
+    step: int, epoch: int, train_loss: float, train_accuracy: float, correct: int, loss: float, count: int
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "epoch": epoch,
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "val_loss": loss,
+        "val_correct": correct,
+        "val_n": count,
+        "val_accuracy": correct / count,
+    }
+
+
+def _write(
+    config: RunConfig,
+    accelerator: Accelerator,
+    manifest: Manifest,
+    weights: Weights,
+    spec: Preprocess,
+    features: BankFeatures,
+    solved: Solved,
+    companion: Companion,
+    path: Path,
+    *,
+    started: float,
+) -> None:
+    """The run folder, and the last lines on the terminal."""
+    folder = create_folder(path)
+    folder.write_text("config.yaml", to_yaml(config))
+    folder.write_table("manifest.parquet", manifest.table())
+    for line in solved.lines:
+        folder.log(line)
+    _draw_views(folder, config, manifest, spec)
+    predictions = _predict(solved.head, features)
+    values = describe(predictions, manifest.classes, measure=companion.measure)
+    _begin_curves(folder, solved, companion)
+    info = replace(
+        model_info(config, manifest, spec, weights), metrics={"val": values, "best_epoch": solved.best_epoch}
+    )
+    backbone, _ = _backbone(config, weights)
+    tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
+               "fc.bias": torch.from_numpy(solved.head.bias).float()}  # fmt: skip
+    save_model(folder.model_file, tensors, info)
+    write_predictions(folder, manifest, predictions, values, chosen_on_val=solved.chosen_on_val)
+    draw_predictions(folder, manifest, predictions, spec)
+    nearest = probe.knn_accuracy(
+        features.train[features.plain], features.train_labels[features.plain], features.val, features.val_labels
+    )
+    extraction = features.extraction
+    summary = summarize_run(
+        config, accelerator, manifest, weights, values, folder, best_epoch=solved.best_epoch, epochs=solved.epochs
+    )
+    summary["train_images_per_s"] = extraction.computed / extraction.seconds if extraction.computed else None
+    summary["probe"] = {**solved.facts, "knn_accuracy": nearest}
+    summary["features"] = {
+        "bank": str(features.folder),
+        "form": features.form,
+        "rows": extraction.wanted,
+        "computed": extraction.computed,
+        "seconds": extraction.seconds,
+    }
+    companion.wait()
+    summary["wall_s"] = time.perf_counter() - started
+    folder.write_json("summary.json", summary)
+    accelerator.print(f"5 nearest neighbours on the same features: accuracy {nearest:.1%}".replace("%", " %"))
+    say_result(accelerator, values, _in_words(solved), wall_s=summary["wall_s"], path=path)
+
+
+def _begin_curves(folder: RunFolder, solved: Solved, companion: Companion) -> None:
+    chosen = [line for line in solved.lines if "cv_loss" in line]
+    if chosen:
+        companion.draw_selection(
+            folder.path / "curves.png",
+            l2=[line["l2"] for line in chosen],
+            losses=[line["cv_loss"] for line in chosen],
+            errors=[line["cv_loss_se"] for line in chosen],
+            accuracies=[line["cv_accuracy"] for line in chosen],
+            chosen=solved.facts["l2"],
+        )
+    else:
+        companion.draw_curves(folder.path / "curves.png", [line for line in solved.lines if "epoch" in line])
+
+
+def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, spec: Preprocess) -> None:
+    """Training images in the first augmented view, or in the plain one if there is no other."""
+    from headstart.pictures import image_grid
+
+    samples = manifest.of("train")
+    view = views_of(config.data, spec, num_views=min(config.probe.views, 1), seed=config.seed)[-1]
+    order = epoch_order(keys_of([sample.id for sample in samples]), seed=config.seed, epoch=0)
+    picked = [samples[int(index)] for index in order[:12]]
+    images = [view.pixels(decode((manifest.root / sample.path).read_bytes()), sample.sha256) for sample in picked]
+    image_grid(folder.path / "train_views.png", images, [sample.label for sample in picked])
+
+
+def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> RunConfig:
+    """The configuration with every choice that was left to us made, and said in one line."""
+    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    runtime = replace(config.runtime, mixed_precision=precision)  # type: ignore[arg-type]
+    data = replace(config.data, resize_size=Preprocess.of(config.data).resize_size)
+    count = accelerator.num_processes
+    accelerator.print(
+        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), "
+        f"{threads} thread{'s' if threads > 1 else ''} each, head by {config.probe.solver} on the feature bank"
+    )
+    return replace(config, runtime=runtime, data=data)
+
+
+def _choose(config: RunConfig) -> Path:
+    path = choose_folder(config.out, strategy=config.strategy.name)
+    check_new_folder(path)
+    return path
+
+
+def _backbone(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Tensor], str]:
+    """The frozen tensors and what identifies them."""
+    if weights.tensors is not None:
+        assert weights.sha256 is not None
+        return weights.tensors, weights.sha256
+    from headstart.model import build_model
+
+    random = build_model(2, backbone=None, head_init="zero", seed=config.seed).state_dict()
+    tensors = {name: value for name, value in random.items() if not name.startswith("fc.")}
+    return tensors, f"random, seed {config.seed}"
+
+
+def _describe_extraction(extraction: Extraction, bank: Bank) -> str:
+    line = f"features: {extraction.wanted - extraction.computed} from the bank {bank.path}"
+    if extraction.computed:
+        rate = extraction.computed / extraction.seconds
+        line += f", {extraction.computed} computed in {extraction.seconds:.1f} s, {rate:.0f} img/s"
+    return line
+
+
+def _in_words(solved: Solved) -> str:
+    if solved.facts["solver"] == "lbfgs":
+        return f"l2 {solved.facts['l2']:.3g}, gradient {solved.facts['gradient_norm']:.0e}"
+    if solved.chosen_on_val:
+        return f"epoch {solved.best_epoch} of {solved.epochs}"
+    return f"after {solved.facts['steps']} steps"

@@ -1,0 +1,121 @@
+"""What every run writes and says, however its model was found: facts, predictions, pictures, the summary."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from headstart.artifacts import ModelInfo, RunFolder, predictions_table
+from headstart.card import model_card
+from headstart.config import RunConfig
+from headstart.data.decode import decode
+from headstart.data.manifest import Manifest, summarize
+from headstart.evaluate import Predictions, headline
+from headstart.preprocess import Preprocess
+from headstart.runtime import versions
+from headstart.weights import Weights
+
+
+def describe_data(manifest: Manifest) -> str:
+    train, val = manifest.of("train"), manifest.of("val")
+    line = f"{manifest.root}: {len(train)} training + {len(val)} validation images, {len(manifest.classes)} classes"
+    if manifest.skipped:
+        line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
+    return line
+
+
+def model_info(config: RunConfig, manifest: Manifest, spec: Preprocess, weights: Weights) -> ModelInfo:
+    return ModelInfo(
+        classes=manifest.classes,
+        preprocess=spec,
+        strategy=config.strategy.name,
+        mixed_precision=config.runtime.mixed_precision,
+        channels_last=config.runtime.channels_last,
+        eval_batch_size=config.train.eval_batch_size,
+        manifest_sha256=manifest.sha256,
+        weights=weights.source,
+        weights_sha256=weights.sha256,
+        seed=config.seed,
+        versions=versions(),
+        metrics={},
+    )
+
+
+def write_predictions(
+    folder: RunFolder, manifest: Manifest, predictions: Predictions, values: dict[str, Any], *, chosen_on_val: bool
+) -> None:
+    """predictions.parquet and the model card. chosen_on_val: whether the validation images chose the epoch."""
+    samples = manifest.of("val")
+    folder.write_table(
+        "predictions.parquet",
+        predictions_table(
+            ids=[sample.id for sample in samples],
+            paths=[sample.path for sample in samples],
+            labels=[sample.label for sample in samples],
+            probabilities=predictions.probabilities,
+            classes=manifest.classes,
+        ),
+    )
+    folder.write_text("README.md", model_card(folder.path, values, chosen_on_val=chosen_on_val))
+
+
+def draw_predictions(folder: RunFolder, manifest: Manifest, predictions: Predictions, spec: Preprocess) -> None:
+    """Validation images spread evenly over the split, the wrong ones marked."""
+    from headstart.pictures import BAD, GOOD, image_grid
+
+    samples = manifest.of("val")
+    picked = sorted({round(i * (len(samples) - 1) / 17) for i in range(18)})
+    probabilities = predictions.probabilities
+    images, titles, colors = [], [], []
+    for i in picked:
+        guess, truth = int(probabilities[i].argmax()), int(predictions.labels[i])
+        mark = "right" if guess == truth else f"wrong: is {manifest.classes[truth]}"
+        images.append(spec.eval_view(decode((manifest.root / samples[i].path).read_bytes())))
+        titles.append(f"{manifest.classes[guess]} {probabilities[i, guess]:.0%}\n{mark}")
+        colors.append(GOOD if guess == truth else BAD)
+    image_grid(folder.path / "val_predictions.png", images, titles, colors)
+
+
+def summarize_run(
+    config: RunConfig,
+    accelerator: Accelerator,
+    manifest: Manifest,
+    weights: Weights,
+    values: dict[str, Any],
+    folder: RunFolder,
+    *,
+    best_epoch: int,
+    epochs: int,
+) -> dict[str, Any]:
+    """summary.json but for what only the caller knows: wall_s, train_images_per_s and its own additions."""
+    return {
+        "strategy": config.strategy.name,
+        "classes": list(manifest.classes),
+        "train": {"n": len(manifest.of("train"))},
+        "val": values,
+        "best_epoch": best_epoch,
+        "epochs": epochs,
+        "wall_s": None,
+        "train_images_per_s": None,
+        "world_size": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "mixed_precision": config.runtime.mixed_precision,
+        "seed": config.seed,
+        "weights": weights.source,
+        "weights_sha256": weights.sha256,
+        "manifest_sha256": manifest.sha256,
+        "model_sha256": hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
+        "skipped": [asdict(skipped) for skipped in manifest.skipped],
+        "versions": versions(),
+    }
+
+
+def say_result(accelerator: Accelerator, values: dict[str, Any], found: str, *, wall_s: float, path: Path) -> None:
+    """found: how the model was found, such as 'epoch 3 of 10'."""
+    accelerator.print(
+        f"{headline(values)}, {found}, {wall_s:.{0 if wall_s >= 10 else 1}f} s\n"
+        f"{path}: model.safetensors, summary.json, predictions.parquet, curves.png and more\n"
+        f"next: headstart predict {path} IMAGES..."
+    )
