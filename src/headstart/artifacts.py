@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from headstart.errors import InputError
 from headstart.files import write_atomically
 from headstart.preprocess import Preprocess
+from headstart.tables import lists, strings
 from headstart.trunk import BACKBONE
 
 if TYPE_CHECKING:  # imports torchvision, which a run on the feature bank does without
@@ -212,14 +214,15 @@ def predictions_table(
     classes: Sequence[str],
 ) -> pa.Table:
     """Columns id, path, label, predicted, probabilities (float64, in class order, which the schema names)."""
-    rows = [[float(p) for p in row] for row in probabilities]
-    table = pa.table(
-        {
-            "id": list(ids),
-            "path": list(paths),
-            "label": list(labels),
-            "predicted": [classes[max(range(len(row)), key=row.__getitem__)] for row in rows],
-            "probabilities": pa.array(rows, type=pa.list_(pa.float64())),
-        }
+    matrix = np.asarray(probabilities, dtype=np.float64)
+    table = pa.Table.from_arrays(
+        [
+            strings(ids),
+            strings(paths),
+            strings(labels),
+            strings([classes[code] for code in matrix.argmax(axis=1)]),
+            lists(matrix),
+        ],
+        names=["id", "path", "label", "predicted", "probabilities"],
     )
     return table.replace_schema_metadata({"classes": json.dumps(list(classes), ensure_ascii=False)})

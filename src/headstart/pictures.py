@@ -37,7 +37,7 @@ def image_grid(
             draw.rectangle((left - 3, top - 3, left + TILE_PX + 2, top + TILE_PX + 2), outline=color, width=3)
         for number, line in enumerate(title.split("\n")):
             draw.text((left, top + TILE_PX + 4 + number * line_px), _fit(line, font), fill=color, font=font)
-    write_atomically(path, lambda staging: sheet.save(staging, format="PNG"))
+    write_atomically(path, lambda staging: sheet.save(staging, format="PNG", compress_level=1))
 
 
 def curves(path: Path, epochs: Sequence[dict[str, Any]]) -> None:

@@ -106,8 +106,9 @@ class Problem:
         sample = (features[::step].astype(np.float64) - self.mean) / self.std
         sample *= np.sqrt(self._weights[::step])[:, None]
         if len(sample) < self.width:  # fewer rows than columns: outside their span the weights are 0
-            _, values, directions = np.linalg.svd(sample, full_matrices=False)
-            curvature, self._directions = values**2 / len(sample), directions.T
+            basis, triangle = np.linalg.qr(sample.T)
+            curvature, turned = np.linalg.eigh(triangle @ triangle.T / len(sample))
+            self._directions = basis @ turned
         else:
             curvature, self._directions = np.linalg.eigh(sample.T @ sample / len(sample))
         self._curvature = np.maximum(curvature, 0.0)

@@ -20,7 +20,7 @@ from headstart.data.sampling import StepSampler, epoch_ends, epoch_order, keys_o
 from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe
 from headstart.extract import Extraction, features_of, fill, rows_of, views_of
-from headstart.features import Bank, BankRows, bank_key, default_location
+from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess
 from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
@@ -85,18 +85,23 @@ def run(config: RunConfig) -> Path:
         companion = context.enter_context(Companion()) if accelerator.is_main_process else None
         config = _resolve(config, accelerator, threads=threads)
         path = on_main(accelerator, lambda: _choose(config))
-        manifest = on_main(
-            accelerator,
-            lambda: build_manifest(
-                root, val_fraction=config.data.val_fraction, seed=config.seed, on_bad_file=config.data.on_bad_file
-            ),
-        )
-        accelerator.print(describe_data(manifest))
         on_main(accelerator, lambda: ensure_available(config.model.weights))
         weights = load_weights(config.model.weights)
         spec = Preprocess.of(config.data)
+        bank = open_bank(accelerator, config, weights, spec)
+        manifest = on_main(
+            accelerator,
+            lambda: build_manifest(
+                root,
+                val_fraction=config.data.val_fraction,
+                seed=config.seed,
+                on_bad_file=config.data.on_bad_file,
+                decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
+            ),
+        )
+        accelerator.print(describe_data(manifest))
         with StopRequest() as stop:
-            features = bank_features(accelerator, config, manifest, weights, spec, stop=stop)
+            features = bank_features(accelerator, config, bank, manifest, weights, spec, stop=stop)
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
         if accelerator.is_main_process:
             assert companion is not None
@@ -106,9 +111,22 @@ def run(config: RunConfig) -> Path:
     return path
 
 
+def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:
+    """The bank of this trunk and preprocessing; says what is damaged in it."""
+    _, weights_key = _backbone(config, weights)
+    form = form_of(precision=config.runtime.mixed_precision, device=accelerator.device)
+    key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
+    location = Path(config.runtime.bank) if config.runtime.bank else default_location()
+    bank = Bank(location, key, width=FEATURES)
+    for damaged in bank.damaged:
+        accelerator.print(f"{damaged.path} is damaged ({damaged.reason}); its features are computed anew")
+    return bank
+
+
 def bank_features(
     accelerator: Accelerator,
     config: RunConfig,
+    bank: Bank,
     manifest: Manifest,
     weights: Weights,
     spec: Preprocess,
@@ -116,13 +134,7 @@ def bank_features(
     stop: StopRequest,
 ) -> BankFeatures:
     """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
-    backbone, weights_key = _backbone(config, weights)
-    form = form_of(precision=config.runtime.mixed_precision, device=accelerator.device)
-    key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
-    location = Path(config.runtime.bank) if config.runtime.bank else default_location()
-    bank = Bank(location, key, width=FEATURES)
-    for damaged in bank.damaged:
-        accelerator.print(f"{damaged.path} is damaged ({damaged.reason}); its features are computed anew")
+    backbone, _ = _backbone(config, weights)
     views = views_of(config.data, spec, num_views=config.probe.views, seed=config.seed)
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
     train_rows = rows_of(manifest.root, train_samples, views)
@@ -146,7 +158,7 @@ def bank_features(
         val=features_of(bank, val_rows),
         val_labels=np.array([codes[sample.label] for sample in val_samples]),
         extraction=extraction,
-        form=form,
+        form=form_of(precision=config.runtime.mixed_precision, device=accelerator.device),
         folder=bank.path,
     )
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.splits import stratified_split
 from headstart.errors import InputError
+from headstart.tables import strings
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 TRAIN_NAMES = ("train", "training")
@@ -59,7 +60,9 @@ class Manifest:
     def table(self) -> pa.Table:
         """Columns id, path, sha256, split, label."""
         columns = ("id", "path", "sha256", "split", "label")
-        return pa.table({name: [getattr(s, name) for s in self.samples] for name in columns})
+        return pa.Table.from_arrays(
+            [strings([getattr(s, name) for s in self.samples]) for name in columns], names=list(columns)
+        )
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,24 @@ class _Found:
 
 
 def build_manifest(
-    root: str | Path, *, val_fraction: float, seed: int, on_bad_file: str, num_threads: int | None = None
+    root: str | Path,
+    *,
+    val_fraction: float,
+    seed: int,
+    on_bad_file: str,
+    num_threads: int | None = None,
+    decodes: Callable[[str], bool] | None = None,
 ) -> Manifest:
     """Scan `root`, decode everything once, split where the folder does not.
+
+    decodes: whether a content of this sha256 is known to decode, so that it need not be tried again.
 
     Raises InputError for a folder that cannot be trained on (missing, one class, an empty class, classes that
     differ between train and val) and, unless on_bad_file is "skip", for files that cannot be decoded.
     """
     root = Path(root)
     found, skipped = _scan_training_folder(root)
-    good, bad = _read_all(root, found, num_threads=num_threads)
+    good, bad = _read_all(root, found, num_threads=num_threads, decodes=decodes)
     _refuse_or_skip(root, bad, on_bad_file=on_bad_file)
     classes = _check_classes(root, found, good)
 
@@ -217,11 +228,15 @@ def _scan_class_folders(
 
 
 def _read_all(
-    root: Path, found: Sequence[_Found], *, num_threads: int | None
+    root: Path,
+    found: Sequence[_Found],
+    *,
+    num_threads: int | None,
+    decodes: Callable[[str], bool] | None = None,
 ) -> tuple[list[tuple[_Found, str]], list[Skipped]]:
     """Hash and fully decode; Pillow and hashlib release the interpreter lock, so threads do."""
     with ThreadPoolExecutor(num_threads) as pool:
-        results = list(pool.map(_hash_and_check, (f.path for f in found), chunksize=8))
+        results = list(pool.map(lambda f: _hash_and_check(f.path, decodes=decodes), found))
     good = [(f, sha) for f, (sha, reason) in zip(found, results, strict=True) if reason is None]
     bad = [
         Skipped(f.path.relative_to(root).as_posix(), reason)
@@ -231,15 +246,17 @@ def _read_all(
     return good, bad
 
 
-def _hash_and_check(path: Path) -> tuple[str, str | None]:
+def _hash_and_check(path: Path, *, decodes: Callable[[str], bool] | None) -> tuple[str, str | None]:
     try:
         data = path.read_bytes()
-        decode(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if decodes is None or not decodes(sha256):
+            decode(data)
     except UnreadableImage as error:
         return "", str(error)
     except OSError as error:
         return "", error.strerror or str(error)
-    return hashlib.sha256(data).hexdigest(), None
+    return sha256, None
 
 
 def _refuse_or_skip(root: Path, bad: Sequence[Skipped], *, on_bad_file: str) -> None:
