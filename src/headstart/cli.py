@@ -39,6 +39,8 @@ def _exit_code(argv: list[str]) -> int:
             return 0
         command = _command(argv[0])
         prepare_environment()
+        # numpy's matrices here are small or are shared out by ourselves; its own threads would wait for each other
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         command(argv[1:])
         return 0
     except InputError as error:

@@ -19,13 +19,14 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from headstart.config import DataConfig
+from headstart.cores import usable_cores
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.manifest import Sample
 from headstart.data.sampling import keys_of, view_seeds
 from headstart.errors import InputError, Stopped
 from headstart.features import EVAL_VIEW, Bank, BankRows, row_name
 from headstart.preprocess import Preprocess, View, train_view
-from headstart.runtime import StopRequest, on_main, usable_cores
+from headstart.runtime import StopRequest, on_main
 from headstart.trunk import FrozenTrunk
 
 # A batch always has this many images, the last one filled up with black: what a feature is does not depend on which

@@ -10,10 +10,15 @@ they are, in memory or in a memory map of any length; a pass converts them to fl
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+
+from headstart.cores import usable_cores
+
+_T = TypeVar("_T")
 
 GRADIENT_NORM = 1e-8  # largest entry of the gradient, in the preconditioned coordinates, at which a fit ends
 SELECTION_GRADIENT_NORM = 1e-4  # while only the validation losses of cross-validation are wanted
@@ -21,7 +26,7 @@ MAX_ITERATIONS = 1000
 L2_GRID = tuple(float(10.0 ** (k / 2)) for k in range(10, -5, -1))  # 1e5 down to 1e-2
 
 _IN_MEMORY_BYTES = 1 << 29  # up to this much as float64 is converted once and kept
-_CHUNK_ROWS = 16384
+_CHUNK_ROWS = 8192
 _CURVATURE_ROWS = 50_000  # rows that the preconditioner looks at; it decides the speed and not the result
 _MEMORY = 10  # pairs of L-BFGS
 
@@ -47,7 +52,10 @@ class Head:
 
     def logits(self, features: Features) -> np.ndarray:
         """(n, d) any float -> (n, C) float64."""
-        return np.concatenate([chunk @ self.weight.T + self.bias for chunk in _chunks(features)])
+        pieces = _pieces(features.shape[0])
+        return np.concatenate(
+            [np.asarray(features[rows], dtype=np.float64) @ self.weight.T + self.bias for rows in pieces]
+        )
 
 
 @dataclass(frozen=True)
@@ -147,23 +155,27 @@ class Problem:
     def _loss(self, rotated: np.ndarray, intercept: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Weighted mean loss and its gradients for weights (r, C) in rotated coordinates and intercept (C,)."""
         if self._rotated is not None:
-            loss, residual = _cross_entropy(self._rotated @ rotated + intercept, self._labels, self._weights)
-            count = self.num_rows
-            return loss / count, self._rotated.T @ residual / count, residual.sum(axis=0) / count
+            loss, gradient, bias_gradient = self._sums(self._rotated, rotated, intercept)
+            return loss / self.num_rows, gradient / self.num_rows, bias_gradient / self.num_rows
         weight = (self._directions @ rotated) / self.std[:, None]  # (d, C)
-        bias = intercept - self.mean @ weight
-        loss, start = 0.0, 0
-        gradient, bias_gradient = np.zeros((self.width, self.num_classes)), np.zeros(self.num_classes)
-        for chunk in _chunks(self._features):
-            stop = start + len(chunk)
-            part, residual = _cross_entropy(chunk @ weight + bias, self._labels[start:stop], self._weights[start:stop])
-            loss += part
-            gradient += chunk.T @ residual
-            bias_gradient += residual.sum(axis=0)
-            start = stop
+        loss, gradient, bias_gradient = self._sums(self._features, weight, intercept - self.mean @ weight)
         standardised = (gradient - np.outer(self.mean, bias_gradient)) / self.std[:, None]
-        count = self.num_rows
-        return loss / count, self._directions.T @ standardised / count, bias_gradient / count
+        return loss / self.num_rows, self._directions.T @ standardised / self.num_rows, bias_gradient / self.num_rows
+
+    def _sums(self, features: Features, weight: np.ndarray, bias: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Sum of the losses and of its gradients by weight (k, C) and bias (C,)."""
+
+        def of(rows: slice) -> tuple[float, np.ndarray, np.ndarray]:
+            chunk = np.asarray(features[rows], dtype=np.float64)
+            loss, residual = _cross_entropy(chunk @ weight + bias, self._labels[rows], self._weights[rows])
+            return loss, chunk.T @ residual, residual.sum(axis=0)
+
+        total, gradient, bias_gradient = 0.0, np.zeros_like(weight), np.zeros_like(bias)
+        for loss, part, bias_part in _map(of, _pieces(features.shape[0])):
+            total += loss
+            gradient += part
+            bias_gradient += bias_part
+        return total, gradient, bias_gradient
 
 
 def cross_validate(
@@ -354,26 +366,25 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) 
 
 def _moments(features: Features, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean and standard deviation per column, (d,) float64; a constant column has deviation 1."""
-    total, start = np.zeros(features.shape[1]), 0
-    for chunk in _chunks(features):
-        total += weights[start : start + len(chunk)] @ chunk
-        start += len(chunk)
-    mean = total / weights.sum()
-    squares, start = np.zeros(features.shape[1]), 0
-    for chunk in _chunks(features):
-        squares += weights[start : start + len(chunk)] @ (chunk - mean) ** 2
-        start += len(chunk)
-    std = np.sqrt(squares / weights.sum())
+    pieces = _pieces(features.shape[0])
+    sums = _map(lambda rows: weights[rows] @ np.asarray(features[rows], dtype=np.float64), pieces)
+    mean = np.sum(list(sums), axis=0) / weights.sum()
+    squares = _map(lambda rows: weights[rows] @ (np.asarray(features[rows], dtype=np.float64) - mean) ** 2, pieces)
+    std = np.sqrt(np.sum(list(squares), axis=0) / weights.sum())
     return mean, np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
 
 
-def _chunks(features: Features) -> Iterator[np.ndarray]:
-    """float64 pieces; one piece, as it is, if it is a float64 array already."""
-    if isinstance(features, np.ndarray) and features.dtype == np.float64:
-        yield features
+def _pieces(num_rows: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK_ROWS, num_rows)) for start in range(0, num_rows, _CHUNK_ROWS)]
+
+
+def _map(work: Callable[[slice], _T], pieces: Sequence[slice]) -> Iterator[_T]:
+    """Results in order, so that sums come out the same for any number of threads; numpy lets go of the lock."""
+    if len(pieces) == 1:
+        yield work(pieces[0])
         return
-    for start in range(0, features.shape[0], _CHUNK_ROWS):
-        yield features[start : start + _CHUNK_ROWS].astype(np.float64)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        yield from pool.map(work, pieces)
 
 
 def _mean_one(weights: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -16,21 +15,10 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 
 from headstart.config import RuntimeConfig
+from headstart.cores import usable_cores
 from headstart.errors import InputError
 
 _T = TypeVar("_T")
-
-
-def usable_cores() -> int:
-    """Cores this process may run on: the affinity mask, and the container's quota where it sets one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # not Linux, or no cgroup v2
-    return cores
 
 
 def set_threads(threads: int | None) -> int:
