@@ -12,7 +12,7 @@ def small(root: Path, out: Path, *, strategy: str = "fine_tune", **sections: dic
         out=str(out),
         data=DataConfig(root=str(root), image_size=32, num_workers=0, min_crop_scale=0.5),
         model=ModelConfig(weights="bundled"),
-        strategy=StrategyConfig(name=strategy),
+        strategy=StrategyConfig(name=strategy, features="bank" if strategy == "probe_then_tune" else "recompute"),
         optim=OptimConfig(name="sgd", lr=0.02, backbone_lr=0.005, warmup_epochs=0),
         train=TrainConfig(epochs=2, batch_size=8, eval_batch_size=8),
         runtime=RuntimeConfig(mixed_precision="no", threads=1),

@@ -11,6 +11,7 @@ from headstart.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    ProbeConfig,
     RunConfig,
     RuntimeConfig,
     StrategyConfig,
@@ -19,7 +20,7 @@ from headstart.config import (
 )
 from headstart.errors import InputError
 
-SECTIONS = (DataConfig, ModelConfig, StrategyConfig, OptimConfig, TrainConfig, RuntimeConfig)
+SECTIONS = (DataConfig, ModelConfig, StrategyConfig, ProbeConfig, OptimConfig, TrainConfig, RuntimeConfig)
 
 OUT_OF_RANGE = [
     (RunConfig, "seed", -1),
@@ -46,6 +47,11 @@ OUT_OF_RANGE = [
     (OptimConfig, "label_smoothing", 1.0),
     (OptimConfig, "label_smoothing", -0.1),
     (OptimConfig, "clip_norm", 0.0),
+    (ProbeConfig, "views", -1),
+    (ProbeConfig, "l2", 0.0),
+    (ProbeConfig, "folds", 1),
+    (ProbeConfig, "steps", 0),
+    (TrainConfig, "first_image_size", 31),
     (TrainConfig, "epochs", 0),
     (TrainConfig, "batch_size", 0),
     (TrainConfig, "accumulation", 0),
@@ -65,6 +71,9 @@ AT_THE_EDGE = [
     (OptimConfig, "weight_decay", 0.0),
     (OptimConfig, "step_gamma", 1.0),
     (OptimConfig, "label_smoothing", 0.0),
+    (ProbeConfig, "views", 0),
+    (ProbeConfig, "folds", 2),
+    (TrainConfig, "first_image_size", 32),
     (TrainConfig, "epochs", 1),
     (TrainConfig, "batch_size", 1),
     (RuntimeConfig, "threads", 1),

@@ -177,6 +177,8 @@ class TrainConfig:
     """Backward passes per optimizer step, to fit batch_size into little memory."""
     eval_batch_size: int = 64
     """Images per forward pass in evaluation, over all processes (rounded up to a multiple of them)."""
+    first_image_size: int | None = None
+    """Train on smaller images first, px: the side rises to data.image_size over two thirds of the run. null: no."""
     resume: str = "never"
     """never, auto (continue the run in --out if it has a checkpoint, else start), or the path of a checkpoint."""
     checkpoint_epochs: int = 0
@@ -186,6 +188,10 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulation", "eval_batch_size"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}; it must be at least 1")
+        _require(
+            self.first_image_size is None or self.first_image_size >= 32,
+            f"train.first_image_size is {self.first_image_size}; ResNet-18 needs at least 32 px",
+        )
         _require(self.checkpoint_epochs >= 0, f"train.checkpoint_epochs is {self.checkpoint_epochs}; use 0 or more")
         _require(
             self.batch_size % self.accumulation == 0,
@@ -237,6 +243,11 @@ class RunConfig:
         _require(
             self.strategy.features == "bank" or self.strategy.name != "probe_then_tune",
             "strategy.features recompute does not go with strategy.name probe_then_tune; leave it at bank",
+        )
+        first = self.train.first_image_size
+        _require(
+            first is None or first <= self.data.image_size,
+            f"train.first_image_size {first} exceeds data.image_size {self.data.image_size}; make it smaller",
         )
 
     @property

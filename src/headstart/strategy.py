@@ -22,6 +22,7 @@ class Rule:
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "fine_tune": (Rule("fc.", "head", True), Rule("", "backbone", True)),
     "frozen_head": (Rule("fc.", "head", True), Rule("", "backbone", False)),
+    "probe_then_tune": (Rule("fc.", "head", True), Rule("", "backbone", True)),
 }
 
 _BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -32,6 +32,7 @@ from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
 from headstart.pictures import curves
 from headstart.preprocess import Preprocess, train_view
+from headstart.probe_run import bank_features, open_bank, solve
 from headstart.progress import TrainingProgress
 from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
 from headstart.runtime import (
@@ -42,10 +43,10 @@ from headstart.runtime import (
     set_threads,
     start_accelerator,
 )
-from headstart.schedule import lr_factor
-from headstart.stats import log_loss
+from headstart.schedule import image_size_at, lr_factor
+from headstart.stats import log_loss, paired
 from headstart.strategy import build_optimizer, plan
-from headstart.weights import ensure_available, load_weights
+from headstart.weights import Weights, ensure_available, load_weights
 
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device
 
@@ -62,6 +63,7 @@ class Progress:
     train_loss_sum: float = 0.0  # of the samples since the last epoch ended
     train_correct: int = 0
     train_seen: int = 0
+    probe: dict[str, Any] = field(default_factory=dict)  # probe_then_tune: what it started from, "right" per image
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -116,8 +118,11 @@ def run(config: RunConfig) -> Path:
         state = Progress(**{name: resumed.state[name] for name in asdict(state)})
         model.load_state_dict(resumed.model, strict=True)
 
-    # batches
     spec = Preprocess.of(config.data)
+    if config.strategy.name == "probe_then_tune" and resumed is None:
+        state.probe = _start_from_probe(accelerator, config, manifest, weights, spec, model)
+
+    # batches
     train_rows = load_images(manifest.root, train_samples, manifest.classes)
     val_rows = load_images(manifest.root, val_samples, manifest.classes)
     num_workers = config.data.num_workers or 0
@@ -186,6 +191,8 @@ def run(config: RunConfig) -> Path:
                 channels_last=config.runtime.channels_last,
             )
 
+        if state.probe and state.step == 0:
+            _record_probe(accelerator, measure_epoch(), bare_model, state, folder, info, progress)
         train_s = fit(
             accelerator,
             model,
@@ -231,6 +238,9 @@ def run(config: RunConfig) -> Path:
         )
         trained = (ends[-1] - first) * config.train.batch_size
         summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
+        if state.probe:
+            summary["probe"], verdict = _compare_with_probe(state, predictions)
+            accelerator.print(verdict)
         summary["wall_s"] = time.perf_counter() - started
         folder.write_json("summary.json", summary)
         found = f"epoch {state.best_epoch} of {config.train.epochs}"
@@ -313,6 +323,10 @@ def fit(
             batch = next(stream)
             with accelerator.accumulate(model):
                 pixels = spec.normalize(batch["pixels"].contiguous(memory_format=layout))
+                if config.train.first_image_size is not None:
+                    pixels = _shrink(
+                        pixels, state.step, total_steps=ends[-1], first_image_size=config.train.first_image_size
+                    )
                 logits = model(pixels)
                 loss = F.cross_entropy(logits, batch["label"], label_smoothing=config.optim.label_smoothing)
                 accelerator.backward(loss)
@@ -395,6 +409,72 @@ def _check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any]
             f"{', '.join(refused)} differ from the interrupted run; continue it with --config {config.out}/config.yaml, "
             "or start anew in another --out"
         )
+
+
+def _start_from_probe(
+    accelerator: Accelerator,
+    config: RunConfig,
+    manifest: Manifest,
+    weights: Weights,
+    spec: Preprocess,
+    model: Classifier,
+) -> dict[str, Any]:
+    """Solve for the head on the frozen backbone and put it into the model; returns how it was found."""
+    bank = open_bank(accelerator, config, weights, spec)
+    with StopRequest() as stop:
+        features = bank_features(accelerator, config, bank, manifest, weights, spec, stop=stop)
+    solved = on_main(accelerator, lambda: solve(config, manifest, features))
+    model.fc.weight.data.copy_(torch.from_numpy(solved.head.weight))
+    model.fc.bias.data.copy_(torch.from_numpy(solved.head.bias))
+    return solved.facts
+
+
+def _record_probe(
+    accelerator: Accelerator,
+    predictions: Predictions,
+    bare_model: Classifier,
+    state: Progress,
+    folder: RunFolder,
+    info: ModelInfo,
+    progress: TrainingProgress,
+) -> None:
+    """Epoch 0: the probe as the network computes it before the first update. It is the one to beat."""
+    count, correct = len(predictions.labels), predictions.correct
+    loss = log_loss(predictions.probabilities, predictions.labels)
+    state.best_correct, state.best_loss = correct, loss
+    state.probe |= {"val_correct": correct, "val_loss": loss, "right": predictions.right.tolist()}
+    if accelerator.is_main_process:
+        metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
+        save_model(folder.model_file, bare_model.state_dict(), replace(info, metrics=metrics))
+        row = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
+        folder.log({"step": 0, "epoch": 0, **row})
+        progress.say(f"probe  val loss {loss:.4f} accuracy {correct / count:.1%} ({correct} of {count})")
+
+
+def _compare_with_probe(state: Progress, kept: Predictions) -> tuple[dict[str, Any], str]:
+    """What the summary says of the probe, and one sentence on whether tuning was worth it."""
+    facts = dict(state.probe)
+    right = facts.pop("right")
+    if state.best_epoch == 0:
+        return facts | {"tuning_kept": False}, "no epoch of tuning did better than the probe; the probe is kept"
+    result = paired(right, kept.right.tolist())
+    facts |= {"tuning_kept": True, "paired": asdict(result)}
+    low, high = result.ci95
+    sentence = (
+        f"tuning against the probe, the same images: {result.gained} gained, {result.lost} lost, accuracy "
+        f"{result.difference:+.1%} [{low:+.1%}, {high:+.1%}], exact McNemar p = {result.p_value:.2g}: "
+        + ("beyond chance" if result.beyond_chance else "not beyond chance")
+        + "; the tuned model is kept"
+    )
+    return facts, sentence.replace("%", " %")
+
+
+def _shrink(pixels: torch.Tensor, step: int, *, total_steps: int, first_image_size: int) -> torch.Tensor:
+    """float (n, 3, S, S) -> the same images at the size of this step."""
+    size = image_size_at(step, total_steps=total_steps, first=first_image_size, last=pixels.shape[-1])
+    if size == pixels.shape[-1]:
+        return pixels
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
