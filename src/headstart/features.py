@@ -5,6 +5,7 @@ row named by the content of its image and the view of it. Shards are written who
 so runs may share a bank without a lock: each writes shards of its own names and reads the union of all.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from headstart.errors import InputError
 from headstart.files import write_atomically
 
 EVAL_VIEW = "eval"
+STALE_S = 3600.0  # an unfinished file of this age has no writer any more
 MERGE_SHARDS = 64  # so many small shards of one writer become a large one
 _SCHEMA = 1
 _ROW_BYTES = 16  # of the name of a row
@@ -80,13 +82,20 @@ class Bank:
 
     def refresh(self) -> None:
         """Take in the shards that were finished since, by whatever process. Damaged ones are listed and left out."""
+        while not self._take_in_new_shards():
+            pass
+
+    def _take_in_new_shards(self) -> bool:
+        """False if a shard went away meanwhile: its writer has merged it into one that the list may not have had."""
+        complete = True
         for path in sorted(self.path.glob("*.safetensors")):
             if path.name in self._seen:
                 continue
             try:
                 names, features = _read_shard(path, width=self.width)
             except FileNotFoundError:
-                continue  # merged into a larger one by its writer; that one is in this list or in the next
+                complete = False
+                continue
             except ValueError as error:
                 self.damaged.append(Damaged(path, str(error)))
                 self._seen.add(path.name)
@@ -94,6 +103,7 @@ class Bank:
             self._seen.add(path.name)
             for row, name in enumerate(names):
                 self._places.setdefault(name, (features, row))
+        return complete
 
     def remove_damaged(self) -> None:
         """Delete the files that `damaged` names: once their rows are stored anew nobody needs them."""
@@ -145,6 +155,10 @@ class Writer:
     def __init__(self, path: Path, *, width: int) -> None:
         self._path, self._width = path, width
         self._small: list[Path] = []
+        for left in path.glob(".*.tmp"):  # of writers that were killed
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > STALE_S:
+                    left.unlink()
 
     def add(self, names: Sequence[bytes], features: np.ndarray) -> None:
         """features: float32 (n, width), a row per name."""

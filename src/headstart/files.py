@@ -1,6 +1,7 @@
 """A write is atomic or did not happen. Knows no torch."""
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """`write` gets a temporary name beside `path`; the file appears under its own name complete, or not at all."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # threads and machines may write at once
     try:
         write(staging)
         fsync(staging)

@@ -210,9 +210,9 @@ def cross_validate(
         for position, l2 in enumerate(grid):  # from strong to weak, each from the solution before
             found, start = problem.solve(l2 * rows_per_image, gradient_norm=SELECTION_GRADIENT_NORM, start=start)
             logits = found.head.logits(held_features)
+            hits[position] += (logits.argmax(axis=1) == held_labels).sum()
             loss, _ = _cross_entropy(logits, held_labels, held_weights)
             losses[fold, position] = loss / held_weights.sum()
-            hits[position] += (logits.argmax(axis=1) == held_labels).sum()
     means = losses.mean(axis=0)
     errors = losses.std(axis=0, ddof=1) / np.sqrt(num_folds)
     best = int(means.argmin())

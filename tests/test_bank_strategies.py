@@ -1,0 +1,322 @@
+"""Runs on the feature bank: the same run folder, the same logits as recomputing, probe then tune."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from runs import small
+from safetensors.torch import load_file
+from torchvision.models import resnet18
+
+import headstart
+from headstart import InputError, cli
+from headstart.artifacts import load_model
+from headstart.config import ProbeConfig, RunConfig, StrategyConfig
+from headstart.data.decode import decode
+from headstart.parsing import to_yaml
+from headstart.preprocess import Preprocess
+from headstart.start import run
+from headstart.stats import paired
+from headstart.trunk import FrozenTrunk
+from headstart.weights import load_weights
+
+FILES = {
+    "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
+    "predictions.parquet", "summary.json", "train_views.png", "val_predictions.png",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("bank")
+
+
+def on_bank(root: Path, out: Path, bank: Path, *, strategy: str = "frozen_head", **sections: dict) -> RunConfig:
+    sections["runtime"] = {"bank": str(bank), **sections.get("runtime", {})}
+    config = small(root, out, strategy=strategy, **sections)
+    return replace(config, strategy=replace(config.strategy, features="bank"))
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def probed(tiny_data, bank, tmp_path_factory) -> Path:
+    return run(on_bank(tiny_data, tmp_path_factory.mktemp("runs") / "probed", bank))
+
+
+def recomputed_logits(folder: Path, root: Path) -> tuple[np.ndarray, list[dict]]:
+    """The validation logits of a plain torchvision network with the run's file, and the rows of its table."""
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    tensors = load_file(folder / "model.safetensors")
+    model = resnet18(num_classes=len(tensors["fc.bias"]))
+    model.load_state_dict(tensors, strict=True)
+    spec = Preprocess(image_size=32, resize_size=37)
+    views = torch.stack([spec.eval_view(decode((root / row["path"]).read_bytes())) for row in rows])
+    with torch.inference_mode():
+        return model.eval()(spec.normalize(views)).numpy(), rows
+
+
+def test_the_run_folder_is_that_of_every_run(probed) -> None:
+    assert {path.name for path in probed.iterdir()} == FILES
+    found = summary(probed)
+    assert found["strategy"] == "frozen_head"
+    assert found["val"]["n"] == 15
+    assert found["probe"]["converged"]
+    assert found["probe"]["gradient_norm"] <= 1e-8
+    assert found["features"]["rows"] == 51
+    assert [row["cv_loss"] for row in lines(probed) if "l2" in row]
+    assert headstart.load(probed).classes == ("blue_waves", "green_stripes", "red_checks")
+
+
+def test_the_logits_are_those_of_the_whole_network_with_the_same_head(probed, tiny_data) -> None:
+    logits, rows = recomputed_logits(probed, tiny_data)
+    stored = np.array([row["probabilities"] for row in rows])
+    expected = np.exp(logits.astype(np.float64))
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert np.abs(stored - expected).max() < 1e-5
+    # up to the constant that a softmax forgets, the probabilities are the logits
+    ours = np.log(stored) - np.log(stored).mean(axis=1, keepdims=True)
+    assert np.abs(ours - (logits - logits.mean(axis=1, keepdims=True))).max() < 1e-5
+
+
+def test_headstart_evaluate_agrees_with_the_run(probed, tiny_data, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", str(probed), "--data", str(tiny_data), "--out", str(tmp_path / "again.json")])
+    assert end.value.code == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["confusion_matrix"] == summary(probed)["val"]["confusion_matrix"]
+    assert again["loss"] == pytest.approx(summary(probed)["val"]["loss"], abs=1e-5)
+
+
+def test_a_second_run_calls_the_backbone_not_once_and_ends_with_the_same_file(
+    probed, tiny_data, bank, tmp_path, monkeypatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the backbone was called")
+
+    monkeypatch.setattr(FrozenTrunk, "__call__", never)
+    handle = torch.nn.modules.module.register_module_forward_hook(never)
+    try:
+        again = run(on_bank(tiny_data, tmp_path / "again", bank))
+    finally:
+        handle.remove()
+    assert (again / "model.safetensors").read_bytes() == (probed / "model.safetensors").read_bytes()
+    assert summary(again)["features"]["computed"] == 0
+
+
+def test_the_hook_of_the_test_above_would_notice(tiny_data, tmp_path, monkeypatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the backbone was called")
+
+    monkeypatch.setattr(FrozenTrunk, "__call__", never)
+    with pytest.raises(AssertionError, match="the backbone was called"):
+        run(on_bank(tiny_data, tmp_path / "run", tmp_path / "bank"))
+
+
+def test_the_backbone_in_the_file_is_the_pretrained_one_to_the_bit(probed) -> None:
+    tensors = load_file(probed / "model.safetensors")
+    before = load_weights("bundled").tensors
+    assert before is not None
+    for name, value in before.items():
+        assert torch.equal(tensors[name], value), name
+
+
+def test_minibatches_on_the_bank_give_the_losses_of_the_loop_that_recomputes(tiny_data, bank, tmp_path) -> None:
+    changes: dict = {
+        "data": {"min_crop_scale": 1.0, "hflip": False},
+        "model": {"head_init": "normal"},
+        "optim": {"lr": 0.01, "schedule": "step", "step_epochs": 1, "backbone_lr": None},
+        "train": {"epochs": 3},
+    }
+    loop = run(small(tiny_data, tmp_path / "loop", strategy="frozen_head", **changes))
+    solved = run(on_bank(tiny_data, tmp_path / "bank_run", bank, probe=ProbeConfig(solver="sgd"), **changes))
+    losses = [[row["loss"] for row in lines(folder) if "loss" in row] for folder in (loop, solved)]
+    assert len(losses[0]) == 14
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    of_epochs = [
+        [(row["epoch"], row["val_correct"]) for row in lines(folder) if "epoch" in row] for folder in (loop, solved)
+    ]
+    assert of_epochs[0] == of_epochs[1]
+    assert summary(loop)["best_epoch"] == summary(solved)["best_epoch"]
+
+
+def test_full_batches_begin_at_the_loss_of_guessing_and_never_rise(tiny_data, bank, tmp_path) -> None:
+    config = on_bank(
+        tiny_data,
+        tmp_path / "run",
+        bank,
+        probe=ProbeConfig(solver="full_batch", steps=60),
+        optim={"lr": 0.001, "momentum": 0.0, "schedule": "constant"},
+    )
+    losses = [row["loss"] for row in lines(run(config)) if "loss" in row]
+    assert len(losses) == 60
+    assert losses[0] == pytest.approx(math.log(3), abs=1e-6)
+    assert all(later < before for before, later in pairwise(losses))
+
+
+def test_views_train_and_never_measure(tiny_data, bank, tmp_path) -> None:
+    folder = run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(views=2, l2=10.0)))
+    found = summary(folder)
+    assert found["features"]["rows"] == 36 * 3 + 15
+    assert found["val"]["n"] == 15
+    assert found["probe"]["l2"] == 10.0
+
+
+def test_a_checkpoint_to_resume_from_is_refused_with_the_way_out(tiny_data, bank, tmp_path) -> None:
+    config = on_bank(tiny_data, tmp_path / "run", bank, train={"resume": "some/where"})
+    with pytest.raises(InputError, match="features recompute"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_of_one_image_needs_a_stated_strength(image_folder, tmp_path) -> None:
+    folder = image_folder(train=3, val=1)
+    for extra in sorted((folder / "train" / "red_checks").iterdir())[1:]:
+        extra.unlink()
+    with pytest.raises(InputError, match=r"probe\.l2"):
+        run(on_bank(folder, tmp_path / "a", tmp_path / "bank"))
+    run(on_bank(folder, tmp_path / "b", tmp_path / "bank", probe=ProbeConfig(l2=1.0)))
+
+
+def test_recomputing_does_not_go_with_probe_then_tune() -> None:
+    with pytest.raises(InputError, match="leave it at bank"):
+        RunConfig(strategy=StrategyConfig(name="probe_then_tune", features="recompute"))
+
+
+def test_the_function_is_not_replaced_by_the_module_of_its_name(probed, tiny_data, bank, tmp_path) -> None:
+    for name in ("a", "b"):  # the second call met the module headstart.train in its place
+        config = on_bank(tiny_data, tmp_path / name, bank, strategy="probe_then_tune", train={"epochs": 1})
+        assert headstart.train(config) == tmp_path / name
+
+
+# ---- probe, then tune
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_data, bank, tmp_path_factory) -> Path:
+    config = on_bank(
+        tiny_data, tmp_path_factory.mktemp("runs") / "tuned", bank,
+        strategy="probe_then_tune", optim={"lr": 1e-3, "backbone_lr": 1e-3}, probe=ProbeConfig(l2=3000.0),
+    )  # fmt: skip
+    return run(config)
+
+
+def test_tuning_starts_from_the_probe(tuned, tiny_data, bank, tmp_path) -> None:
+    alone = run(on_bank(tiny_data, tmp_path / "probe", bank, probe=ProbeConfig(l2=3000.0)))
+    first = lines(tuned)[0]
+    assert (first["step"], first["epoch"]) == (0, 0)
+    assert first["val_correct"] == summary(alone)["val"]["correct"]
+    assert first["val_loss"] == pytest.approx(summary(alone)["val"]["loss"], abs=1e-5)
+    steps = [row for row in lines(tuned) if "loss" in row]
+    assert steps[0]["loss"] < math.log(3) - 0.05
+
+
+def test_the_better_one_of_probe_and_tuned_is_kept(tuned, tiny_data) -> None:
+    rows = [row for row in lines(tuned) if "epoch" in row]
+    best = max(rows, key=lambda row: (row["val_correct"], -row["val_loss"]))
+    found = summary(tuned)
+    assert found["best_epoch"] == best["epoch"]
+    assert found["val"]["correct"] == best["val_correct"]
+    assert found["probe"]["tuning_kept"] == (best["epoch"] > 0)
+    assert "right" not in found["probe"]
+    logits, table = recomputed_logits(tuned, tiny_data)
+    assert (
+        sum(found["classes"][code] == row["label"] for code, row in zip(logits.argmax(1), table, strict=True))
+        == (best["val_correct"])
+    )
+
+
+def test_where_tuning_does_harm_the_probe_is_kept(tiny_data, bank, tmp_path) -> None:
+    config = on_bank(
+        tiny_data, tmp_path / "run", bank, strategy="probe_then_tune", optim={"lr": 0.3, "backbone_lr": 0.3},
+        train={"epochs": 1}, probe=ProbeConfig(l2=100.0),
+    )  # fmt: skip
+    folder = run(config)
+    assert summary(folder)["best_epoch"] == 0
+    assert summary(folder)["probe"]["tuning_kept"] is False
+    model, _ = load_model(folder / "model.safetensors")
+    before = load_weights("bundled").tensors
+    assert before is not None
+    assert torch.equal(model.conv1.weight, before["conv1.weight"])
+
+
+def test_smaller_images_first_changes_the_run(tiny_data, tuned, bank, tmp_path) -> None:
+    config = on_bank(
+        tiny_data, tmp_path / "run", bank, strategy="probe_then_tune", data={"image_size": 64},
+        optim={"lr": 1e-3, "backbone_lr": 1e-3}, train={"epochs": 1, "first_image_size": 32}, probe=ProbeConfig(l2=3000.0),
+    )  # fmt: skip
+    smaller = run(config)
+    whole = run(replace(config, out=str(tmp_path / "whole"), train=replace(config.train, first_image_size=None)))
+    first, other = ([row["loss"] for row in lines(folder) if "loss" in row] for folder in (smaller, whole))
+    assert first[0] != other[0]
+    assert summary(smaller)["val"]["n"] == 15
+
+
+def test_two_classifiers_are_compared_on_the_images_they_differ_on() -> None:
+    same = [True] * 80 + [False] * 5
+    result = paired([*same, *[False] * 12, *[True] * 3], [*same, *[True] * 12, *[False] * 3])
+    assert (result.gained, result.lost) == (12, 3)
+    assert result.difference == pytest.approx(0.09)
+    assert result.p_value == pytest.approx(2 * sum(math.comb(15, k) for k in range(4)) / 2**15)
+    assert result.beyond_chance
+    assert 0 < result.ci95[0] < 0.09 < result.ci95[1] < 0.15
+    assert not paired([*same, False], [*same, True]).beyond_chance
+    assert paired(same, same).p_value == 1.0
+
+
+# ---- the command
+
+
+def command(*arguments: object, cwd: Path, cache: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "headstart", *map(str, arguments)],
+        cwd=cwd, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_keeps_its_bank_in_the_cache_folder_and_imports_no_torchvision(tiny_data, tmp_path) -> None:
+    config = on_bank(tiny_data, tmp_path / "run", tmp_path / "unused")
+    config = replace(config, runtime=replace(config.runtime, bank=None))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    script = "import sys; from headstart import cli\ntry: cli.main()\nfinally: print({'torchvision', 'datasets', 'evaluate'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", "--config", str(tmp_path / "config.yaml")],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("set()")
+    assert len(list((tmp_path / "cache" / "headstart" / "bank").glob("*/key.json"))) == 1
+
+
+@pytest.mark.slow
+def test_stopped_while_computing_features_it_exits_143_and_writes_no_run_folder(image_folder, tmp_path) -> None:
+    folder = image_folder(train=150, val=20)
+    config = on_bank(folder, tmp_path / "run", tmp_path / "bank", data={"num_workers": 1, "image_size": 64})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    process = command("train", "--config", tmp_path / "config.yaml", cwd=tmp_path, cache=tmp_path)
+    while process.poll() is None and not list((tmp_path / "bank").glob("*/*.safetensors")):
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 143, complaint
+    assert complaint.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    again = run(config)
+    assert 0 < summary(again)["features"]["computed"] < summary(again)["features"]["rows"]

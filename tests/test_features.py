@@ -1,0 +1,389 @@
+"""The feature bank and what is computed into it: content keys, checksums, sharing, kills, the trunk's form."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from headstart.config import DataConfig, RuntimeConfig
+from headstart.data.manifest import build_manifest
+from headstart.errors import InputError
+from headstart.extract import BATCH_CPU, Extraction, features_of, fill, rows_of, views_of
+from headstart.features import MERGE_SHARDS, Bank, bank_key, prune, row_name, stored
+from headstart.model import Classifier, build_model
+from headstart.preprocess import Preprocess
+from headstart.runtime import StopRequest, start_accelerator
+from headstart.trunk import FEATURES, FrozenTrunk, form_of, shapes
+from headstart.weights import load_weights
+
+CPU = torch.device("cpu")
+KEY = bank_key(weights_sha256="a", form="test", preprocess={"image_size": 32})
+SPEC = Preprocess(image_size=32, resize_size=37)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> dict[str, torch.Tensor]:
+    tensors = load_weights("bundled").tensors
+    assert tensors is not None
+    return tensors
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batches that the trunk computed in this process."""
+    seen: list[int] = []
+    original = FrozenTrunk.__call__
+
+    def counted(self: FrozenTrunk, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return original(self, pixels)
+
+    monkeypatch.setattr(FrozenTrunk, "__call__", counted)
+    return seen
+
+
+def extract(
+    folder: Path, location: Path, backbone: dict, *, spec: Preprocess = SPEC, num_views: int = 0, num_workers: int = 0
+) -> tuple[Extraction, np.ndarray, Bank]:
+    """Both splits of an image folder into the bank at `location`, and their features."""
+    manifest = build_manifest(folder, val_fraction=0.2, seed=0, on_bad_file="refuse")
+    key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
+    bank = Bank(location, key, width=FEATURES)
+    views = views_of(DataConfig(image_size=32, min_crop_scale=0.5), spec, num_views=num_views, seed=0)
+    rows = rows_of(manifest.root, manifest.samples, views)
+    with StopRequest() as stop:
+        extraction = fill(
+            start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)),
+            bank,
+            rows,
+            spec,
+            lambda: FrozenTrunk(backbone, precision="no", device=CPU),
+            num_workers=num_workers,
+            stop=stop,
+        )
+    return extraction, features_of(bank, rows)[:], bank
+
+
+# ---- the trunk
+
+
+def test_the_shapes_are_torchvisions() -> None:
+    expected = {
+        name: tuple(value.shape) for name, value in Classifier(2).state_dict().items() if not name.startswith("fc.")
+    }
+    assert shapes() == expected
+
+
+def test_the_evaluation_view_has_the_bytes_of_torchvision(draw_image) -> None:
+    rng = np.random.default_rng(0)
+    reference = v2.Compose([v2.Resize(37, antialias=True), v2.CenterCrop(32), v2.PILToTensor()])
+    images = [draw_image(0, 1), draw_image(1, 2).resize((37, 37)), draw_image(2, 3).rotate(90, expand=True)]
+    images += [
+        Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((38, 41), (200, 37), (33, 500))
+    ]
+    for image in images:
+        assert torch.equal(SPEC.eval_view(image), reference(image)), image.size
+
+
+def test_the_folded_trunk_gives_the_logits_of_the_network_in_fp32(backbone) -> None:
+    model = build_model(5, backbone=backbone, head_init="normal", seed=0).eval()
+    pixels = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    features = FrozenTrunk(backbone, precision="no", device=CPU)(pixels)
+    with torch.inference_mode():
+        expected = model(pixels)
+        ours = model.fc(features)
+    assert features.shape == (16, FEATURES)
+    assert features.dtype == torch.float32
+    assert (ours - expected).abs().max() < 1e-5
+
+
+def test_a_feature_does_not_depend_on_the_other_images_of_the_batch(backbone) -> None:
+    pixels = torch.randn(BATCH_CPU, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for precision in ("no", "bf16"):
+        trunk = FrozenTrunk(backbone, precision=precision, device=CPU)
+        whole = trunk(pixels)
+        alone = torch.zeros_like(pixels)
+        alone[3] = pixels[7]
+        assert torch.equal(trunk(alone)[3], whole[7])
+        assert torch.equal(trunk(pixels.flip(0)).flip(0), whole)
+
+
+def test_bf16_features_point_the_same_way(backbone) -> None:
+    pixels = torch.randn(BATCH_CPU, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    exact, rounded = (FrozenTrunk(backbone, precision=p, device=CPU)(pixels) for p in ("no", "bf16"))
+    assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.999
+
+
+def test_each_form_of_the_trunk_has_its_name() -> None:
+    forms = {form_of(precision=precision, device=CPU) for precision in ("no", "bf16", "fp16")}
+    forms.add(form_of(precision="no", device=torch.device("cuda")))
+    assert len(forms) == 4
+
+
+# ---- what is computed, and when
+
+
+def test_a_second_run_computes_nothing(tiny_data, tmp_path, backbone, forwards) -> None:
+    first, features, _ = extract(tiny_data, tmp_path, backbone)
+    assert (first.wanted, first.computed) == (51, 51)
+    assert len(forwards) == 4  # 51 images in batches of 16
+    again, same, _ = extract(tiny_data, tmp_path, backbone)
+    assert again.computed == 0
+    assert len(forwards) == 4
+    assert np.array_equal(features, same)
+
+
+def test_moving_and_renaming_computes_nothing(image_folder, tmp_path, backbone) -> None:
+    folder = image_folder(train=4, val=2)
+    extract(folder, tmp_path / "bank", backbone)
+    moved = folder.rename(tmp_path / "elsewhere")
+    for path in sorted(moved.rglob("*.jpg")):
+        path.rename(path.with_name(f"renamed_{path.name}"))
+    assert extract(moved, tmp_path / "bank", backbone)[0].computed == 0
+
+
+def test_ten_new_images_compute_ten_and_an_edited_one_computes_one(
+    image_folder, draw_image, tmp_path, backbone
+) -> None:
+    folder = image_folder(train=4, val=2)
+    extract(folder, tmp_path / "bank", backbone)
+    for number in range(10):
+        draw_image(0, 1000 + number).save(folder / "train" / "blue_waves" / f"new_{number}.png")
+    assert extract(folder, tmp_path / "bank", backbone)[0].computed == 10
+    draw_image(0, 2000).save(folder / "train" / "blue_waves" / "new_3.png")
+    assert extract(folder, tmp_path / "bank", backbone)[0].computed == 1
+
+
+def test_another_size_crop_or_backbone_has_another_key(tiny_data, tmp_path, backbone) -> None:
+    extract(tiny_data, tmp_path, backbone)
+    for spec in (Preprocess(image_size=48, resize_size=55), Preprocess(image_size=32, resize_size=32)):
+        assert extract(tiny_data, tmp_path, backbone, spec=spec)[0].computed == 51
+    keys = {
+        json.dumps(bank_key(weights_sha256=w, form=f, preprocess={})) for w, f in (("a", "x"), ("b", "x"), ("a", "y"))
+    }
+    assert len(keys) == 3
+    assert len(stored(tmp_path)) == 3
+
+
+def test_views_are_functions_of_seed_and_number(tiny_data, tmp_path, backbone) -> None:
+    extraction, features, _ = extract(tiny_data, tmp_path / "a", backbone, num_views=2)
+    assert extraction.computed == 3 * 51
+    per_image = features.reshape(51, 3, FEATURES)
+    assert not np.array_equal(per_image[:, 1], per_image[:, 2])
+    _, again, _ = extract(tiny_data, tmp_path / "b", backbone, num_views=2)
+    assert np.array_equal(features, again)
+    more, _, _ = extract(tiny_data, tmp_path / "a", backbone, num_views=3)
+    assert more.computed == 51  # the first two views are there already
+
+
+def test_workers_give_the_same_bits(tiny_data, tmp_path, backbone) -> None:
+    _, one, _ = extract(tiny_data, tmp_path / "a", backbone)
+    _, two, _ = extract(tiny_data, tmp_path / "b", backbone, num_workers=2)
+    assert np.array_equal(one, two)
+
+
+def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
+    image_folder, draw_image, tmp_path, backbone
+) -> None:
+    folder = image_folder(train=4, val=2)
+    manifest = build_manifest(folder, val_fraction=0.2, seed=0, on_bad_file="refuse")
+    changed = folder / manifest.samples[5].path
+    draw_image(1, 999).save(changed)
+    bank = Bank(tmp_path / "bank", KEY, width=FEATURES)
+    rows = rows_of(manifest.root, manifest.samples, views_of(DataConfig(), SPEC, num_views=0, seed=0))
+    for num_workers in (0, 1):
+        with StopRequest() as stop, pytest.raises(InputError, match="its content changed") as caught:
+            fill(
+                start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)), bank, rows, SPEC,
+                lambda: FrozenTrunk(backbone, precision="no", device=CPU), num_workers=num_workers, stop=stop,
+            )  # fmt: skip
+        assert str(changed) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+# ---- the files
+
+
+def fill_bank(location: Path, *, shards: int, rows: int = 3) -> tuple[list[bytes], np.ndarray]:
+    rng = np.random.default_rng(0)
+    names = [row_name(str(i), "eval") for i in range(shards * rows)]
+    features = rng.random((len(names), 8), dtype=np.float32)
+    writer = Bank(location, KEY, width=8).writer()
+    for start in range(0, len(names), rows):
+        writer.add(names[start : start + rows], features[start : start + rows])
+    return names, features
+
+
+def test_rows_come_back_in_any_order(tmp_path) -> None:
+    names, features = fill_bank(tmp_path, shards=5)
+    bank = Bank(tmp_path, KEY, width=8)
+    assert len(bank) == 15
+    order = np.random.default_rng(1).permutation(15)
+    rows = bank.rows([names[i] for i in order])
+    assert np.array_equal(rows[:], features[order])
+    assert np.array_equal(rows[3:7], features[order[3:7]])
+    assert np.array_equal(rows[order % 2 == 0], features[order][order % 2 == 0])
+
+
+@pytest.mark.parametrize("harm", ["truncated", "cut in the header", "emptied", "one bit", "header", "grown"])
+def test_a_harmed_shard_is_named_left_out_and_rebuilt(harm, tmp_path) -> None:
+    names, features = fill_bank(tmp_path, shards=3)
+    victim = sorted(Bank(tmp_path, KEY, width=8).path.glob("*.safetensors"))[1]
+    content = bytearray(victim.read_bytes())
+    match harm:
+        case "truncated":
+            content = content[:-5]
+        case "cut in the header":
+            content = content[:20]
+        case "emptied":
+            content = bytearray()
+        case "one bit":
+            content[-40] ^= 4
+        case "header":
+            content[12] ^= 255
+        case "grown":
+            content += b"x"
+    victim.write_bytes(content)
+    bank = Bank(tmp_path, KEY, width=8)
+    assert [damaged.path for damaged in bank.damaged] == [victim]
+    assert bank.damaged[0].reason
+    assert len(bank) == 6
+    missing = [i for i, name in enumerate(names) if name not in bank]
+    bank.writer().add([names[i] for i in missing], features[missing])
+    bank.refresh()
+    bank.remove_damaged()
+    again = Bank(tmp_path, KEY, width=8)
+    assert not again.damaged
+    assert np.array_equal(again.rows(names)[:], features)
+
+
+def test_small_shards_are_merged_and_nothing_is_lost(tmp_path) -> None:
+    names, features = fill_bank(tmp_path, shards=MERGE_SHARDS + 3)
+    bank = Bank(tmp_path, KEY, width=8)
+    assert len(list(bank.path.glob("*.safetensors"))) == 4
+    assert np.array_equal(bank.rows(names)[:], features)
+
+
+def test_writers_and_readers_at_the_same_time_see_whole_rows_only(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    names = [row_name(str(i), "eval") for i in range(600)]
+    features = rng.random((600, 8), dtype=np.float32)
+    failures: list[BaseException] = []
+
+    def write(part: int) -> None:
+        try:
+            writer = Bank(tmp_path, KEY, width=8).writer()
+            for start in range(part * 100, 600, 5):  # the parts overlap
+                writer.add(names[start : start + 5], features[start : start + 5])
+            writer.merge()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        bank = Bank(tmp_path, KEY, width=8)
+        assert not bank.damaged
+        present = [i for i, name in enumerate(names) if name in bank]
+        assert np.array_equal(bank.rows([names[i] for i in present])[:], features[present])
+    assert not failures
+    assert np.array_equal(Bank(tmp_path, KEY, width=8).rows(names)[:], features)
+
+
+def test_a_bank_that_cannot_be_kept_is_the_users_to_mend(tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"--runtime\.bank DIR"):
+        Bank(tmp_path / "file", KEY, width=8)
+
+
+def test_keys_are_listed_and_pruned(tmp_path) -> None:
+    fill_bank(tmp_path, shards=2)
+    other = Bank(tmp_path, bank_key(weights_sha256="b", form="test", preprocess={}), width=8)
+    os.utime(other.path, (0, 0))
+    assert [entry.num_shards for entry in stored(tmp_path)] == [2, 0]
+    with pytest.raises(InputError, match="no key zzz"):
+        prune(tmp_path, name="zzz")
+    assert [entry.path for entry in prune(tmp_path, unused_days=30)] == [other.path]
+    assert len(prune(tmp_path, name="all")) == 1
+    assert stored(tmp_path) == []
+
+
+# ---- stopped and killed
+
+FILLER = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from headstart import trunk
+from test_features import extract
+from headstart.errors import Stopped
+from headstart.weights import load_weights
+
+stop_at, calls = int(sys.argv[4]), 0
+original = trunk.FrozenTrunk.__call__
+def counted(self, pixels):
+    global calls
+    calls += 1
+    if calls == stop_at:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(self, pixels)
+trunk.FrozenTrunk.__call__ = counted
+try:
+    extract(Path(sys.argv[2]), Path(sys.argv[3]), load_weights("bundled").tensors, num_workers=int(sys.argv[5]))
+except Stopped as stop:
+    print(stop)
+    sys.exit(143)
+"""
+
+
+def filler(tmp_path: Path, data: Path, *, stop_at: int, num_workers: int) -> subprocess.Popen:
+    script = tmp_path / "filler.py"
+    script.write_text(textwrap.dedent(FILLER))
+    arguments = [Path(__file__).parent, data, tmp_path / "bank", stop_at, num_workers]
+    return subprocess.Popen([sys.executable, str(script), *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_middle_keeps_every_batch_that_was_begun(tiny_data, tmp_path, backbone) -> None:
+    process = filler(tmp_path, tiny_data, stop_at=2, num_workers=0)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "the same command continues" in said
+    kept, features, _ = extract(tiny_data, tmp_path / "bank", backbone)
+    assert kept.computed == 51 - 2 * BATCH_CPU
+    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone)
+    assert np.array_equal(features, expected)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_bank_is_right_and_what_was_done_is_kept(tiny_data, tmp_path, backbone) -> None:
+    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone)
+    key = bank_key(weights_sha256="bundled", form="test", preprocess=SPEC.to_json())
+    for moment in range(2):
+        before = len(Bank(tmp_path / "bank", key, width=FEATURES))
+        process = filler(tmp_path, tiny_data, stop_at=-1, num_workers=2)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and len(Bank(tmp_path / "bank", key, width=FEATURES)) <= before + moment:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        bank = Bank(tmp_path / "bank", key, width=FEATURES)
+        assert not bank.damaged
+        assert len(bank) > before or len(bank) == 51
+    _, features, bank = extract(tiny_data, tmp_path / "bank", backbone)
+    assert np.array_equal(features, expected)
+    shutil.rmtree(bank.path)

@@ -1,0 +1,189 @@
+"""The exact head: scikit-learn's solution, the stated gradient, selection, weights, streaming, determinism."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from headstart import probe
+from headstart.features import BankRows
+
+
+def blobs(n: int, d: int, classes: int, *, seed: int = 0, spread: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
+    """Features like a trunk's: not negative, of very different scales, classes that overlap."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % classes)
+    scales, centres = rng.uniform(0.05, 3, d), rng.normal(0, spread, (classes, d))
+    return (np.abs(rng.normal(1, 1, (n, d)) + centres[labels]) * scales).astype(np.float32), labels
+
+
+def standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wide = features.astype(np.float64)
+    return (wide - wide.mean(axis=0)) / wide.std(axis=0), wide.std(axis=0)
+
+
+@pytest.mark.parametrize("l2", [0.3, 10.0, 300.0])
+@pytest.mark.parametrize(("n", "d", "classes"), [(120, 200, 2), (400, 60, 2), (300, 40, 5), (60, 80, 4)])
+def test_the_coefficients_are_those_of_scikit_learn(n, d, classes, l2) -> None:
+    features, labels = blobs(n, d, classes)
+    found = probe.fit(features, labels, num_classes=classes, l2=l2)
+    assert found.converged
+    assert found.gradient_norm <= probe.GRADIENT_NORM
+    scaled, std = standardised(features)
+    # with two classes scikit-learn fits one vector, the difference of our two: half the penalty
+    strength = 1 / l2 if classes > 2 else 2 / l2
+    reference = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(scaled, labels)
+    ours = found.head.weight * std
+    ours = ours if classes > 2 else ours[1:] - ours[:1]
+    assert np.abs(ours - reference.coef_).max() < 1e-4
+    probabilities = np.exp(found.head.logits(features))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert np.abs(probabilities - reference.predict_proba(scaled)).max() < 1e-4
+
+
+def test_the_gradient_is_that_of_the_stated_objective() -> None:
+    features, labels = blobs(50, 7, 3)
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, 50)
+    weights /= weights.mean()
+    l2 = 2.0
+    found = probe.fit(features, labels, num_classes=3, l2=l2, weights=weights)
+    mean = np.average(features.astype(np.float64), axis=0, weights=weights)
+    std = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
+
+    def objective(weight: np.ndarray, bias: np.ndarray) -> float:
+        logits = (features - mean) / std @ weight.T + bias
+        logits -= logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(50), labels]
+        return float((weights * losses).mean() + l2 / (2 * 50) * (weight**2).sum())
+
+    weight, bias = found.head.weight * std, found.head.bias + found.head.weight @ mean
+    at = objective(weight, bias)
+    assert at == pytest.approx(found.objective, rel=1e-12)
+    rng = np.random.default_rng(2)
+    for _ in range(20):  # nowhere near is it smaller
+        assert objective(weight + 1e-3 * rng.normal(size=weight.shape), bias + 1e-3 * rng.normal(size=3)) > at
+
+
+def test_the_same_input_gives_the_same_bits() -> None:
+    features, labels = blobs(200, 30, 3)
+    first, second = (probe.fit(features, labels, num_classes=3, l2=1.0) for _ in range(2))
+    assert np.array_equal(first.head.weight, second.head.weight)
+    assert np.array_equal(first.head.bias, second.head.bias)
+
+
+def test_a_constant_feature_has_no_weight() -> None:
+    features, labels = blobs(100, 10, 2)
+    features[:, 4] = 3.25
+    found = probe.fit(features, labels, num_classes=2, l2=1.0)
+    assert np.abs(found.head.weight[:, 4]).max() < 1e-12
+    assert np.isfinite(found.head.weight).all()
+
+
+def test_out_of_memory_maps_the_optimum_is_the_same(monkeypatch, tmp_path) -> None:
+    features, labels = blobs(3000, 40, 4)
+    expected = probe.fit(features, labels, num_classes=4, l2=5.0)
+    order = np.random.default_rng(0).permutation(3000)
+    path = tmp_path / "rows.bin"
+    features[order].tofile(path)
+    mapped = np.memmap(path, dtype=np.float32, mode="r", shape=(3000, 40))
+    maps = [mapped[:1000], mapped[1000:]]
+    place = np.argsort(order)
+    where = np.stack([place >= 1000, np.where(place >= 1000, place - 1000, place)], axis=1).astype(np.int64)
+    rows = BankRows(maps, where, width=40)
+    assert np.array_equal(rows[:], features)
+    monkeypatch.setattr(probe, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(probe, "_CHUNK_ROWS", 512)
+    monkeypatch.setattr(probe, "_CURVATURE_ROWS", 700)
+    streamed = probe.fit(rows, labels, num_classes=4, l2=5.0)
+    assert streamed.converged
+    assert np.abs(streamed.head.weight - expected.head.weight).max() < 1e-5
+
+
+def test_balanced_weights_count_each_class_the_same() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    weights = probe.class_weights(labels, num_classes=2)
+    assert weights.mean() == pytest.approx(1.0)
+    assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
+
+
+def test_balanced_weights_find_more_of_the_rare_class() -> None:
+    features, labels = blobs(600, 5, 2, spread=0.15)
+    keep = (labels == 0) | (np.arange(600) % 12 == 0)
+    features, labels = features[keep], labels[keep]
+    plain = probe.fit(features, labels, num_classes=2, l2=1.0)
+    balanced = probe.fit(features, labels, num_classes=2, l2=1.0, weights=probe.class_weights(labels, num_classes=2))
+    rare = features[labels == 1]
+    recall = [(found.head.logits(rare).argmax(axis=1) == 1).mean() for found in (plain, balanced)]
+    assert recall[1] > recall[0]
+
+
+def test_folds_are_stratified_and_do_not_depend_on_the_order_of_the_rows() -> None:
+    labels = np.array([0] * 23 + [1] * 41)
+    ids = [f"image {i}" for i in range(64)]
+    folds = probe.stratified_folds(ids, labels, folds=5, seed=0)
+    for label in (0, 1):
+        counts = np.bincount(folds[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    order = np.random.default_rng(0).permutation(64)
+    again = probe.stratified_folds([ids[i] for i in order], labels[order], folds=5, seed=0)
+    assert np.array_equal(again, folds[order])
+    assert not np.array_equal(folds, probe.stratified_folds(ids, labels, folds=5, seed=1))
+
+
+def test_views_of_one_image_are_held_out_together() -> None:
+    labels = np.repeat(np.arange(20) % 2, 3)
+    ids = [f"image {i}" for i in range(20) for _ in range(3)]
+    folds = probe.stratified_folds(ids, labels, folds=4, seed=0).reshape(20, 3)
+    assert (folds == folds[:, :1]).all()
+
+
+def test_the_chosen_strength_has_the_smallest_loss_and_one_standard_error_is_stronger() -> None:
+    features, labels = blobs(150, 60, 3, spread=0.3)
+    folds = probe.stratified_folds([str(i) for i in range(150)], labels, folds=5, seed=0)
+    best = probe.cross_validate(features, labels, folds, num_classes=3)
+    losses = dict(zip(best.grid, best.losses, strict=True))
+    errors = dict(zip(best.grid, best.loss_errors, strict=True))
+    assert losses[best.l2] == min(best.losses)
+    assert best.grid[0] > best.l2 > best.grid[-1]
+    cautious = probe.cross_validate(features, labels, folds, num_classes=3, one_standard_error=True)
+    assert cautious.l2 > best.l2
+    assert losses[cautious.l2] <= losses[best.l2] + errors[best.l2]
+
+
+def test_cross_validation_measures_what_fitting_each_fold_measures() -> None:
+    features, labels = blobs(90, 20, 3)
+    folds = probe.stratified_folds([str(i) for i in range(90)], labels, folds=3, seed=0)
+    chosen = probe.cross_validate(features, labels, folds, num_classes=3, grid=(30.0, 3.0))
+    correct = 0
+    for fold in range(3):
+        held = folds == fold
+        found = probe.fit(features[~held], labels[~held], num_classes=3, l2=3.0)
+        correct += int((found.head.logits(features[held]).argmax(axis=1) == labels[held]).sum())
+    assert chosen.accuracies[1] == pytest.approx(correct / 90, abs=0.012)  # selection stops a little earlier
+
+
+def test_neighbours_vote() -> None:
+    features, labels = blobs(200, 20, 2, spread=1.5)
+    assert probe.knn_accuracy(features[:150], labels[:150], features[150:], labels[150:]) > 0.9
+    shuffled = np.random.default_rng(0).permutation(labels[:150])
+    assert probe.knn_accuracy(features[:150], shuffled, features[150:], labels[150:]) < 0.8
+
+
+def test_minimize_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:
+    curvature = 10.0 ** np.arange(-3, 4)
+    target = np.arange(7.0)
+    found = probe.minimize(
+        lambda x: (0.5 * float(curvature @ (x - target) ** 2), curvature * (x - target)),
+        np.zeros(7),
+        gradient_norm=1e-10,
+    )
+    assert found.converged
+    assert np.abs(found.x - target).max() < 1e-6
+
+
+def test_a_fit_that_may_not_go_on_says_so() -> None:
+    curvature = 10.0 ** np.linspace(-3, 3, 50)
+    found = probe.minimize(
+        lambda x: (0.5 * float(curvature @ x**2), curvature * x), np.ones(50), gradient_norm=1e-10, max_iterations=3
+    )
+    assert not found.converged
+    assert found.iterations == 3
