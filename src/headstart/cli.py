@@ -1,4 +1,4 @@
-"""The command line: headstart train | evaluate | predict | data. The only place that ends the process."""
+"""The command line: headstart train | evaluate | predict | probe | data | bench. The only place that ends the process."""
 
 import os
 import sys
@@ -14,12 +14,15 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart train --config frozen_head --data.root DIR   train (headstart train --help lists every key)
   headstart evaluate RUN --data DIR                      measure a finished run on a folder
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
+  headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
   headstart data demo DIR                                lay out the demo data: 2,624 solar cells
+  headstart data bank                                    list the feature bank, or delete from it
+  headstart bench features --data DIR                    how fast features are extracted here
 
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "data")
+COMMANDS = ("train", "evaluate", "predict", "probe", "data", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,8 +77,12 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _evaluate
         case "predict":
             return _predict
+        case "probe":
+            return _probe
         case "data":
             return _data
+        case "bench":
+            return _bench
         case _:
             from headstart.parsing import nearest
 
@@ -115,19 +122,94 @@ def _predict(argv: list[str]) -> None:
     predict_command(args.run, args.paths, out=args.out, batch_size=args.batch_size)
 
 
+def _probe(argv: list[str]) -> None:
+    parser = _parser("probe", "What a frozen backbone can do on a folder: cross-validated accuracy, learning curve.")
+    parser.add_argument("dir", help="image folder; all its images are used, train/ and val/ alike")
+    parser.add_argument("--weights", default="imagenet", help="as --model.weights of train (default: imagenet)")
+    parser.add_argument("--image_size", type=int, default=224, help="px (default: 224)")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="of it, each with other folds (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the folds (default: 0)")
+    parser.add_argument("--bank", help="folder of the feature bank; default: in the user's cache folder")
+    parser.add_argument("--on_bad_file", choices=["refuse", "skip"], default="refuse", help="default: refuse")
+    parser.add_argument("--out", help="write what was found to this .json file as well")
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        raise InputError(f"--repeats is {args.repeats}; it must be at least 1")
+    from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
+
+    config = RunConfig(
+        seed=args.seed,
+        data=DataConfig(root=args.dir, image_size=args.image_size, on_bad_file=args.on_bad_file),
+        model=ModelConfig(weights=args.weights),
+        strategy=StrategyConfig(name="frozen_head"),
+        probe=ProbeConfig(folds=args.folds),
+        runtime=RuntimeConfig(bank=args.bank),
+    )
+    from headstart.studies import probe_command
+
+    probe_command(config, repeats=args.repeats, out=args.out)
+
+
 def _data(argv: list[str]) -> None:
-    parser = _parser("data", "Data sets.")
-    what = parser.add_subparsers(dest="what", required=True, metavar="demo")
+    parser = _parser("data", "Data sets and the feature bank.")
+    what = parser.add_subparsers(dest="what", required=True, metavar="demo | bank")
     demo = what.add_parser("demo", help="lay out the solar cells of elpv-dataset as an image folder")
     demo.add_argument("dir", help="folder to create")
     demo.add_argument("--seed", type=int, default=0, help="of the 75/25 split (default: 0)")
+    bank = what.add_parser("bank", help="list the feature bank, or delete from it")
+    bank.add_argument("--bank", help="its folder; default: in the user's cache folder")
+    bank.add_argument("--prune", metavar="KEY", help="delete the keys whose name begins so; all: every one")
+    bank.add_argument("--prune_unused", metavar="DAYS", type=float, help="delete the keys not used for so many days")
     args = parser.parse_args(argv)
+    if args.what == "bank":
+        _bank(args.bank, prune_name=args.prune, unused_days=args.prune_unused)
+        return
     from pathlib import Path
 
     from headstart.data.demo import write_solar_cells
 
     counts = write_solar_cells(Path(args.dir), seed=args.seed)
     print(f"{args.dir}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
+
+
+def _bank(location: str | None, *, prune_name: str | None, unused_days: float | None) -> None:
+    import time
+    from pathlib import Path
+
+    from headstart.features import default_location, prune, stored
+
+    folder = Path(location) if location else default_location()
+    if prune_name is not None or unused_days is not None:
+        gone = prune(folder, name=prune_name, unused_days=unused_days)
+        print(f"{folder}: {len(gone)} deleted, {sum(entry.num_bytes for entry in gone) / 2**20:.1f} MiB")
+        return
+    entries = stored(folder)
+    print(f"{folder}: {len(entries)} keys, {sum(entry.num_bytes for entry in entries) / 2**20:.1f} MiB")
+    for entry in entries:
+        spec = entry.key.get("preprocess", {})
+        days = (time.time() - entry.used) / 86400
+        print(
+            f"{entry.name}  {entry.num_bytes / 2**20:8.1f} MiB  {entry.num_shards:4d} shards  used {days:.1f} days ago  "
+            f"{entry.key.get('form', '?')}, {spec.get('image_size', '?')} px of {spec.get('resize_size', '?')}, "
+            f"weights {str(entry.key.get('weights_sha256', '?'))[:8]}"
+        )
+
+
+def _bench(argv: list[str]) -> None:
+    parser = _parser("bench", "How fast this machine is.")
+    what = parser.add_subparsers(dest="what", required=True, metavar="features")
+    features = what.add_parser("features", help="extraction beside the same trunk on images already in memory")
+    features.add_argument("--data", required=True, help="image folder")
+    features.add_argument("--weights", default="bundled", help="as --model.weights of train (default: bundled)")
+    features.add_argument(
+        "--mixed_precision", choices=["no", "bf16", "fp16", "auto"], default="auto", help="default: auto"
+    )
+    features.add_argument("--rounds", type=int, default=3, help="default: 3")
+    args = parser.parse_args(argv)
+    from headstart.bench import bench_features
+
+    bench_features(args.data, weights_source=args.weights, precision=args.mixed_precision, rounds=args.rounds)
 
 
 def _parser(command: str, description: str):  # type: ignore[no-untyped-def]

@@ -1,6 +1,7 @@
 """A run on the feature bank: fill the bank, solve for the head, write the same run folder as every other run."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +124,13 @@ def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spe
     return bank
 
 
+def trunk_of(accelerator: Accelerator, config: RunConfig, weights: Weights) -> Callable[[], FrozenTrunk]:
+    """Builds the frozen trunk, once it is known to be needed."""
+    return lambda: FrozenTrunk(
+        _backbone(config, weights)[0], precision=config.runtime.mixed_precision, device=accelerator.device
+    )
+
+
 def bank_features(
     accelerator: Accelerator,
     config: RunConfig,
@@ -134,7 +142,6 @@ def bank_features(
     stop: StopRequest,
 ) -> BankFeatures:
     """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
-    backbone, _ = _backbone(config, weights)
     views = views_of(config.data, spec, num_views=config.probe.views, seed=config.seed)
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
     train_rows = rows_of(manifest.root, train_samples, views)
@@ -144,11 +151,11 @@ def bank_features(
         bank,
         train_rows + val_rows,
         spec,
-        lambda: FrozenTrunk(backbone, precision=config.runtime.mixed_precision, device=accelerator.device),
+        trunk_of(accelerator, config, weights),
         num_workers=config.data.num_workers,
         stop=stop,
     )
-    accelerator.print(_describe_extraction(extraction, bank))
+    accelerator.print(describe_extraction(extraction, bank))
     codes = {name: code for code, name in enumerate(manifest.classes)}
     return BankFeatures(
         train=features_of(bank, train_rows),
@@ -514,7 +521,7 @@ def _backbone(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Tens
     return tensors, f"random, seed {config.seed}"
 
 
-def _describe_extraction(extraction: Extraction, bank: Bank) -> str:
+def describe_extraction(extraction: Extraction, bank: Bank) -> str:
     line = f"features: {extraction.wanted - extraction.computed} from the bank {bank.path}"
     if extraction.computed:
         rate = extraction.computed / extraction.seconds

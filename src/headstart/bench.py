@@ -1,0 +1,155 @@
+"""`headstart bench features`: how fast features are extracted, beside the same trunk on images already in memory."""
+
+import math
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart import probe
+from headstart.config import DataConfig, RuntimeConfig
+from headstart.cores import usable_cores
+from headstart.data.decode import decode
+from headstart.data.manifest import Manifest, build_manifest
+from headstart.extract import BATCH_CPU, BATCH_GPU, features_of, fill, rows_of, views_of
+from headstart.features import Bank, bank_key
+from headstart.preprocess import Preprocess
+from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
+from headstart.trunk import FEATURES, FrozenTrunk
+from headstart.weights import ensure_available, load_weights
+
+ROUND_S = 3.0  # of each in-memory measurement
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images per second. in_memory: the fastest of the ways tried, by name; decoding: all cores decoding and nothing else."""
+
+    extraction: float
+    in_memory: dict[str, float]
+    decoding: float
+
+    @property
+    def share(self) -> float:
+        return self.extraction / max(self.in_memory.values())
+
+    @property
+    def bound(self) -> float:
+        """The share that is possible where decoding and computing use the same cores."""
+        fastest = max(self.in_memory.values())
+        return 1 / (fastest / self.decoding + 1)
+
+
+def bench_features(data: str, *, weights_source: str, precision: str, rounds: int) -> None:
+    """Print the rates, round by round, and what the form of the trunk changes."""
+    set_threads(None)
+    ensure_available(weights_source)
+    weights = load_weights(weights_source)
+    assert weights.tensors is not None
+    accelerator = start_accelerator(RuntimeConfig(mixed_precision=precision))  # type: ignore[arg-type]
+    chosen, why = choose_precision(precision, accelerator.device)
+    spec = Preprocess.of(DataConfig())
+    manifest = build_manifest(data, val_fraction=0.2, seed=0, on_bad_file="skip")
+    trunk = FrozenTrunk(weights.tensors, precision=chosen, device=accelerator.device)
+    cores = usable_cores()
+    print(f"{len(manifest.samples)} images, {chosen} ({why}) on {accelerator.device.type}, {cores} cores")
+    shares = []
+    for number in range(1, rounds + 1):
+        in_memory = {f"{cores} threads": _in_memory(trunk, spec)}
+        if accelerator.device.type == "cpu":
+            in_memory[f"{cores} processes of 1 thread"] = _in_processes(trunk, spec, cores)
+        decoding = _decoding(manifest, spec, cores)
+        with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
+            rate, _ = _extract(accelerator, manifest, trunk, spec, Path(folder))
+        rates = Rates(rate, in_memory, decoding)
+        shares.append(rates.share)
+        ways = ", ".join(f"{name} {value:.0f}" for name, value in in_memory.items())
+        print(f"round {number}: extraction {rate:.0f} img/s, in memory {ways}, decoding alone {decoding:.0f}; "
+              f"share {rates.share:.1%}, possible {rates.bound:.1%}".replace("%", " %"), flush=True)  # fmt: skip
+    print(f"share of the fastest in-memory rate: median {np.median(shares):.1%}".replace("%", " %"))
+    if chosen != "no":
+        _compare_forms(accelerator, manifest, weights.tensors, spec, chosen)
+
+
+def _in_memory(trunk: FrozenTrunk, spec: Preprocess) -> float:
+    size = BATCH_CPU if trunk.device.type == "cpu" else BATCH_GPU
+    side = spec.image_size
+    pixels = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, device=trunk.device)
+    trunk(spec.normalize(pixels))
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < ROUND_S:
+        features = trunk(spec.normalize(pixels))
+        count += size
+    features.cpu()  # waits for a GPU
+    return count / (time.perf_counter() - started)
+
+
+def _in_processes(trunk: FrozenTrunk, spec: Preprocess, cores: int) -> float:
+    with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
+        return sum(pool.map(_one_thread, [(trunk, spec)] * cores))
+
+
+def _one_thread(work: tuple[FrozenTrunk, Preprocess]) -> float:
+    torch.set_num_threads(1)
+    return _in_memory(*work)
+
+
+def _decoding(manifest: Manifest, spec: Preprocess, cores: int) -> float:
+    paths = [manifest.root / sample.path for sample in manifest.samples]
+    with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
+        list(pool.map(_warm, range(cores)))
+        started = time.perf_counter()
+        list(pool.map(_decode_some, [(paths[part::cores], spec) for part in range(cores)]))
+        return len(paths) / (time.perf_counter() - started)
+
+
+def _warm(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _decode_some(work: tuple[list[Path], Preprocess]) -> None:
+    paths, spec = work
+    for path in paths:
+        spec.eval_view(decode(path.read_bytes()))
+
+
+def _extract(
+    accelerator: Any, manifest: Manifest, trunk: FrozenTrunk, spec: Preprocess, folder: Path
+) -> tuple[float, np.ndarray]:
+    bank = Bank(folder, bank_key(weights_sha256="bench", form="bench", preprocess=spec.to_json()), width=FEATURES)
+    rows = rows_of(manifest.root, manifest.samples, views_of(DataConfig(), spec, num_views=0, seed=0))
+    with StopRequest() as stop:
+        done = fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=None, stop=stop)
+    return done.computed / done.seconds, features_of(bank, rows)[:]
+
+
+def _compare_forms(
+    accelerator: Any, manifest: Manifest, tensors: dict[str, torch.Tensor], spec: Preprocess, precision: str
+) -> None:
+    """Cosine of each image's features to those in fp32, and the accuracy of the probe on either."""
+    forms = {}
+    for name in ("no", precision):
+        trunk = FrozenTrunk(tensors, precision=name, device=accelerator.device)
+        with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
+            _, forms[name] = _extract(accelerator, manifest, trunk, spec, Path(folder))
+    exact, rounded = forms["no"].astype(np.float64), forms[precision].astype(np.float64)
+    cosines = (exact * rounded).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
+    codes = {name: code for code, name in enumerate(manifest.classes)}
+    labels = np.array([codes[sample.label] for sample in manifest.samples])
+    train = np.array([sample.split == "train" for sample in manifest.samples])
+    ids = [sample.sha256 for sample in manifest.samples if sample.split == "train"]
+    folds = probe.stratified_folds(ids, labels[train], folds=5, seed=0)
+    correct = {}
+    for name, features in forms.items():
+        l2 = probe.cross_validate(features[train], labels[train], folds, num_classes=len(codes)).l2
+        head = probe.fit(features[train], labels[train], num_classes=len(codes), l2=l2).head
+        correct[name] = int((head.logits(features[~train]).argmax(axis=1) == labels[~train]).sum())
+    degrees = math.degrees(math.acos(min(1.0, float(cosines.min()))))
+    print(f"{precision} beside fp32: cosine of the features at least {cosines.min():.6f} ({degrees:.2f} degrees), mean "
+          f"{cosines.mean():.6f}; probe right on {correct[precision]} and {correct['no']} of {int((~train).sum())}")  # fmt: skip

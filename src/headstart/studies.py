@@ -1,0 +1,246 @@
+"""`headstart probe`: what a frozen backbone can do on a folder, from repeated fits on the feature bank. No model is kept."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from headstart import probe
+from headstart.config import RunConfig
+from headstart.data.manifest import build_manifest
+from headstart.extract import features_of, fill, rows_of, views_of
+from headstart.features import EVAL_VIEW, Bank, row_name
+from headstart.preprocess import Preprocess
+from headstart.probe_run import describe_extraction, open_bank, trunk_of
+from headstart.results import describe_data
+from headstart.runtime import StopRequest, choose_precision, on_main, set_threads, start_accelerator
+from headstart.stats import wilson
+from headstart.weights import ensure_available, load_weights
+
+LEARNING_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found. accuracies: (repeats,), of k-fold cross-validation over all images, each repeat with other folds.
+
+    ci95: of the mean over repeats, by the corrected t of Nadeau and Bengio (2003): the folds share images.
+    curve: per class so many training images -> mean accuracy on the others, its standard deviation over repeats.
+    """
+
+    classes: tuple[str, ...]
+    n: int
+    l2: float
+    accuracies: list[float]
+    mean: float
+    ci95: tuple[float, float]
+    knn_accuracy: float
+    per_class: dict[str, dict[str, Any]]
+    confusion_matrix: list[list[int]]
+    curve: list[dict[str, float]]
+
+
+def study(
+    features: np.ndarray,
+    labels: np.ndarray,
+    ids: list[str],
+    *,
+    classes: tuple[str, ...],
+    folds: int,
+    repeats: int,
+    seed: int,
+) -> Study:
+    """All of it. features: (n, d) float32; labels: (n,) int; ids name the images. The strength is chosen once, by the
+    first repeat's folds, from a coarse grid: it has few ways to fit the noise."""
+    num_classes, count = len(classes), len(labels)
+    folds = min(folds, int(np.bincount(labels, minlength=num_classes).min()))
+    first = probe.stratified_folds(ids, labels, folds=folds, seed=seed)
+    chosen = probe.cross_validate(features, labels, first, num_classes=num_classes, grid=probe.L2_GRID[::2])
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    accuracies, by_fold, knn = [], [], 0.0
+    for repeat in range(repeats):
+        fold_of = first if repeat == 0 else probe.stratified_folds(ids, labels, folds=folds, seed=seed + repeat)
+        correct = 0
+        for fold in range(folds):
+            held = fold_of == fold
+            found = probe.fit(
+                features[~held],
+                labels[~held],
+                num_classes=num_classes,
+                l2=chosen.l2,
+                gradient_norm=probe.SELECTION_GRADIENT_NORM,
+            )
+            predicted = found.head.logits(features[held]).argmax(axis=1)
+            np.add.at(confusion, (labels[held], predicted), 1)
+            right = int((predicted == labels[held]).sum())
+            correct += right
+            by_fold.append(right / int(held.sum()))
+            if repeat == 0:
+                neighbours = probe.knn_accuracy(features[~held], labels[~held], features[held], labels[held])
+                knn += neighbours * int(held.sum()) / count
+        accuracies.append(correct / count)
+    mean = float(np.mean(accuracies))
+    spread = _corrected_spread(np.array(by_fold), folds=folds)
+    return Study(
+        classes=classes,
+        n=count,
+        l2=chosen.l2,
+        accuracies=accuracies,
+        mean=mean,
+        ci95=(max(0.0, mean - spread), min(1.0, mean + spread)),
+        knn_accuracy=knn,
+        per_class=_per_class(confusion, classes, repeats=repeats),
+        confusion_matrix=confusion.tolist(),
+        curve=_learning_curve(features, labels, ids, num_classes=num_classes, l2=chosen.l2, repeats=repeats, seed=seed),
+    )
+
+
+def _corrected_spread(by_fold: np.ndarray, *, folds: int) -> float:
+    """Half the width of the 95 % interval of the mean: the variance over folds, enlarged for the images that they share."""
+    if len(by_fold) < 2:
+        return 1.0
+    variance = float(by_fold.var(ddof=1)) * (1 / len(by_fold) + 1 / (folds - 1))
+    return float(_student_t(len(by_fold) - 1) * variance**0.5)
+
+
+def _student_t(degrees: int) -> float:
+    """The 97.5 % quantile, by the expansion of Cornish and Fisher; right to 0.5 % from 4 degrees of freedom."""
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return float(sum(term / degrees**power for power, term in enumerate(terms)))
+
+
+def _per_class(confusion: np.ndarray, classes: tuple[str, ...], *, repeats: int) -> dict[str, dict[str, Any]]:
+    predicted, actual, right = confusion.sum(axis=0), confusion.sum(axis=1), np.diag(confusion)
+    return {
+        name: {
+            "n": int(actual[i]) // repeats,
+            "precision": float(right[i] / max(predicted[i], 1)),
+            "recall": float(right[i] / actual[i]),
+            "recall_ci95": wilson(round(int(right[i]) / repeats), int(actual[i]) // repeats),
+        }
+        for i, name in enumerate(classes)
+    }
+
+
+def _learning_curve(
+    features: np.ndarray, labels: np.ndarray, ids: list[str], *, num_classes: int, l2: float, repeats: int, seed: int
+) -> list[dict[str, float]]:
+    """A fifth of the images measures; of the others so many per class train, the smaller sets inside the larger ones."""
+    curve = []
+    smallest = int(np.bincount(labels, minlength=num_classes).min())
+    sizes = [size for size in LEARNING_CURVE if size <= smallest * 0.8]
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    for repeat in range(repeats):
+        deal = probe.stratified_folds(ids, labels, folds=5, seed=seed + 1000 + repeat)
+        # ranks within a class: the order in which images join the training set
+        order = probe.stratified_folds(ids, labels, folds=max(len(labels), 2), seed=seed + 2000 + repeat)
+        held = deal == 0
+        for size in sizes:
+            train = np.zeros(len(labels), dtype=bool)
+            for label in range(num_classes):
+                members = np.flatnonzero((labels == label) & ~held)
+                train[members[np.argsort(order[members], kind="stable")[:size]]] = True
+            head = probe.fit(
+                features[train],
+                labels[train],
+                num_classes=num_classes,
+                l2=l2,
+                gradient_norm=probe.SELECTION_GRADIENT_NORM,
+            ).head
+            found[size].append(float((head.logits(features[held]).argmax(axis=1) == labels[held]).mean()))
+    for size in sizes:
+        values = np.array(found[size])
+        deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        curve.append({"per_class": size, "accuracy": float(values.mean()), "sd": deviation})
+    return curve
+
+
+def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
+    """Fill the bank, study both splits as one set of images, print the tables and return what was found."""
+    import json
+    import time
+    from dataclasses import asdict
+
+    from headstart.files import write_atomically
+
+    assert config.data.root is not None
+    set_threads(config.runtime.threads)
+    accelerator = start_accelerator(config.runtime)
+    precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
+    on_main(accelerator, lambda: ensure_available(config.model.weights))
+    weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
+    bank: Bank = open_bank(accelerator, config, weights, spec)
+    root = config.data.root
+    manifest = on_main(
+        accelerator,
+        lambda: build_manifest(
+            root,
+            val_fraction=config.data.val_fraction,
+            seed=config.seed,
+            on_bad_file=config.data.on_bad_file,
+            decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
+        ),
+    )
+    accelerator.print(describe_data(manifest))
+    samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
+    rows = rows_of(manifest.root, samples, views_of(config.data, spec, num_views=0, seed=config.seed))
+    with StopRequest() as stop:
+        extraction = fill(
+            accelerator,
+            bank,
+            rows,
+            spec,
+            trunk_of(accelerator, config, weights),
+            num_workers=config.data.num_workers,
+            stop=stop,
+        )
+    accelerator.print(describe_extraction(extraction, bank))
+    codes = {name: code for code, name in enumerate(manifest.classes)}
+    started = time.perf_counter()
+    found = study(
+        features_of(bank, rows)[:],
+        np.array([codes[sample.label] for sample in samples]),
+        [sample.sha256 for sample in samples],
+        classes=manifest.classes,
+        folds=config.probe.folds,
+        repeats=repeats,
+        seed=config.seed,
+    )
+    if accelerator.is_main_process:
+        _print(found, folds=config.probe.folds, seconds=time.perf_counter() - started)
+        if out is not None:
+            text = json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n"
+            write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
+    return found
+
+
+def _print(found: Study, *, folds: int, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    low, high = found.ci95
+    console.print(
+        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {folds}-fold over {found.n} images, "
+        f"l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s".replace("%", " %")
+    )
+    table = Table("class", "n", "precision", "recall", "95 % interval")
+    for name, row in found.per_class.items():
+        low, high = row["recall_ci95"]
+        table.add_row(
+            name, str(row["n"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"
+        )
+    console.print(table)
+    curve = Table("training images per class", "accuracy", "sd over repeats")
+    for point in found.curve:
+        curve.add_row(f"{point['per_class']:.0f}", f"{point['accuracy']:.3f}", f"{point['sd']:.3f}")
+    console.print(curve)
