@@ -1,0 +1,100 @@
+"""headstart probe, headstart data bank, headstart bench features."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headstart import cli
+from headstart.studies import _student_t, study
+
+
+def exit_code(*argv: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(part) for part in argv])
+    return int(end.value.code or 0)
+
+
+def blobs(n: int, *, spread: float) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.arange(n) % 3)
+    features = rng.normal(0, 1, (n, 24)) + rng.normal(0, spread, (3, 24))[labels]
+    return features.astype(np.float32), labels, [f"image {i}" for i in range(n)]
+
+
+def found(n: int = 150, *, spread: float = 0.35, repeats: int = 3, seed: int = 0):
+    features, labels, ids = blobs(n, spread=spread)
+    return study(features, labels, ids, classes=("a", "b", "c"), folds=5, repeats=repeats, seed=seed)
+
+
+def test_the_accuracy_lies_in_its_interval_and_each_image_is_measured_once_per_repeat() -> None:
+    result = found()
+    assert result.ci95[0] < result.mean < result.ci95[1]
+    assert len(result.accuracies) == 3
+    assert result.mean == pytest.approx(np.mean(result.accuracies))
+    assert np.sum(result.confusion_matrix) == 3 * 150
+    assert np.trace(result.confusion_matrix) == round(3 * 150 * result.mean)
+    assert sum(row["n"] for row in result.per_class.values()) == 150
+
+
+def test_the_same_seed_finds_the_same_and_another_one_differs() -> None:
+    assert found() == found()
+    assert found().accuracies != found(seed=1).accuracies
+
+
+def test_more_images_per_class_help_and_the_sets_stop_before_they_run_out() -> None:
+    curve = found(repeats=5).curve
+    assert [point["per_class"] for point in curve] == [1, 2, 5, 10, 20]
+    assert curve[-1]["accuracy"] > curve[0]["accuracy"]
+
+
+def test_features_that_say_nothing_are_found_out() -> None:
+    result = found(spread=0.0)
+    assert result.ci95[0] < 1 / 3 < result.ci95[1]
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), [(4, 2.776), (9, 2.262), (24, 2.064), (99, 1.984)])
+def test_the_quantile_is_students(degrees, quantile) -> None:
+    assert _student_t(degrees) == pytest.approx(quantile, rel=0.005)
+
+
+def test_the_commands_study_list_and_prune(tiny_data, tmp_path, capsys) -> None:
+    bank, out = tmp_path / "bank", tmp_path / "study.json"
+    options = ["--weights", "bundled", "--image_size", 32, "--repeats", 2, "--bank", bank, "--out", out]
+    assert exit_code("probe", tiny_data, *options) == 0
+    said = capsys.readouterr().out
+    assert "2 x 5-fold over 51 images" in said
+    assert "blue_waves" in said
+    assert json.loads(out.read_text())["n"] == 51
+    assert exit_code("data", "bank", "--bank", bank) == 0
+    listed = capsys.readouterr().out
+    assert "1 keys" in listed
+    assert "32 px of 37" in listed
+    key = next(path.name for path in bank.iterdir())
+    assert exit_code("data", "bank", "--bank", bank, "--prune", "nothing") == 2
+    assert exit_code("data", "bank", "--bank", bank, "--prune_unused", 1) == 0
+    assert exit_code("data", "bank", "--bank", bank, "--prune", key[:6]) == 0
+    assert list(Path(bank).iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_bench_says_the_share_of_the_rate_in_memory(image_folder, monkeypatch, capsys) -> None:
+    from headstart import bench
+
+    monkeypatch.setattr(bench, "ROUND_S", 0.2)
+    assert (
+        exit_code(
+            "bench", "features", "--data", image_folder(train=4, val=2), "--rounds", 1, "--mixed_precision", "bf16"
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "decoding alone" in said
+    assert "share of the fastest in-memory rate" in said
+    assert "cosine of the features at least 0.999" in said
+
+
+def test_no_repeats_are_refused(tiny_data, capsys) -> None:
+    assert exit_code("probe", tiny_data, "--repeats", 0) == 2
+    assert "--repeats is 0" in capsys.readouterr().err
