@@ -100,6 +100,10 @@ RULES = {
     "headstart.training": {"headstart.predict", "headstart.cli"},
     "headstart.model": {"headstart.data", "headstart.training", "headstart.strategy", "headstart.config"},
     "headstart.schedule": {"headstart.config", "headstart.training"},
+    "headstart.probe_run": {"headstart.training", "headstart.cli", "headstart.data.loading"},
+    "headstart.features": {"headstart.extract", "headstart.probe_run", "headstart.data", "headstart.model"},
+    "headstart.trunk": {"headstart.model", "headstart.config", "headstart.features"},
+    "headstart.companion": {"headstart.artifacts", "headstart.runtime", "headstart.evaluate"},
     "headstart.metrics": {"headstart.evaluate", "headstart.training"},
 }
 
@@ -110,6 +114,13 @@ def test_a_layer_never_reaches_one_above_it(prefix: str) -> None:
     assert names
     for name in names:
         assert reaches(name, inside_functions=True) & RULES[prefix] == set(), name
+
+
+def test_a_run_on_the_bank_does_without_the_slow_libraries() -> None:
+    slow = {"torchvision", "datasets", "evaluate", "matplotlib"}
+    assert reaches("headstart.probe_run", inside_functions=False) & slow == set()
+    assert reaches("headstart.companion", inside_functions=True) & {"torch", "accelerate", "torchvision"} == set()
+    assert reaches("headstart.probe", inside_functions=True) & HEAVY == {"numpy"}
 
 
 def test_no_file_is_named_for_nothing() -> None:

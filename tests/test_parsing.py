@@ -435,15 +435,20 @@ def test_every_key_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]) 
     assert [key for key, words in explained.items() if not words] == []
 
 
+COMMANDS = (
+    ["train"], ["evaluate"], ["predict"], ["probe"], ["data"], ["data", "demo"], ["data", "bank"], ["bench", "features"]
+)  # fmt: skip
+
+
 def test_the_options_of_all_commands_are_frozen(
     check_golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = []
-    for command in (["train"], ["evaluate"], ["predict"], ["data"], ["data", "demo"]):
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as end:
             main([*command, "--help"])
         assert not end.value.code
-        options = set(re.findall(r"^  (?:-h, )?(--[a-z_.]+)", capsys.readouterr().out, flags=re.MULTILINE))
+        options = set(re.findall(r"^  (?:-h, )?(--[a-z0-9_.]+)", capsys.readouterr().out, flags=re.MULTILINE))
         assert "--help" in options
         lines += [f"{' '.join(command)} {option}" for option in sorted(options - {"--help"})]
     check_golden("options.txt", "\n".join(lines) + "\n")

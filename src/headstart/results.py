@@ -61,6 +61,12 @@ def write_predictions(
     folder.write_text("README.md", model_card(folder.path, values, chosen_on_val=chosen_on_val))
 
 
+def draw_curves(folder: RunFolder, epochs: list[dict[str, Any]]) -> None:
+    from headstart.pictures import curves
+
+    curves(folder.path / "curves.png", epochs)
+
+
 def draw_predictions(folder: RunFolder, manifest: Manifest, predictions: Predictions, spec: Preprocess) -> None:
     """Validation images spread evenly over the split, the wrong ones marked."""
     from headstart.pictures import BAD, GOOD, image_grid

@@ -30,11 +30,18 @@ from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, round_up
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
-from headstart.pictures import curves
 from headstart.preprocess import Preprocess, train_view
 from headstart.probe_run import bank_features, open_bank, solve
 from headstart.progress import TrainingProgress
-from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
+from headstart.results import (
+    describe_data,
+    draw_curves,
+    draw_predictions,
+    model_info,
+    say_result,
+    summarize_run,
+    write_predictions,
+)
 from headstart.runtime import (
     StopRequest,
     choose_num_workers,
@@ -224,7 +231,7 @@ def run(config: RunConfig) -> Path:
             replace(info, metrics={"val": values, "best_epoch": state.best_epoch}),
         )
         write_predictions(folder, manifest, predictions, values, chosen_on_val=True)
-        curves(folder.path / "curves.png", state.curve)
+        draw_curves(folder, state.curve)
         draw_predictions(folder, manifest, predictions, spec)
         summary = summarize_run(
             config,
