@@ -2,8 +2,8 @@
 
     python benchmarks/tch_rs.py --data hymenoptera_data --weights bundled
 
-The tutorial leaves out images that are higher than wide: 211 of 244 train, 127 of 153 measure; it reports 94.5 % with
-ImageNet weights. Each line is one run of configs/tch_rs_frozen_head.yaml or frozen_head.yaml with its Wilson interval.
+The tutorial leaves out images that are higher than wide: it trains on 211 and measures on 127, and reports 94.5 % with
+ImageNet weights. Our rule finds 210 and 127. Each line is one run of configs/tch_rs_frozen_head.yaml or frozen_head.yaml with its Wilson interval.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from headstart.stats import wilson
 
 
 def is_landscape(path: Path) -> bool:
+    """At least as wide as high once the short side is 224 px, whole pixels."""
     with Image.open(path) as image:
-        return image.width >= image.height
+        return image.width >= image.height or 224 * image.height // image.width == 224
 
 
 def landscape_folder(data: Path, target: Path) -> Path:

@@ -100,7 +100,7 @@ RULES = {
     "headstart.training": {"headstart.predict", "headstart.cli"},
     "headstart.model": {"headstart.data", "headstart.training", "headstart.strategy", "headstart.config"},
     "headstart.schedule": {"headstart.config", "headstart.training"},
-    "headstart.probe_run": {"headstart.training", "headstart.cli", "headstart.data.loading"},
+    "headstart.probe_run": {"headstart.training", "headstart.cli"},
     "headstart.features": {"headstart.extract", "headstart.probe_run", "headstart.data", "headstart.model"},
     "headstart.trunk": {"headstart.model", "headstart.config", "headstart.features"},
     "headstart.companion": {"headstart.artifacts", "headstart.runtime", "headstart.evaluate"},

@@ -143,8 +143,13 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     write_atomically(path, write)
 
 
-def save_model(path: Path, tensors: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
-    """Write the model file: fp32 tensors under torchvision's keys (a state dict), `info` in the header."""
+def save_model(path: Path, model: "Classifier", info: ModelInfo) -> None:
+    """Write the model file: fp32 tensors under torchvision's keys, `info` in the header."""
+    save_model_tensors(path, model.state_dict(), info)
+
+
+def save_model_tensors(path: Path, tensors: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
+    """save_model for who has a state dict and no network."""
     fields = dataclasses.asdict(info) | {"preprocess": info.preprocess.to_json()}
     metadata = {_PREFIX + name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in fields.items()}
     save_tensors(path, tensors, metadata)

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from headstart import probe
-from headstart.artifacts import RunFolder, check_new_folder, choose_folder, create_folder, save_model
+from headstart.artifacts import RunFolder, check_new_folder, choose_folder, create_folder, save_model_tensors
 from headstart.companion import Companion
 from headstart.config import OptimConfig, ProbeConfig, RunConfig
 from headstart.data.decode import decode
@@ -437,7 +437,7 @@ def _write(
     backbone, _ = _backbone(config, weights)
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
                "fc.bias": torch.from_numpy(solved.head.bias).float()}  # fmt: skip
-    save_model(folder.model_file, tensors, info)
+    save_model_tensors(folder.model_file, tensors, info)
     write_predictions(folder, manifest, predictions, values, chosen_on_val=solved.chosen_on_val)
     draw_predictions(folder, manifest, predictions, spec)
     nearest = probe.knn_accuracy(

@@ -227,7 +227,7 @@ def run(config: RunConfig) -> Path:
         values = describe(predictions, manifest.classes)
         save_model(
             folder.model_file,
-            bare_model.state_dict(),
+            bare_model,
             replace(info, metrics={"val": values, "best_epoch": state.best_epoch}),
         )
         write_predictions(folder, manifest, predictions, values, chosen_on_val=True)
@@ -452,7 +452,7 @@ def _record_probe(
     state.probe |= {"val_correct": correct, "val_loss": loss, "right": predictions.right.tolist()}
     if accelerator.is_main_process:
         metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
-        save_model(folder.model_file, bare_model.state_dict(), replace(info, metrics=metrics))
+        save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
         row = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
         folder.log({"step": 0, "epoch": 0, **row})
         progress.say(f"probe  val loss {loss:.4f} accuracy {correct / count:.1%} ({correct} of {count})")
@@ -572,7 +572,7 @@ def _record_epoch(
     if accelerator.is_main_process:
         if better:
             metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
-            save_model(folder.model_file, bare_model.state_dict(), replace(info, metrics=metrics))
+            save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
         folder.log(timed)
         progress.say(
             f"epoch {state.epochs_measured}/{config.train.epochs}  train loss {row['train_loss']:.4f} "
