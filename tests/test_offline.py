@@ -39,6 +39,7 @@ def test_no_command_opens_a_connection(tiny_data, tmp_path):
         ["train", "--config", config],
         ["evaluate", tmp_path / "run", "--data", tiny_data],
         ["predict", tmp_path / "run", tiny_data / "val"],
+        ["train", "--config", config, "--strategy.features", "bank", "--out", tmp_path / "on_bank"],
     ):
         done = subprocess.run(
             [sys.executable, "-m", "headstart", *map(str, arguments)],
