@@ -30,6 +30,7 @@ from headstart.model import build_model
 from headstart.preprocess import Preprocess
 
 INFO = ModelInfo(
+    measured_on="network",
     classes=("ants", "bees & wasps", "日本"),
     preprocess=Preprocess(64, 73),
     strategy="frozen_head",

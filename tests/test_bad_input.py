@@ -90,6 +90,7 @@ def text_model() -> None:
 
 def model(*classes: str) -> Place:
     info = ModelInfo(
+        measured_on="network",
         classes=classes,
         preprocess=Preprocess(32, 37),
         strategy="fine_tune",

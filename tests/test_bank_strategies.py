@@ -100,8 +100,7 @@ def test_headstart_evaluate_agrees_with_the_run(probed, tiny_data, tmp_path, cap
         cli.main(["evaluate", str(probed), "--data", str(tiny_data), "--out", str(tmp_path / "again.json")])
     assert end.value.code == 0
     again = json.loads((tmp_path / "again.json").read_text())
-    assert again["confusion_matrix"] == summary(probed)["val"]["confusion_matrix"]
-    assert again["loss"] == pytest.approx(summary(probed)["val"]["loss"], abs=1e-5)
+    assert again == summary(probed)["val"]  # to the last digit
 
 
 def test_a_second_run_calls_the_backbone_not_once_and_ends_with_the_same_file(
@@ -291,7 +290,7 @@ def command(*arguments: object, cwd: Path, cache: Path) -> subprocess.Popen:
 @pytest.mark.slow
 def test_the_command_keeps_its_bank_in_the_cache_folder_and_imports_no_torchvision(tiny_data, tmp_path) -> None:
     config = on_bank(tiny_data, tmp_path / "run", tmp_path / "unused")
-    config = replace(config, runtime=replace(config.runtime, bank=None))
+    config = replace(config, runtime=replace(config.runtime, bank=""))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     script = "import sys; from headstart import cli\ntry: cli.main()\nfinally: print({'torchvision', 'datasets', 'evaluate'} & set(sys.modules))"
     done = subprocess.run(

@@ -38,6 +38,7 @@ class ModelInfo:
     mixed_precision: str
     channels_last: bool
     eval_batch_size: int
+    measured_on: str  # "network", or "feature bank": folded trunk and float64 head, which differ from it by rounding
     manifest_sha256: str
     weights: str
     weights_sha256: str | None

@@ -144,7 +144,7 @@ def _probe(argv: list[str]) -> None:
         model=ModelConfig(weights=args.weights),
         strategy=StrategyConfig(name="frozen_head"),
         probe=ProbeConfig(folds=args.folds),
-        runtime=RuntimeConfig(bank=args.bank),
+        runtime=RuntimeConfig(bank=args.bank or ""),
     )
     from headstart.studies import probe_command
 

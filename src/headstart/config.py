@@ -210,8 +210,8 @@ class RuntimeConfig:
     """Memory layout of images and weights; the faster one for convolutions on CPUs and recent GPUs."""
     cpu: bool = False
     """Stay on the CPU although there is a GPU."""
-    bank: str | None = None
-    """Folder of the feature bank. null: headstart/bank in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    bank: str = ""
+    """Folder of the feature bank. Empty: headstart/bank in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
     threads: int | None = None
     """Threads of torch per process. null: usable cores / processes on this machine, whatever the launcher exported."""
 

@@ -1,6 +1,7 @@
 """Every sample once: predictions of a split, the metrics of the table, and `headstart evaluate`."""
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from headstart.artifacts import ModelInfo, find_model, load_model
-from headstart.config import RuntimeConfig
+from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import Manifest, build_eval_manifest, summarize
 from headstart.errors import InputError, Stopped
 from headstart.files import write_atomically
@@ -119,10 +120,12 @@ def headline(values: dict[str, Any]) -> str:
 
 
 def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, info: ModelInfo) -> Predictions:
-    """The model on all samples of split val, as the training run measured them."""
+    """The model on all samples of split val, as the training run measured them: to the last digit on its machine."""
     from headstart.data.loading import eval_loader, load_images
 
     samples = manifest.of("val")
+    if info.measured_on == "feature bank":
+        return _through_the_trunk(accelerator, manifest, model, info)
     rows = load_images(manifest.root, samples, info.classes)
     batch_size = round_up(info.eval_batch_size, accelerator.num_processes)
     loader = eval_loader(rows, info.preprocess.eval_view, batch_size=batch_size, num_workers=0)
@@ -139,6 +142,36 @@ def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, 
             stop=stop,
             channels_last=info.channels_last,
         )
+
+
+def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any, info: ModelInfo) -> Predictions:
+    """The folded trunk and the head in float64, as a run on the feature bank computes them; the bank here is a
+    temporary one, so that it is this file's network that is measured."""
+    from headstart import probe
+    from headstart.extract import features_of, fill, rows_of, views_of
+    from headstart.features import Bank
+    from headstart.trunk import FEATURES, FrozenTrunk
+
+    tensors = model.state_dict()
+    samples = manifest.of("val")
+    rows = rows_of(manifest.root, samples, views_of(DataConfig(), info.preprocess, num_views=0, seed=0))
+    with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
+        location = on_main(accelerator, lambda: folder)
+        bank = Bank(Path(location), {"evaluation": True}, width=FEATURES)
+        fill(
+            accelerator,
+            bank,
+            rows,
+            info.preprocess,
+            lambda: FrozenTrunk(tensors, precision=info.mixed_precision, device=accelerator.device),
+            num_workers=None,
+            stop=stop,
+        )
+        head = probe.Head(tensors["fc.weight"].double().numpy(), tensors["fc.bias"].double().numpy())
+        logits = head.logits(features_of(bank, rows)).astype(np.float32)
+        accelerator.wait_for_everyone()
+    codes = {name: code for code, name in enumerate(info.classes)}
+    return Predictions(logits, np.array([codes[sample.label] for sample in samples]))
 
 
 def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def run(config: RunConfig) -> Path:
     """
     started = time.perf_counter()
     assert config.strategy.name == "frozen_head"
-    if config.data.root is None:
+    if not config.data.root:
         raise InputError("data.root is not set; name a folder of images with --data.root DIR")
     root = config.data.root
     if config.train.resume not in ("never", "auto"):
@@ -432,7 +432,8 @@ def _write(
     values = describe(predictions, manifest.classes, measure=companion.measure)
     _begin_curves(folder, solved, companion)
     info = replace(
-        model_info(config, manifest, spec, weights), metrics={"val": values, "best_epoch": solved.best_epoch}
+        model_info(config, manifest, spec, weights, measured_on="feature bank"),
+        metrics={"val": values, "best_epoch": solved.best_epoch},
     )
     backbone, _ = _backbone(config, weights)
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),

@@ -26,7 +26,9 @@ def describe_data(manifest: Manifest) -> str:
     return line
 
 
-def model_info(config: RunConfig, manifest: Manifest, spec: Preprocess, weights: Weights) -> ModelInfo:
+def model_info(
+    config: RunConfig, manifest: Manifest, spec: Preprocess, weights: Weights, *, measured_on: str
+) -> ModelInfo:
     return ModelInfo(
         classes=manifest.classes,
         preprocess=spec,
@@ -34,6 +36,7 @@ def model_info(config: RunConfig, manifest: Manifest, spec: Preprocess, weights:
         mixed_precision=config.runtime.mixed_precision,
         channels_last=config.runtime.channels_last,
         eval_batch_size=config.train.eval_batch_size,
+        measured_on=measured_on,
         manifest_sha256=manifest.sha256,
         weights=weights.source,
         weights_sha256=weights.sha256,

@@ -175,7 +175,7 @@ def run(config: RunConfig) -> Path:
         else:
             folder.forget_metrics_after(state.step)
             accelerator.print(f"continuing {path} after step {state.step} of {ends[-1]}")
-    info = model_info(config, manifest, spec, weights)
+    info = model_info(config, manifest, spec, weights, measured_on="network")
 
     with (
         StopRequest() as stop,
