@@ -8,6 +8,7 @@ so `l2` is the weight of |W|^2 / 2 beside the *sum* of the losses, the 1/C of sc
 they are, in memory or in a memory map of any length; a pass converts them to float64 piece by piece.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -412,8 +413,13 @@ def _map(work: Callable[[slice], _T], pieces: Sequence[slice]) -> Iterator[_T]:
     if len(pieces) == 1:
         yield work(pieces[0])
         return
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from pool.map(work, pieces)
+    yield from _pool().map(work, pieces)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """The same threads for every pass: the allocator keeps memory for each thread that ever was."""
+    return ThreadPoolExecutor(usable_cores())
 
 
 def _mean_one(weights: np.ndarray) -> np.ndarray:
