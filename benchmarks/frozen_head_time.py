@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="image folder with train/ and val/")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=25, help="of the tutorial loop")
+    parser.add_argument(
+        "--epochs", type=int, default=25, help="of the tutorial loop that are run; fewer are scaled to 25"
+    )
     args = parser.parse_args()
     ratios: list[tuple[float, float]] = []
     for number in range(1, args.rounds + 1):
@@ -52,6 +54,7 @@ def main() -> None:
             )  # fmt: skip
             rows = [json.loads(line) for line in log.read_text().splitlines()]
             epochs = [row for row in rows if "epoch" in row]
+            tutorial_s += (25 / args.epochs - 1) * sum(row["train_s"] + row["val_s"] for row in epochs)
             best, last = max(row["val_correct"] for row in epochs), epochs[-1]["val_correct"]
             first_s, first = _headstart(args.data, folder, "first")
             second_s, second = _headstart(args.data, folder, "second")
@@ -59,7 +62,7 @@ def main() -> None:
         assert second["features"]["computed"] == 0
         ratios.append((tutorial_s / first_s, tutorial_s / second_s))
         low, high = first["val"]["accuracy_ci95"]
-        print(f"round {number}: tutorial {tutorial_s:.1f} s for {args.epochs} epochs, best epoch {best} and last {last} of "
+        print(f"round {number}: tutorial {tutorial_s:.1f} s ({args.epochs} of 25 epochs run), best epoch {best} and last {last} of "
               f"{first['val']['n']}; headstart first run {first_s:.2f} s, second {second_s:.2f} s, "
               f"{first['val']['correct']} right [{low:.1%}, {high:.1%}]; ratios {ratios[-1][0]:.1f} and {ratios[-1][1]:.1f}",
               flush=True)  # fmt: skip

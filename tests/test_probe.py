@@ -93,7 +93,7 @@ def test_out_of_memory_maps_the_optimum_is_the_same(monkeypatch, tmp_path) -> No
     monkeypatch.setattr(probe, "_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(probe, "_CHUNK_ROWS", 512)
     monkeypatch.setattr(probe, "_CURVATURE_ROWS", 700)
-    streamed = probe.fit(rows, labels, num_classes=4, l2=5.0)
+    streamed = probe.fit(rows, labels, num_classes=4, l2=5.0, gradient_norm=probe.GRADIENT_NORM)
     assert streamed.converged
     assert np.abs(streamed.head.weight - expected.head.weight).max() < 1e-5
 

@@ -8,6 +8,7 @@ so `l2` is the weight of |W|^2 / 2 beside the *sum* of the losses, the 1/C of sc
 they are, in memory or in a memory map of any length; a pass converts them to float64 piece by piece.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +22,14 @@ from headstart.cores import usable_cores
 _T = TypeVar("_T")
 
 GRADIENT_NORM = 1e-8  # largest entry of the gradient, in the preconditioned coordinates, at which a fit ends
+STREAMED_GRADIENT_NORM = 1e-6  # where the features do not fit into memory: with so many rows the noise is far above it
 SELECTION_GRADIENT_NORM = 1e-4  # while only the validation losses of cross-validation are wanted
 MAX_ITERATIONS = 1000
 L2_GRID = tuple(float(10.0 ** (k / 2)) for k in range(10, -5, -1))  # 1e5 down to 1e-2
 
 _IN_MEMORY_BYTES = 1 << 29  # up to this much as float64 is converted once and kept
 _CHUNK_ROWS = 8192
-_CURVATURE_ROWS = 50_000  # rows that the preconditioner looks at; it decides the speed and not the result
+_CURVATURE_ROWS = 20_000  # rows that the preconditioner looks at; it decides the speed and not the result
 _MEMORY = 10  # pairs of L-BFGS
 
 
@@ -89,10 +91,17 @@ def fit(
     num_classes: int,
     l2: float,
     weights: np.ndarray | None = None,
-    gradient_norm: float = GRADIENT_NORM,
+    gradient_norm: float | None = None,
 ) -> Fit:
-    """The optimum for one strength. features: (n, d) float32 or float64; labels: (n,) int; weights: (n,) with mean 1."""
-    return Problem(features, labels, num_classes=num_classes, weights=weights).solve(l2, gradient_norm=gradient_norm)[0]
+    """The optimum for one strength. features: (n, d) float32 or float64; labels: (n,) int; weights: (n,) with mean 1.
+
+    gradient_norm: None for GRADIENT_NORM in memory and STREAMED_GRADIENT_NORM beyond it.
+    """
+    problem = Problem(features, labels, num_classes=num_classes, weights=weights)
+    start = problem.start_from_sample(l2) if problem.streams else None
+    if gradient_norm is None:
+        gradient_norm = STREAMED_GRADIENT_NORM if problem.streams else GRADIENT_NORM
+    return problem.solve(l2, gradient_norm=gradient_norm, start=start)[0]
 
 
 class Problem:
@@ -111,7 +120,9 @@ class Problem:
         self.mean, self.std = _moments(features, self._weights)
         # the directions and curvatures of the standardised features; half of them bounds the Hessian (Boehning 1992)
         step = -(-num_rows // _CURVATURE_ROWS)
-        sample = (features[::step].astype(np.float64) - self.mean) / self.std
+        sample = features[::step].astype(np.float64)
+        sample -= self.mean
+        sample /= self.std
         sample *= np.sqrt(self._weights[::step])[:, None]
         if len(sample) < self.width:  # fewer rows than columns: outside their span the weights are 0
             basis, triangle = np.linalg.qr(sample.T)
@@ -123,6 +134,25 @@ class Problem:
         self._rotated: np.ndarray | None = None
         if wide is not None:
             self._rotated = ((wide - self.mean) / self.std) @ self._directions
+
+    @property
+    def streams(self) -> bool:
+        """Whether the features stay where they are and every pass reads them."""
+        return self._rotated is None
+
+    def start_from_sample(self, l2: float) -> np.ndarray:
+        """A start for `solve` near the optimum: the solution for an even sample of the rows."""
+        step = -(-self.num_rows // _CURVATURE_ROWS)
+        weights = _mean_one(self._weights[::step])
+        sample = Problem(
+            self._features[::step].astype(np.float64),
+            self._labels[::step],
+            num_classes=self.num_classes,
+            weights=weights,
+        )
+        found, _ = sample.solve(l2 * len(weights) / self.num_rows, gradient_norm=SELECTION_GRADIENT_NORM)
+        weight = found.head.weight.T
+        return np.vstack([self._directions.T @ (weight * self.std[:, None]), found.head.bias + self.mean @ weight])
 
     def solve(
         self, l2: float, *, gradient_norm: float = GRADIENT_NORM, start: np.ndarray | None = None
@@ -383,8 +413,13 @@ def _map(work: Callable[[slice], _T], pieces: Sequence[slice]) -> Iterator[_T]:
     if len(pieces) == 1:
         yield work(pieces[0])
         return
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from pool.map(work, pieces)
+    yield from _pool().map(work, pieces)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """The same threads for every pass: the allocator keeps memory for each thread that ever was."""
+    return ThreadPoolExecutor(usable_cores())
 
 
 def _mean_one(weights: np.ndarray) -> np.ndarray:
