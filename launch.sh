@@ -31,7 +31,7 @@ set_up() { # $1: extras, demo or dev; dev holds all that demo does
     [ "$(cat "$venv/.installed-$extras" 2>/dev/null)" != "$fingerprint" ] || return 0
   done
   base="$(find_python)"
-  if ! "$python" -m pip --version >/dev/null 2>&1; then
+  if ! "$python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
     say "making $venv with $("$base" --version)"
     "$base" -m venv --clear "$venv" || fail "python -m venv failed; on Debian and Ubuntu: apt install python3-venv"
   fi
@@ -47,6 +47,7 @@ train() { # headstart train with the launcher that fits; $1: processes or "", re
   if command -v nvidia-smi >/dev/null; then gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"; fi
   if [ "$gpus" -gt 0 ]; then
     processes="${processes:-$gpus}"
+    [ "$processes" -le "$gpus" ] || fail "--processes $processes, but this machine has $gpus GPU(s)"
     say "$gpus GPU(s): accelerate launch with $processes process(es)"
     "$venv/bin/accelerate" launch $([ "$processes" -gt 1 ] && echo --multi_gpu) --num_processes "$processes" \
       --num_machines 1 --mixed_precision no --dynamo_backend no -m headstart train "$@"

@@ -3,7 +3,7 @@
     python benchmarks/epoch_time.py --data hymenoptera_data --strategy fine_tune --rounds 5
 
 Both train the same images at 224 px in batches of 32 with their own defaults on all usable cores: the tutorial
-loop in fp32 as it stands, headstart with runtime.mixed_precision auto. A round is one process of each, with two
+loop in fp32 as it stands, headstart with runtime.mixed_precision auto. A round is one process of each, with three
 epochs; start-up is left out. Medians of the epochs, and the ratio round by round.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUNDLED = HERE.parent / "src/headstart/assets/resnet18-distilled.safetensors"
-EPOCHS = 2
+EPOCHS = 3
 
 
 def tutorial(data: Path, strategy: str, folder: Path) -> list[float]:

@@ -198,3 +198,20 @@ def test_globs_and_folders_find_the_same_images(folder, tiny_data):
     from headstart.predict import find_images
 
     assert find_images([str(tiny_data / "val" / "*" / "*")]) == find_images([str(tiny_data / "val")])
+
+
+def test_file_names_are_printed_as_they_are(folder, tiny_data, tmp_path, capsys, monkeypatch):
+    odd = tmp_path / "x[red].jpg"
+    odd.write_bytes(next((tiny_data / "val" / "red_checks").iterdir()).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert exit_code("predict", folder, odd.name) == 0
+    assert "x[red].jpg" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_run_folder_is_refused(tiny_data, tmp_path):
+    first = run(small(tiny_data, tmp_path / "a", strategy="frozen_head", train={"checkpoint_epochs": 1}))
+    elsewhere = next((first / "checkpoints").iterdir())
+    config = small(tiny_data, tmp_path / "b", strategy="frozen_head", train={"resume": str(elsewhere)})
+    with pytest.raises(headstart.InputError, match="is not a checkpoint of --out"):
+        run(config)
+    assert not (tmp_path / "b").exists()

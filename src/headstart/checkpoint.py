@@ -102,8 +102,9 @@ def restore_optimizer(
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
-        # AdamW keeps its step count on the CPU
-        device = parameter.device if value.ndim else torch.device("cpu")
+        # the step count of an optimizer that is not fused stays on the CPU
+        on_device = value.ndim or optimizer.defaults.get("fused")
+        device = parameter.device if on_device else torch.device("cpu")
         optimizer.state[parameter][entry] = value.to(device)
 
 

@@ -58,6 +58,8 @@ def _exit_code(argv: list[str]) -> int:
         return int(end.code or 0)
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        return 130
     except Exception:
         traceback.print_exc()
         print("headstart: this is a bug of ours; please report it with the lines above", file=sys.stderr)

@@ -128,7 +128,9 @@ def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, 
         return _through_the_trunk(accelerator, manifest, model, info)
     rows = load_images(manifest.root, samples, info.classes)
     batch_size = round_up(info.eval_batch_size, accelerator.num_processes)
-    loader = eval_loader(rows, info.preprocess.eval_view, batch_size=batch_size, num_workers=0)
+    loader = eval_loader(
+        rows, info.preprocess.eval_view, batch_size=batch_size, num_workers=0, image_size=info.preprocess.image_size
+    )
     if info.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)
@@ -176,6 +178,8 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
 
 def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:
     """`headstart evaluate`: print the measurements and return them."""
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise InputError(f"--out {out}: {Path(out).absolute().parent} is not a folder; make it first")
     set_threads(None)
     model, info = load_model(find_model(run))
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
@@ -213,7 +217,10 @@ def _training_images(run: Path) -> Callable[[str, str], bool]:
         return lambda sha256, path: False
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(path, columns=["sha256", "path", "split"]).to_pylist()
+    try:
+        rows = pq.read_table(path, columns=["sha256", "path", "split"]).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        raise InputError(f"{path} is damaged ({error}); it says which images the model was trained on") from None
     measured = {row["sha256"] for row in rows if row["split"] == "val"}
     trained = {(row["sha256"], row["path"]) for row in rows if row["split"] == "train"}
     only_trained = {sha256 for sha256, _ in trained} - measured
@@ -224,7 +231,7 @@ def _print(values: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(headline(values), highlight=False)
     console.print(
         f"loss {values['loss']:.4f}, balanced accuracy {values['balanced_accuracy']:.4f}, macro F1 {values['macro_f1']:.4f}",
@@ -232,5 +239,6 @@ def _print(values: dict[str, Any]) -> None:
     )
     table = Table("class", "n", "precision", "recall")
     for name, row in values["per_class"].items():
-        table.add_row(name, str(row["n"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}")
+        seen = [f"{row['precision']:.3f}", f"{row['recall']:.3f}"] if row["n"] else ["-", "-"]
+        table.add_row(name, str(row["n"]), *seen)
     console.print(table)

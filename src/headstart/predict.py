@@ -14,7 +14,7 @@ import torch
 
 from headstart.artifacts import find_model, load_model
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.manifest import image_files
+from headstart.data.manifest import check_name, image_files
 from headstart.errors import InputError
 from headstart.files import write_atomically
 from headstart.runtime import set_threads
@@ -113,6 +113,8 @@ def find_images(patterns: Sequence[str]) -> list[str]:
             found = [pattern]
         else:
             found = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+        for name in found:
+            check_name(name)
         if not found:
             raise InputError(f"{pattern}: no image there; name files, folders or quoted globs")
         paths += found
@@ -123,7 +125,7 @@ def _print(results: Sequence[Prediction], *, limit: int = 40) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = Table("image", "predicted", "probability")
     for result in results[:limit]:
         if result.error is not None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,11 @@ def run(config: RunConfig) -> Path:
             ),
         )
         accelerator.print(describe_data(manifest))
+        unused = _unused(config)
+        if unused:
+            accelerator.print(
+                f"without effect on a head that is solved for: {', '.join(unused)} (--strategy.features recompute trains it)"
+            )
         with StopRequest() as stop:
             features = bank_features(accelerator, config, bank, manifest, weights, spec, stop=stop)
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
@@ -502,6 +507,20 @@ def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> Ru
         f"{threads} thread{'s' if threads > 1 else ''} each, head by {config.probe.solver} on the feature bank"
     )
     return replace(config, runtime=runtime, data=data)
+
+
+def _unused(config: RunConfig) -> list[str]:
+    """Keys that differ from their defaults and that an exact head does not look at."""
+    if config.probe.solver != "lbfgs":
+        return []
+    idle = {"model.head_init", "strategy.batchnorm"}
+    if not config.probe.views:
+        idle |= {"data.min_crop_scale", "data.hflip", "data.vflip"}
+    now, default = asdict(config), asdict(RunConfig())
+    idle |= {f"{section}.{key}" for section in ("optim", "train") for key in now[section]}
+    idle -= {"train.resume", "train.eval_batch_size"}
+    parts = [key.split(".") for key in sorted(idle)]
+    return [f"{section}.{key}" for section, key in parts if now[section][key] != default[section][key]]
 
 
 def _choose(config: RunConfig) -> Path:

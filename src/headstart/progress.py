@@ -13,7 +13,7 @@ class TrainingProgress:
     """Counts optimizer steps. Silent unless `speaks`: one process of several does."""
 
     def __init__(self, *, total_steps: int, start_step: int, batch_size: int, speaks: bool) -> None:
-        self.console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=not speaks, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._total, self._step, self._batch_size = total_steps, start_step, batch_size
         self._bar: Progress | None = None
         if self.console.is_terminal and speaks:

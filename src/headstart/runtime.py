@@ -103,19 +103,21 @@ def _accelerator_type() -> str:
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
-    """The main process's result in every process. Its InputError, too, is raised in every process, so that none waits."""
+    """The main process's result in every process. What it raises ends every process, so that none waits."""
+    if accelerator.num_processes == 1:
+        return work()
     outcome: list[Any] = [None, None]
+    error: Exception | None = None
     if accelerator.is_main_process:
         try:
             outcome[0] = work()
-        except InputError as error:
-            if accelerator.num_processes == 1:
-                raise
-            outcome[1] = str(error)
-    if accelerator.num_processes > 1:
-        broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise InputError(outcome[1])
+        except Exception as raised:
+            error, outcome[1] = raised, str(raised)
+    broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
     result: _T = outcome[0]
     return result
 

@@ -227,7 +227,7 @@ def _print(found: Study, *, folds: int, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     low, high = found.ci95
     console.print(
         f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {folds}-fold over {found.n} images, "

@@ -149,6 +149,7 @@ def run(config: RunConfig) -> Path:
         spec.eval_view,
         batch_size=round_up(config.train.eval_batch_size, accelerator.num_processes),
         num_workers=num_workers,
+        image_size=config.data.image_size,
     )
 
     # Accelerate
@@ -166,8 +167,8 @@ def run(config: RunConfig) -> Path:
 
     # the run folder: nothing was written up to here
     folder = RunFolder(path)
+    on_main(accelerator, lambda: create_folder(path).path)
     if accelerator.is_main_process:
-        folder = create_folder(path)
         if resumed is None:
             folder.write_text("config.yaml", to_yaml(config))
             folder.write_table("manifest.parquet", manifest.table())
@@ -222,7 +223,11 @@ def run(config: RunConfig) -> Path:
         accelerator.wait_for_everyone()
         best, _ = load_model(folder.model_file)
         bare_model.load_state_dict(best.state_dict())
-        predictions = measure_epoch()
+        try:
+            predictions = measure_epoch()
+        except Stopped:
+            _save_checkpoint(accelerator, folder, state, config, info, bare_model, optimizer)
+            raise _stopped(stop, state, folder, total=ends[-1]) from None
     if accelerator.is_main_process:
         values = describe(predictions, manifest.classes)
         save_model(
@@ -286,30 +291,11 @@ def fit(
     train_s, entered, epoch_entered = 0.0, time.perf_counter(), time.perf_counter()
 
     def save_checkpoint() -> None:
-        if accelerator.is_main_process:
-            scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
-            saved = asdict(state)
-            saved.pop("step")
-            checkpoint.save(
-                folder.checkpoints,
-                step=state.step,
-                state={
-                    **saved,
-                    "scaler": scaler,
-                    "config": asdict(config),
-                    "manifest_sha256": info.manifest_sha256,
-                },
-                model=bare_model,
-                optimizer=optimizer.optimizer,
-            )
-        accelerator.wait_for_everyone()
+        _save_checkpoint(accelerator, folder, state, config, info, bare_model, optimizer)
 
     def stop_here() -> Stopped:
         save_checkpoint()
-        return Stopped(
-            f"stopped by {stop.signal_name or 'a signal'} at step {state.step} of {ends[-1]}, saved in {folder.path}; "
-            f"continue with --out {folder.path} --train.resume auto"
-        )
+        return _stopped(stop, state, folder, total=ends[-1])
 
     def end_epoch() -> None:
         nonlocal epoch_entered
@@ -390,9 +376,44 @@ def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
     resume_from = checkpoint.find(config.train.resume, path / "checkpoints")
     if resume_from is None:
         check_new_folder(path)
+    elif resume_from.resolve().parent.parent != path.resolve():
+        raise InputError(
+            f"train.resume {resume_from} is not a checkpoint of --out {path}; name the run folder that it lies in as --out"
+        )
     elif (path / "summary.json").exists():
         raise InputError(f"--out {path} holds a finished run; name another folder")
     return path, resume_from
+
+
+def _save_checkpoint(
+    accelerator: Accelerator,
+    folder: RunFolder,
+    state: Progress,
+    config: RunConfig,
+    info: ModelInfo,
+    model: Classifier,
+    optimizer: Any,
+) -> None:
+    """From the main process; the others wait until it is there."""
+    if accelerator.is_main_process:
+        scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+        saved = asdict(state)
+        saved.pop("step")
+        checkpoint.save(
+            folder.checkpoints,
+            step=state.step,
+            state={**saved, "scaler": scaler, "config": asdict(config), "manifest_sha256": info.manifest_sha256},
+            model=model,
+            optimizer=optimizer.optimizer,
+        )
+    accelerator.wait_for_everyone()
+
+
+def _stopped(stop: StopRequest, state: Progress, folder: RunFolder, *, total: int) -> Stopped:
+    return Stopped(
+        f"stopped by {stop.signal_name or 'a signal'} at step {state.step} of {total}, saved in {folder.path}; "
+        f"continue with --out {folder.path} --train.resume auto"
+    )
 
 
 def _check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any]) -> None:
@@ -518,10 +539,7 @@ def _read_losses(
     tallies = accelerator.reduce(torch.stack([tally for _, _, tally in unread]), "sum").tolist()
     for (step, rates, _), (loss_sum, correct, count) in zip(unread, tallies, strict=True):
         if not math.isfinite(loss_sum):
-            raise InputError(
-                f"the loss became {loss_sum / count} at step {step}; lower optim.lr (now {config.optim.lr}) or set "
-                f"optim.clip_norm 1; the best weights so far are in {folder.model_file}"
-            )
+            raise InputError(_not_finite("loss", loss_sum / count, replace(state, step=step), config, folder))
         state.train_loss_sum += loss_sum
         state.train_correct += int(correct)
         state.train_seen += int(count)
@@ -535,6 +553,14 @@ def _read_losses(
                 }
             )
     unread.clear()
+
+
+def _not_finite(what: str, value: float, state: Progress, config: RunConfig, folder: RunFolder) -> str:
+    kept = f"; the best weights so far are in {folder.model_file}" if state.best_epoch else ""
+    return (
+        f"the {what} became {value} at step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
+        f"optim.clip_norm 1{kept}"
+    )
 
 
 def _record_epoch(
@@ -552,6 +578,8 @@ def _record_epoch(
     """A line of metrics.jsonl, a line on the terminal, and the weights if they are the best so far."""
     count, correct = len(predictions.labels), predictions.correct
     loss = log_loss(predictions.probabilities, predictions.labels)
+    if not math.isfinite(loss):
+        raise InputError(_not_finite("validation loss", loss, state, config, folder))
     state.epochs_measured += 1
     row = {
         "step": state.step,

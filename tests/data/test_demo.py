@@ -94,6 +94,6 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         return copyfile(*args)
 
     monkeypatch.setattr(shutil, "copyfile", copy_until_the_disk_is_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         write_solar_cells(tmp_path / "solar")
     assert list(tmp_path.iterdir()) == []

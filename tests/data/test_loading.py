@@ -171,7 +171,7 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
     samples, classes = samples_of(root)
     rows = load_images(root, samples, classes)
     (root / samples[0].path).unlink()
-    loader = eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=num_workers)
+    loader = eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=num_workers, image_size=SPEC.image_size)
     with pytest.raises(InputError) as caught:
         list(loader)
     message = str(caught.value)
@@ -215,7 +215,7 @@ def test_a_batch_has_the_rows_that_the_order_says(tiny_data: Path) -> None:
 def test_evaluation_sees_every_row_once_as_the_evaluation_view(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data, "val")
     rows = load_images(tiny_data, samples, classes)
-    batches = list(eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=0))
+    batches = list(eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=0, image_size=SPEC.image_size))
     assert [len(batch["label"]) for batch in batches] == [4, 4, 4, 3]
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(15))
     for picture, sample in zip(torch.cat([batch["pixels"] for batch in batches]), samples, strict=True):

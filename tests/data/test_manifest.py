@@ -470,3 +470,30 @@ def test_split_folders_are_known_in_any_case_and_by_their_other_names(
     (root / "train").rename(root / train)
     (root / "val").rename(root / val)
     assert len(scan(root).classes) == 3
+
+
+def test_a_validation_folder_without_a_training_folder_is_no_class(image_folder: Callable[..., Path]) -> None:
+    root = image_folder(train=2, val=1)
+    for label in (root / "train").iterdir():
+        label.rename(root / label.name)
+    (root / "train").rmdir()
+    with pytest.raises(InputError, match="has val/ but no train/"):
+        scan(root)
+
+
+def test_a_link_back_into_the_folder_counts_no_image_twice(image_folder: Callable[..., Path]) -> None:
+    root = image_folder(train=3)
+    before = len(scan(root).samples)
+    (root / "red_checks" / "again").symlink_to(root / "red_checks", target_is_directory=True)
+    assert len(scan(root).samples) == before
+
+
+def test_a_name_that_is_no_text_is_refused(image_folder: Callable[..., Path]) -> None:
+    root = image_folder(train=2)
+    source = next((root / "red_checks").iterdir())
+    try:
+        shutil.copyfile(source, os.fsencode(root / "red_checks") + b"/\xff.jpg")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        scan(root)

@@ -60,6 +60,8 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
         if target.exists():
             target.rmdir()
         staging.rename(target)
+    except OSError as error:
+        raise InputError(f"{target}: {error.strerror}; name another place") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return counts

@@ -19,6 +19,8 @@ from headstart.data.sampling import EvalSampler, StepSampler, keys_of, view_seed
 from headstart.errors import InputError
 from headstart.preprocess import View
 
+REMEMBER_BYTES = 2**28
+
 Batch = dict[str, torch.Tensor]
 """pixels: uint8 (n, 3, S, S); label: int64 (n,); index: int64 (n,), the row in the split's samples."""
 
@@ -52,9 +54,13 @@ def load_images(root: Path, samples: Sequence[Sample], classes: Sequence[str]) -
 class Views(Dataset[dict[str, Any]]):
     """Item (index, epoch) -> the sample's view in that epoch. Raises InputError if the file became unreadable."""
 
-    def __init__(self, rows: datasets.Dataset, view: View, *, keys: np.ndarray, seed: int) -> None:
+    def __init__(
+        self, rows: datasets.Dataset, view: View, *, keys: np.ndarray, seed: int, remember: bool = False
+    ) -> None:
+        """remember: keep the views in memory, for a view that does not depend on the seed."""
         self.rows = rows
         self.view = view
+        self._remembered: dict[int, torch.Tensor] | None = {} if remember else None
         self.keys = keys
         self.seed = seed
 
@@ -64,13 +70,18 @@ class Views(Dataset[dict[str, Any]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, epoch = item
         row = self.rows[index]
+        if self._remembered is not None and index in self._remembered:
+            return {"pixels": self._remembered[index], "label": row["label"], "index": index}
         path = row["image"]["path"]
         try:
             image = decode(Path(path).read_bytes())
         except (UnreadableImage, OSError) as error:
             raise InputError(f"{path} was readable when the run began and is not now: {error}") from None
         seed = int(view_seeds(self.keys[index : index + 1], seed=self.seed, epoch=epoch)[0])
-        return {"pixels": self.view(image, seed), "label": row["label"], "index": index}
+        pixels = self.view(image, seed)
+        if self._remembered is not None:
+            self._remembered[index] = pixels
+        return {"pixels": pixels, "label": row["label"], "index": index}
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
@@ -106,9 +117,12 @@ def train_loader(
     return _loader(Views(rows, view, keys=keys, seed=seed), sampler, num_workers=num_workers)
 
 
-def eval_loader(rows: datasets.Dataset, view: View, *, batch_size: int, num_workers: int) -> DataLoader[Any]:
-    """Every row once, in order."""
-    views = Views(rows, view, keys=np.zeros(len(rows), dtype=np.uint64), seed=0)
+def eval_loader(
+    rows: datasets.Dataset, view: View, *, batch_size: int, num_workers: int, image_size: int
+) -> DataLoader[Any]:
+    """Every row once, in order. The views of a small split are decoded in the first pass and kept for the others."""
+    small = len(rows) * 3 * image_size**2 <= REMEMBER_BYTES
+    views = Views(rows, view, keys=np.zeros(len(rows), dtype=np.uint64), seed=0, remember=small)
     return _loader(views, EvalSampler(len(rows), batch_size=batch_size), num_workers=num_workers)
 
 

@@ -154,13 +154,27 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Image files below `folder`, sorted, hidden ones and hidden folders left out; and the other visible files."""
     images: list[Path] = []
     others: list[Path] = []
+    visited: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in visited:  # a link back into the folder
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(parent))
         folders[:] = sorted(name for name in folders if not _hidden(name))
         for name in sorted(names):
             if not _hidden(name):
                 path = Path(parent, name)
+                check_name(str(path))
                 (images if path.suffix.lower() in EXTENSIONS else others).append(path)
     return images, others
+
+
+def check_name(path: str) -> None:
+    """Raise InputError for a name that is no text: it could stand in no table that we write."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # bytes of the file system that are no UTF-8
+        raise InputError(f"{path!a}: the name is not valid UTF-8; rename the file or folder") from None
 
 
 def summarize(reasons: Sequence[Skipped], *, limit: int = 5) -> str:
@@ -183,7 +197,7 @@ def _scan_training_folder(root: Path) -> tuple[list[_Found], list[Skipped]]:
             f"{root} has {train.name}/ but no val/; add val/ with the same class folders, or name {train} "
             "as data.root to have a validation part split off"
         )
-    if val and len(_subfolders(root)) == 1:
+    if val:
         raise InputError(f"{root} has {val.name}/ but no train/; add train/ with the same class folders")
     return _scan_class_folders(root, split=None)
 
