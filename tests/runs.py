@@ -1,5 +1,7 @@
 """Small training runs that several test files look at."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,3 +23,29 @@ def small(root: Path, out: Path, *, strategy: str = "fine_tune", **sections: dic
         value = replace(getattr(config, section), **changes) if isinstance(changes, dict) else changes
         config = replace(config, **{section: value})
     return config
+
+
+_STOPPED_AT = """
+import os, signal, sys
+from headstart import cli
+from headstart.data import loading
+
+hits = 0
+original = loading.Views.__getitem__
+def counted(self, item):
+    global hits
+    hits += 1
+    if hits == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(self, item)
+loading.Views.__getitem__ = counted
+cli.main(["train", "--config", *sys.argv[2:]])
+"""
+
+
+def stopped_at(fetched: int, config: Path, folder: Path) -> subprocess.CompletedProcess:
+    """`headstart train --config` in a process that gets SIGTERM when it fetches that image, counted from 1."""
+    script = folder / "stopped_at.py"
+    script.write_text(_STOPPED_AT)
+    command = [sys.executable, str(script), str(fetched), str(config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import small
+from runs import small, stopped_at
 from safetensors.torch import load_file
 from torchvision.models import resnet18
 
@@ -23,7 +23,7 @@ from headstart import InputError, cli
 from headstart.artifacts import load_model
 from headstart.config import ProbeConfig, RunConfig, StrategyConfig
 from headstart.data.decode import decode
-from headstart.parsing import to_yaml
+from headstart.parsing import parse_train, to_yaml
 from headstart.preprocess import Preprocess
 from headstart.start import run
 from headstart.stats import paired
@@ -325,3 +325,15 @@ def test_keys_that_an_exact_head_does_not_look_at_are_named(tiny_data, bank, tmp
     assert "without effect on a head that is solved for:" in said
     assert "train.epochs" in said
     assert "data.vflip" in said
+
+
+@pytest.mark.slow
+def test_stopped_while_the_probe_is_measured_it_continues_to_the_same_bits(tiny_data, tuned, bank, tmp_path) -> None:
+    written = parse_train(["--config", str(tuned / "config.yaml")])
+    config = replace(written, out=str(tmp_path / "run"))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    stopped = stopped_at(20, tmp_path / "config.yaml", tmp_path)  # 12 views are drawn first
+    assert stopped.returncode == 143, stopped.stderr
+    assert "at step 0 of" in stopped.stderr
+    run(replace(config, train=replace(config.train, resume="auto")))
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (tuned / "model.safetensors").read_bytes()

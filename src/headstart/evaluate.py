@@ -15,7 +15,7 @@ from headstart.artifacts import ModelInfo, find_model, load_model
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import Manifest, build_eval_manifest, summarize
 from headstart.errors import InputError, Stopped
-from headstart.files import write_atomically
+from headstart.files import check_out, write_atomically
 from headstart.preprocess import Preprocess
 from headstart.runtime import StopRequest, on_main, set_threads, start_accelerator
 
@@ -178,8 +178,7 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
 
 def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:
     """`headstart evaluate`: print the measurements and return them."""
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise InputError(f"--out {out}: {Path(out).absolute().parent} is not a folder; make it first")
+    check_out(out)
     set_threads(None)
     model, info = load_model(find_model(run))
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]

@@ -6,6 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from headstart.errors import InputError
+
+
+def check_out(out: str | None) -> None:
+    """Raise InputError unless a file could be written there; before the work, not after it."""
+    if out is None:
+        return
+    folder = Path(out).absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"--out {out}: {folder} is not a folder; make it first")
+    if Path(out).is_dir():
+        raise InputError(f"--out {out} is a folder; name a file in it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: no permission to write in {folder}; name another place")
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """`write` gets a temporary name beside `path`; the file appears under its own name complete, or not at all."""

@@ -16,7 +16,7 @@ from headstart.artifacts import find_model, load_model
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.manifest import check_name, image_files
 from headstart.errors import InputError
-from headstart.files import write_atomically
+from headstart.files import check_out, write_atomically
 from headstart.runtime import set_threads
 
 OUT_TYPES = (".csv", ".jsonl", ".parquet")
@@ -91,8 +91,7 @@ def predict_command(run: str, patterns: Sequence[str], *, out: str | None, batch
         raise InputError(f"--batch_size is {batch_size}; it must be at least 1")
     if out is not None and Path(out).suffix not in OUT_TYPES:
         raise InputError(f"--out {out}: unknown type {Path(out).suffix or '(none)'}; use one of {', '.join(OUT_TYPES)}")
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise InputError(f"--out {out}: {Path(out).absolute().parent} is not a folder; make it first")
+    check_out(out)
     paths = find_images(patterns)
     set_threads(None)
     predictor = Predictor(run)

@@ -169,9 +169,9 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     import time
     from dataclasses import asdict
 
-    from headstart.files import write_atomically
+    from headstart.files import check_out, write_atomically
 
-    assert config.data.root is not None
+    check_out(out)
     set_threads(config.runtime.threads)
     accelerator = start_accelerator(config.runtime)
     precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)

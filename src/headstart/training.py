@@ -189,15 +189,20 @@ def run(config: RunConfig) -> Path:
     ):
 
         def measure_epoch() -> Predictions:
-            return collect(
-                accelerator,
-                model,
-                val_batches,
-                spec,
-                num_samples=len(val_samples),
-                stop=stop,
-                channels_last=config.runtime.channels_last,
-            )
+            """The validation images through the network as it is. A stop meanwhile is saved before it is raised."""
+            try:
+                return collect(
+                    accelerator,
+                    model,
+                    val_batches,
+                    spec,
+                    num_samples=len(val_samples),
+                    stop=stop,
+                    channels_last=config.runtime.channels_last,
+                )
+            except Stopped:
+                _save_checkpoint(accelerator, folder, state, config, info, bare_model, optimizer)
+                raise _stopped(stop, state, folder, total=ends[-1]) from None
 
         if state.probe and state.step == 0:
             _record_probe(accelerator, measure_epoch(), bare_model, state, folder, info, progress)
@@ -223,11 +228,7 @@ def run(config: RunConfig) -> Path:
         accelerator.wait_for_everyone()
         best, _ = load_model(folder.model_file)
         bare_model.load_state_dict(best.state_dict())
-        try:
-            predictions = measure_epoch()
-        except Stopped:
-            _save_checkpoint(accelerator, folder, state, config, info, bare_model, optimizer)
-            raise _stopped(stop, state, folder, total=ends[-1]) from None
+        predictions = measure_epoch()
     if accelerator.is_main_process:
         values = describe(predictions, manifest.classes)
         save_model(
@@ -293,16 +294,9 @@ def fit(
     def save_checkpoint() -> None:
         _save_checkpoint(accelerator, folder, state, config, info, bare_model, optimizer)
 
-    def stop_here() -> Stopped:
-        save_checkpoint()
-        return _stopped(stop, state, folder, total=ends[-1])
-
     def end_epoch() -> None:
         nonlocal epoch_entered
-        try:
-            predictions = measure_epoch()
-        except Stopped:
-            raise stop_here() from None
+        predictions = measure_epoch()
         now = time.perf_counter()
         spent_s, epoch_entered = now - epoch_entered, now
         _record_epoch(accelerator, predictions, bare_model, config, state, folder, info, progress, spent_s=spent_s)
@@ -350,7 +344,8 @@ def fit(
                 entered = time.perf_counter()
         if stop.agreed(accelerator) and state.step < ends[-1]:
             _read_losses(accelerator, unread, optimizer, config, state, folder, spent_s=time.perf_counter() - entered)
-            raise stop_here()
+            save_checkpoint()
+            raise _stopped(stop, state, folder, total=ends[-1])
     return train_s
 
 
