@@ -74,7 +74,6 @@ def run(config: RunConfig) -> Path:
     assert config.strategy.name == "frozen_head"
     if not config.data.root:
         raise InputError("data.root is not set; name a folder of images with --data.root DIR")
-    root = config.data.root
     if config.train.resume not in ("never", "auto"):
         raise InputError(
             f"train.resume {config.train.resume}: a frozen head on the feature bank has no checkpoints, its features are "
@@ -86,21 +85,7 @@ def run(config: RunConfig) -> Path:
         companion = context.enter_context(Companion()) if accelerator.is_main_process else None
         config = _resolve(config, accelerator, threads=threads)
         path = on_main(accelerator, lambda: _choose(config))
-        on_main(accelerator, lambda: ensure_available(config.model.weights))
-        weights = load_weights(config.model.weights)
-        spec = Preprocess.of(config.data)
-        bank = open_bank(accelerator, config, weights, spec)
-        manifest = on_main(
-            accelerator,
-            lambda: build_manifest(
-                root,
-                val_fraction=config.data.val_fraction,
-                seed=config.seed,
-                on_bad_file=config.data.on_bad_file,
-                decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
-            ),
-        )
-        accelerator.print(describe_data(manifest))
+        weights, spec, bank, manifest = open_data(accelerator, config)
         unused = _unused(config)
         if unused:
             accelerator.print(
@@ -115,6 +100,27 @@ def run(config: RunConfig) -> Path:
         accelerator.wait_for_everyone()
         accelerator.end_training()
     return path
+
+
+def open_data(accelerator: Accelerator, config: RunConfig) -> tuple[Weights, Preprocess, Bank, Manifest]:
+    """Weights, preprocessing, bank and images of a resolved configuration; an image that the bank knows is not
+    decoded again. Raises InputError in all processes if one of them cannot be had."""
+    on_main(accelerator, lambda: ensure_available(config.model.weights))
+    weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
+    bank = open_bank(accelerator, config, weights, spec)
+    data = config.data
+    manifest = on_main(
+        accelerator,
+        lambda: build_manifest(
+            data.root,
+            val_fraction=data.val_fraction,
+            seed=config.seed,
+            on_bad_file=data.on_bad_file,
+            decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
+        ),
+    )
+    accelerator.print(describe_data(manifest))
+    return weights, spec, bank, manifest
 
 
 def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:

@@ -9,15 +9,10 @@ import numpy as np
 
 from headstart import probe
 from headstart.config import RunConfig
-from headstart.data.manifest import build_manifest
 from headstart.extract import features_of, fill, rows_of, views_of
-from headstart.features import EVAL_VIEW, Bank, row_name
-from headstart.preprocess import Preprocess
-from headstart.probe_run import describe_extraction, open_bank, trunk_of
-from headstart.results import describe_data
-from headstart.runtime import StopRequest, choose_precision, on_main, set_threads, start_accelerator
+from headstart.probe_run import describe_extraction, open_data, trunk_of
+from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
 from headstart.stats import wilson
-from headstart.weights import ensure_available, load_weights
 
 LEARNING_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -176,21 +171,7 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     accelerator = start_accelerator(config.runtime)
     precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-    on_main(accelerator, lambda: ensure_available(config.model.weights))
-    weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
-    bank: Bank = open_bank(accelerator, config, weights, spec)
-    root = config.data.root
-    manifest = on_main(
-        accelerator,
-        lambda: build_manifest(
-            root,
-            val_fraction=config.data.val_fraction,
-            seed=config.seed,
-            on_bad_file=config.data.on_bad_file,
-            decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
-        ),
-    )
-    accelerator.print(describe_data(manifest))
+    weights, spec, bank, manifest = open_data(accelerator, config)
     samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
     rows = rows_of(manifest.root, samples, views_of(config.data, spec, num_views=0, seed=config.seed))
     with StopRequest() as stop:

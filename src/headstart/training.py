@@ -1,10 +1,9 @@
 """One training run: `run` assembles it in reading order, `fit` is the loop."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, round_up
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
+from headstart.position import Position, check_same_run, save_position, stopped
 from headstart.preprocess import Preprocess, train_view
 from headstart.probe_run import bank_features, open_bank, solve
 from headstart.progress import TrainingProgress
@@ -56,22 +56,6 @@ from headstart.strategy import build_optimizer, plan
 from headstart.weights import Weights, ensure_available, load_weights
 
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device
-
-
-@dataclass
-class Progress:
-    """The position of a run; what a checkpoint's state.json holds besides checksums."""
-
-    step: int = 0
-    epochs_measured: int = 0
-    best_epoch: int = 0
-    best_correct: int = -1
-    best_loss: float = math.inf
-    train_loss_sum: float = 0.0  # of the samples since the last epoch ended
-    train_correct: int = 0
-    train_seen: int = 0
-    probe: dict[str, Any] = field(default_factory=dict)  # probe_then_tune: what it started from, "right" per image
-    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(config: RunConfig) -> Path:
@@ -118,11 +102,11 @@ def run(config: RunConfig) -> Path:
     model.keep_in_eval(strategy.eval_modules)
     if config.runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    state = Progress()
+    state = Position()
     resumed = None if resume_from is None else checkpoint.load(resume_from)
     if resumed is not None:
-        _check_same_run(config, manifest, resumed.state)
-        state = Progress(**{name: resumed.state[name] for name in asdict(state)})
+        check_same_run(config, manifest, resumed.state)
+        state = Position(**{name: resumed.state[name] for name in asdict(state)})
         model.load_state_dict(resumed.model, strict=True)
 
     spec = Preprocess.of(config.data)
@@ -201,8 +185,8 @@ def run(config: RunConfig) -> Path:
                     channels_last=config.runtime.channels_last,
                 )
             except Stopped:
-                _save_checkpoint(accelerator, folder, state, config, info, bare_model, optimizer)
-                raise _stopped(stop, state, folder, total=ends[-1]) from None
+                save_position(accelerator, folder, state, config, info, bare_model, optimizer)
+                raise stopped(stop, state, folder, total=ends[-1]) from None
 
         if state.probe and state.step == 0:
             _record_probe(accelerator, measure_epoch(), bare_model, state, folder, info, progress)
@@ -274,7 +258,7 @@ def fit(
     config: RunConfig,
     spec: Preprocess,
     ends: list[int],
-    state: Progress,
+    state: Position,
     measure_epoch: Callable[[], Predictions],
     folder: RunFolder,
     info: ModelInfo,
@@ -292,7 +276,7 @@ def fit(
     train_s, entered, epoch_entered = 0.0, time.perf_counter(), time.perf_counter()
 
     def save_checkpoint() -> None:
-        _save_checkpoint(accelerator, folder, state, config, info, bare_model, optimizer)
+        save_position(accelerator, folder, state, config, info, bare_model, optimizer)
 
     def end_epoch() -> None:
         nonlocal epoch_entered
@@ -345,7 +329,7 @@ def fit(
         if stop.agreed(accelerator) and state.step < ends[-1]:
             _read_losses(accelerator, unread, optimizer, config, state, folder, spent_s=time.perf_counter() - entered)
             save_checkpoint()
-            raise _stopped(stop, state, folder, total=ends[-1])
+            raise stopped(stop, state, folder, total=ends[-1])
     return train_s
 
 
@@ -380,60 +364,6 @@ def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
     return path, resume_from
 
 
-def _save_checkpoint(
-    accelerator: Accelerator,
-    folder: RunFolder,
-    state: Progress,
-    config: RunConfig,
-    info: ModelInfo,
-    model: Classifier,
-    optimizer: Any,
-) -> None:
-    """From the main process; the others wait until it is there."""
-    if accelerator.is_main_process:
-        scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
-        saved = asdict(state)
-        saved.pop("step")
-        checkpoint.save(
-            folder.checkpoints,
-            step=state.step,
-            state={**saved, "scaler": scaler, "config": asdict(config), "manifest_sha256": info.manifest_sha256},
-            model=model,
-            optimizer=optimizer.optimizer,
-        )
-    accelerator.wait_for_everyone()
-
-
-def _stopped(stop: StopRequest, state: Progress, folder: RunFolder, *, total: int) -> Stopped:
-    return Stopped(
-        f"stopped by {stop.signal_name or 'a signal'} at step {state.step} of {total}, saved in {folder.path}; "
-        f"continue with --out {folder.path} --train.resume auto"
-    )
-
-
-def _check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any]) -> None:
-    """Raise InputError if continuing would mix two recipes or two data sets. The machine may change."""
-    if manifest.sha256 != saved["manifest_sha256"]:
-        raise InputError(
-            f"the images in {manifest.root} are not those that the interrupted run began with; restore them, or "
-            "start anew in another --out"
-        )
-    now = json.loads(json.dumps(asdict(config)))
-    may_change = {"out", "runtime", "data.root", "data.num_workers", "train.resume", "train.checkpoint_epochs"}
-    changed = [
-        f"{section}.{key}" if isinstance(now[section], dict) else section
-        for section in now
-        for key in (now[section] if isinstance(now[section], dict) else [""])
-        if (now[section][key] != saved["config"][section].get(key) if key else now[section] != saved["config"][section])
-    ]
-    refused = [name for name in changed if name not in may_change and name.split(".")[0] not in may_change]
-    if refused:
-        raise InputError(
-            f"{', '.join(refused)} differ from the interrupted run; continue it with --config {config.out}/config.yaml, "
-            "or start anew in another --out"
-        )
-
-
 def _start_from_probe(
     accelerator: Accelerator,
     config: RunConfig,
@@ -456,7 +386,7 @@ def _record_probe(
     accelerator: Accelerator,
     predictions: Predictions,
     bare_model: Classifier,
-    state: Progress,
+    state: Position,
     folder: RunFolder,
     info: ModelInfo,
     progress: TrainingProgress,
@@ -474,7 +404,7 @@ def _record_probe(
         progress.say(f"probe  val loss {loss:.4f} accuracy {correct / count:.1%} ({correct} of {count})")
 
 
-def _compare_with_probe(state: Progress, kept: Predictions) -> tuple[dict[str, Any], str]:
+def _compare_with_probe(state: Position, kept: Predictions) -> tuple[dict[str, Any], str]:
     """What the summary says of the probe, and one sentence on whether tuning was worth it."""
     facts = dict(state.probe)
     right = facts.pop("right")
@@ -522,7 +452,7 @@ def _read_losses(
     unread: list[tuple[int, list[float], torch.Tensor]],
     optimizer: Any,
     config: RunConfig,
-    state: Progress,
+    state: Position,
     folder: RunFolder,
     *,
     spent_s: float,
@@ -550,7 +480,7 @@ def _read_losses(
     unread.clear()
 
 
-def _not_finite(what: str, value: float, state: Progress, config: RunConfig, folder: RunFolder) -> str:
+def _not_finite(what: str, value: float, state: Position, config: RunConfig, folder: RunFolder) -> str:
     kept = f"; the best weights so far are in {folder.model_file}" if state.best_epoch else ""
     return (
         f"the {what} became {value} at step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
@@ -563,7 +493,7 @@ def _record_epoch(
     predictions: Predictions,
     bare_model: Classifier,
     config: RunConfig,
-    state: Progress,
+    state: Position,
     folder: RunFolder,
     info: ModelInfo,
     progress: TrainingProgress,
