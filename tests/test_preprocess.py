@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle  # noqa: TID251
 import random
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +63,7 @@ def test_view_and_normalisation_equal_torchvisions_pipeline(size: tuple[int, int
 
 
 def test_the_seed_does_not_matter_to_the_evaluation_view() -> None:
-    assert torch.equal(SPEC.eval_view(picture(), 1), SPEC.eval_view(picture(), 2))
+    assert torch.equal(SPEC.view()(picture(), 1), SPEC.view()(picture(), 2))
 
 
 def test_normalisation_keeps_its_input_and_the_memory_layout() -> None:
@@ -178,3 +179,42 @@ def test_a_crop_is_never_smaller_than_asked(draw_image: Callable[..., Image.Imag
         wide = (pixels[0].max() - pixels[0].min()) / 4 + 3
         high = (pixels[1].max() - pixels[1].min()) / 4 + 3
         assert wide * high >= 0.5 * 64 * 64
+
+
+# ------------------------------------------------------------------------------------------------- kept in memory
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_what_is_kept_is_not_loaded_again_and_gives_the_same_view(scale: float) -> None:
+    data = dataclasses.replace(DATA, min_crop_scale=scale)
+    view, loaded = train_view(data, SPEC, memory=10**6), []
+
+    def load() -> Image.Image:
+        loaded.append(1)
+        return picture()
+
+    found = [view.of("sha", seed, load) for seed in range(8)]
+    assert len(loaded) == 1
+    for seed, pixels in enumerate(found):
+        assert torch.equal(pixels, train_view(data, SPEC)(picture(), seed))
+
+
+def test_no_more_is_kept_than_there_is_room_for() -> None:
+    size = 3 * 32 * 32
+    view = SPEC.view(memory=2 * size + 1)
+    for name in "abc":
+        view.keep(name, picture())
+    loaded: list[str] = []
+    for name in "abc":
+        view.of(name, 0, lambda name=name: loaded.append(name) or picture())  # type: ignore[misc, func-returns-value]
+    assert loaded == ["c"]
+
+
+def test_a_worker_that_gets_a_copy_begins_with_nothing_and_the_same_room() -> None:
+    view = SPEC.view(memory=3 * 32 * 32)
+    view.keep("a", picture())
+    copy = pickle.loads(pickle.dumps(view))
+    loaded: list[int] = []
+    for _ in range(2):
+        copy.of("a", 0, lambda: loaded.append(1) or picture())  # type: ignore[func-returns-value]
+    assert loaded == [1]

@@ -90,7 +90,7 @@ def test_the_bench_says_the_share_of_the_rate_in_memory(image_folder, monkeypatc
         == 0
     )
     said = capsys.readouterr().out
-    assert "decoding alone" in said
+    assert "decoding again" in said
     assert "share of the fastest in-memory rate" in said
     assert "cosine of the features at least 0.999" in said
 

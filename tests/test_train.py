@@ -16,6 +16,8 @@ from torchvision.models import resnet18
 from headstart import InputError
 from headstart.artifacts import load_model
 from headstart.config import RunConfig
+from headstart.data import loading
+from headstart.data.decode import decode
 from headstart.data.loading import collate, load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.model import build_model
@@ -77,6 +79,17 @@ def test_the_first_loss_is_that_of_guessing(fine_tuned, frozen):
 def test_fine_tuning_learns_the_training_images(tiny_data, tmp_path):
     folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 8}, data={"min_crop_scale": 1.0, "hflip": False}))
     assert epochs(folder)[-1]["train_accuracy"] > 0.95
+
+
+def test_each_image_is_decoded_once_and_that_changes_no_bit(fine_tuned, tiny_data, tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(loading, "decode", lambda data: decoded.append(1) or decode(data))
+    again = run(small(tiny_data, tmp_path / "kept", train={"epochs": 4}))
+    assert decoded == []  # the check at the start has decoded all of them
+    off = run(small(tiny_data, tmp_path / "off", train={"epochs": 4}, data={"cache": "off"}))
+    assert len(decoded) == 4 * 36 + 5 * 15 + 12  # epochs, measurements, the grid of training views
+    for folder in (again, off):
+        assert without_times(lines(folder)) == without_times(lines(fine_tuned))
 
 
 @pytest.mark.parametrize("strategy", ["fine_tune", "frozen_head"])

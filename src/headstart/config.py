@@ -39,6 +39,9 @@ class DataConfig:
     """Training views: mirror half of them left to right."""
     vflip: bool = False
     """Training views: mirror half of them upside down (images with no up, such as cells or aerial views)."""
+    cache: Literal["auto", "off"] = "auto"
+    """auto: decode each image once and keep the pixels, in up to a quarter of the free memory. off: decode for every use.
+    The result does not depend on it."""
     num_workers: int | None = None
     """Decoding processes per training process. null: chosen from the cores; the result does not depend on it."""
 

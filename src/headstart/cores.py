@@ -1,4 +1,4 @@
-"""How many cores there are to use. Knows no torch."""
+"""How many cores and how much memory there are to use. Knows no torch."""
 
 import os
 from pathlib import Path
@@ -14,3 +14,18 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         pass  # not Linux, or no cgroup v2
     return cores
+
+
+def free_memory() -> int:
+    """Bytes this process could take without swapping: what the system and the container's limit leave."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
+        if limit != "max":
+            free = min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        pass
+    return free

@@ -128,9 +128,7 @@ def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, 
         return _through_the_trunk(accelerator, manifest, model, info)
     rows = load_images(manifest.root, samples, info.classes)
     batch_size = round_up(info.eval_batch_size, accelerator.num_processes)
-    loader = eval_loader(
-        rows, info.preprocess.eval_view, batch_size=batch_size, num_workers=0, image_size=info.preprocess.image_size
-    )
+    loader = eval_loader(rows, samples, info.preprocess.view(), batch_size=batch_size, num_workers=0)
     if info.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)

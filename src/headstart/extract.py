@@ -11,11 +11,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from headstart.config import DataConfig
@@ -43,18 +45,18 @@ class BankView:
     seed: int
     view: View
 
-    def pixels(self, image: Any, sha256: str) -> torch.Tensor:
+    def pixels(self, sha256: str, load: Callable[[], Image.Image]) -> torch.Tensor:
         """uint8 (3, S, S), a function of the content and the view alone."""
-        if self.number == 0:
-            return self.view(image, 0)
-        return self.view(image, int(view_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0]))
+        return self.view.of(sha256, int(view_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0]), load)
 
 
-def views_of(data: DataConfig, spec: Preprocess, *, num_views: int, seed: int) -> list[BankView]:
-    """The evaluation view and `num_views` augmented ones, view k = f(seed, k, content)."""
-    views = [BankView(EVAL_VIEW, 0, seed, spec.eval_view)]
+def views_of(data: DataConfig, spec: Preprocess, *, num_views: int, seed: int, memory: int = 0) -> list[BankView]:
+    """The evaluation view and `num_views` augmented ones, view k = f(seed, k, content).
+
+    memory: bytes of images that may be kept for each of the two kinds."""
+    views = [BankView(EVAL_VIEW, 0, seed, spec.view(memory=memory))]
     if num_views:
-        augmented = train_view(data, spec)
+        augmented = train_view(data, spec, memory=memory)
         recipe = {"min_crop_scale": data.min_crop_scale, "hflip": data.hflip, "vflip": data.vflip, "seed": seed}
         for number in range(1, num_views + 1):
             views.append(BankView(json.dumps(recipe | {"view": number}, sort_keys=True), number, seed, augmented))
@@ -175,26 +177,29 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
         self, batches: Sequence[Sequence[Row]], spec: Preprocess, size: int, trunk: FrozenTrunk | None
     ) -> None:
         self.batches, self.spec, self.size, self.trunk = batches, spec, size, trunk
+        self._last: tuple[str, Image.Image] | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str | None]:
         side = self.spec.image_size
-        pixels = torch.zeros((self.size, 3, side, side), dtype=torch.uint8)
+        pixels = torch.zeros((self.size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         for position, row in enumerate(self.batches[index]):
             try:
-                pixels[position] = row.view.pixels(_read(row), row.sha256)
+                pixels[position] = row.view.pixels(row.sha256, partial(self._decoded, row))
             except (UnreadableImage, OSError) as error:
                 return pixels[:0], f"{row.path} was readable when the run began and is not now: {error}"
         return (pixels if self.trunk is None else self.trunk(self.spec.normalize(pixels))), None
 
-
-def _read(row: Row) -> Any:
-    data = row.path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != row.sha256:
-        raise UnreadableImage("its content changed")
-    return decode(data)
+    def _decoded(self, row: Row) -> Image.Image:
+        """The image of a row; the views of one image follow each other, so the last one is kept."""
+        if self._last is None or self._last[0] != row.sha256:
+            data = row.path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != row.sha256:
+                raise UnreadableImage("its content changed")
+            self._last = row.sha256, decode(data)
+        return self._last[1]
 
 
 def _in_workers(work: _Work, *, num_workers: int, stop: StopRequest) -> Iterator[tuple[torch.Tensor, str | None]]:

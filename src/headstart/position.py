@@ -71,7 +71,15 @@ def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any])
             "start anew in another --out"
         )
     now = json.loads(json.dumps(asdict(config)))
-    may_change = {"out", "runtime", "data.root", "data.num_workers", "train.resume", "train.checkpoint_epochs"}
+    may_change = {
+        "out",
+        "runtime",
+        "data.root",
+        "data.cache",
+        "data.num_workers",
+        "train.resume",
+        "train.checkpoint_epochs",
+    }
     changed = [
         f"{section}.{key}" if isinstance(now[section], dict) else section
         for section in now

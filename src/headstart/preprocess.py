@@ -16,8 +16,47 @@ from headstart.errors import InputError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-View = Callable[[Image.Image, int], torch.Tensor]
-"""(RGB image, seed of the view) -> uint8 (3, S, S). The same seed gives the same view."""
+
+class View:
+    """From an RGB image and a seed to uint8 (3, S, S), in two steps: `prepare` looks at the image alone, `vary` draws
+    on the seed. What is prepared may be kept in memory, so that no image is decoded twice."""
+
+    def __init__(
+        self,
+        prepare: Callable[[Image.Image], torch.Tensor],
+        vary: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+        *,
+        memory: int = 0,
+    ) -> None:
+        """prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
+        memory: bytes that may be kept (threads that keep at the same moment may exceed it by an image each)."""
+        self.prepare, self.vary = prepare, vary
+        self._kept: dict[str, torch.Tensor] = {}
+        self._free = memory
+
+    def __call__(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
+        return self._finish(self.prepare(image), seed)
+
+    def of(self, content: str, seed: int, load: Callable[[], Image.Image]) -> torch.Tensor:
+        """The view of the image with this sha256; `load` is called if its prepared form is not kept."""
+        kept = self._kept.get(content)
+        return self._finish(self.keep(content, load()) if kept is None else kept, seed)
+
+    def keep(self, content: str, image: Image.Image) -> torch.Tensor:
+        """Prepare, and keep the result while there is room."""
+        prepared = self.prepare(image)
+        if prepared.nbytes <= self._free:
+            self._free -= prepared.nbytes
+            self._kept[content] = prepared
+        return prepared
+
+    def _finish(self, prepared: torch.Tensor, seed: int) -> torch.Tensor:
+        return prepared if self.vary is None else self.vary(prepared, seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Forked workers share what is kept; those that get a pickled copy begin with nothing."""
+        kept = sum(prepared.nbytes for prepared in self._kept.values())
+        return self.__dict__ | {"_kept": {}, "_free": self._free + kept}
 
 
 @dataclass(frozen=True)
@@ -58,11 +97,12 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def eval_view(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
-        """uint8 (3, S, S); the seed is not used.
+    def view(self, *, memory: int = 0) -> View:
+        """`eval_view` for a loader."""
+        return View(self.eval_view, memory=memory)
 
-        The same bytes as torchvision's Resize, CenterCrop and PILToTensor, without importing it.
-        """
+    def eval_view(self, image: Image.Image) -> torch.Tensor:
+        """uint8 (3, S, S): the same bytes as torchvision's Resize, CenterCrop and PILToTensor, without importing it."""
         width, height = image.size
         short, long = min(width, height), max(width, height)
         scaled = int(self.resize_size * long / short)
@@ -70,7 +110,7 @@ class Preprocess:
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = round((width - self.image_size) / 2), round((height - self.image_size) / 2)
         square = resized.crop((left, top, left + self.image_size, top + self.image_size))
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+        return _as_tensor(square)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, S, S) -> float32, on the device where the pixels are; the memory layout is kept."""
@@ -79,7 +119,7 @@ class Preprocess:
         return pixels.float().div_(255).sub_(mean).div_(std)
 
 
-def train_view(data: DataConfig, spec: Preprocess) -> View:
+def train_view(data: DataConfig, spec: Preprocess, *, memory: int = 0) -> View:
     """Random resized crop (Szegedy et al. 2015, as torchvision's) and mirrorings, or the evaluation view
     where the configuration asks for no augmentation."""
     from torchvision.transforms import v2
@@ -94,28 +134,29 @@ def train_view(data: DataConfig, spec: Preprocess) -> View:
                 antialias=True,
             )
         )
-    else:
-        steps += [
-            v2.Resize(spec.resize_size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True),
-            v2.CenterCrop(spec.image_size),
-        ]
     if data.hflip:
         steps.append(v2.RandomHorizontalFlip())
     if data.vflip:
         steps.append(v2.RandomVerticalFlip())
-    return _Seeded(v2.Compose([*steps, v2.PILToTensor()]))
+    prepare = spec.eval_view if data.min_crop_scale == 1 else _as_tensor
+    return View(prepare, _Seeded(v2.Compose(steps)) if steps else None, memory=memory)
+
+
+def _as_tensor(image: Image.Image) -> torch.Tensor:
+    """uint8 (3, H, W) in channels-last memory: torch crops and resizes it three times as fast as Pillow."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
 class _Seeded:
     """A torchvision transform made a function of its seed; the global random state is left as it was."""
 
-    transform: Callable[[Image.Image], torch.Tensor]
+    transform: Callable[[torch.Tensor], torch.Tensor]
 
-    def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
+    def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
         before = torch.random.get_rng_state()
         torch.default_generator.manual_seed(seed)
         try:
-            return self.transform(image)
+            return self.transform(pixels)
         finally:
             torch.random.set_rng_state(before)

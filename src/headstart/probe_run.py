@@ -1,15 +1,17 @@
 """A run on the feature bank: fill the bank, solve for the head, write the same run folder as every other run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from headstart import probe
 from headstart.artifacts import RunFolder, check_new_folder, choose_folder, create_folder, save_model_tensors
@@ -20,12 +22,19 @@ from headstart.data.manifest import Manifest, build_manifest
 from headstart.data.sampling import StepSampler, epoch_ends, epoch_order, keys_of
 from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe
-from headstart.extract import Extraction, features_of, fill, rows_of, views_of
+from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess
 from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
-from headstart.runtime import StopRequest, choose_precision, on_main, set_threads, start_accelerator
+from headstart.runtime import (
+    StopRequest,
+    choose_precision,
+    memory_for_images,
+    on_main,
+    set_threads,
+    start_accelerator,
+)
 from headstart.schedule import lr_factor
 from headstart.stats import log_loss
 from headstart.trunk import FEATURES, FrozenTrunk, form_of
@@ -85,30 +94,41 @@ def run(config: RunConfig) -> Path:
         companion = context.enter_context(Companion()) if accelerator.is_main_process else None
         config = _resolve(config, accelerator, threads=threads)
         path = on_main(accelerator, lambda: _choose(config))
-        weights, spec, bank, manifest = open_data(accelerator, config)
+        weights, spec, bank, views, manifest = open_data(accelerator, config)
         unused = _unused(config)
         if unused:
             accelerator.print(
                 f"without effect on a head that is solved for: {', '.join(unused)} (--strategy.features recompute trains it)"
             )
         with StopRequest() as stop:
-            features = bank_features(accelerator, config, bank, manifest, weights, spec, stop=stop)
+            features = bank_features(accelerator, config, bank, views, manifest, weights, spec, stop=stop)
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
         if accelerator.is_main_process:
             assert companion is not None
-            _write(config, accelerator, manifest, weights, spec, features, solved, companion, path, started=started)
+            _write(
+                config, accelerator, views, manifest, weights, spec, features, solved, companion, path, started=started
+            )
         accelerator.wait_for_everyone()
         accelerator.end_training()
     return path
 
 
-def open_data(accelerator: Accelerator, config: RunConfig) -> tuple[Weights, Preprocess, Bank, Manifest]:
-    """Weights, preprocessing, bank and images of a resolved configuration; an image that the bank knows is not
-    decoded again. Raises InputError in all processes if one of them cannot be had."""
+def open_data(
+    accelerator: Accelerator, config: RunConfig
+) -> tuple[Weights, Preprocess, Bank, list[BankView], Manifest]:
+    """Weights, preprocessing, bank, views and images of a resolved configuration; an image that the bank knows is not
+    decoded, and the pixels of the others are kept for the extraction while there is room. Raises InputError in all processes if one of them cannot be had."""
     on_main(accelerator, lambda: ensure_available(config.model.weights))
     weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
     data = config.data
+    memory = memory_for_images(data) // 2
+    views = views_of(data, spec, num_views=config.probe.views, seed=config.seed, memory=memory)
+
+    def keep(split: str | None, sha256: str, image: Image.Image) -> None:
+        for view in views[:1] if split == "val" else views[:2]:  # all augmented views prepare the image alike
+            view.view.keep(sha256, image)
+
     manifest = on_main(
         accelerator,
         lambda: build_manifest(
@@ -117,10 +137,11 @@ def open_data(accelerator: Accelerator, config: RunConfig) -> tuple[Weights, Pre
             seed=config.seed,
             on_bad_file=data.on_bad_file,
             decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
+            keep=keep,
         ),
     )
     accelerator.print(describe_data(manifest))
-    return weights, spec, bank, manifest
+    return weights, spec, bank, views, manifest
 
 
 def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:
@@ -146,6 +167,7 @@ def bank_features(
     accelerator: Accelerator,
     config: RunConfig,
     bank: Bank,
+    views: Sequence[BankView],
     manifest: Manifest,
     weights: Weights,
     spec: Preprocess,
@@ -153,7 +175,6 @@ def bank_features(
     stop: StopRequest,
 ) -> BankFeatures:
     """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
-    views = views_of(config.data, spec, num_views=config.probe.views, seed=config.seed)
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
     train_rows = rows_of(manifest.root, train_samples, views)
     val_rows = rows_of(manifest.root, val_samples, views[:1])
@@ -422,6 +443,7 @@ def _epoch_line(
 def _write(
     config: RunConfig,
     accelerator: Accelerator,
+    views: Sequence[BankView],
     manifest: Manifest,
     weights: Weights,
     spec: Preprocess,
@@ -438,7 +460,7 @@ def _write(
     folder.write_table("manifest.parquet", manifest.table())
     for line in solved.lines:
         folder.log(line)
-    _draw_views(folder, config, manifest, spec)
+    _draw_views(folder, config, manifest, views)
     predictions = _predict(solved.head, features)
     values = describe(predictions, manifest.classes, measure=companion.measure)
     _begin_curves(folder, solved, companion)
@@ -490,16 +512,20 @@ def _begin_curves(folder: RunFolder, solved: Solved, companion: Companion) -> No
         companion.draw_curves(folder.path / "curves.png", [line for line in solved.lines if "epoch" in line])
 
 
-def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, spec: Preprocess) -> None:
+def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, views: Sequence[BankView]) -> None:
     """Training images in the first augmented view, or in the plain one if there is no other."""
     from headstart.pictures import image_grid
 
     samples = manifest.of("train")
-    view = views_of(config.data, spec, num_views=min(config.probe.views, 1), seed=config.seed)[-1]
+    view = views[min(1, len(views) - 1)]
     order = epoch_order(keys_of([sample.id for sample in samples]), seed=config.seed, epoch=0)
     picked = [samples[int(index)] for index in order[:12]]
-    images = [view.pixels(decode((manifest.root / sample.path).read_bytes()), sample.sha256) for sample in picked]
+    images = [view.pixels(sample.sha256, partial(_load, manifest.root / sample.path)) for sample in picked]
     image_grid(folder.path / "train_views.png", images, [sample.label for sample in picked])
+
+
+def _load(path: Path) -> Image.Image:
+    return decode(path.read_bytes())
 
 
 def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> RunConfig:

@@ -14,8 +14,8 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 
-from headstart.config import RuntimeConfig
-from headstart.cores import usable_cores
+from headstart.config import DataConfig, RuntimeConfig
+from headstart.cores import free_memory, usable_cores
 from headstart.errors import InputError
 
 _T = TypeVar("_T")
@@ -167,6 +167,14 @@ def versions() -> dict[str, str]:
         "numpy",
     )
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def memory_for_images(data: DataConfig) -> int:
+    """Bytes of decoded images that this process may keep, and each of its workers that cannot share them."""
+    if data.cache == "off":
+        return 0
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return free_memory() // 4 // local_processes // max(1, data.num_workers or 0)
 
 
 def choose_num_workers(accelerator: Accelerator) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from headstart import probe
 from headstart.config import RunConfig
-from headstart.extract import features_of, fill, rows_of, views_of
+from headstart.extract import features_of, fill, rows_of
 from headstart.probe_run import describe_extraction, open_data, trunk_of
 from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
 from headstart.stats import wilson
@@ -171,9 +171,9 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     accelerator = start_accelerator(config.runtime)
     precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-    weights, spec, bank, manifest = open_data(accelerator, config)
+    weights, spec, bank, views, manifest = open_data(accelerator, config)
     samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
-    rows = rows_of(manifest.root, samples, views_of(config.data, spec, num_views=0, seed=config.seed))
+    rows = rows_of(manifest.root, samples, views[:1])
     with StopRequest() as stop:
         extraction = fill(
             accelerator,

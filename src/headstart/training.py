@@ -27,6 +27,7 @@ from headstart.data.manifest import Manifest, build_manifest
 from headstart.data.sampling import epoch_ends
 from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, round_up
+from headstart.extract import views_of
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
 from headstart.position import Position, check_same_run, save_position, stopped
@@ -46,6 +47,7 @@ from headstart.runtime import (
     StopRequest,
     choose_num_workers,
     choose_precision,
+    memory_for_images,
     on_main,
     set_threads,
     start_accelerator,
@@ -74,10 +76,17 @@ def run(config: RunConfig) -> Path:
 
     # data: scanned, hashed, decoded once and split by the main process; told to the others
     path, resume_from = on_main(accelerator, lambda: _choose_start(config))
+    spec = Preprocess.of(config.data)
+    memory = memory_for_images(config.data) // 2
+    view, val_view = train_view(config.data, spec, memory=memory), spec.view(memory=memory)
     manifest = on_main(
         accelerator,
         lambda: build_manifest(
-            root, val_fraction=config.data.val_fraction, seed=config.seed, on_bad_file=config.data.on_bad_file
+            root,
+            val_fraction=config.data.val_fraction,
+            seed=config.seed,
+            on_bad_file=config.data.on_bad_file,
+            keep=lambda split, sha256, image: (val_view if split == "val" else view).keep(sha256, image),
         ),
     )
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
@@ -109,7 +118,6 @@ def run(config: RunConfig) -> Path:
         state = Position(**{name: resumed.state[name] for name in asdict(state)})
         model.load_state_dict(resumed.model, strict=True)
 
-    spec = Preprocess.of(config.data)
     if config.strategy.name == "probe_then_tune" and resumed is None:
         state.probe = _start_from_probe(accelerator, config, manifest, weights, spec, model)
 
@@ -120,7 +128,7 @@ def run(config: RunConfig) -> Path:
     batches = train_loader(
         train_rows,
         train_samples,
-        train_view(config.data, spec),
+        view,
         batch_size=config.train.batch_size,
         accumulation=config.train.accumulation,
         num_steps=ends[-1],
@@ -130,10 +138,10 @@ def run(config: RunConfig) -> Path:
     )
     val_batches = eval_loader(
         val_rows,
-        spec.eval_view,
+        val_samples,
+        val_view,
         batch_size=round_up(config.train.eval_batch_size, accelerator.num_processes),
         num_workers=num_workers,
-        image_size=config.data.image_size,
     )
 
     # Accelerate
@@ -374,8 +382,9 @@ def _start_from_probe(
 ) -> dict[str, Any]:
     """Solve for the head on the frozen backbone and put it into the model; returns how it was found."""
     bank = open_bank(accelerator, config, weights, spec)
+    views = views_of(config.data, spec, num_views=config.probe.views, seed=config.seed)
     with StopRequest() as stop:
-        features = bank_features(accelerator, config, bank, manifest, weights, spec, stop=stop)
+        features = bank_features(accelerator, config, bank, views, manifest, weights, spec, stop=stop)
     solved = on_main(accelerator, lambda: solve(config, manifest, features))
     model.fc.weight.data.copy_(torch.from_numpy(solved.head.weight))
     model.fc.bias.data.copy_(torch.from_numpy(solved.head.bias))

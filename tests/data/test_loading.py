@@ -130,8 +130,7 @@ def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: p
 
 def views_of(root: Path, *, seed: int = 0) -> tuple[Views, list[Sample]]:
     samples, classes = samples_of(root)
-    keys = keys_of([sample.id for sample in samples])
-    return Views(load_images(root, samples, classes), train_view(DATA, SPEC), keys=keys, seed=seed), samples
+    return Views(load_images(root, samples, classes), samples, train_view(DATA, SPEC), seed=seed), samples
 
 
 def test_a_view_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
@@ -171,7 +170,7 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
     samples, classes = samples_of(root)
     rows = load_images(root, samples, classes)
     (root / samples[0].path).unlink()
-    loader = eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=num_workers, image_size=SPEC.image_size)
+    loader = eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=num_workers)
     with pytest.raises(InputError) as caught:
         list(loader)
     message = str(caught.value)
@@ -215,7 +214,7 @@ def test_a_batch_has_the_rows_that_the_order_says(tiny_data: Path) -> None:
 def test_evaluation_sees_every_row_once_as_the_evaluation_view(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data, "val")
     rows = load_images(tiny_data, samples, classes)
-    batches = list(eval_loader(rows, SPEC.eval_view, batch_size=4, num_workers=0, image_size=SPEC.image_size))
+    batches = list(eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=0))
     assert [len(batch["label"]) for batch in batches] == [4, 4, 4, 3]
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(15))
     for picture, sample in zip(torch.cat([batch["pixels"] for batch in batches]), samples, strict=True):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.data.decode import UnreadableImage, decode
@@ -19,10 +19,8 @@ from headstart.data.sampling import EvalSampler, StepSampler, keys_of, view_seed
 from headstart.errors import InputError
 from headstart.preprocess import View
 
-REMEMBER_BYTES = 2**28
-
 Batch = dict[str, torch.Tensor]
-"""pixels: uint8 (n, 3, S, S); label: int64 (n,); index: int64 (n,), the row in the split's samples."""
+"""pixels: uint8 (n, 3, S, S), channels last in memory; label: int64 (n,); index: int64 (n,), the row in the split's samples."""
 
 
 def load_images(root: Path, samples: Sequence[Sample], classes: Sequence[str]) -> datasets.Dataset:
@@ -54,14 +52,11 @@ def load_images(root: Path, samples: Sequence[Sample], classes: Sequence[str]) -
 class Views(Dataset[dict[str, Any]]):
     """Item (index, epoch) -> the sample's view in that epoch. Raises InputError if the file became unreadable."""
 
-    def __init__(
-        self, rows: datasets.Dataset, view: View, *, keys: np.ndarray, seed: int, remember: bool = False
-    ) -> None:
-        """remember: keep the views in memory, for a view that does not depend on the seed."""
+    def __init__(self, rows: datasets.Dataset, samples: Sequence[Sample], view: View, *, seed: int) -> None:
         self.rows = rows
+        self.contents = [sample.sha256 for sample in samples]
+        self.keys = keys_of([sample.id for sample in samples])
         self.view = view
-        self._remembered: dict[int, torch.Tensor] | None = {} if remember else None
-        self.keys = keys
         self.seed = seed
 
     def __len__(self) -> int:
@@ -70,23 +65,21 @@ class Views(Dataset[dict[str, Any]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, epoch = item
         row = self.rows[index]
-        if self._remembered is not None and index in self._remembered:
-            return {"pixels": self._remembered[index], "label": row["label"], "index": index}
-        path = row["image"]["path"]
-        try:
-            image = decode(Path(path).read_bytes())
-        except (UnreadableImage, OSError) as error:
-            raise InputError(f"{path} was readable when the run began and is not now: {error}") from None
         seed = int(view_seeds(self.keys[index : index + 1], seed=self.seed, epoch=epoch)[0])
-        pixels = self.view(image, seed)
-        if self._remembered is not None:
-            self._remembered[index] = pixels
+        pixels = self.view.of(self.contents[index], seed, lambda: _load(row["image"]["path"]))
         return {"pixels": pixels, "label": row["label"], "index": index}
+
+
+def _load(path: str) -> Image.Image:
+    try:
+        return decode(Path(path).read_bytes())
+    except (UnreadableImage, OSError) as error:
+        raise InputError(f"{path} was readable when the run began and is not now: {error}") from None
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
     return {
-        "pixels": torch.stack([item["pixels"] for item in items]),
+        "pixels": torch.stack([item["pixels"].permute(1, 2, 0) for item in items]).permute(0, 3, 1, 2),
         "label": torch.tensor([item["label"] for item in items]),
         "index": torch.tensor([item["index"] for item in items]),
     }
@@ -105,24 +98,23 @@ def train_loader(
     num_workers: int,
 ) -> DataLoader[Any]:
     """All batches of the run in one pass, so that workers start once and read ahead during validation."""
-    keys = keys_of([sample.id for sample in samples])
+    views = Views(rows, samples, view, seed=seed)
     sampler = StepSampler(
-        keys,
+        views.keys,
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
         start_step=start_step,
         accumulation=accumulation,
     )
-    return _loader(Views(rows, view, keys=keys, seed=seed), sampler, num_workers=num_workers)
+    return _loader(views, sampler, num_workers=num_workers)
 
 
 def eval_loader(
-    rows: datasets.Dataset, view: View, *, batch_size: int, num_workers: int, image_size: int
+    rows: datasets.Dataset, samples: Sequence[Sample], view: View, *, batch_size: int, num_workers: int
 ) -> DataLoader[Any]:
-    """Every row once, in order. The views of a small split are decoded in the first pass and kept for the others."""
-    small = len(rows) * 3 * image_size**2 <= REMEMBER_BYTES
-    views = Views(rows, view, keys=np.zeros(len(rows), dtype=np.uint64), seed=0, remember=small)
+    """Every row once, in order."""
+    views = Views(rows, samples, view, seed=0)
     return _loader(views, EvalSampler(len(rows), batch_size=batch_size), num_workers=num_workers)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from PIL import Image
 
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.splits import stratified_split
@@ -80,17 +81,19 @@ def build_manifest(
     on_bad_file: str,
     num_threads: int | None = None,
     decodes: Callable[[str], bool] | None = None,
+    keep: Callable[[str | None, str, Image.Image], object] | None = None,
 ) -> Manifest:
     """Scan `root`, decode everything once, split where the folder does not.
 
     decodes: whether a content of this sha256 is known to decode, so that it need not be tried again.
+    keep: is given every image that was decoded, with its split (None if the folder has none) and sha256, in threads.
 
     Raises InputError for a folder that cannot be trained on (missing, one class, an empty class, classes that
     differ between train and val) and, unless on_bad_file is "skip", for files that cannot be decoded.
     """
     root = Path(root)
     found, skipped = _scan_training_folder(root)
-    good, bad = _read_all(root, found, num_threads=num_threads, decodes=decodes)
+    good, bad = _read_all(root, found, num_threads=num_threads, decodes=decodes, keep=keep)
     _refuse_or_skip(root, bad, on_bad_file=on_bad_file)
     classes = _check_classes(root, found, good)
 
@@ -247,10 +250,11 @@ def _read_all(
     *,
     num_threads: int | None,
     decodes: Callable[[str], bool] | None = None,
+    keep: Callable[[str | None, str, Image.Image], object] | None = None,
 ) -> tuple[list[tuple[_Found, str]], list[Skipped]]:
     """Hash and fully decode; Pillow and hashlib release the interpreter lock, so threads do."""
     with ThreadPoolExecutor(num_threads) as pool:
-        results = list(pool.map(lambda f: _hash_and_check(f.path, decodes=decodes), found))
+        results = list(pool.map(lambda f: _hash_and_check(f, decodes=decodes, keep=keep), found))
     good = [(f, sha) for f, (sha, reason) in zip(found, results, strict=True) if reason is None]
     bad = [
         Skipped(f.path.relative_to(root).as_posix(), reason)
@@ -260,12 +264,19 @@ def _read_all(
     return good, bad
 
 
-def _hash_and_check(path: Path, *, decodes: Callable[[str], bool] | None) -> tuple[str, str | None]:
+def _hash_and_check(
+    found: _Found,
+    *,
+    decodes: Callable[[str], bool] | None,
+    keep: Callable[[str | None, str, Image.Image], object] | None,
+) -> tuple[str, str | None]:
     try:
-        data = path.read_bytes()
+        data = found.path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         if decodes is None or not decodes(sha256):
-            decode(data)
+            image = decode(data)
+            if keep is not None:
+                keep(found.split, sha256, image)
     except UnreadableImage as error:
         return "", str(error)
     except OSError as error:
