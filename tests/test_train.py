@@ -92,34 +92,54 @@ def test_each_image_is_decoded_once_and_that_changes_no_bit(fine_tuned, tiny_dat
         assert without_times(lines(folder)) == without_times(lines(fine_tuned))
 
 
+@pytest.fixture
+def a_few_photographs(ants_and_bees, tmp_path):
+    """40 + 4 ants and bees, at their own sizes."""
+    for split, count in (("train", 20), ("val", 2)):
+        for label in ("ants", "bees"):
+            folder = tmp_path / "photographs" / split / label
+            folder.mkdir(parents=True)
+            for path in sorted((ants_and_bees / split / label).glob("*.jpg"))[:count]:
+                (folder / path.name).symlink_to(path.resolve())
+    return tmp_path / "photographs"
+
+
 @pytest.mark.parametrize("strategy", ["fine_tune", "frozen_head"])
-def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(strategy, tiny_data, tmp_path):
+@pytest.mark.parametrize(
+    ("images", "size", "batch_size", "epochs"), [("tiny_data", 32, 8, 5), ("a_few_photographs", 224, 4, 2)]
+)
+def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
+    images, size, batch_size, epochs, strategy, request, tmp_path
+):
+    root = request.getfixturevalue(images)
     config = small(
-        tiny_data,
+        root,
         tmp_path / "run",
         strategy=strategy,
-        train={"epochs": 5},
+        train={"epochs": epochs, "batch_size": batch_size},
+        data={"image_size": size},
         model={"head_init": "normal"},
         optim={"lr": 0.001, "backbone_lr": None, "schedule": "step", "step_epochs": 1},
     )
     ours = [row["loss"] for row in steps(run(config))][:20]
 
     # the plain loop
-    manifest = build_manifest(tiny_data, val_fraction=0.2, seed=0, on_bad_file="refuse")
+    manifest = build_manifest(root, val_fraction=0.2, seed=0, on_bad_file="refuse")
     samples = manifest.of("train")
     spec = Preprocess.of(config.data)
     loader = train_loader(
         load_images(manifest.root, samples, manifest.classes),
         samples,
         train_view(config.data, spec),
-        batch_size=8, accumulation=1, num_steps=len(ours), start_step=0, seed=0, num_workers=0,
+        batch_size=batch_size, accumulation=1, num_steps=len(ours), start_step=0, seed=0, num_workers=0,
     )  # fmt: skip
-    model = resnet18(num_classes=3).to(memory_format=torch.channels_last)
-    start = build_model(3, backbone=load_weights("bundled").tensors, head_init="normal", seed=0)
+    count = len(manifest.classes)
+    model = resnet18(num_classes=count).to(memory_format=torch.channels_last)
+    start = build_model(count, backbone=load_weights("bundled").tensors, head_init="normal", seed=0)
     model.load_state_dict(start.state_dict())
     parameters = model.parameters() if strategy == "fine_tune" else model.fc.parameters()
     optimizer = torch.optim.SGD(parameters, lr=0.001, momentum=0.9)
-    steps_per_epoch = len(samples) / 8
+    steps_per_epoch = len(samples) / batch_size
     plain = []
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
