@@ -56,7 +56,7 @@ OUT_OF_RANGE = [
     (TrainConfig, "batch_size", 0),
     (TrainConfig, "accumulation", 0),
     (TrainConfig, "eval_batch_size", 0),
-    (TrainConfig, "checkpoint_epochs", -1),
+    (TrainConfig, "checkpoint_steps", -1),
     (RuntimeConfig, "threads", 0),
 ]
 

@@ -103,7 +103,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
             accumulation=accumulation,
             eval_batch_size=draw(st.integers(1, 10_000)),
             resume=draw(st.sampled_from(["never", "auto"]) | texts),
-            checkpoint_epochs=draw(st.integers(0, 1000)),
+            checkpoint_steps=draw(st.integers(0, 1000)),
         ),
         runtime=RuntimeConfig(
             mixed_precision=draw(st.sampled_from(["no", "bf16", "fp16", "auto"])),

@@ -209,7 +209,7 @@ def test_file_names_are_printed_as_they_are(folder, tiny_data, tmp_path, capsys,
 
 
 def test_a_checkpoint_of_another_run_folder_is_refused(tiny_data, tmp_path):
-    first = run(small(tiny_data, tmp_path / "a", strategy="frozen_head", train={"checkpoint_epochs": 1}))
+    first = run(small(tiny_data, tmp_path / "a", strategy="frozen_head", train={"checkpoint_steps": 5}))
     elsewhere = next((first / "checkpoints").iterdir())
     config = small(tiny_data, tmp_path / "b", strategy="frozen_head", train={"resume": str(elsewhere)})
     with pytest.raises(headstart.InputError, match="is not a checkpoint of --out"):

@@ -4,6 +4,7 @@ import json
 import math
 import platform
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from runs import small, stopped_at
 from torch import nn
 from torchvision.models import resnet18
 
-from headstart import InputError
+from headstart import InputError, checkpoint
 from headstart.artifacts import load_model
 from headstart.config import RunConfig
 from headstart.data import loading
@@ -303,19 +304,133 @@ def test_resume_auto_without_a_checkpoint_starts(tiny_data, tmp_path):
     assert (folder / "summary.json").exists()
 
 
-def test_fine_tuning_resumed_from_an_epoch_checkpoint_ends_with_the_same_bits(tiny_data, tmp_path, fine_tuned):
-    config = small(tiny_data, tmp_path / "run", train={"epochs": 4, "checkpoint_epochs": 2})
-    folder = run(config)
-    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert checkpoints == ["step_000009"]
-    straight = (folder / "model.safetensors").read_bytes()
-    assert straight == (fine_tuned / "model.safetensors").read_bytes()
+@pytest.fixture(scope="module")
+def saved(tiny_data, tmp_path_factory):
+    """A finished run with two checkpoints on the way, and its configuration."""
+    config = small(tiny_data, tmp_path_factory.mktemp("runs") / "saved", train={"epochs": 4, "checkpoint_steps": 7})
+    run(config)
+    return config
+
+
+@pytest.fixture
+def interrupted(saved, tmp_path):
+    """A copy of it as if it had been killed at the end; continues with train.resume auto."""
+    folder = tmp_path / "run"
+    shutil.copytree(saved.out, folder)
     (folder / "summary.json").unlink()
-    (folder / "model.safetensors").unlink()
+    return replace(saved, out=str(folder), train=replace(saved.train, resume="auto"))
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def damage_flip(path):
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+
+
+def test_checkpoints_change_nothing_and_two_are_kept(saved, fine_tuned):
+    folder = Path(saved.out)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_000007", "step_000014"]
+    assert (folder / "model.safetensors").read_bytes() == (fine_tuned / "model.safetensors").read_bytes()
+
+
+def test_resumed_from_a_checkpoint_a_run_ends_with_the_same_bits(interrupted, fine_tuned, capsys):
+    folder = Path(interrupted.out)
+    (folder / "model.safetensors").write_bytes(b"of a later epoch, cut short")
+    run(interrupted)
+    assert "after step 14 of 18" in capsys.readouterr().out
+    assert (folder / "model.safetensors").read_bytes() == (fine_tuned / "model.safetensors").read_bytes()
+    assert without_times(lines(folder)) == without_times(lines(fine_tuned))
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_found(damage, name, interrupted):
+    folder = Path(interrupted.out) / "checkpoints"
+    if name == "state.json" and damage is damage_flip:
+        (folder / "step_000014" / name).write_text("{")
+    else:
+        damage(folder / "step_000014" / name)
+    said = []
+    assert checkpoint.find("auto", folder, say=said.append) == folder / "step_000007"
+    assert len(said) == 1
+    assert "step_000014" in said[0]
+    with pytest.raises(InputError, match="step_000014"):
+        checkpoint.find(str(folder / "step_000014"), folder, say=said.append)
+
+
+def test_without_a_whole_checkpoint_nothing_is_started_anew_by_itself(interrupted):
+    for path in (Path(interrupted.out) / "checkpoints").iterdir():
+        (path / "optimizer.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no checkpoint in .* is whole; remove them to start anew"):
+        run(interrupted)
+
+
+def test_from_the_one_before_the_run_ends_with_the_same_bits(interrupted, fine_tuned, capsys):
+    folder = Path(interrupted.out)
+    damage_flip(folder / "checkpoints" / "step_000014" / "model.safetensors")
+    run(interrupted)
+    assert "looking for the one before" in capsys.readouterr().out
+    assert (folder / "model.safetensors").read_bytes() == (fine_tuned / "model.safetensors").read_bytes()
+    assert without_times(lines(folder)) == without_times(lines(fine_tuned))
+
+
+def test_half_a_checkpoint_is_invisible_and_goes_with_the_next(saved, interrupted):
+    folder = Path(interrupted.out) / "checkpoints"
+    (folder / "step_000014").rename(folder / "step_000014.tmp")
+    assert checkpoint.find("auto", folder, say=print) == folder / "step_000007"
+    run(interrupted)
+    assert sorted(path.name for path in folder.iterdir()) == ["step_000007", "step_000014"]
+
+
+def test_another_recipe_is_refused_with_every_key_that_differs(interrupted):
+    changed = replace(
+        interrupted,
+        optim=replace(interrupted.optim, lr=0.5),
+        data=replace(interrupted.data, hflip=False),
+        runtime=replace(interrupted.runtime, threads=2),
+    )
+    with pytest.raises(InputError) as caught:
+        run(changed)
+    said = str(caught.value)
+    assert said.startswith("data.hflip False (was True), optim.lr 0.5 (was 0.02) would change the interrupted run")
+    assert "these may change: out, runtime, data.root" in said
+
+
+def test_what_may_change_is_said(interrupted, fine_tuned, capsys):
+    changed = replace(interrupted, train=replace(interrupted.train, accumulation=2, checkpoint_steps=0))
+    run(changed)
+    assert "with train.accumulation 2 (was 1), train.checkpoint_steps 0 (was 7)" in capsys.readouterr().out
+
+
+def test_other_images_are_refused_by_name(interrupted, tiny_data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    train = root / "train" / "red_checks"
+    first, second, third = sorted(train.iterdir())[:3]
+    first.unlink()
+    second.rename(train / "other.jpg")
+    third.write_bytes(first.read_bytes() if first.exists() else sorted(train.iterdir())[-1].read_bytes())
+    with pytest.raises(InputError) as caught:
+        run(replace(interrupted, data=replace(interrupted.data, root=str(root))))
+    for part in (f"{first.name} (gone)", f"{second.name} (gone)", "other.jpg (new)", f"{third.name} (changed)"):
+        assert part in str(caught.value)
+
+
+def test_killed_before_the_first_checkpoint_it_starts_again(tiny_data, tmp_path, frozen):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.yaml", "manifest.parquet", "metrics.jsonl", "model.safetensors"):
+        shutil.copy(frozen / name, folder / name)
+    config = small(tiny_data, folder, strategy="frozen_head")
+    with pytest.raises(InputError, match="holds a run"):
+        run(config)
     run(replace(config, train=replace(config.train, resume="auto")))
-    # the best epoch may lie before the checkpoint: then its file would have been there
-    if json.loads((folder / "summary.json").read_text())["best_epoch"] > 2:
-        assert (folder / "model.safetensors").read_bytes() == straight
+    assert (folder / "model.safetensors").read_bytes() == (frozen / "model.safetensors").read_bytes()
+    assert without_times(lines(folder)) == without_times(lines(frozen))
 
 
 def test_collate_stacks_and_keeps_the_types():

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from headstart.errors import InputError
-from headstart.files import write_atomically
+from headstart.files import fsync, write_atomically
 from headstart.preprocess import Preprocess
 from headstart.tables import lists, strings
 from headstart.trunk import BACKBONE
@@ -77,6 +77,11 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record) + "\n")
 
+    def fsync_metrics(self) -> None:
+        """What was logged so far outlives a power failure."""
+        if (self.path / "metrics.jsonl").exists():
+            fsync(self.path / "metrics.jsonl")
+
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines of steps that are about to be done again, and a half-written last line."""
         path = self.path / "metrics.jsonl"
@@ -114,6 +119,13 @@ def check_new_folder(path: Path) -> None:
         raise InputError(f"--out {path}: {nearest} is a file, so no folder can be made there; name another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"--out {path}: no permission to write in {nearest}; name another place")
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a run was begun there, and nothing else is there: what a kill before the first checkpoint leaves."""
+    if not path.is_dir() or (path / "summary.json").exists():
+        return False
+    return (path / "config.yaml").exists() or {entry.name for entry in path.iterdir()} <= {"checkpoints"}
 
 
 def create_folder(path: Path) -> RunFolder:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headstart.errors import InputError
-from headstart.files import fsync
+from headstart.files import fsync, write_atomically
 
 KEEP = 2
 _NAME = re.compile(r"step_(\d{6,})$")
 _TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,28 @@ def save(
     state: Mapping[str, Any],
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    best: Path,
 ) -> Path:
     """Write folder/step_NNNNNN from one process; then remove all but the newest KEEP.
 
+    best: the file of the best weights so far, if it is there; the checkpoint keeps it as it is now.
     Temporary folder, fsync of files and folder, rename: a reader sees all of it or none.
     """
     target = folder / f"step_{step:06d}"
     staging = folder / f"step_{step:06d}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("step_*.tmp"):
+        shutil.rmtree(left)
+    staging.mkdir()
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, staging / "model.safetensors")
     save_file(_optimizer_tensors(model, optimizer), staging / "optimizer.safetensors")
-    checksums = {name: _sha256(staging / name) for name in _TENSOR_FILES}
+    if best.exists():
+        _link_or_copy(best, staging / BEST)
+    checksums = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
     (staging / "state.json").write_text(json.dumps({"step": step, "sha256": checksums, **state}, indent=2))
-    for name in (*_TENSOR_FILES, "state.json"):
-        fsync(staging / name)
+    for path in staging.iterdir():
+        fsync(path)
     fsync(staging)
     if target.exists():
         shutil.rmtree(target)
@@ -63,35 +70,46 @@ def save(
     return target
 
 
-def find(resume: str, folder: Path) -> Path | None:
-    """The checkpoint that `train.resume` names: never -> None, auto -> the newest in `folder` or None, or a path."""
+def find(resume: str, folder: Path, *, say: Callable[[str], object]) -> Path | None:
+    """The checkpoint that `train.resume` names: never -> None, auto -> the newest in `folder` that is whole or None,
+    or a path. `say` is told which ones are damaged.
+
+    Raises InputError if the one that is named is damaged, or all of them are.
+    """
     if resume == "never":
         return None
-    if resume == "auto":
-        found = _complete(folder)
-        return found[-1] if found else None
-    path = Path(resume)
-    if not (path / "state.json").is_file():
-        raise InputError(
-            f"train.resume {resume} is not a checkpoint; name a folder RUN/checkpoints/step_*, or use auto"
-        )
-    return path
+    if resume != "auto":
+        path = Path(resume)
+        if not (path / "state.json").is_file():
+            raise InputError(
+                f"train.resume {resume} is not a checkpoint; name a folder RUN/checkpoints/step_*, or use auto"
+            )
+        if fault := _fault(path):
+            raise InputError(f"train.resume {fault}; name another one, or use auto")
+        return path
+    found = _complete(folder)
+    for path in reversed(found):
+        fault = _fault(path)
+        if fault is None:
+            return path
+        say(f"{fault}; looking for the one before")
+    if found:
+        raise InputError(f"no checkpoint in {folder} is whole; remove them to start anew")
+    return None
 
 
 def load(path: Path) -> Checkpoint:
-    """Raises InputError if a file is missing or not what was written."""
-    try:
-        state = json.loads((path / "state.json").read_text())
-        for name in _TENSOR_FILES:
-            if _sha256(path / name) != state["sha256"][name]:
-                raise InputError(
-                    f"{path / name} is not as it was written (checksum); remove {path} to use the one before"
-                )
-        return Checkpoint(state, *(load_file(path / name) for name in _TENSOR_FILES))
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"checkpoint {path} is incomplete ({error}); remove it to use the one before") from None
+    """One that `find` has found."""
+    state = json.loads((path / "state.json").read_text())
+    return Checkpoint(state, *(load_file(path / name) for name in _TENSOR_FILES))
+
+
+def restore_best(path: Path, target: Path) -> None:
+    """The best weights as they were when the checkpoint was written: what came after is about to be done again."""
+    if (path / BEST).exists():
+        write_atomically(target, lambda staging: _link_or_copy(path / BEST, staging))
+    else:
+        target.unlink(missing_ok=True)
 
 
 def restore_optimizer(
@@ -124,6 +142,25 @@ def _complete(folder: Path) -> list[Path]:
         (path for path in folder.iterdir() if _NAME.match(path.name)),
         key=lambda path: int(path.name.removeprefix("step_")),
     )
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint: a file is missing or not as it was written."""
+    try:
+        sums = json.loads((path / "state.json").read_text())["sha256"]
+        for name in {*sums, *_TENSOR_FILES}:
+            if _sha256(path / name) != sums[name]:
+                return f"{path / name} is not as it was written (checksum)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{path} is incomplete ({error})"
+    return None
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
 
 
 def _sha256(path: Path) -> str:

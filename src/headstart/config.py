@@ -184,10 +184,13 @@ class TrainConfig:
     """Train on smaller images first, px: the side rises to data.image_size over two thirds of the run. null: no."""
     resume: str = "never"
     """never, auto (continue the run in --out if it has a checkpoint, else start), or the path of a checkpoint."""
-    checkpoint_epochs: int = 0
-    """Epochs between two checkpoints to resume from. 0: only when the run is stopped by a signal."""
+    checkpoint_steps: int = 0
+    """Optimizer steps between two checkpoints to resume from. 0: by the clock alone. A signal always saves one."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints to resume from. 0: by the steps alone."""
 
     def __post_init__(self) -> None:
+        _require_finite("train", self)
         for name in ("epochs", "batch_size", "accumulation", "eval_batch_size"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}; it must be at least 1")
@@ -195,7 +198,9 @@ class TrainConfig:
             self.first_image_size is None or self.first_image_size >= 32,
             f"train.first_image_size is {self.first_image_size}; ResNet-18 needs at least 32 px",
         )
-        _require(self.checkpoint_epochs >= 0, f"train.checkpoint_epochs is {self.checkpoint_epochs}; use 0 or more")
+        for name in ("checkpoint_steps", "checkpoint_minutes"):
+            value = getattr(self, name)
+            _require(value >= 0, f"train.{name} is {value}; use 0 or more")
         _require(
             self.batch_size % self.accumulation == 0,
             f"train.batch_size {self.batch_size} is not divisible by train.accumulation {self.accumulation}; "

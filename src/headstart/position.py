@@ -5,6 +5,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from accelerate import Accelerator
 
 from headstart import checkpoint
@@ -43,6 +45,7 @@ def save_position(
 ) -> None:
     """From the main process; the others wait until it is there."""
     if accelerator.is_main_process:
+        folder.fsync_metrics()
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
         saved = asdict(state)
         saved.pop("step")
@@ -52,6 +55,7 @@ def save_position(
             state={**saved, "scaler": scaler, "config": asdict(config), "manifest_sha256": info.manifest_sha256},
             model=model,
             optimizer=optimizer.optimizer,
+            best=folder.model_file,
         )
     accelerator.wait_for_everyone()
 
@@ -63,32 +67,62 @@ def stopped(stop: StopRequest, state: Position, folder: RunFolder, *, total: int
     )
 
 
-def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any]) -> None:
-    """Raise InputError if continuing would mix two recipes or two data sets. The machine may change."""
+MAY_CHANGE = (
+    "out",
+    "runtime",
+    "data.root",
+    "data.cache",
+    "data.num_workers",
+    "train.accumulation",
+    "train.resume",
+    "train.checkpoint_steps",
+    "train.checkpoint_minutes",
+)
+"""Keys, and one whole section, that an interrupted run may be continued with other values of."""
+
+
+def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder) -> str:
+    """Raise InputError if continuing would mix two recipes or two data sets. The machine may change; says what did."""
     if manifest.sha256 != saved["manifest_sha256"]:
         raise InputError(
-            f"the images in {manifest.root} are not those that the interrupted run began with; restore them, or "
-            "start anew in another --out"
+            f"the images in {manifest.root} are not those that the interrupted run began with: "
+            f"{_differences(folder, manifest)}; restore them, or start anew in another --out"
         )
-    now = json.loads(json.dumps(asdict(config)))
-    may_change = {
-        "out",
-        "runtime",
-        "data.root",
-        "data.cache",
-        "data.num_workers",
-        "train.resume",
-        "train.checkpoint_epochs",
+    now, before = _flat(json.loads(json.dumps(asdict(config)))), _flat(saved["config"])
+    changed = {
+        name: f"{name} {now.get(name)} (was {before.get(name)})"
+        for name in sorted(now.keys() | before.keys())
+        if now.get(name) != before.get(name)
     }
-    changed = [
-        f"{section}.{key}" if isinstance(now[section], dict) else section
-        for section in now
-        for key in (now[section] if isinstance(now[section], dict) else [""])
-        if (now[section][key] != saved["config"][section].get(key) if key else now[section] != saved["config"][section])
-    ]
-    refused = [name for name in changed if name not in may_change and name.split(".")[0] not in may_change]
+    allowed = [name for name in changed if name in MAY_CHANGE or name.split(".")[0] in MAY_CHANGE]
+    refused = [text for name, text in changed.items() if name not in allowed]
     if refused:
         raise InputError(
-            f"{', '.join(refused)} differ from the interrupted run; continue it with --config {config.out}/config.yaml, "
-            "or start anew in another --out"
+            f"{', '.join(refused)} would change the interrupted run; continue it with --config {config.out}/config.yaml, "
+            f"or start anew in another --out (these may change: {', '.join(MAY_CHANGE)})"
         )
+    return ", ".join(changed[name] for name in allowed if name not in ("train.resume", "out"))
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"data.root": ..., "seed": ...}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _differences(folder: RunFolder, manifest: Manifest) -> str:
+    """Which images are new, gone or changed since the run began, the first ones by name."""
+    try:
+        rows = pq.read_table(folder.path / "manifest.parquet").to_pylist()
+    except (OSError, pa.ArrowException):
+        return "its manifest.parquet is gone, so they cannot be named"
+    before = {row["path"]: (row["sha256"], row["split"], row["label"]) for row in rows}
+    now = {sample.path: (sample.sha256, sample.split, sample.label) for sample in manifest.samples}
+    found = [
+        *(f"{path} (new)" for path in sorted(now.keys() - before.keys())),
+        *(f"{path} (gone)" for path in sorted(before.keys() - now.keys())),
+        *(f"{path} (changed)" for path in sorted(now.keys() & before.keys()) if now[path] != before[path]),
+    ]
+    return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")

@@ -122,6 +122,14 @@ def on_main(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
     return result
 
 
+def agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """For each flag, whether any process has raised it; the same answer everywhere."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return [value > 0 for value in accelerator.reduce(raised, "sum").tolist()]
+
+
 class StopRequest:
     """Remembers that SIGTERM, SIGINT or SIGUSR1 asked the run to end; a second signal ends it at once."""
 
@@ -147,10 +155,7 @@ class StopRequest:
 
     def agreed(self, accelerator: Accelerator) -> bool:
         """Whether any process was asked to stop; the same answer everywhere."""
-        if accelerator.num_processes == 1:
-            return self.signal_name is not None
-        flag = torch.tensor(float(self.signal_name is not None), device=accelerator.device)
-        return bool(accelerator.reduce(flag, "sum").item())
+        return agree(accelerator, self.signal_name is not None)[0]
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from headstart.artifacts import (
     check_new_folder,
     choose_folder,
     create_folder,
+    is_unfinished,
     load_model,
     save_model,
 )
@@ -45,6 +46,7 @@ from headstart.results import (
 )
 from headstart.runtime import (
     StopRequest,
+    agree,
     choose_num_workers,
     choose_precision,
     memory_for_images,
@@ -114,7 +116,7 @@ def run(config: RunConfig) -> Path:
     state = Position()
     resumed = None if resume_from is None else checkpoint.load(resume_from)
     if resumed is not None:
-        check_same_run(config, manifest, resumed.state)
+        changed = check_same_run(config, manifest, resumed.state, RunFolder(path))
         state = Position(**{name: resumed.state[name] for name in asdict(state)})
         model.load_state_dict(resumed.model, strict=True)
 
@@ -162,12 +164,18 @@ def run(config: RunConfig) -> Path:
     on_main(accelerator, lambda: create_folder(path).path)
     if accelerator.is_main_process:
         if resumed is None:
+            folder.forget_metrics_after(-1)  # what a run left that was killed before its first checkpoint
+            folder.model_file.unlink(missing_ok=True)
             folder.write_text("config.yaml", to_yaml(config))
             folder.write_table("manifest.parquet", manifest.table())
             _draw_views(folder, manifest, batches.dataset)
         else:
+            assert resume_from is not None
             folder.forget_metrics_after(state.step)
-            accelerator.print(f"continuing {path} after step {state.step} of {ends[-1]}")
+            checkpoint.restore_best(resume_from, folder.model_file)
+            accelerator.print(
+                f"continuing {path} after step {state.step} of {ends[-1]}" + (f", with {changed}" if changed else "")
+            )
     info = model_info(config, manifest, spec, weights, measured_on="network")
 
     with (
@@ -282,9 +290,13 @@ def fit(
     stream: Iterator[Any] = iter(batches)
     unread: list[tuple[int, list[float], torch.Tensor]] = []  # (step, learning rates, [loss sum, correct, n])
     train_s, entered, epoch_entered = 0.0, time.perf_counter(), time.perf_counter()
+    saved_at = time.perf_counter()
+    every_steps, every_s = config.train.checkpoint_steps, config.train.checkpoint_minutes * 60
 
     def save_checkpoint() -> None:
+        nonlocal saved_at
         save_position(accelerator, folder, state, config, info, bare_model, optimizer)
+        saved_at = time.perf_counter()
 
     def end_epoch() -> None:
         nonlocal epoch_entered
@@ -324,20 +336,20 @@ def fit(
         on_cpu = accelerator.device.type == "cpu"
         progress.step_done(float(tally[0] / tally[2]) if on_cpu else None)
         at_end = state.step in ends
-        if at_end or len(unread) == FLUSH_STEPS:
+        stopping, long_ago = agree(
+            accelerator, stop.signal_name is not None, every_s > 0 and time.perf_counter() - saved_at > every_s
+        )
+        due = state.step < ends[-1] and (stopping or long_ago or (every_steps and state.step % every_steps == 0))
+        if at_end or due or len(unread) == FLUSH_STEPS:
             _read_losses(accelerator, unread, optimizer, config, state, folder, spent_s=time.perf_counter() - entered)
             train_s, entered = train_s + time.perf_counter() - entered, time.perf_counter()
         if at_end:
             end_epoch()
-            entered = time.perf_counter()
-            every = config.train.checkpoint_epochs
-            if every and state.epochs_measured % every == 0 and state.step < ends[-1]:
-                save_checkpoint()
-                entered = time.perf_counter()
-        if stop.agreed(accelerator) and state.step < ends[-1]:
-            _read_losses(accelerator, unread, optimizer, config, state, folder, spent_s=time.perf_counter() - entered)
+        if due:
             save_checkpoint()
+        if due and stopping:
             raise stopped(stop, state, folder, total=ends[-1])
+        entered = time.perf_counter() if at_end or due else entered
     return train_s
 
 
@@ -359,10 +371,12 @@ def resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> Run
 
 
 def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
+    """The run folder, and the checkpoint to continue from."""
     path = choose_folder(config.out, strategy=config.strategy.name)
-    resume_from = checkpoint.find(config.train.resume, path / "checkpoints")
+    resume_from = checkpoint.find(config.train.resume, path / "checkpoints", say=print)
     if resume_from is None:
-        check_new_folder(path)
+        if config.train.resume != "auto" or not is_unfinished(path):
+            check_new_folder(path)
     elif resume_from.resolve().parent.parent != path.resolve():
         raise InputError(
             f"train.resume {resume_from} is not a checkpoint of --out {path}; name the run folder that it lies in as --out"
