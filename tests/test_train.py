@@ -378,6 +378,17 @@ def test_from_the_one_before_the_run_ends_with_the_same_bits(interrupted, fine_t
     assert without_times(lines(folder)) == without_times(lines(fine_tuned))
 
 
+def test_the_default_optimizer_continues_to_the_same_bits(tiny_data, tmp_path):
+    adamw = {"name": "adamw", "lr": 0.01, "backbone_lr": 0.0001}
+    config = small(tiny_data, tmp_path / "run", optim=adamw, train={"checkpoint_steps": 4, "resume": "auto"})
+    folder = run(config)
+    straight = lines(folder)
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "step_000008")
+    run(config)
+    assert without_times(lines(folder)) == without_times(straight)
+
+
 def test_half_a_checkpoint_is_invisible_and_goes_with_the_next(saved, interrupted):
     folder = Path(interrupted.out) / "checkpoints"
     (folder / "step_000014").rename(folder / "step_000014.tmp")

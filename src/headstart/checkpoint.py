@@ -120,10 +120,12 @@ def restore_optimizer(
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
-        # the step count of an optimizer that is not fused stays on the CPU
-        on_device = value.ndim or optimizer.defaults.get("fused")
-        device = parameter.device if on_device else torch.device("cpu")
-        optimizer.state[parameter][entry] = value.to(device)
+        if value.ndim:
+            # in the parameter's own memory layout: fused optimizers walk through memory and look at no strides
+            optimizer.state[parameter][entry] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:  # the step count of an optimizer that is not fused stays on the CPU
+            device = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+            optimizer.state[parameter][entry] = value.to(device)
 
 
 def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

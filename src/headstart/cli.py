@@ -1,12 +1,13 @@
-"""The command line: headstart train | evaluate | predict | probe | data | bench. The only place that ends the process."""
+"""The command line: headstart train | evaluate | predict | probe | data | bench | doctor. The only place that ends the process."""
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from headstart import prepare_environment
-from headstart.errors import InputError, Stopped
+from headstart.errors import InputError, OwnInputError, Stopped
 
 HELP = """\
 headstart: from a folder of images to a trained, measured, saved ResNet-18
@@ -18,11 +19,13 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart data demo DIR                                lay out the demo data: 2,624 solar cells
   headstart data bank                                    list the feature bank, or delete from it
   headstart bench features --data DIR                    how fast features are extracted here
+  headstart doctor                                       what this machine offers, and what is in the way
+  headstart doctor parity --config C --data.root DIR     your own run, many ways: does it stay the same run?
 
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "probe", "data", "bench")
+COMMANDS = ("train", "evaluate", "predict", "probe", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +50,7 @@ def _exit_code(argv: list[str]) -> int:
         command(argv[1:])
         return 0
     except InputError as error:
-        if _speaks():
+        if _speaks() or isinstance(error, OwnInputError):
             print(f"headstart: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
@@ -60,7 +63,10 @@ def _exit_code(argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception:
+    except Exception as error:
+        if known := _known_failure(error):
+            print(f"headstart: {known}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print("headstart: this is a bug of ours; please report it with the lines above", file=sys.stderr)
         return 1
@@ -69,6 +75,34 @@ def _exit_code(argv: list[str]) -> int:
 def _speaks() -> bool:
     """The same mistake is found by every process; one of them says so."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _known_failure(error: Exception) -> str | None:
+    """One sentence for what the system, not a mistake of ours, does to a run."""
+    text, first = str(error), (str(error).strip().splitlines() or [""])[0]
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in text:
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return f"the disk is full{where}; make room, and the same command with --train.resume auto continues"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.filename}: {error.strerror}; make it writable, or name another place with --out"
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        return (
+            f"a decoding process was killed ({first}); if memory ran out, lower --data.num_workers or set "
+            "--data.cache off; the same command with --train.resume auto continues"
+        )
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and any(sign in text for sign in _LOST):
+        return (
+            f"process {os.environ.get('RANK', '?')} ends because another one is gone or cannot be reached ({first[:200]}); "
+            "--train.resume auto continues, on any number of processes"
+        )
+    return None
+
+
+# what torch's process groups say when a peer is gone
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Connection refused",
+         "timed out", "Timeout", "ProcessGroup", "NCCL", "Socket", "gloo")  # fmt: skip
 
 
 def _command(name: str) -> Callable[[list[str]], None]:
@@ -85,6 +119,8 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _data
         case "bench":
             return _bench
+        case "doctor":
+            return _doctor
         case _:
             from headstart.parsing import nearest
 
@@ -212,6 +248,51 @@ def _bench(argv: list[str]) -> None:
     from headstart.bench import bench_features
 
     bench_features(args.data, weights_source=args.weights, precision=args.mixed_precision, rounds=args.rounds)
+
+
+def _doctor(argv: list[str]) -> None:
+    import json
+
+    if argv[:1] == ["parity"]:
+        _parity(argv[1:])
+        return
+    parser = _parser("doctor", "What this machine offers; headstart doctor parity --help for the other examination.")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(argv)
+    from headstart.doctor import examine, warnings_of
+
+    found = examine()
+    if args.json:
+        print(json.dumps({**found, "warnings": warnings_of(found)}, indent=2))
+        return
+    for name, value in found.items():
+        text = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else value
+        print(f"{name}: {', '.join(text) or 'none' if isinstance(text, list) else text}")
+    for sentence in warnings_of(found) or ["nothing is in the way"]:
+        print(f"- {sentence}")
+
+
+def _parity(argv: list[str]) -> None:
+    parser = _parser(
+        "doctor parity",
+        "Run a few steps of a configuration on 1 process and on several, with and without workers, interrupted, in bf16, "
+        "and compare. Every other option is one of headstart train. Exit code 1 if a difference exceeds its tolerance.",
+    )
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each run (default: 10)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="default: 0 2")
+    args, rest = parser.parse_known_args(argv)
+    if args.steps < 5 or min(args.processes) < 1 or min(args.workers) < 0:
+        raise InputError("--steps must be at least 5, --processes at least 1, --workers at least 0")
+    from rich.console import Console
+
+    from headstart.parity import check_parity, table_of
+    from headstart.parsing import parse_train
+
+    checks = check_parity(parse_train(rest), steps=args.steps, processes=args.processes, workers=args.workers)
+    Console(width=None if sys.stdout.isatty() else 130).print(table_of(checks))
+    if not all(check.passed for check in checks):
+        sys.exit(1)
 
 
 def _parser(command: str, description: str):  # type: ignore[no-untyped-def]

@@ -220,10 +220,16 @@ class RuntimeConfig:
     """Stay on the CPU although there is a GPU."""
     bank: str = ""
     """Folder of the feature bank. Empty: headstart/bank in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    compile: bool = False
+    """Compile the network with torch.compile (inductor; on a CPU it needs a C++ compiler). Weights and keys stay as they are."""
+    timeout_minutes: float = 30.0
+    """How long processes wait for each other before they give up: longer than the longest scan of the images."""
     threads: int | None = None
     """Threads of torch per process. null: usable cores / processes on this machine, whatever the launcher exported."""
 
     def __post_init__(self) -> None:
+        _require_finite("runtime", self)
+        _require(self.timeout_minutes > 0, f"runtime.timeout_minutes is {self.timeout_minutes}; it must be positive")
         _require(
             self.threads is None or self.threads >= 1,
             f"runtime.threads is {self.threads}; use 1 or more, or null to let it be chosen",

@@ -5,10 +5,14 @@ class InputError(ValueError):
     """The user's input is wrong. The message says what, where, which value and what to do. Exit code 2."""
 
     def __init__(self, message: str) -> None:
-        if message.startswith("Caught InputError in DataLoader worker"):
+        if message.startswith(("Caught InputError in DataLoader worker", "Caught OwnInputError in DataLoader worker")):
             # torch wraps what a worker raises in the worker's traceback; our sentence is its last line
-            message = message.strip().splitlines()[-1].removeprefix("headstart.errors.InputError: ")
+            message = message.strip().splitlines()[-1].partition("InputError: ")[2]
         super().__init__(message)
+
+
+class OwnInputError(InputError):
+    """What one of several processes found alone, so it says so itself; the others are ended."""
 
 
 class Stopped(Exception):

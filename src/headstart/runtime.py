@@ -5,6 +5,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
 from types import FrameType
 from typing import Any, TypeVar
@@ -12,7 +13,12 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.cores import free_memory, usable_cores
@@ -61,13 +67,24 @@ def _cpu_has_bf16() -> bool:
     return any(check() for check in checks if check is not None)
 
 
-def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> Accelerator:
+def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1, broadcast_buffers: bool = True) -> Accelerator:
     """The Accelerator of this run. Batches are split, so the batch size is the global one and the scheduler
-    steps once per update. Raises InputError for a precision that the device cannot honour."""
+    steps once per update. broadcast_buffers: whether BatchNorm statistics can come to differ between processes.
+    Raises InputError for a precision that the device cannot honour."""
+    end_with_launcher()
     device_is_cpu = runtime.cpu or not _has_accelerator()
-    # gloo by name: an MPI build of torch would be preferred and lacks the collectives. Alone there is no group.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if device_is_cpu and several else []
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)]
+    if several:  # alone there is no group
+        # gloo by name: an MPI build of torch would be preferred and lacks the collectives
+        patience = timedelta(minutes=runtime.timeout_minutes)
+        handlers.append(InitProcessGroupKwargs(backend="gloo" if device_is_cpu else None, timeout=patience))
+    elif os.environ.get("MASTER_ADDR") and "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ:
+        print(
+            "the launcher was asked for several processes and started this one alone, as accelerate launch does on a CPU; "
+            "for N processes: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m headstart train ..., or "
+            "./launch.sh --processes N"
+        )
     asked = runtime.mixed_precision
     device = torch.device("cpu" if device_is_cpu else _accelerator_type())
     precision, _ = choose_precision(asked, device)
@@ -82,6 +99,7 @@ def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> Accel
             num_steps=accumulation, adjust_scheduler=False, sync_with_dataloader=False
         ),
         step_scheduler_with_optimizer=True,
+        dynamo_backend="inductor" if runtime.compile else None,
         rng_types=[],  # nothing depends on the global random state
         kwargs_handlers=handlers,
     )
@@ -128,6 +146,16 @@ def agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
     return [value > 0 for value in accelerator.reduce(raised, "sum").tolist()]
+
+
+def end_with_launcher() -> None:
+    """Ask the system for SIGTERM when torchrun's agent dies: it starts processes in sessions of their own, so that a killed
+    agent would leave them training. Linux only."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and platform.system() == "Linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 class StopRequest:

@@ -72,7 +72,10 @@ def run(config: RunConfig) -> Path:
         raise InputError("data.root is not set; name a folder of images with --data.root DIR")
     root = config.data.root
     threads = set_threads(config.runtime.threads)
-    accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
+    batchnorm_trains = config.strategy.name != "frozen_head" and config.strategy.batchnorm == "train"
+    accelerator = start_accelerator(
+        config.runtime, accumulation=config.train.accumulation, broadcast_buffers=batchnorm_trains
+    )
     check_divisible(config.train, num_processes=accelerator.num_processes)
     config = resolve(config, accelerator, threads=threads)
 
@@ -109,6 +112,14 @@ def run(config: RunConfig) -> Path:
     model = build_model(
         len(manifest.classes), backbone=weights.tensors, head_init=config.model.head_init, seed=config.seed
     )
+    if batchnorm_trains and accelerator.num_processes > 1:
+        if accelerator.device.type == "cuda":
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        else:
+            accelerator.print(
+                "BatchNorm statistics are those of each process's share of the batch (torch synchronises them on GPUs only); "
+                "with --strategy.batchnorm freeze the run does not depend on the number of processes"
+            )
     strategy = plan(model, config.strategy, config.optim)
     model.keep_in_eval(strategy.eval_modules)
     if config.runtime.channels_last:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.manifest import Sample
 from headstart.data.sampling import EvalSampler, StepSampler, keys_of, view_seeds
-from headstart.errors import InputError
+from headstart.errors import OwnInputError
 from headstart.preprocess import View
 
 Batch = dict[str, torch.Tensor]
@@ -50,7 +50,7 @@ def load_images(root: Path, samples: Sequence[Sample], classes: Sequence[str]) -
 
 
 class Views(Dataset[dict[str, Any]]):
-    """Item (index, epoch) -> the sample's view in that epoch. Raises InputError if the file became unreadable."""
+    """Item (index, epoch) -> the sample's view in that epoch. Raises OwnInputError if the file became unreadable."""
 
     def __init__(self, rows: datasets.Dataset, samples: Sequence[Sample], view: View, *, seed: int) -> None:
         self.rows = rows
@@ -74,7 +74,7 @@ def _load(path: str) -> Image.Image:
     try:
         return decode(Path(path).read_bytes())
     except (UnreadableImage, OSError) as error:
-        raise InputError(f"{path} was readable when the run began and is not now: {error}") from None
+        raise OwnInputError(f"{path} was readable when the run began and is not now: {error}") from None
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
