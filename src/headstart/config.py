@@ -131,6 +131,9 @@ class OptimConfig:
     """Peak learning rate of the backbone in fine_tune. null: the same as lr."""
     momentum: float = 0.9
     """Of sgd."""
+    eps: float = 1e-5
+    """Of adamw: added to the root of the squared gradients. At torch's 1e-8 the rounding of the smallest gradients decides
+    whole steps, and 3 processes soon differ from 1 (docs/distributed.md)."""
     weight_decay: float = 0.0
     """Not applied to biases and norms."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
@@ -154,6 +157,7 @@ class OptimConfig:
             f"optim.backbone_lr is {self.backbone_lr}; make it positive, or use --strategy.name frozen_head to freeze it",
         )
         _require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
+        _require(self.eps > 0, f"optim.eps is {self.eps}; it must be positive, for example 1e-8")
         _require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
         _require(self.warmup_epochs >= 0, f"optim.warmup_epochs is {self.warmup_epochs}; it must not be negative")
         _require(self.step_epochs > 0, f"optim.step_epochs is {self.step_epochs}; it must be positive")

@@ -86,4 +86,4 @@ def build_optimizer(groups: list[dict[str, object]], optim: OptimConfig) -> torc
         case "sgd":
             return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
         case "adamw":
-            return torch.optim.AdamW(groups, lr=optim.lr, fused=True)  # one pass over the parameters
+            return torch.optim.AdamW(groups, lr=optim.lr, eps=optim.eps, fused=True)  # one pass over the parameters
