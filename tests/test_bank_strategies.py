@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,19 @@ def test_a_checkpoint_to_resume_from_is_refused_with_the_way_out(tiny_data, bank
     with pytest.raises(InputError, match="features recompute"):
         run(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_killed_while_it_wrote_the_same_command_with_auto_ends_with_the_same_folder(probed, tiny_data, bank, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(probed, folder)
+    for name in ("summary.json", "model.safetensors", "predictions.parquet"):
+        (folder / name).unlink()
+    config = on_bank(tiny_data, folder, bank)
+    with pytest.raises(InputError, match="holds a run"):
+        run(config)
+    run(replace(config, train=replace(config.train, resume="auto")))
+    assert (folder / "model.safetensors").read_bytes() == (probed / "model.safetensors").read_bytes()
+    assert [line["step"] for line in lines(folder)] == [line["step"] for line in lines(probed)]
 
 
 def test_a_class_of_one_image_needs_a_stated_strength(image_folder, tmp_path) -> None:

@@ -14,7 +14,14 @@ from accelerate import Accelerator
 from PIL import Image
 
 from headstart import probe
-from headstart.artifacts import RunFolder, check_new_folder, choose_folder, create_folder, save_model_tensors
+from headstart.artifacts import (
+    RunFolder,
+    check_new_folder,
+    choose_folder,
+    create_folder,
+    is_unfinished,
+    save_model_tensors,
+)
 from headstart.companion import Companion
 from headstart.config import OptimConfig, ProbeConfig, RunConfig
 from headstart.data.decode import decode
@@ -456,6 +463,7 @@ def _write(
 ) -> None:
     """The run folder, and the last lines on the terminal."""
     folder = create_folder(path)
+    folder.forget_metrics_after(-1)  # what a run left that was killed while it wrote
     folder.write_text("config.yaml", to_yaml(config))
     folder.write_table("manifest.parquet", manifest.table())
     for line in solved.lines:
@@ -557,7 +565,8 @@ def _unused(config: RunConfig) -> list[str]:
 
 def _choose(config: RunConfig) -> Path:
     path = choose_folder(config.out, strategy=config.strategy.name)
-    check_new_folder(path)
+    if config.train.resume != "auto" or not is_unfinished(path):
+        check_new_folder(path)
     return path
 
 
