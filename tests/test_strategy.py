@@ -92,6 +92,6 @@ def test_adamw_on_our_groups_is_the_textbook_update(model):
             m, v = 0.9 * m + 0.1 * grads[name], 0.999 * v + 0.001 * grads[name] ** 2
             moments[name] = [m, v]
             value.mul_(1 - 0.01 * decay)
-            value.sub_(0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
+            value.sub_(0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + optim.eps))
     torch.testing.assert_close(model.fc.weight.detach(), weight, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(model.fc.bias.detach(), bias, rtol=1e-6, atol=1e-7)

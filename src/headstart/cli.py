@@ -86,7 +86,10 @@ def _known_failure(error: Exception) -> str | None:
         return f"the disk is full{where}; make room, and the same command with --train.resume auto continues"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error.filename}: {error.strerror}; make it writable, or name another place with --out"
-    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+    died = "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text)
+    if isinstance(error, (OSError, EOFError)):  # it died while a batch was fetched from it
+        died = any("resource_sharer" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    if died:
         return (
             f"a decoding process was killed ({first}); if memory ran out, lower --data.num_workers or set "
             "--data.cache off; the same command with --train.resume auto continues"

@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
@@ -67,14 +66,13 @@ def _cpu_has_bf16() -> bool:
     return any(check() for check in checks if check is not None)
 
 
-def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1, broadcast_buffers: bool = True) -> Accelerator:
+def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> Accelerator:
     """The Accelerator of this run. Batches are split, so the batch size is the global one and the scheduler
-    steps once per update. broadcast_buffers: whether BatchNorm statistics can come to differ between processes.
-    Raises InputError for a precision that the device cannot honour."""
+    steps once per update. Raises InputError for a precision that the device cannot honour."""
     end_with_launcher()
     device_is_cpu = runtime.cpu or not _has_accelerator()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)]
+    handlers: list[Any] = []
     if several:  # alone there is no group
         # gloo by name: an MPI build of torch would be preferred and lacks the collectives
         patience = timedelta(minutes=runtime.timeout_minutes)

@@ -73,9 +73,7 @@ def run(config: RunConfig) -> Path:
     root = config.data.root
     threads = set_threads(config.runtime.threads)
     batchnorm_trains = config.strategy.name != "frozen_head" and config.strategy.batchnorm == "train"
-    accelerator = start_accelerator(
-        config.runtime, accumulation=config.train.accumulation, broadcast_buffers=batchnorm_trains
-    )
+    accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
     check_divisible(config.train, num_processes=accelerator.num_processes)
     config = resolve(config, accelerator, threads=threads)
 

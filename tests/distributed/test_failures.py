@@ -15,6 +15,7 @@ import psutil
 import pytest
 from runs import small
 
+from headstart import cli
 from headstart.config import RunConfig
 from headstart.parsing import parse_train, to_yaml
 from headstart.training import run
@@ -147,8 +148,19 @@ def test_a_killed_decoding_process_is_one_sentence(tiny_data, tmp_path):
     config = config_of(tiny_data, tmp_path / "run", data={"num_workers": 1})
     process = start(config, tmp_path, rank=0, what="kill", at=40, processes=1)
     stderr = wait(process, tmp_path)
-    assert "headstart: a decoding process was killed" in stderr
+    assert "headstart: a decoding process was killed" in stderr, stderr
     assert "this is a bug of ours" not in stderr
+
+
+@pytest.mark.parametrize(
+    "error", ["EOFError()", "ConnectionRefusedError(111, 'refused')", "FileNotFoundError(2, 'gone')"]
+)
+def test_a_decoding_process_that_dies_while_a_batch_is_fetched_from_it_is_the_same_sentence(error):
+    fetching = compile(f"raise {error}", "/python/multiprocessing/resource_sharer.py", "exec")
+    with pytest.raises((OSError, EOFError)) as caught:
+        exec(fetching)
+    assert cli._known_failure(caught.value).startswith("a decoding process was killed")
+    assert cli._known_failure(type(caught.value)()) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED ON A FULL DISK: mounting a small one needs root")
