@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -64,6 +65,10 @@ def _exit_code(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if hasattr(
+            signal, "SIGCHLD"
+        ):  # torch raises in this signal's handler when a worker has died: not while we speak
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if known := _known_failure(error):
             print(f"headstart: {known}", file=sys.stderr)
             return 1
