@@ -70,6 +70,8 @@ def killed_run(data: Path, out: Path, epochs: int, kills: int, usual_s: float, r
             return hit, saving
         assert process.returncode == -9, "".join(said) + rest
         hit += 1
+        if (out / "summary.json").exists():  # killed when all was written
+            return hit, saving
         saving += bool(list((out / "checkpoints").glob("*.tmp")))
         check_readable(out)
 
