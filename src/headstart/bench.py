@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,25 +24,6 @@ from headstart.trunk import FEATURES, FrozenTrunk
 from headstart.weights import ensure_available, load_weights
 
 ROUND_S = 3.0  # of each in-memory measurement
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Images per second. check: reading, hashing, decoding and preparing, as before every run; extraction: of what that
-    kept in memory; rereading: extraction that decodes each image again; in_memory: the trunk alone, by way of running it."""
-
-    check: float
-    extraction: float
-    rereading: float
-    in_memory: dict[str, float]
-
-    @property
-    def share(self) -> float:
-        return self.extraction / max(self.in_memory.values())
-
-    @property
-    def share_rereading(self) -> float:
-        return self.rereading / max(self.in_memory.values())
 
 
 def bench_features(data: str, *, weights_source: str, precision: str, rounds: int) -> None:
@@ -67,17 +47,14 @@ def bench_features(data: str, *, weights_source: str, precision: str, rounds: in
         manifest, views, check = _check(data, spec)
         extraction, _ = _extract(accelerator, manifest, trunk, spec, views)
         again, _ = _extract(accelerator, manifest, trunk, spec, views_of(DataConfig(), spec, num_views=0, seed=0))
-        rates = Rates(check, extraction, again, in_memory)
-        shares.append(rates.share)
-        rereading.append(rates.share_rereading)
+        fastest = max(in_memory.values())
+        shares.append(extraction / fastest)
+        rereading.append(again / fastest)
         ways = ", ".join(f"{name} {value:.0f}" for name, value in in_memory.items())
         print(f"round {number}: check {check:.0f} img/s, extraction {extraction:.0f}, decoding again {again:.0f}, trunk in memory {ways}; "
-              f"share {rates.share:.1%}, decoding again {rates.share_rereading:.1%}".replace("%", " %"), flush=True)  # fmt: skip
-    print(
-        f"share of the fastest in-memory rate, medians: {np.median(shares):.1%}, decoding again {np.median(rereading):.1%}".replace(
-            "%", " %"
-        )
-    )
+              f"share {shares[-1]:.1%}, decoding again {rereading[-1]:.1%}".replace("%", " %"), flush=True)  # fmt: skip
+    medians = f"{np.median(shares):.1%}, decoding again {np.median(rereading):.1%}".replace("%", " %")
+    print(f"share of the fastest in-memory rate, medians: {medians}")
     if chosen != "no":
         _compare_forms(accelerator, manifest, weights.tensors, spec, chosen)
 

@@ -1,6 +1,5 @@
 """The command line: headstart train | evaluate | predict | probe | data | bench | doctor. The only place that ends the process."""
 
-import errno
 import os
 import signal
 import sys
@@ -8,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from headstart import prepare_environment
-from headstart.errors import InputError, OwnInputError, Stopped
+from headstart.errors import InputError, OwnInputError, Stopped, known_failure
 
 HELP = """\
 headstart: from a folder of images to a trained, measured, saved ResNet-18
@@ -69,7 +68,7 @@ def _exit_code(argv: list[str]) -> int:
             signal, "SIGCHLD"
         ):  # torch raises in this signal's handler when a worker has died: not while we speak
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if known := _known_failure(error):
+        if known := known_failure(error):
             print(f"headstart: {known}", file=sys.stderr)
             return 1
         traceback.print_exc()
@@ -80,37 +79,6 @@ def _exit_code(argv: list[str]) -> int:
 def _speaks() -> bool:
     """The same mistake is found by every process; one of them says so."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _known_failure(error: Exception) -> str | None:
-    """One sentence for what the system, not a mistake of ours, does to a run."""
-    text, first = str(error), (str(error).strip().splitlines() or [""])[0]
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left on device" in text:
-        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return f"the disk is full{where}; make room, and the same command with --train.resume auto continues"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{error.filename}: {error.strerror}; make it writable, or name another place with --out"
-    died = "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text)
-    if isinstance(error, (OSError, EOFError)):  # it died while a batch was fetched from it
-        died = any("resource_sharer" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-    if died:
-        return (
-            f"a decoding process was killed ({first}); if memory ran out, lower --data.num_workers or set "
-            "--data.cache off; the same command with --train.resume auto continues"
-        )
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if several and any(sign in text for sign in _LOST):
-        return (
-            f"process {os.environ.get('RANK', '?')} ends because another one is gone or cannot be reached ({first[:200]}); "
-            "--train.resume auto continues, on any number of processes"
-        )
-    return None
-
-
-# what torch's process groups say when a peer is gone
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Connection refused",
-         "timed out", "Timeout", "ProcessGroup", "NCCL", "Socket", "gloo")  # fmt: skip
 
 
 def _command(name: str) -> Callable[[list[str]], None]:

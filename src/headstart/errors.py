@@ -1,4 +1,8 @@
-"""The two ways a run ends early on purpose; everything else that is raised is a bug of ours."""
+"""The two ways a run ends early on purpose, and what the system does to one; all else that is raised is a bug of ours."""
+
+import errno
+import os
+import traceback
 
 
 class InputError(ValueError):
@@ -17,3 +21,34 @@ class OwnInputError(InputError):
 
 class Stopped(Exception):
     """A signal asked the run to stop and its state is saved. Exit code 143."""
+
+
+# what torch's process groups say when a peer is gone
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Connection refused",
+         "timed out", "Timeout", "ProcessGroup", "NCCL", "Socket", "gloo")  # fmt: skip
+
+
+def known_failure(error: Exception) -> str | None:
+    """One sentence for what the system, not a mistake of ours, does to a run."""
+    text, first = str(error), (str(error).strip().splitlines() or [""])[0]
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in text:
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return f"the disk is full{where}; make room, and the same command with --train.resume auto continues"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.filename}: {error.strerror}; make it writable, or name another place with --out"
+    died = "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text)
+    if isinstance(error, (OSError, EOFError)):  # it died while a batch was fetched from it
+        died = any("resource_sharer" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    if died:
+        return (
+            f"a decoding process was killed ({first}); if memory ran out, lower --data.num_workers or set "
+            "--data.cache off; the same command with --train.resume auto continues"
+        )
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and any(sign in text for sign in _LOST):
+        return (
+            f"process {os.environ.get('RANK', '?')} ends because another one is gone or cannot be reached ({first[:200]}); "
+            "--train.resume auto continues, on any number of processes"
+        )
+    return None

@@ -129,7 +129,7 @@ def open_data(
     weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
     data = config.data
-    memory = memory_for_images(data) // 2
+    memory = memory_for_images(data)
     views = views_of(data, spec, num_views=config.probe.views, seed=config.seed, memory=memory)
 
     def keep(split: str | None, sha256: str, image: Image.Image) -> None:

@@ -80,7 +80,7 @@ def run(config: RunConfig) -> Path:
     # data: scanned, hashed, decoded once and split by the main process; told to the others
     path, resume_from = on_main(accelerator, lambda: _choose_start(config))
     spec = Preprocess.of(config.data)
-    memory = memory_for_images(config.data) // 2
+    memory = memory_for_images(config.data)
     view, val_view = train_view(config.data, spec, memory=memory), spec.view(memory=memory)
     manifest = on_main(
         accelerator,

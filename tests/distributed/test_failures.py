@@ -15,8 +15,8 @@ import psutil
 import pytest
 from runs import small
 
-from headstart import cli
 from headstart.config import RunConfig
+from headstart.errors import known_failure
 from headstart.parsing import parse_train, to_yaml
 from headstart.training import run
 
@@ -159,8 +159,8 @@ def test_a_decoding_process_that_dies_while_a_batch_is_fetched_from_it_is_the_sa
     fetching = compile(f"raise {error}", "/python/multiprocessing/resource_sharer.py", "exec")
     with pytest.raises((OSError, EOFError)) as caught:
         exec(fetching)
-    assert cli._known_failure(caught.value).startswith("a decoding process was killed")
-    assert cli._known_failure(type(caught.value)()) is None
+    assert known_failure(caught.value).startswith("a decoding process was killed")
+    assert known_failure(type(caught.value)()) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED ON A FULL DISK: mounting a small one needs root")
