@@ -10,6 +10,8 @@ import argparse
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,17 @@ from headstart import probe
 from headstart.features import Bank, bank_key, row_name
 
 SHARD_ROWS = 8192
+KEY = bank_key(weights_sha256="synthetic", form="synthetic", preprocess={})
+
+
+def write(folder: str, labels: np.ndarray, num_classes: int) -> None:
+    rng = np.random.default_rng(1)
+    centres = rng.normal(0, 0.15, (num_classes, 512)).astype(np.float32)
+    writer = Bank(Path(folder), KEY, width=512).writer()
+    for start in range(0, len(labels), SHARD_ROWS):
+        part = labels[start : start + SHARD_ROWS]
+        rows = np.maximum(rng.standard_normal((len(part), 512), dtype=np.float32) + centres[part], -0.5)
+        writer.add([row_name(str(start + i), "eval") for i in range(len(part))], rows)
 
 
 def main() -> None:
@@ -27,20 +40,12 @@ def main() -> None:
     parser.add_argument("--l2", type=float, default=100.0)
     parser.add_argument("--dir", default=None, help="where the temporary bank goes")
     args = parser.parse_args()
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, args.classes, args.rows)
-    centres = rng.normal(0, 0.15, (args.classes, 512)).astype(np.float32)
-    key = bank_key(weights_sha256="synthetic", form="synthetic", preprocess={})
+    labels = np.random.default_rng(0).integers(0, args.classes, args.rows)
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-        writer = Bank(Path(folder), key, width=512).writer()
-        names = [row_name(str(i), "eval") for i in range(args.rows)]
-        for start in range(0, args.rows, SHARD_ROWS):
-            part = labels[start : start + SHARD_ROWS]
-            rows = np.maximum(rng.standard_normal((len(part), 512), dtype=np.float32) + centres[part], -0.5)
-            writer.add(names[start : start + SHARD_ROWS], rows)
-        del writer
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:  # so that its memory is not counted
+            other.submit(write, folder, labels, args.classes).result()
         opening = time.perf_counter()
-        features = Bank(Path(folder), key, width=512).rows(names)
+        features = Bank(Path(folder), KEY, width=512).rows([row_name(str(i), "eval") for i in range(args.rows)])
         opened = time.perf_counter()
         found = probe.fit(features, labels, num_classes=args.classes, l2=args.l2)
         ended = time.perf_counter()

@@ -18,6 +18,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from headstart.config import DataConfig, RuntimeConfig
+from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_manifest
 from headstart.errors import InputError
 from headstart.extract import BATCH_CPU, Extraction, features_of, fill, rows_of, views_of
@@ -58,11 +59,11 @@ def extract(
     folder: Path, location: Path, backbone: dict, *, spec: Preprocess = SPEC, num_views: int = 0, num_workers: int = 0
 ) -> tuple[Extraction, np.ndarray, Bank]:
     """Both splits of an image folder into the bank at `location`, and their features."""
-    manifest = build_manifest(folder, val_fraction=0.2, seed=0, on_bad_file="refuse")
+    manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
     key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
     bank = Bank(location, key, width=FEATURES)
     views = views_of(DataConfig(image_size=32, min_crop_scale=0.5), spec, num_views=num_views, seed=0)
-    rows = rows_of(manifest.root, manifest.samples, views)
+    rows = rows_of(manifest.source, manifest.samples, views)
     with StopRequest() as stop:
         extraction = fill(
             start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)),
@@ -198,11 +199,11 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
     image_folder, draw_image, tmp_path, backbone
 ) -> None:
     folder = image_folder(train=4, val=2)
-    manifest = build_manifest(folder, val_fraction=0.2, seed=0, on_bad_file="refuse")
+    manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
     changed = folder / manifest.samples[5].path
     draw_image(1, 999).save(changed)
     bank = Bank(tmp_path / "bank", KEY, width=FEATURES)
-    rows = rows_of(manifest.root, manifest.samples, views_of(DataConfig(), SPEC, num_views=0, seed=0))
+    rows = rows_of(manifest.source, manifest.samples, views_of(DataConfig(), SPEC, num_views=0, seed=0))
     for num_workers in (0, 1):
         with StopRequest() as stop, pytest.raises(InputError, match="its content changed") as caught:
             fill(

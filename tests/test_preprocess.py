@@ -5,6 +5,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+import headstart.data.pixels as pixels_module
 from headstart.config import DataConfig
+from headstart.data.pixels import Room
 from headstart.errors import InputError
 from headstart.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_view
 
@@ -184,10 +187,11 @@ def test_a_crop_is_never_smaller_than_asked(draw_image: Callable[..., Image.Imag
 # ------------------------------------------------------------------------------------------------- kept in memory
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize("scale", [0.3, 1.0])
-def test_what_is_kept_is_not_loaded_again_and_gives_the_same_view(scale: float) -> None:
+def test_what_is_kept_is_not_loaded_again_and_gives_the_same_view(scale: float, on_disk: bool) -> None:
     data = dataclasses.replace(DATA, min_crop_scale=scale)
-    view, loaded = train_view(data, SPEC, memory=10**6), []
+    view, loaded = train_view(data, SPEC, room=Room(10**6, on_disk)), []
 
     def load() -> Image.Image:
         loaded.append(1)
@@ -201,7 +205,7 @@ def test_what_is_kept_is_not_loaded_again_and_gives_the_same_view(scale: float) 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     size = 3 * 32 * 32
-    view = SPEC.view(memory=2 * size + 1)
+    view = SPEC.view(room=Room(2 * size + 1))
     for name in "abc":
         view.keep(name, picture())
     loaded: list[str] = []
@@ -211,10 +215,31 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
 
 
 def test_a_worker_that_gets_a_copy_begins_with_nothing_and_the_same_room() -> None:
-    view = SPEC.view(memory=3 * 32 * 32)
+    view = SPEC.view(room=Room(3 * 32 * 32))
     view.keep("a", picture())
-    other = copy.copy(view)  # by __getstate__, as a pickle
+    other = copy.deepcopy(view)  # by __reduce__, as a pickle
     loaded: list[int] = []
     for _ in range(2):
         other.of("a", 0, lambda: loaded.append(1) or picture())  # type: ignore[func-returns-value]
     assert loaded == [1]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_a_forked_process_keeps_all_of_them_have(on_disk: bool) -> None:
+    view = SPEC.view(room=Room(10**6, on_disk))
+    view.keep("before", picture())
+    view.expect(["a", "b"])
+    child = get_context("fork").Process(target=lambda: view.keep("a", picture()))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert torch.equal(view.of("a", 0, lambda: pytest.fail("decoded again")), SPEC.eval_view(picture()))  # type: ignore[arg-type]
+    assert torch.equal(view.of("before", 0, lambda: pytest.fail("decoded again")), SPEC.eval_view(picture()))  # type: ignore[arg-type]
+
+
+def test_a_process_that_died_with_the_lock_in_its_hand_costs_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels_module, "LOCK_S", 0.01)
+    kept = pixels_module.Pixels(Room(10**6))
+    kept._lock.acquire()
+    kept.put("a", SPEC.eval_view(picture()))
+    assert kept.get("a") is None

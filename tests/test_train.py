@@ -16,9 +16,10 @@ from torchvision.models import resnet18
 
 from headstart import InputError, checkpoint
 from headstart.artifacts import load_model
-from headstart.config import RunConfig
+from headstart.config import DataConfig, RunConfig
 from headstart.data import loading
 from headstart.data.decode import decode
+from headstart.data.folders import ClassFolders
 from headstart.data.loading import collate, load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.model import build_model
@@ -86,7 +87,8 @@ def test_each_image_is_decoded_once_and_that_changes_no_bit(fine_tuned, tiny_dat
     decoded = []
     monkeypatch.setattr(loading, "decode", lambda data: decoded.append(1) or decode(data))
     again = run(small(tiny_data, tmp_path / "kept", train={"epochs": 4}))
-    assert decoded == []  # the check at the start has decoded all of them
+    assert len(decoded) <= 36 + 15 + 12  # once each, now or in the check at the start; the pictures at the end
+    decoded.clear()
     off = run(small(tiny_data, tmp_path / "off", train={"epochs": 4}, data={"cache": "off"}))
     assert len(decoded) == 4 * 36 + 5 * 15 + 12  # epochs, measurements, the grid of training views
     for folder in (again, off):
@@ -125,11 +127,11 @@ def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
     ours = [row["loss"] for row in steps(run(config))][:20]
 
     # the plain loop
-    manifest = build_manifest(root, val_fraction=0.2, seed=0, on_bad_file="refuse")
+    manifest = build_manifest(ClassFolders(str(root)), DataConfig(), seed=0)
     samples = manifest.of("train")
     spec = Preprocess.of(config.data)
     loader = train_loader(
-        load_images(manifest.root, samples, manifest.classes),
+        load_images(samples, manifest.classes),
         samples,
         train_view(config.data, spec),
         batch_size=batch_size, accumulation=1, num_steps=len(ours), start_step=0, seed=0, num_workers=0,

@@ -15,11 +15,13 @@ import torch
 from headstart import probe
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.cores import usable_cores
-from headstart.data.manifest import Manifest, build_manifest
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Manifest
+from headstart.data.source import open_source
 from headstart.extract import BATCH_CPU, BATCH_GPU, BankView, features_of, fill, rows_of, views_of
 from headstart.features import Bank, bank_key
 from headstart.preprocess import Preprocess
-from headstart.runtime import StopRequest, choose_precision, memory_for_images, set_threads, start_accelerator
+from headstart.runtime import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
 from headstart.trunk import FEATURES, FrozenTrunk
 from headstart.weights import ensure_available, load_weights
 
@@ -84,13 +86,13 @@ def _one_thread(work: tuple[FrozenTrunk, Preprocess]) -> float:
 
 def _check(data: str, spec: Preprocess) -> tuple[Manifest, list[BankView], float]:
     """The manifest, views that keep what was decoded for it, and images per second."""
-    views = views_of(DataConfig(), spec, num_views=0, seed=0, memory=memory_for_images(DataConfig()))
+    config = DataConfig(root=data, on_bad_file="skip", rescan=True)
+    views = views_of(config, spec, num_views=0, seed=0, room=room_for_images(config))
     started = time.perf_counter()
     manifest = build_manifest(
-        data,
-        val_fraction=0.2,
+        open_source(config),
+        config,
         seed=0,
-        on_bad_file="skip",
         keep=lambda split, sha256, image: views[0].view.keep(sha256, image),
     )
     return manifest, views, len(manifest.samples) / (time.perf_counter() - started)
@@ -99,7 +101,7 @@ def _check(data: str, spec: Preprocess) -> tuple[Manifest, list[BankView], float
 def _extract(
     accelerator: Any, manifest: Manifest, trunk: FrozenTrunk, spec: Preprocess, views: Sequence[BankView]
 ) -> tuple[float, np.ndarray]:
-    rows = rows_of(manifest.root, manifest.samples, views)
+    rows = rows_of(manifest.source, manifest.samples, views)
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
         key = bank_key(weights_sha256="bench", form="bench", preprocess=spec.to_json())
         bank = Bank(Path(folder), key, width=FEATURES)
@@ -118,15 +120,14 @@ def _compare_forms(
         _, forms[name] = _extract(accelerator, manifest, trunk, spec, views)
     exact, rounded = forms["no"].astype(np.float64), forms[precision].astype(np.float64)
     cosines = (exact * rounded).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
-    codes = {name: code for code, name in enumerate(manifest.classes)}
-    labels = np.array([codes[sample.label] for sample in manifest.samples])
+    labels = manifest.samples.codes(manifest.classes)
     train = np.array([sample.split == "train" for sample in manifest.samples])
     ids = [sample.sha256 for sample in manifest.samples if sample.split == "train"]
     folds = probe.stratified_folds(ids, labels[train], folds=5, seed=0)
     correct = {}
     for name, features in forms.items():
-        l2 = probe.cross_validate(features[train], labels[train], folds, num_classes=len(codes)).l2
-        head = probe.fit(features[train], labels[train], num_classes=len(codes), l2=l2).head
+        l2 = probe.cross_validate(features[train], labels[train], folds, num_classes=len(manifest.classes)).l2
+        head = probe.fit(features[train], labels[train], num_classes=len(manifest.classes), l2=l2).head
         correct[name] = int((head.logits(features[~train]).argmax(axis=1) == labels[~train]).sum())
     degrees = math.degrees(math.acos(min(1.0, float(cosines.min()))))
     print(f"{precision} beside fp32: cosine of the features at least {cosines.min():.6f} ({degrees:.2f} degrees), mean "

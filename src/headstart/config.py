@@ -24,11 +24,34 @@ class DataConfig:
     """Where the images are and how one becomes a tensor."""
 
     root: str = ""
-    """Required. Image folder: train/ and val/ of class folders, or just class folders (then split by val_fraction)."""
+    """Required. Image folder: train/ and val/ of class folders, or just class folders (then split by val_fraction).
+    Or a .zip of one, a .csv, .tsv, .jsonl or .parquet file that lists images, .tar or .parquet shards (a folder, a pattern, a
+    URL), a dataset saved by datasets, or hf://NAME from the Hub."""
+    image_column: str | None = None
+    """Where a table names or holds the images. null: found by name and type."""
+    label_column: str | None = None
+    """Where a table has the classes. null: found by name."""
+    split_column: str | None = None
+    """Where a table says train or val. null: found by name, if there is one."""
+    group_column: str | None = None
+    """Where a table says what must stay on one side of a split, such as a patient. null: nowhere."""
+    split: Literal["folder", "stratified", "stable"] = "folder"
+    """folder: the data's own train and val, else stratified. stratified: all images, split anew, the same share of each class.
+    stable: anew, by a hash of each image alone, so that none changes sides when images are added."""
     val_fraction: float = 0.2
     """Share of the images that measures, where the folder has no val/. Stratified, seeded, in the manifest."""
+    folds: int = 0
+    """Split into so many equal parts instead, of which number `fold` measures. 0: no."""
+    fold: int = 0
+    """Which of the folds measures, from 0."""
+    groups: str = ""
+    """Images that must stay on one side of a split: a regular expression with one group, looked for in the path, such as
+    '(patient[0-9]+)', or a .csv file with the columns path and group. Copies of a file always stay together."""
     on_bad_file: Literal["refuse", "skip"] = "refuse"
-    """Files that cannot be decoded: stop and list them, or leave them out and list them."""
+    """Files that cannot be decoded, and classes without images or on one side only: stop and list them, or leave them out
+    and list them."""
+    rescan: bool = False
+    """Look at every file again, also at those whose size, time and inode are as they were at the last scan."""
     image_size: int = 224
     """Side of the square the network sees, px."""
     resize_size: int | None = None
@@ -39,8 +62,11 @@ class DataConfig:
     """Training views: mirror half of them left to right."""
     vflip: bool = False
     """Training views: mirror half of them upside down (images with no up, such as cells or aerial views)."""
-    cache: Literal["auto", "off"] = "auto"
-    """auto: decode each image once and keep the pixels, in up to a quarter of the free memory. off: decode for every use.
+    shuffle_images: int = 10_000
+    """Parquet shards: images that are shuffled together, so that a row group need not be read for every image."""
+    cache: Literal["auto", "disk", "off"] = "auto"
+    """auto: decode each image once and keep the pixels, in up to a quarter of the free memory. disk: in a file that is
+    mapped into memory, up to a quarter of the free disk under ~/.cache, gone with the run. off: decode for every use.
     The result does not depend on it."""
     num_workers: int | None = None
     """Decoding processes per training process. null: chosen from the cores; the result does not depend on it."""
@@ -50,6 +76,14 @@ class DataConfig:
         _require(
             0.0 < self.val_fraction < 1.0,
             f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.2",
+        )
+        _require(
+            self.folds == 0 or (self.folds >= 2 and 0 <= self.fold < self.folds),
+            f"data.folds is {self.folds} and data.fold {self.fold}; use at least 2 folds, and a fold from 0 to folds - 1",
+        )
+        _require(
+            self.split != "folder" or not (self.folds or self.groups),
+            "data.folds and data.groups say how to split; add --data.split stratified or stable",
         )
         _require(self.image_size >= 32, f"data.image_size is {self.image_size}; ResNet-18 needs at least 32 px")
         _require(
@@ -61,6 +95,7 @@ class DataConfig:
             0.0 < self.min_crop_scale <= 1.0,
             f"data.min_crop_scale is {self.min_crop_scale}; it must be in (0, 1], for example 0.08",
         )
+        _require(self.shuffle_images >= 1, f"data.shuffle_images is {self.shuffle_images}; use 1 or more")
         _require(
             self.num_workers is None or self.num_workers >= 0,
             f"data.num_workers is {self.num_workers}; use 0 or more, or null to let it be chosen",

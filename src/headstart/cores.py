@@ -1,6 +1,7 @@
-"""How many cores and how much memory there are to use. Knows no torch."""
+"""How many cores, how much memory and disk there are to use. Knows no torch."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -29,3 +30,10 @@ def free_memory() -> int:
     except (OSError, ValueError):
         pass
     return free
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where `folder` is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

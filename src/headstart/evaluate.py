@@ -13,7 +13,9 @@ from accelerate import Accelerator
 
 from headstart.artifacts import ModelInfo, find_model, load_model
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.data.manifest import Manifest, build_eval_manifest, summarize
+from headstart.data.manifest import build_eval_manifest
+from headstart.data.samples import Manifest, summarize
+from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out, write_atomically
 from headstart.preprocess import Preprocess
@@ -126,7 +128,7 @@ def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, 
     samples = manifest.of("val")
     if info.measured_on == "feature bank":
         return _through_the_trunk(accelerator, manifest, model, info)
-    rows = load_images(manifest.root, samples, info.classes)
+    rows = load_images(samples, info.classes)
     batch_size = round_up(info.eval_batch_size, accelerator.num_processes)
     loader = eval_loader(rows, samples, info.preprocess.view(), batch_size=batch_size, num_workers=0)
     if info.channels_last:
@@ -154,7 +156,7 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
 
     tensors = model.state_dict()
     samples = manifest.of("val")
-    rows = rows_of(manifest.root, samples, views_of(DataConfig(), info.preprocess, num_views=0, seed=0))
+    rows = rows_of(manifest.source, samples, views_of(DataConfig(), info.preprocess, num_views=0, seed=0))
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
         location = on_main(accelerator, lambda: folder)
         bank = Bank(Path(location), {"evaluation": True}, width=FEATURES)
@@ -170,8 +172,7 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
         head = probe.Head(tensors["fc.weight"].double().numpy(), tensors["fc.bias"].double().numpy())
         logits = head.logits(features_of(bank, rows)).astype(np.float32)
         accelerator.wait_for_everyone()
-    codes = {name: code for code, name in enumerate(info.classes)}
-    return Predictions(logits, np.array([codes[sample.label] for sample in samples]))
+    return Predictions(logits, samples.codes(info.classes))
 
 
 def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:
@@ -183,7 +184,10 @@ def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) 
     manifest = on_main(
         accelerator,
         lambda: build_eval_manifest(
-            data, classes=info.classes, on_bad_file=on_bad_file, trained_on=_training_images(Path(run))
+            open_source(DataConfig(root=data), to_measure=True),
+            classes=info.classes,
+            on_bad_file=on_bad_file,
+            trained_on=_training_images(Path(run)),
         ),
     )
     if manifest.skipped:

@@ -9,10 +9,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from headstart.config import DataConfig
 from headstart.cores import usable_cores
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.manifest import Sample
+from headstart.data.pixels import NO_ROOM, Room
+from headstart.data.samples import Sample, Source
 from headstart.data.sampling import keys_of, view_seeds
 from headstart.errors import InputError, Stopped
 from headstart.features import EVAL_VIEW, Bank, BankRows, row_name
@@ -50,35 +50,36 @@ class BankView:
         return self.view.of(sha256, int(view_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0]), load)
 
 
-def views_of(data: DataConfig, spec: Preprocess, *, num_views: int, seed: int, memory: int = 0) -> list[BankView]:
+def views_of(data: DataConfig, spec: Preprocess, *, num_views: int, seed: int, room: Room = NO_ROOM) -> list[BankView]:
     """The evaluation view and `num_views` augmented ones, view k = f(seed, k, content).
 
-    memory: bytes of images that may be kept for each of the two kinds."""
-    views = [BankView(EVAL_VIEW, 0, seed, spec.view(memory=memory))]
+    room: how much may be kept of each of the two kinds."""
+    views = [BankView(EVAL_VIEW, 0, seed, spec.view(room=room))]
     if num_views:
-        augmented = train_view(data, spec, memory=memory)
+        augmented = train_view(data, spec, room=room)
         recipe = {"min_crop_scale": data.min_crop_scale, "hflip": data.hflip, "vflip": data.vflip, "seed": seed}
         for number in range(1, num_views + 1):
             views.append(BankView(json.dumps(recipe | {"view": number}, sort_keys=True), number, seed, augmented))
     return views
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of features that is wanted: an image file of known content, in one view."""
 
-    path: Path
+    path: str  # in the source
     sha256: str
     view: BankView
+    source: Source
 
     @property
     def name(self) -> bytes:
         return row_name(self.sha256, self.view.id)
 
 
-def rows_of(root: Path, samples: Sequence[Sample], views: Sequence[BankView]) -> list[Row]:
+def rows_of(source: Source, samples: Iterable[Sample], views: Sequence[BankView]) -> list[Row]:
     """All views of the first sample, then of the second, ..."""
-    return [Row(root / sample.path, sample.sha256, view) for sample in samples for view in views]
+    return [Row(sample.path, sample.sha256, view, source) for sample in samples for view in views]
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,15 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
             try:
                 pixels[position] = row.view.pixels(row.sha256, partial(self._decoded, row))
             except (UnreadableImage, OSError) as error:
-                return pixels[:0], f"{row.path} was readable when the run began and is not now: {error}"
+                return pixels[
+                    :0
+                ], f"{os.path.join(row.source.root, row.path)} was readable when the run began and is not now: {error}"
         return (pixels if self.trunk is None else self.trunk(self.spec.normalize(pixels))), None
 
     def _decoded(self, row: Row) -> Image.Image:
         """The image of a row; the views of one image follow each other, so the last one is kept."""
         if self._last is None or self._last[0] != row.sha256:
-            data = row.path.read_bytes()
+            data = row.source.read(row.path)
             if hashlib.sha256(data).hexdigest() != row.sha256:
                 raise UnreadableImage("its content changed")
             self._last = row.sha256, decode(data)

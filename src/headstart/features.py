@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import InputError
-from headstart.files import write_atomically
+from headstart.files import cache_folder, write_atomically
 
 EVAL_VIEW = "eval"
 STALE_S = 3600.0  # an unfinished file of this age has no writer any more
@@ -31,8 +31,7 @@ _ROW_BYTES = 16  # of the name of a row
 
 def default_location() -> Path:
     """XDG_CACHE_HOME/headstart/bank, by default under ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "headstart" / "bank"
+    return cache_folder() / "bank"
 
 
 def bank_key(*, weights_sha256: str, form: str, preprocess: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         staging.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """XDG_CACHE_HOME/headstart, by default ~/.cache/headstart."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "headstart"
+
+
 def fsync(path: Path) -> None:
     """Of a file or a folder."""
     if path.is_dir() and os.name == "nt":  # Windows opens no folders

@@ -17,7 +17,9 @@ import numpy as np
 import psutil
 
 from headstart.config import RunConfig
-from headstart.data.manifest import Manifest, build_manifest
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Manifest
+from headstart.data.source import open_source
 from headstart.errors import InputError
 from headstart.parsing import to_yaml
 
@@ -74,7 +76,7 @@ def check_parity(
     batchnorm_moves = config.strategy.name == "fine_tune" and config.strategy.batchnorm == "train"
     several = None if batchnorm_moves else TOLERANCE
     data, size = config.data, config.train.batch_size
-    manifest = build_manifest(data.root, val_fraction=data.val_fraction, seed=config.seed, on_bad_file=data.on_bad_file)
+    manifest = build_manifest(open_source(data), data, seed=config.seed)
     for count in processes:
         if size % count:
             raise InputError(
@@ -206,7 +208,7 @@ def _environment() -> dict[str, str]:
 
 
 def _lay_out(manifest: Manifest, folder: Path, *, train_images: int) -> int:
-    """Links to the first images of each class in turn; returns how many train."""
+    """Copies of the first images of each class in turn; returns how many train."""
     counts = {}
     for split, wanted in (("train", train_images), ("val", VAL_IMAGES)):
         by_class = {label: [s for s in manifest.of(split) if s.label == label] for label in manifest.classes}
@@ -214,9 +216,9 @@ def _lay_out(manifest: Manifest, folder: Path, *, train_images: int) -> int:
         in_turn = [samples[i] for i in range(longest) for samples in by_class.values() if i < len(samples)]
         taken = in_turn[: max(wanted, len(manifest.classes))]
         for sample in taken:
-            link = folder / split / sample.label / f"{sample.id}{Path(sample.path).suffix}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to((manifest.root / sample.path).absolute())
+            copy = folder / split / sample.label / f"{sample.id}{Path(sample.path).suffix or '.png'}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(manifest.source.read(sample.path))
         counts[split] = len(taken)
     return counts["train"]
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from headstart import checkpoint
 from headstart.artifacts import ModelInfo, RunFolder
 from headstart.config import RunConfig
-from headstart.data.manifest import Manifest
+from headstart.data.samples import Manifest
 from headstart.errors import InputError, Stopped
 from headstart.model import Classifier
 from headstart.runtime import StopRequest

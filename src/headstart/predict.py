@@ -14,7 +14,7 @@ import torch
 
 from headstart.artifacts import find_model, load_model
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.manifest import check_name, image_files
+from headstart.data.folders import check_name, image_files
 from headstart.errors import InputError
 from headstart.files import check_out, write_atomically
 from headstart.runtime import set_threads

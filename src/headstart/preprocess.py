@@ -1,7 +1,7 @@
 """From an RGB image to the tensor that the network sees. The spec travels inside the model file."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.decode import DECODER
+from headstart.data.pixels import NO_ROOM, Pixels, Room
 from headstart.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,13 +27,12 @@ class View:
         prepare: Callable[[Image.Image], torch.Tensor],
         vary: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
         *,
-        memory: int = 0,
+        room: Room = NO_ROOM,
     ) -> None:
         """prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
-        memory: bytes that may be kept (threads that keep at the same moment may exceed it by an image each)."""
+        room: how much may be kept."""
         self.prepare, self.vary = prepare, vary
-        self._kept: dict[str, torch.Tensor] = {}
-        self._free = memory
+        self._kept = Pixels(room)
 
     def __call__(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
         return self._finish(self.prepare(image), seed)
@@ -45,18 +45,15 @@ class View:
     def keep(self, content: str, image: Image.Image) -> torch.Tensor:
         """Prepare, and keep the result while there is room."""
         prepared = self.prepare(image)
-        if prepared.nbytes <= self._free:
-            self._free -= prepared.nbytes
-            self._kept[content] = prepared
+        self._kept.put(content, prepared)
         return prepared
+
+    def expect(self, contents: Iterable[str]) -> None:
+        """Images with these sha256 will be asked for: processes that are forked now share what each of them keeps."""
+        self._kept.expect(contents)
 
     def _finish(self, prepared: torch.Tensor, seed: int) -> torch.Tensor:
         return prepared if self.vary is None else self.vary(prepared, seed)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Forked workers share what is kept; those that get a pickled copy begin with nothing."""
-        kept = sum(prepared.nbytes for prepared in self._kept.values())
-        return self.__dict__ | {"_kept": {}, "_free": self._free + kept}
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,9 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def view(self, *, memory: int = 0) -> View:
+    def view(self, *, room: Room = NO_ROOM) -> View:
         """`eval_view` for a loader."""
-        return View(self.eval_view, memory=memory)
+        return View(self.eval_view, room=room)
 
     def eval_view(self, image: Image.Image) -> torch.Tensor:
         """uint8 (3, S, S): the same bytes as torchvision's Resize, CenterCrop and PILToTensor, without importing it."""
@@ -119,7 +116,7 @@ class Preprocess:
         return pixels.float().div_(255).sub_(mean).div_(std)
 
 
-def train_view(data: DataConfig, spec: Preprocess, *, memory: int = 0) -> View:
+def train_view(data: DataConfig, spec: Preprocess, *, room: Room = NO_ROOM) -> View:
     """Random resized crop (Szegedy et al. 2015, as torchvision's) and mirrorings, or the evaluation view
     where the configuration asks for no augmentation."""
     from torchvision.transforms import v2
@@ -139,7 +136,7 @@ def train_view(data: DataConfig, spec: Preprocess, *, memory: int = 0) -> View:
     if data.vflip:
         steps.append(v2.RandomVerticalFlip())
     prepare = spec.eval_view if data.min_crop_scale == 1 else _as_tensor
-    return View(prepare, _Seeded(v2.Compose(steps)) if steps else None, memory=memory)
+    return View(prepare, _Seeded(v2.Compose(steps)) if steps else None, room=room)
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:

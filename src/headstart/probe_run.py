@@ -25,8 +25,10 @@ from headstart.artifacts import (
 from headstart.companion import Companion
 from headstart.config import OptimConfig, ProbeConfig, RunConfig
 from headstart.data.decode import decode
-from headstart.data.manifest import Manifest, build_manifest
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Manifest, Source
 from headstart.data.sampling import StepSampler, epoch_ends, epoch_order, keys_of
+from headstart.data.source import open_source
 from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
@@ -37,8 +39,8 @@ from headstart.results import describe_data, draw_predictions, model_info, say_r
 from headstart.runtime import (
     StopRequest,
     choose_precision,
-    memory_for_images,
     on_main,
+    room_for_images,
     set_threads,
     start_accelerator,
 )
@@ -129,8 +131,8 @@ def open_data(
     weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
     data = config.data
-    memory = memory_for_images(data)
-    views = views_of(data, spec, num_views=config.probe.views, seed=config.seed, memory=memory)
+    room = room_for_images(data)
+    views = views_of(data, spec, num_views=config.probe.views, seed=config.seed, room=room)
 
     def keep(split: str | None, sha256: str, image: Image.Image) -> None:
         for view in views[:1] if split == "val" else views[:2]:  # all augmented views prepare the image alike
@@ -139,10 +141,10 @@ def open_data(
     manifest = on_main(
         accelerator,
         lambda: build_manifest(
-            data.root,
-            val_fraction=data.val_fraction,
+            open_source(data),
+            data,
             seed=config.seed,
-            on_bad_file=data.on_bad_file,
+            say=print,
             decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
             keep=keep,
         ),
@@ -183,8 +185,8 @@ def bank_features(
 ) -> BankFeatures:
     """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
-    train_rows = rows_of(manifest.root, train_samples, views)
-    val_rows = rows_of(manifest.root, val_samples, views[:1])
+    train_rows = rows_of(manifest.source, train_samples, views)
+    val_rows = rows_of(manifest.source, val_samples, views[:1])
     extraction = fill(
         accelerator,
         bank,
@@ -195,14 +197,13 @@ def bank_features(
         stop=stop,
     )
     accelerator.print(describe_extraction(extraction, bank))
-    codes = {name: code for code, name in enumerate(manifest.classes)}
     return BankFeatures(
         train=features_of(bank, train_rows),
-        train_labels=np.repeat([codes[sample.label] for sample in train_samples], len(views)),
-        owners=[sample.sha256 for sample in train_samples for _ in views],
+        train_labels=np.repeat(train_samples.codes(manifest.classes), len(views)),
+        owners=[sha256 for sha256 in train_samples.column("sha256") for _ in views],
         plain=np.tile(np.arange(len(views)) == 0, len(train_samples)),
         val=features_of(bank, val_rows),
-        val_labels=np.array([codes[sample.label] for sample in val_samples]),
+        val_labels=val_samples.codes(manifest.classes),
         extraction=extraction,
         form=form_of(precision=config.runtime.mixed_precision, device=accelerator.device),
         folder=bank.path,
@@ -298,7 +299,7 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
     rows, labels = torch.from_numpy(features.train[:]), torch.from_numpy(features.train_labels)
     row_weights = torch.from_numpy(weights).float()
     sampler = StepSampler(
-        keys_of([sample.id for sample in samples]), batch_size=train.batch_size, num_steps=ends[-1], seed=config.seed
+        keys_of(samples.column("id")), batch_size=train.batch_size, num_steps=ends[-1], seed=config.seed
     )
     lines: list[dict[str, Any]] = []
     best: tuple[tuple[int, float], int, probe.Head] | None = None
@@ -526,14 +527,14 @@ def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, views:
 
     samples = manifest.of("train")
     view = views[min(1, len(views) - 1)]
-    order = epoch_order(keys_of([sample.id for sample in samples]), seed=config.seed, epoch=0)
+    order = epoch_order(keys_of(samples.column("id")), seed=config.seed, epoch=0)
     picked = [samples[int(index)] for index in order[:12]]
-    images = [view.pixels(sample.sha256, partial(_load, manifest.root / sample.path)) for sample in picked]
+    images = [view.pixels(sample.sha256, partial(_load, manifest.source, sample.path)) for sample in picked]
     image_grid(folder.path / "train_views.png", images, [sample.label for sample in picked])
 
 
-def _load(path: Path) -> Image.Image:
-    return decode(path.read_bytes())
+def _load(source: Source, path: str) -> Image.Image:
+    return decode(source.read(path))
 
 
 def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> RunConfig:

@@ -11,7 +11,7 @@ from headstart.artifacts import ModelInfo, RunFolder, predictions_table
 from headstart.card import model_card
 from headstart.config import RunConfig
 from headstart.data.decode import decode
-from headstart.data.manifest import Manifest, summarize
+from headstart.data.samples import Manifest, summarize
 from headstart.evaluate import Predictions, headline
 from headstart.preprocess import Preprocess
 from headstart.runtime import versions
@@ -54,9 +54,9 @@ def write_predictions(
     folder.write_table(
         "predictions.parquet",
         predictions_table(
-            ids=[sample.id for sample in samples],
-            paths=[sample.path for sample in samples],
-            labels=[sample.label for sample in samples],
+            ids=samples.column("id"),
+            paths=samples.column("path"),
+            labels=samples.column("label"),
             probabilities=predictions.probabilities,
             classes=manifest.classes,
         ),
@@ -81,7 +81,7 @@ def draw_predictions(folder: RunFolder, manifest: Manifest, predictions: Predict
     for i in picked:
         guess, truth = int(probabilities[i].argmax()), int(predictions.labels[i])
         mark = "right" if guess == truth else f"wrong: is {manifest.classes[truth]}"
-        images.append(spec.eval_view(decode((manifest.root / samples[i].path).read_bytes())))
+        images.append(spec.eval_view(decode(manifest.source.read(samples[i].path))))
         titles.append(f"{manifest.classes[guess]} {probabilities[i, guess]:.0%}\n{mark}")
         colors.append(GOOD if guess == truth else BAD)
     image_grid(folder.path / "val_predictions.png", images, titles, colors)

@@ -1,5 +1,6 @@
 """The machine: the Accelerator, threads, precision, signals, and a record of the environment."""
 
+import multiprocessing
 import os
 import platform
 import signal
@@ -20,8 +21,10 @@ from accelerate.utils import (
 )
 
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.cores import free_memory, usable_cores
+from headstart.cores import free_disk, free_memory, usable_cores
+from headstart.data.pixels import Room
 from headstart.errors import InputError
+from headstart.files import cache_folder
 
 _T = TypeVar("_T")
 
@@ -200,13 +203,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def memory_for_images(data: DataConfig) -> int:
-    """Bytes that this process, and each of its workers that cannot share them, may keep of images for training views,
-    and as many again for evaluation views: together a quarter of the free memory."""
+def room_for_images(data: DataConfig) -> Room:
+    """What this process and its workers may keep of images for training views, and as much again for evaluation views:
+    together a quarter of the free memory, or of the free disk. Workers that are not forked each have room of their own."""
     if data.cache == "off":
-        return 0
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return free_memory() // 8 // local_processes // max(1, data.num_workers or 0)
+        return Room()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if multiprocessing.get_all_start_methods()[0] != "fork":
+        processes *= max(1, data.num_workers or 0)
+    on_disk = data.cache == "disk"
+    return Room((free_disk(cache_folder()) if on_disk else free_memory()) // 8 // processes, on_disk)
 
 
 def choose_num_workers(accelerator: Accelerator) -> int:

@@ -173,7 +173,7 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
     weights, spec, bank, views, manifest = open_data(accelerator, config)
     samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
-    rows = rows_of(manifest.root, samples, views[:1])
+    rows = rows_of(manifest.source, samples, views[:1])
     with StopRequest() as stop:
         extraction = fill(
             accelerator,

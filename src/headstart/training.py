@@ -24,8 +24,10 @@ from headstart.artifacts import (
 )
 from headstart.config import OptimConfig, RunConfig, check_divisible
 from headstart.data.loading import eval_loader, load_images, train_loader
-from headstart.data.manifest import Manifest, build_manifest
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Manifest
 from headstart.data.sampling import epoch_ends
+from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, round_up
 from headstart.extract import views_of
@@ -49,8 +51,8 @@ from headstart.runtime import (
     agree,
     choose_num_workers,
     choose_precision,
-    memory_for_images,
     on_main,
+    room_for_images,
     set_threads,
     start_accelerator,
 )
@@ -70,7 +72,6 @@ def run(config: RunConfig) -> Path:
     started = time.perf_counter()
     if not config.data.root:
         raise InputError("data.root is not set; name a folder of images with --data.root DIR")
-    root = config.data.root
     threads = set_threads(config.runtime.threads)
     batchnorm_trains = config.strategy.name != "frozen_head" and config.strategy.batchnorm == "train"
     accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
@@ -80,15 +81,15 @@ def run(config: RunConfig) -> Path:
     # data: scanned, hashed, decoded once and split by the main process; told to the others
     path, resume_from = on_main(accelerator, lambda: _choose_start(config))
     spec = Preprocess.of(config.data)
-    memory = memory_for_images(config.data)
-    view, val_view = train_view(config.data, spec, memory=memory), spec.view(memory=memory)
+    room = room_for_images(config.data)
+    view, val_view = train_view(config.data, spec, room=room), spec.view(room=room)
     manifest = on_main(
         accelerator,
         lambda: build_manifest(
-            root,
-            val_fraction=config.data.val_fraction,
+            open_source(config.data),
+            config.data,
             seed=config.seed,
-            on_bad_file=config.data.on_bad_file,
+            say=print,
             keep=lambda split, sha256, image: (val_view if split == "val" else view).keep(sha256, image),
         ),
     )
@@ -133,8 +134,8 @@ def run(config: RunConfig) -> Path:
         state.probe = _start_from_probe(accelerator, config, manifest, weights, spec, model)
 
     # batches
-    train_rows = load_images(manifest.root, train_samples, manifest.classes)
-    val_rows = load_images(manifest.root, val_samples, manifest.classes)
+    train_rows = load_images(train_samples, manifest.classes)
+    val_rows = load_images(val_samples, manifest.classes)
     num_workers = config.data.num_workers or 0
     batches = train_loader(
         train_rows,

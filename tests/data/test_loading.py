@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from headstart.config import DataConfig
+from headstart.data.folders import ClassFolders
 from headstart.data.loading import Batch, Views, eval_loader, load_images, train_loader
-from headstart.data.manifest import Sample, build_manifest
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Samples
 from headstart.data.sampling import epoch_order, keys_of
 from headstart.errors import InputError
 from headstart.preprocess import Preprocess, train_view
@@ -19,8 +21,8 @@ DATA = DataConfig(image_size=32)
 SPEC = Preprocess.of(DATA)
 
 
-def samples_of(root: Path, split: str = "train") -> tuple[list[Sample], tuple[str, ...]]:
-    manifest = build_manifest(root, val_fraction=0.25, seed=0, on_bad_file="refuse", num_threads=1)
+def samples_of(root: Path, split: str = "train") -> tuple[Samples, tuple[str, ...]]:
+    manifest = build_manifest(ClassFolders(str(root)), DataConfig(val_fraction=0.25), seed=0, num_threads=1)
     return manifest.of(split), manifest.classes
 
 
@@ -28,7 +30,7 @@ def train_batches(root: Path, *, num_workers: int = 0, start_step: int = 0, seed
     samples, classes = samples_of(root)
     return list(
         train_loader(
-            load_images(root, samples, classes),
+            load_images(samples, classes),
             samples,
             train_view(DATA, SPEC),
             batch_size=8,
@@ -50,8 +52,8 @@ def equal(a: list[Batch], b: list[Batch]) -> bool:
 
 def test_rows_are_the_samples_in_their_order(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data)
-    rows = load_images(tiny_data, samples[::-1], classes)
-    assert [row["image"]["path"] for row in rows] == [str(tiny_data / sample.path) for sample in samples[::-1]]
+    rows = load_images(samples[::-1], classes)
+    assert [row["image"]["path"] for row in rows] == [sample.path for sample in samples[::-1]]
     assert [rows.features["label"].int2str(row["label"]) for row in rows] == [s.label for s in samples[::-1]]
 
 
@@ -84,32 +86,32 @@ def test_rows_keep_odd_names_and_depths(
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_image(0, 100 + number).save(path, format="PNG")
     samples, classes = samples_of(root)
-    rows = load_images(root, samples, classes)
+    rows = load_images(samples, classes)
     assert len(rows) == len(ODD_NAMES) + 2
-    assert [row["image"]["path"] for row in rows] == [str(root / sample.path) for sample in samples]
+    assert [row["image"]["path"] for row in rows] == [sample.path for sample in samples]
     assert [classes[row["label"]] for row in rows] == [sample.label for sample in samples]
 
 
 def test_a_metadata_file_in_the_folder_changes_no_row(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=3, val=2)
-    before = load_images(root, *samples_of(root)).to_list()
+    before = load_images(*samples_of(root)).to_list()
     for folder in (root, root / "train", root / "train/red_checks"):
         (folder / "metadata.csv").write_text("file_name,label\nred_checks_00.jpg,7\n")
-    assert load_images(root, *samples_of(root)).to_list() == before
+    assert load_images(*samples_of(root)).to_list() == before
 
 
 def test_labels_follow_the_order_of_the_classes(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data)
-    rows = load_images(tiny_data, samples, classes[::-1])
+    rows = load_images(samples, classes[::-1])
     assert rows.features["label"].names == list(classes[::-1])
     assert [classes[::-1][code] for code in rows["label"]] == [sample.label for sample in samples]
 
 
 def test_a_relative_root_is_resolved_once(tiny_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tiny_data.parent)
-    rows = load_images(Path(tiny_data.name), *samples_of(tiny_data))
+    samples, _ = samples_of(Path(tiny_data.name))
     monkeypatch.chdir(tmp_path)
-    assert Path(rows[0]["image"]["path"]).is_file()
+    assert samples.source.read(samples[0].path) == (tiny_data / samples[0].path).read_bytes()
 
 
 def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +120,7 @@ def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     home = Path(datasets.config.HF_DATASETS_CACHE)
     before = sorted(home.rglob("*")) if home.exists() else []
-    rows = load_images(tiny_data, *samples_of(tiny_data))
+    rows = load_images(*samples_of(tiny_data))
     assert len(rows) == 36
     assert rows.cache_files == []
     assert list(tmp_path.iterdir()) == []
@@ -128,9 +130,9 @@ def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: p
 # ------------------------------------------------------------------------------------------------- views
 
 
-def views_of(root: Path, *, seed: int = 0) -> tuple[Views, list[Sample]]:
+def views_of(root: Path, *, seed: int = 0) -> tuple[Views, Samples]:
     samples, classes = samples_of(root)
-    return Views(load_images(root, samples, classes), samples, train_view(DATA, SPEC), seed=seed), samples
+    return Views(load_images(samples, classes), samples, train_view(DATA, SPEC), seed=seed), samples
 
 
 def test_a_view_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
@@ -168,7 +170,7 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
 ) -> None:
     root = image_folder(train=4, val=2)
     samples, classes = samples_of(root)
-    rows = load_images(root, samples, classes)
+    rows = load_images(samples, classes)
     (root / samples[0].path).unlink()
     loader = eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=num_workers)
     with pytest.raises(InputError) as caught:
@@ -213,7 +215,7 @@ def test_a_batch_has_the_rows_that_the_order_says(tiny_data: Path) -> None:
 
 def test_evaluation_sees_every_row_once_as_the_evaluation_view(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data, "val")
-    rows = load_images(tiny_data, samples, classes)
+    rows = load_images(samples, classes)
     batches = list(eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=0))
     assert [len(batch["label"]) for batch in batches] == [4, 4, 4, 3]
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(15))

@@ -1,12 +1,16 @@
 """Stratified, seeded, the same on every machine."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.data.splits import stratified_split
+from headstart.data.samples import Entry
+from headstart.data.splits import groups_of, stratified_split
+from headstart.errors import InputError
 
 strata_lists = st.lists(st.sampled_from("abcd"), min_size=1, max_size=80)
 fractions = st.floats(0.01, 0.99)
@@ -73,3 +77,100 @@ FROZEN = [2, 3, 9, 10]
 def test_a_share_that_leaves_one_side_empty_is_refused(val_fraction: float) -> None:
     with pytest.raises(ValueError, match=r"data\.val_fraction"):
         stratified_split(["1", "2"], ["a", "a"], val_fraction=val_fraction, seed=0)
+
+
+# ------------------------------------------------------------------------------------------------- groups, folds, growth
+
+
+@given(strata_lists, st.integers(0, 5), st.sampled_from([0.1, 0.25, 0.5]))
+def test_the_images_of_a_unit_stay_together(strata: list[str], seed: int, val_fraction: float) -> None:
+    units = [f"{stratum}{index // 3}" for index, stratum in enumerate(strata)]
+    split = stratified_split(units, strata, val_fraction=val_fraction, seed=seed)
+    assert all(len({s for s, u in zip(split, units, strict=True) if u == unit}) == 1 for unit in units)
+
+
+def test_a_group_with_several_classes_counts_as_one_of_most_of_them() -> None:
+    units = ["patient 1"] * 5 + ["patient 2"] * 5 + ["patient 3"] * 5 + ["patient 4"] * 5
+    strata = (["a"] * 4 + ["b"]) * 2 + (["b"] * 4 + ["a"]) * 2
+    split = stratified_split(units, strata, val_fraction=0.5, seed=0)
+    assert Counter(zip(split, strata, strict=True)) == {
+        ("train", "a"): 5,
+        ("val", "a"): 5,
+        ("train", "b"): 5,
+        ("val", "b"): 5,
+    }
+
+
+@given(strata_lists, st.integers(0, 5), st.booleans())
+def test_folds_measure_every_image_once_if_there_are_enough(strata: list[str], seed: int, stable: bool) -> None:
+    units = ids_of(strata)
+    splits = [
+        stratified_split(units, strata, val_fraction=0.2, seed=seed, folds=4, fold=fold, stable=stable)
+        for fold in range(4)
+    ]
+    held = Counter(index for split in splits for index, part in enumerate(split) if part == "val")
+    assert set(held.values()) <= {1}
+    sizes = Counter(strata)
+    if not stable:
+        for stratum, size in sizes.items():
+            counts = [sum(s == "val" and t == stratum for s, t in zip(split, strata, strict=True)) for split in splits]
+            assert max(counts) - min(counts) <= 1
+            assert sum(counts) == size or size == 1
+
+
+@given(strata_lists, st.integers(0, 5), st.integers(1, 30))
+def test_a_stable_split_moves_no_image_when_others_come(strata: list[str], seed: int, more: int) -> None:
+    strata = [*strata, *["a", "b"] * 20]
+    units = ids_of(strata)
+    before = stratified_split(units, strata, val_fraction=0.3, seed=seed, stable=True)
+    more_units = [f"new {number}" for number in range(more)]
+    after = stratified_split([*more_units, *units], ["a"] * more + strata, val_fraction=0.3, seed=seed, stable=True)
+    # a class without any image below the threshold lends its first one; such a class can give it back
+    thin = {s for s in strata if sum(t == s for t in strata) < 20}
+    assert [x for x, s in zip(before, strata, strict=True) if s not in thin] == [
+        x for x, s in zip(after[more:], strata, strict=True) if s not in thin
+    ]
+
+
+def test_the_share_of_a_stable_split_is_that_on_average() -> None:
+    strata = ["a"] * 4000
+    split = stratified_split(ids_of(strata), strata, val_fraction=0.2, seed=0, stable=True)
+    assert abs(split.count("val") / 4000 - 0.2) < 0.02
+
+
+PATHS = ["a/patient1_x.jpg", "a/patient1_y.jpg", "b/patient2_x.jpg", "b/other.jpg"]
+
+
+def entries(paths: list[str]) -> list[Entry]:
+    return [Entry(path, path.split("/")[0], group="own") for path in paths]
+
+
+def test_groups_are_the_sources_own_a_pattern_or_a_file(tmp_path: Path) -> None:
+    assert groups_of(entries(PATHS), "") == ["own"] * 4
+    assert groups_of(entries(PATHS), "(patient[0-9]+)") == ["group patient1", "group patient1", "group patient2", ""]
+    (tmp_path / "groups.csv").write_text("path,group\na/patient1_x.jpg,7\nb/other.jpg,7\n")
+    assert groups_of(entries(PATHS), str(tmp_path / "groups.csv")) == ["group 7", "", "", "group 7"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ("patient", "has 0 groups in parentheses"),
+        ("(a)(b)", "has 2 groups in parentheses"),
+        ("(", "is no regular expression"),
+        ("(nobody)", "matches no image, the first one is a/patient1_x.jpg"),
+        ("nowhere.csv", "No such file"),
+    ],
+)
+def test_groups_that_cannot_be_had_are_refused(groups: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        groups_of(entries(PATHS), groups)
+
+
+def test_a_file_of_groups_needs_its_two_columns(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("image,patient\n")
+    with pytest.raises(InputError, match="it needs path and group"):
+        groups_of(entries(PATHS), str(tmp_path / "groups.csv"))
+    (tmp_path / "groups.csv").write_text("path,group\nc.jpg,1\n")
+    with pytest.raises(InputError, match="names none of the images"):
+        groups_of(entries(PATHS), str(tmp_path / "groups.csv"))

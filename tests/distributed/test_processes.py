@@ -80,10 +80,12 @@ def test_two_processes_train_on_the_same_samples_and_measure_the_same_counts(tin
 
     shares = [json.loads((tmp_path / f"seen-{rank}.json").read_text())[:5] for rank in (0, 1)]
     assert all(len(share) == 4 for rank in shares for share in rank[:5])
+    from headstart.config import DataConfig
+    from headstart.data.folders import ClassFolders
     from headstart.data.manifest import build_manifest
     from headstart.data.sampling import StepSampler, keys_of
 
-    samples = build_manifest(tiny_data, val_fraction=0.2, seed=0, on_bad_file="refuse").of("train")
+    samples = build_manifest(ClassFolders(str(tiny_data)), DataConfig(), seed=0).of("train")
     expected = list(StepSampler(keys_of([s.id for s in samples]), batch_size=8, num_steps=5, seed=0))
     together = [left + right for left, right in zip(*shares, strict=True)]
     assert together == [[index for index, _ in step] for step in expected]

@@ -1,0 +1,102 @@
+"""Decoded images in memory that processes share: whoever decodes one first keeps it for all."""
+
+import mmap
+import multiprocessing
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart.files import cache_folder
+
+MOST_IMAGES = 2**20
+LOCK_S = 1.0  # a process that was killed with the lock in its hand must not stop the others
+_ABSENT, _BEGUN, _READY = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that may be kept; on_disk: in a file without a name, mapped into memory and gone with the run."""
+
+    num_bytes: int = 0
+    on_disk: bool = False
+
+
+NO_ROOM = Room()
+
+
+class Pixels:
+    """uint8 (3, H, W) tensors by name. Forked processes share them; a pickled copy begins with nothing, in as much room."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._slots: dict[str, int] = {}
+        if room.num_bytes:
+            most = min(
+                MOST_IMAGES, room.num_bytes // 16384 + 4096
+            )  # what knows an image must not outweigh small images
+            self._lock: Any = multiprocessing.Lock()
+            self._bytes = np.frombuffer(_map(room), dtype=np.uint8)
+            facts = np.frombuffer(mmap.mmap(-1, 32 * (most + 1)), dtype=np.int64).reshape(most + 1, 4)
+            self._end, self._facts = (
+                facts[0],
+                facts[1:],
+            )  # bytes given away; of each image: state, offset, height, width
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Make it possible to keep these later, in whatever process. To be called before others are forked."""
+        for name in names:
+            self._slot(name)
+
+    def get(self, name: str) -> torch.Tensor | None:
+        slot = self._slots.get(name)
+        if slot is None or self._facts[slot, 0] != _READY:
+            return None
+        return self._view(slot)
+
+    def put(self, name: str, pixels: torch.Tensor) -> None:
+        """Keep an image if there is room. Threads and processes may do so at once."""
+        slot = self._slot(name)
+        if slot is None or not self._reserve(slot, pixels):
+            return
+        self._view(slot).copy_(pixels)
+        self._facts[slot, 0] = _READY
+
+    def _slot(self, name: str) -> int | None:
+        if not self._room.num_bytes or (name not in self._slots and len(self._slots) == len(self._facts)):
+            return None
+        return self._slots.setdefault(name, len(self._slots))
+
+    def _reserve(self, slot: int, pixels: torch.Tensor) -> bool:
+        if not self._lock.acquire(timeout=LOCK_S):
+            return False
+        try:
+            offset = int(self._end[0])
+            if self._facts[slot, 0] != _ABSENT or offset + pixels.nbytes > self._room.num_bytes:
+                return False
+            self._facts[slot] = _BEGUN, offset, *pixels.shape[1:]
+            self._end[0] = offset + -(-pixels.nbytes // 64) * 64
+            return True
+        finally:
+            self._lock.release()
+
+    def _view(self, slot: int) -> torch.Tensor:
+        _, offset, height, width = (int(fact) for fact in self._facts[slot])
+        flat = self._bytes[offset : offset + 3 * height * width]
+        return torch.from_numpy(flat.reshape(height, width, 3)).permute(2, 0, 1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pixels, (self._room,)
+
+
+def _map(room: Room) -> mmap.mmap:
+    if not room.on_disk:
+        return mmap.mmap(-1, room.num_bytes)
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(room.num_bytes)
+        return mmap.mmap(file.fileno(), room.num_bytes)
