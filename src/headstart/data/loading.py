@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
@@ -50,7 +51,7 @@ def load_images(root: Path, samples: Sequence[Sample], classes: Sequence[str]) -
 
 
 class Views(Dataset[dict[str, Any]]):
-    """Item (index, epoch) -> the sample's view in that epoch. Raises OwnInputError if the file became unreadable."""
+    """Item (index, epoch) -> the sample's view in that epoch (or, of balanced classes, when it was drawn so often before). Raises OwnInputError if the file became unreadable."""
 
     def __init__(self, rows: datasets.Dataset, samples: Sequence[Sample], view: View, *, seed: int) -> None:
         self.rows = rows
@@ -96,8 +97,11 @@ def train_loader(
     start_step: int,
     seed: int,
     num_workers: int,
+    labels: np.ndarray | None = None,
 ) -> DataLoader[Any]:
-    """All batches of the run in one pass, so that workers start once and read ahead during validation."""
+    """All batches of the run in one pass, so that workers start once and read ahead during validation.
+
+    labels: (n,) int, the class of each sample if the classes are to be balanced."""
     views = Views(rows, samples, view, seed=seed)
     sampler = StepSampler(
         views.keys,
@@ -106,6 +110,7 @@ def train_loader(
         seed=seed,
         start_step=start_step,
         accumulation=accumulation,
+        labels=labels,
     )
     return _loader(views, sampler, num_workers=num_workers)
 
