@@ -46,7 +46,7 @@ def test_cores_that_are_shared_are_named() -> None:
 
 def bench(root, capsys) -> str:
     with pytest.raises(SystemExit) as end:
-        cli.main(["bench", "data", "--data", str(root), "--image_size", "32", "--batch_size", "8", "--threads", "1",
+        cli.main(["bench", "data", "--data", str(root), "--image_size", "32", "--batch_size", "4", "--threads", "1",
                   "--mixed_precision", "no", "--rounds", "1", "--steps", "3"])  # fmt: skip
     captured = capsys.readouterr()
     assert end.value.code == 0, captured.err
@@ -62,7 +62,7 @@ def test_an_input_slowed_down_is_found_out(tiny_data, capsys, monkeypatch) -> No
     original = loading.Views.__getitem__
 
     def slowly(self, item):
-        time.sleep(0.1)
+        time.sleep(0.02)
         return original(self, item)
 
     monkeypatch.setattr(loading.Views, "__getitem__", slowly)
