@@ -47,6 +47,7 @@ OUT_OF_RANGE = [
     (OptimConfig, "label_smoothing", 1.0),
     (OptimConfig, "label_smoothing", -0.1),
     (OptimConfig, "clip_norm", 0.0),
+    (OptimConfig, "logit_adjustment", -1.0),
     (ProbeConfig, "views", -1),
     (ProbeConfig, "l2", 0.0),
     (ProbeConfig, "folds", 1),

@@ -99,6 +99,8 @@ RULES = {
     "headstart.evaluate": {"headstart.training", "headstart.checkpoint", "headstart.cli"},
     "headstart.training": {"headstart.predict", "headstart.cli"},
     "headstart.model": {"headstart.data", "headstart.training", "headstart.strategy", "headstart.config"},
+    "headstart.loss": {"headstart.data", "headstart.training", "headstart.probe_run"},
+    "headstart.bench_data": {"headstart.cli", "headstart.predict"},
     "headstart.schedule": {"headstart.config", "headstart.training"},
     "headstart.probe_run": {"headstart.training", "headstart.cli"},
     "headstart.features": {"headstart.extract", "headstart.probe_run", "headstart.data", "headstart.model"},

@@ -437,7 +437,7 @@ def test_every_key_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]) 
 
 COMMANDS = (
     ["train"], ["evaluate"], ["predict"], ["probe"], ["data"], ["data", "demo"], ["data", "bank"], ["bench", "features"],
-    ["doctor"], ["doctor", "parity"],
+    ["bench", "data"], ["doctor"], ["doctor", "parity"],
 )  # fmt: skip
 
 

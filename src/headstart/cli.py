@@ -5,9 +5,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from headstart import prepare_environment
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
+
+if TYPE_CHECKING:
+    import argparse
 
 HELP = """\
 headstart: from a folder of images to a trained, measured, saved ResNet-18
@@ -19,6 +23,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart data demo DIR                                lay out the demo data: 2,624 solar cells
   headstart data bank                                    list the feature bank, or delete from it
   headstart bench features --data DIR                    how fast features are extracted here
+  headstart bench data --data DIR                        what holds training up here, and the settings to choose
   headstart doctor                                       what this machine offers, and what is in the way
   headstart doctor parity --config C --data.root DIR     your own run, many ways: does it stay the same run?
 
@@ -212,18 +217,49 @@ def _bank(location: str | None, *, prune_name: str | None, unused_days: float | 
 
 def _bench(argv: list[str]) -> None:
     parser = _parser("bench", "How fast this machine is.")
-    what = parser.add_subparsers(dest="what", required=True, metavar="features")
+    what = parser.add_subparsers(dest="what", required=True, metavar="features | data")
     features = what.add_parser("features", help="extraction beside the same trunk on images already in memory")
     features.add_argument("--data", required=True, help="image folder")
     features.add_argument("--weights", default="bundled", help="as --model.weights of train (default: bundled)")
     features.add_argument(
         "--mixed_precision", choices=["no", "bf16", "fp16", "auto"], default="auto", help="default: auto"
     )
-    features.add_argument("--rounds", type=int, default=3, help="default: 3")
+    data = what.add_parser(
+        "data", help="the stages of the input, and the real run beside the step on tensors in memory"
+    )
+    data.add_argument("--data", required=True, help="image folder")
+    data.add_argument("--weights", default="bundled", help="as --model.weights of train (default: bundled)")
+    data.add_argument("--image_size", type=int, default=224, help="px (default: 224)")
+    data.add_argument("--batch_size", type=int, default=32, help="default: 32")
+    data.add_argument("--mixed_precision", choices=["no", "bf16", "fp16", "auto"], default="auto", help="default: auto")
+    data.add_argument("--threads", type=int, help="of torch; default: the usable cores")
+    data.add_argument("--steps", type=int, default=8, help="of each measurement (default: 8)")
+    for command in (features, data):
+        command.add_argument("--rounds", type=int, default=3, help="default: 3")
     args = parser.parse_args(argv)
+    for name in ("rounds", "steps"):
+        if getattr(args, name, 1) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    if args.what == "data":
+        _bench_data(args)
+        return
     from headstart.bench import bench_features
 
     bench_features(args.data, weights_source=args.weights, precision=args.mixed_precision, rounds=args.rounds)
+
+
+def _bench_data(args: "argparse.Namespace") -> None:
+    from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+
+    config = RunConfig(
+        data=DataConfig(root=args.data, image_size=args.image_size),
+        model=ModelConfig(weights=args.weights),
+        train=TrainConfig(batch_size=args.batch_size, checkpoint_minutes=0),
+        runtime=RuntimeConfig(mixed_precision=args.mixed_precision, threads=args.threads),
+    )
+    from headstart.bench_data import bench_data
+
+    bench_data(config, rounds=args.rounds, steps=args.steps)
 
 
 def _doctor(argv: list[str]) -> None:

@@ -62,6 +62,9 @@ class DataConfig:
     """Training views: mirror half of them left to right."""
     vflip: bool = False
     """Training views: mirror half of them upside down (images with no up, such as cells or aerial views)."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """natural: each training image once per epoch. balanced: as many images per epoch, the same number of each class; those of
+    rare classes come several times, in different views (docs/imbalance.md; for an exact head the same as optim.class_weights)."""
     shuffle_images: int = 10_000
     """Parquet shards: images that are shuffled together, so that a row group need not be read for every image."""
     cache: Literal["auto", "disk", "off"] = "auto"
@@ -142,8 +145,6 @@ class ProbeConfig:
     """Of the cross-validation; stratified."""
     one_standard_error: bool = False
     """Take the strongest l2 that is not worse than the best by more than a standard error, instead of the best."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced: each class counts the same in the loss, however many images it has."""
     steps: int = 1000
     """Of full_batch."""
 
@@ -181,6 +182,11 @@ class OptimConfig:
     """Of the step schedule."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes. The reported losses of evaluation have none."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: each class counts the same in the loss, however many images it has. For every strategy and solver."""
+    logit_adjustment: float = 0.0
+    """Times log(share of the class in training), added to the logits in training only (Menon et al. 2021), so that rare classes
+    are not predicted rarely: 1 aims at the mean recall of the classes. 0: off. For every strategy and solver."""
     clip_norm: float | None = None
     """Largest norm of the gradient; longer ones are scaled down. null: no clipping."""
 
@@ -200,6 +206,10 @@ class OptimConfig:
         _require(
             0 <= self.label_smoothing < 1,
             f"optim.label_smoothing is {self.label_smoothing}; it must be in [0, 1)",
+        )
+        _require(
+            self.logit_adjustment >= 0,
+            f"optim.logit_adjustment is {self.logit_adjustment}; it must not be negative, for example 1",
         )
         _require(
             self.clip_norm is None or self.clip_norm > 0,
@@ -296,6 +306,16 @@ class RunConfig:
         _require(
             self.strategy.features == "bank" or self.strategy.name != "probe_then_tune",
             "strategy.features recompute does not go with strategy.name probe_then_tune; leave it at bank",
+        )
+        balancing = {
+            "data.sampling balanced": self.data.sampling == "balanced",
+            "optim.class_weights balanced": self.optim.class_weights == "balanced",
+            f"optim.logit_adjustment {self.optim.logit_adjustment}": self.optim.logit_adjustment > 0,
+        }
+        asked = [name for name, wanted in balancing.items() if wanted]
+        _require(
+            len(asked) < 2,
+            f"{' and '.join(asked)} each make up for rare classes, and together they overdo it; choose one",
         )
         first = self.train.first_image_size
         _require(

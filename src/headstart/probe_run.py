@@ -33,6 +33,7 @@ from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
+from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess
 from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
@@ -212,27 +213,40 @@ def bank_features(
 
 def solve(config: RunConfig, manifest: Manifest, features: BankFeatures) -> Solved:
     """The head by the configured solver. One process."""
-    weights = np.ones(len(features.train_labels))
     num_classes = len(manifest.classes)
-    if config.probe.class_weights == "balanced":
-        weights = probe.class_weights(features.train_labels, num_classes=num_classes)
+    if config.data.sampling == "balanced" and config.probe.solver != "sgd":
+        # nothing is drawn where all rows count at once; the loss that balanced draws have on average is the weighted one
+        config = replace(
+            config,
+            data=replace(config.data, sampling="natural"),
+            optim=replace(config.optim, class_weights="balanced"),
+        )
     match config.probe.solver:
         case "lbfgs":
-            return _solve_exactly(config, num_classes, features, weights)
+            return _solve_exactly(config, num_classes, features)
         case "sgd":
-            return _solve_by_epochs(config, manifest, features, weights)
+            return _solve_by_epochs(config, manifest, features)
         case "full_batch":
-            return _solve_by_full_batches(config, num_classes, features, weights)
+            return _solve_by_full_batches(config, num_classes, features)
 
 
-def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures, weights: np.ndarray) -> Solved:
+def _facts(config: RunConfig) -> dict[str, Any]:
+    """What the summary says of every solver."""
+    return {
+        "solver": config.probe.solver,
+        "views": config.probe.views,
+        "class_weights": config.optim.class_weights,
+        "logit_adjustment": config.optim.logit_adjustment,
+    }
+
+
+def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) -> Solved:
     started = time.perf_counter()
     views = len(features.plain) // int(features.plain.sum())
-    facts: dict[str, Any] = {
-        "solver": "lbfgs",
-        "views": config.probe.views,
-        "class_weights": config.probe.class_weights,
-    }
+    weights = np.ones(len(features.train_labels))
+    if config.optim.class_weights == "balanced":
+        weights = probe.class_weights(features.train_labels, num_classes=num_classes)
+    facts = _facts(config)
     lines: list[dict[str, Any]] = []
     l2 = config.probe.l2
     if l2 is None:
@@ -244,6 +258,12 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures, 
         facts |= {"l2_chosen_by": f"{chosen.folds}-fold cross-validation"}
     # every view of an image counts, all of them together as one image: so l2 means the same for any number of views
     found = probe.fit(features.train, features.train_labels, num_classes=num_classes, l2=l2 * views, weights=weights)
+    head = found.head
+    if config.optim.logit_adjustment:
+        # the intercept is free, so the optimum of the loss with offsets is that without them, less the offsets; the losses
+        # of the cross-validation are the same too
+        offsets = logit_offsets(config.optim, features.train_labels, num_classes=num_classes)
+        head = replace(head, bias=head.bias - offsets)
     facts |= {
         "l2": l2,
         "objective": found.objective,
@@ -252,7 +272,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures, 
         "converged": found.converged,
         "fit_s": time.perf_counter() - started,
     }
-    return _with_epoch_line(Solved(_as_stored(found.head), facts, lines), features, step=found.iterations)
+    return _with_epoch_line(Solved(_as_stored(head), facts, lines), features, step=found.iterations)
 
 
 def _choose_l2(
@@ -282,7 +302,7 @@ def _choose_l2(
     )
 
 
-def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatures, weights: np.ndarray) -> Solved:
+def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatures) -> Solved:
     """The tutorials' minibatches on stored features: sample order, schedule and optimizer are those of the loop."""
     started = time.perf_counter()
     samples, train, optim = manifest.of("train"), config.train, config.optim
@@ -297,9 +317,13 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
     optimizer = _optimizer(head, optim)
     peak = [group["lr"] for group in optimizer.param_groups]
     rows, labels = torch.from_numpy(features.train[:]), torch.from_numpy(features.train_labels)
-    row_weights = torch.from_numpy(weights).float()
+    loss_of = _loss_of(config, features, num_classes=len(manifest.classes))
     sampler = StepSampler(
-        keys_of(samples.column("id")), batch_size=train.batch_size, num_steps=ends[-1], seed=config.seed
+        keys_of(samples.column("id")),
+        batch_size=train.batch_size,
+        num_steps=ends[-1],
+        seed=config.seed,
+        labels=features.train_labels[features.plain] if config.data.sampling == "balanced" else None,
     )
     lines: list[dict[str, Any]] = []
     best: tuple[tuple[int, float], int, probe.Head] | None = None
@@ -317,11 +341,9 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
             group["lr"] = rate * factor
         index = torch.tensor([sample * views + _view_in(epoch, config.probe.views) for sample, epoch in batch])
         logits = head(rows[index])
-        losses = torch.nn.functional.cross_entropy(
-            logits, labels[index], reduction="none", label_smoothing=optim.label_smoothing
-        )
+        losses = loss_of.of_each(logits, labels[index])
         optimizer.zero_grad()
-        (losses * row_weights[index]).mean().backward()  # type: ignore[no-untyped-call]
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         if optim.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(head.parameters(), optim.clip_norm)
         optimizer.step()
@@ -341,8 +363,8 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
             if best is None or (correct, -loss) > best[0]:
                 best = (correct, -loss), epoch, now
     assert best is not None
-    facts = {"solver": "sgd", "views": config.probe.views, "class_weights": config.probe.class_weights}
-    facts |= {"steps": ends[-1], "fit_s": time.perf_counter() - started}
+    facts = _facts(config) | {"sampling": config.data.sampling, "steps": ends[-1]}
+    facts |= {"fit_s": time.perf_counter() - started}
     return Solved(best[2], facts, lines, best_epoch=best[1], epochs=train.epochs, chosen_on_val=True)
 
 
@@ -351,23 +373,27 @@ def _view_in(epoch: int, num_views: int) -> int:
     return 1 + epoch % num_views if num_views else 0
 
 
-def _solve_by_full_batches(config: RunConfig, num_classes: int, features: BankFeatures, weights: np.ndarray) -> Solved:
+def _solve_by_full_batches(config: RunConfig, num_classes: int, features: BankFeatures) -> Solved:
     """Gradient steps on all rows at once; the last head is taken, so the validation images choose nothing."""
     started = time.perf_counter()
     head = _fresh_head(config, num_classes=num_classes)
     optimizer = _optimizer(head, config.optim)
     rows, labels = torch.from_numpy(features.train[:]), torch.from_numpy(features.train_labels)
-    row_weights = torch.from_numpy(weights).float()
+    loss_of = _loss_of(config, features, num_classes=num_classes)
     lines: list[dict[str, Any]] = []
     for step in range(1, config.probe.steps + 1):
-        losses = torch.nn.functional.cross_entropy(head(rows), labels, reduction="none")
+        losses = loss_of.of_each(head(rows), labels)
         optimizer.zero_grad()
-        (losses * row_weights).mean().backward()  # type: ignore[no-untyped-call]
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         lines.append({"step": step, "loss": float(losses.detach().mean()), "lr": {"head": config.optim.lr}})
-    facts = {"solver": "full_batch", "views": config.probe.views, "class_weights": config.probe.class_weights}
-    facts |= {"steps": config.probe.steps, "fit_s": time.perf_counter() - started}
+    facts = _facts(config) | {"steps": config.probe.steps}
+    facts |= {"fit_s": time.perf_counter() - started}
     return _with_epoch_line(Solved(_head_of(head), facts, lines), features, step=config.probe.steps)
+
+
+def _loss_of(config: RunConfig, features: BankFeatures, *, num_classes: int) -> TrainingLoss:
+    return TrainingLoss.of(config.optim, features.train_labels, num_classes=num_classes, device=torch.device("cpu"))
 
 
 def _fresh_head(config: RunConfig, *, num_classes: int) -> torch.nn.Linear:
@@ -559,7 +585,7 @@ def _unused(config: RunConfig) -> list[str]:
         idle |= {"data.min_crop_scale", "data.hflip", "data.vflip"}
     now, default = asdict(config), asdict(RunConfig())
     idle |= {f"{section}.{key}" for section in ("optim", "train") for key in now[section]}
-    idle -= {"train.resume", "train.eval_batch_size"}
+    idle -= {"train.resume", "train.eval_batch_size", "optim.class_weights", "optim.logit_adjustment"}
     parts = [key.split(".") for key in sorted(idle)]
     return [f"{section}.{key}" for section, key in parts if now[section][key] != default[section][key]]
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
@@ -26,11 +27,12 @@ from headstart.config import OptimConfig, RunConfig, check_divisible
 from headstart.data.loading import eval_loader, load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
-from headstart.data.sampling import epoch_ends
+from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, round_up
 from headstart.extract import views_of
+from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
 from headstart.position import Position, check_same_run, save_position, stopped
@@ -136,6 +138,8 @@ def run(config: RunConfig) -> Path:
     # batches
     train_rows = load_images(train_samples, manifest.classes)
     val_rows = load_images(val_samples, manifest.classes)
+    train_labels = train_samples.codes(manifest.classes)
+    balanced = train_labels if config.data.sampling == "balanced" else None
     num_workers = config.data.num_workers or 0
     batches = train_loader(
         train_rows,
@@ -147,6 +151,8 @@ def run(config: RunConfig) -> Path:
         start_step=state.step,
         seed=config.seed,
         num_workers=num_workers,
+        labels=balanced,
+        blocks=Blocks.of(train_samples.column("block"), size=config.data.shuffle_images),
     )
     val_batches = eval_loader(
         val_rows,
@@ -178,7 +184,7 @@ def run(config: RunConfig) -> Path:
             folder.model_file.unlink(missing_ok=True)
             folder.write_text("config.yaml", to_yaml(config))
             folder.write_table("manifest.parquet", manifest.table())
-            _draw_views(folder, manifest, batches.dataset)
+            _draw_views(folder, manifest, batches.dataset, balanced)
         else:
             assert resume_from is not None
             folder.forget_metrics_after(state.step)
@@ -223,6 +229,9 @@ def run(config: RunConfig) -> Path:
             optimizer,
             scheduler,
             batches,
+            loss_of=TrainingLoss.of(
+                config.optim, train_labels, num_classes=len(manifest.classes), device=accelerator.device
+            ),
             config=config,
             spec=spec,
             ends=ends,
@@ -281,6 +290,7 @@ def fit(
     scheduler: Any,
     batches: Any,
     *,
+    loss_of: TrainingLoss,
     config: RunConfig,
     spec: Preprocess,
     ends: list[int],
@@ -329,7 +339,7 @@ def fit(
                         pixels, state.step, total_steps=ends[-1], first_image_size=config.train.first_image_size
                     )
                 logits = model(pixels)
-                loss = F.cross_entropy(logits, batch["label"], label_smoothing=config.optim.label_smoothing)
+                loss = loss_of(logits, batch["label"])
                 accelerator.backward(loss)
                 if config.optim.clip_norm is not None and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
@@ -572,13 +582,12 @@ def _float64_device(accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
 
 
-def _draw_views(folder: RunFolder, manifest: Manifest, views: Any) -> None:
+def _draw_views(folder: RunFolder, manifest: Manifest, views: Any, balanced: np.ndarray | None) -> None:
     """The first training images of the first epoch, as the network will see them."""
-    from headstart.data.sampling import epoch_order
     from headstart.pictures import image_grid
 
-    first = epoch_order(views.keys, seed=views.seed, epoch=0)[:12]
-    items = [views[(int(index), 0)] for index in first]
+    order, drawn = epoch_draws(views.keys, seed=views.seed, epoch=0, labels=balanced)
+    items = [views[(int(index), int(before))] for index, before in zip(order[:12], drawn[:12], strict=True)]
     image_grid(
         folder.path / "train_views.png",
         [item["pixels"] for item in items],

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.data.sampling import EvalSampler, StepSampler, epoch_ends, epoch_order, keys_of, view_seeds
+from headstart.data.sampling import (
+    Blocks,
+    EvalSampler,
+    StepSampler,
+    epoch_draws,
+    epoch_ends,
+    epoch_order,
+    keys_of,
+    view_seeds,
+)
 
 id_sets = st.sets(st.text("0123456789abcdef", min_size=4, max_size=16), min_size=1, max_size=60).map(sorted)
 seeds = st.integers(0, 2**63 - 1)
@@ -21,7 +31,7 @@ def ids(count: int) -> list[str]:
     return [f"{number:016x}" for number in range(count)]
 
 
-def sampler(num_samples: int, **changes: int) -> StepSampler:
+def sampler(num_samples: int, **changes: Any) -> StepSampler:
     settings = {"batch_size": 12, "num_steps": 5, "seed": 3} | changes
     return StepSampler(keys_of(ids(num_samples)), **settings)
 
@@ -178,8 +188,12 @@ def test_a_sampler_can_be_run_through_twice() -> None:
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 @pytest.mark.parametrize("num_samples", [12, 22, 24, 31])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_processes_share_each_step_out_without_overlap(num_processes: int, num_samples: int, accumulation: int) -> None:
-    settings = {"num_steps": 7, "accumulation": accumulation}
+@pytest.mark.parametrize("balanced", [False, True])
+def test_processes_share_each_step_out_without_overlap(
+    num_processes: int, num_samples: int, accumulation: int, balanced: bool
+) -> None:
+    labels = np.arange(num_samples) % 10 == 0 if balanced else None
+    settings = {"num_steps": 7, "accumulation": accumulation, "labels": labels}
     whole = list(sampler(num_samples, **settings))
     shards = [
         list(
@@ -198,6 +212,68 @@ def test_processes_share_each_step_out_without_overlap(num_processes: int, num_s
         parts = [shard[step] for shard in shards]
         assert {len(part) for part in parts} == {12 // accumulation // num_processes}
         assert list(chain(*parts)) == batch
+
+
+# ------------------------------------------------------------------------------------------------- balanced classes
+
+label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
+
+
+def draws(labels: np.ndarray, *, seed: int = 0, epochs: int = 4) -> list[list[tuple[int, int]]]:
+    """(sample, how often it was drawn before) of each epoch."""
+    keys = keys_of(ids(len(labels)))
+    found = [epoch_draws(keys, seed=seed, epoch=epoch, labels=labels) for epoch in range(epochs)]
+    return [list(zip(index.tolist(), drawn.tolist(), strict=True)) for index, drawn in found]
+
+
+@given(labels=label_lists, seed=seeds)
+def test_an_epoch_has_as_many_samples_and_each_class_the_same_share(labels: np.ndarray, seed: int) -> None:
+    share = len(labels) / len(np.unique(labels))
+    for epoch in draws(labels, seed=seed):
+        assert len(epoch) == len(labels)
+        counts = Counter(labels[index] for index, _ in epoch)
+        assert all(abs(counts[label] - share) < 1 for label in np.unique(labels))
+
+
+@given(labels=label_lists, seed=seeds)
+def test_a_sample_comes_again_only_after_all_others_of_its_class(labels: np.ndarray, seed: int) -> None:
+    seen: Counter[int] = Counter()
+    for epoch in draws(labels, seed=seed):
+        before = seen.copy()
+        seen.update(index for index, _ in epoch)
+        for index in range(len(labels)):  # its draws are numbered, and no number comes twice
+            numbers = sorted(drawn for i, drawn in epoch if i == index)
+            assert numbers == list(range(before[index], seen[index]))
+        for label in np.unique(labels):
+            times = [seen[i] for i in np.flatnonzero(labels == label)]
+            assert max(times) - min(times) <= 1
+
+
+def test_the_draws_of_one_image_have_views_of_their_own_and_lie_apart() -> None:
+    labels = np.array([0] * 95 + [1] * 5)
+    keys = keys_of(ids(100))
+    (epoch,) = draws(labels, epochs=1)
+    rare = [(index, drawn) for index, drawn in epoch if labels[index] == 1]
+    assert len(rare) == 50
+    views = {int(view_seeds(keys[index : index + 1], seed=0, epoch=drawn)[0]) for index, drawn in rare}
+    assert len(views) == 50
+    neighbours = sum(epoch[i][0] == epoch[i + 1][0] for i in range(99))
+    assert neighbours < 15  # 5 in 100 are expected; were the draws of an image side by side, it would be 45
+
+
+def test_classes_are_mixed_within_an_epoch() -> None:
+    labels = np.array([0] * 900 + [1] * 100)
+    (epoch,) = draws(labels, epochs=1)
+    batches = np.array([labels[index] for index, _ in epoch]).reshape(20, 50).sum(axis=1)
+    assert 10 < batches.min() <= batches.max() < 40
+
+
+def test_balanced_steps_are_pieces_of_one_stream_and_start_anywhere() -> None:
+    labels = np.array([0] * 20 + [1] * 9 + [2] * 2)
+    whole = list(sampler(31, labels=labels, num_steps=10))
+    stream = list(chain.from_iterable(draws(labels, seed=3)))
+    assert list(chain.from_iterable(whole)) == stream[: 10 * 12]
+    assert list(sampler(31, labels=labels, num_steps=10, start_step=4)) == whole[4:]
 
 
 # ------------------------------------------------------------------------------------------------- evaluation
@@ -228,3 +304,32 @@ def test_processes_evaluate_every_sample_in_equally_many_batches(num_processes: 
     ]
     assert len({tuple(len(batch) for batch in shard) for shard in shards}) == 1
     assert {index for shard in shards for batch in shard for index, _ in batch} == set(range(num_samples))
+
+
+# ------------------------------------------------------------------------------------------------- blocks
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=2, max_size=12), size=st.integers(1, 40), epoch=st.integers(0, 3))
+def test_blocks_are_shuffled_window_by_window(sizes: list[int], size: int, epoch: int) -> None:
+    names = [f"block {number}" for number, count in enumerate(sizes) for _ in range(count)]
+    keys = keys_of([str(i) for i in range(len(names))])
+    blocks = Blocks.of(names, size=size)
+    order, drawn = epoch_draws(keys, seed=1, epoch=epoch, blocks=blocks)
+    assert sorted(order) == list(range(len(names)))
+    assert set(drawn) == {epoch}
+    if blocks is None:
+        assert len(names) <= size
+        assert order.tolist() == epoch_order(keys, seed=1, epoch=epoch).tolist()
+        return
+    seen = [names[i] for i in order]
+    # a block is never in two windows: from its first to its last sample there are no more than a window holds
+    for name in set(names):
+        places = [place for place, other in enumerate(seen) if other == name]
+        assert places[-1] - places[0] < size + max(sizes)
+
+
+def test_blocks_come_in_another_order_every_epoch() -> None:
+    names = [f"block {i // 10}" for i in range(200)]
+    keys, blocks = keys_of([str(i) for i in range(200)]), Blocks.of(names, size=20)
+    firsts = {names[epoch_draws(keys, seed=0, epoch=epoch, blocks=blocks)[0][0]] for epoch in range(12)}
+    assert len(firsts) > 4

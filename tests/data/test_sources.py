@@ -3,7 +3,11 @@
 import csv
 import io
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -13,13 +17,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import small
+from runs import small, stopped_at
 
 from headstart.config import DataConfig
 from headstart.data.manifest import build_eval_manifest, build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.source import open_source
 from headstart.errors import InputError
+from headstart.parsing import to_yaml
 from headstart.start import run
 
 CLASSES = ("blue_waves", "green_stripes", "red_checks")
@@ -43,11 +48,12 @@ def as_zip_of_the_folder(root: Path, out: Path) -> str:
 
 
 def as_csv(root: Path, out: Path) -> str:
-    with (root / "images.csv").open("w", newline="") as file:
+    """Paths relative to the table."""
+    with (out / "images.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["path", "label", "split"])
         writer.writeheader()
-        writer.writerows(rows_of(root))
-    return str(root / "images.csv")
+        writer.writerows(row | {"path": os.path.relpath(root / row["path"], out)} for row in rows_of(root))
+    return str(out / "images.csv")
 
 
 def as_jsonl(root: Path, out: Path) -> str:
@@ -212,13 +218,14 @@ def test_a_table_without_the_columns_lists_those_it_has(tmp_path: Path) -> None:
     )
 
 
-def test_rows_that_cannot_be_used_are_listed(tiny_data: Path) -> None:
+def test_rows_that_cannot_be_used_are_listed(tiny_data: Path, tmp_path: Path) -> None:
     rows = rows_of(tiny_data)
     lines = [f"{row['path']},{row['label']},{row['split']}" for row in rows]
     lines[0] = f"{rows[0]['path']},,train"
     lines += [f",{CLASSES[0]},train", lines[5], "x.jpg,red_checks,test", "y.jpg,red_checks,test"]
-    (tiny_data / "a.csv").write_text("file,class,split\n" + "".join(f"{line}\n" for line in lines))
-    found = scan(tiny_data / "a.csv")
+    root = shutil.copytree(tiny_data, tmp_path / "images")
+    (root / "a.csv").write_text("file,class,split\n" + "".join(f"{line}\n" for line in lines))
+    found = scan(root / "a.csv")
     assert len(found.samples) == 50
     assert {(s.path, s.reason) for s in found.skipped} == {
         (rows[0]["path"], "no class in row 1"),
@@ -233,9 +240,10 @@ def test_one_image_with_two_classes_is_refused(tmp_path: Path) -> None:
     assert "lists a.jpg as 'ant' and, in row 2, as 'bee'" in refusal(tmp_path / "a.csv")
 
 
-def test_a_listed_file_that_is_not_there_is_unreadable_by_name(tiny_data: Path) -> None:
-    name = as_csv(tiny_data, tiny_data)
-    (tiny_data / "train/red_checks/red_checks_00.jpg").unlink()
+def test_a_listed_file_that_is_not_there_is_unreadable_by_name(tiny_data: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_data, tmp_path / "images")
+    name = as_csv(root, root)
+    (root / "train/red_checks/red_checks_00.jpg").unlink()
     assert "train/red_checks/red_checks_00.jpg (No such file or directory)" in refusal(name)
     assert len(scan(name, on_bad_file="skip").samples) == 50
 
@@ -285,3 +293,30 @@ def test_shards_behind_a_url_are_read_in_place(tiny_data: Path, tmp_path: Path) 
     for path in tmp_path.glob("*.tar"):
         memory.pipe(f"/bucket/{path.name}", path.read_bytes())
     assert scan("memory://bucket/{train-{000..001},val-000}.tar").sha256 == scan(tiny_data).sha256
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_shards_in_small_windows_train_alike_on_two_processes_and_resume_exactly(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    root = Path(as_parquet_shards(tiny_data, tmp_path / "data"))
+    changes = {"data": {"shuffle_images": 10}, "strategy": "frozen_head"}
+    whole = run(small(root, tmp_path / "whole", **changes))
+    folder = run(small(tiny_data, tmp_path / "folder", **changes))
+    assert losses(whole) != losses(folder)  # other batches: windows of 10 images
+
+    config = tmp_path / "two.yaml"
+    config.write_text(to_yaml(small(root, tmp_path / "two", **changes)))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, "-m", "headstart", "train", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(whole), rel=1e-5)
+
+    config.write_text(to_yaml(small(root, tmp_path / "cut", **changes)))
+    assert stopped_at(30, config, tmp_path).returncode == 143
+    run(small(root, tmp_path / "cut", train={"resume": "auto"}, **changes))
+    assert losses(tmp_path / "cut") == losses(whole)
+    assert (tmp_path / "cut/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

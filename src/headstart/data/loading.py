@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.samples import Samples
-from headstart.data.sampling import EvalSampler, StepSampler, keys_of, view_seeds
+from headstart.data.sampling import Blocks, EvalSampler, StepSampler, keys_of, view_seeds
 from headstart.errors import OwnInputError
 from headstart.preprocess import View
 from headstart.tables import strings
@@ -33,7 +34,7 @@ def load_images(samples: Samples, classes: Sequence[str]) -> datasets.Dataset:
 
 
 class Views(Dataset[dict[str, Any]]):
-    """Item (index, epoch) -> the sample's view in that epoch. Raises OwnInputError if the file became unreadable."""
+    """Item (index, epoch) -> the sample's view in that epoch (or, of balanced classes, when it was drawn so often before). Raises OwnInputError if the file became unreadable."""
 
     def __init__(self, rows: datasets.Dataset, samples: Samples, view: View, *, seed: int) -> None:
         self.rows, self.samples = rows, samples
@@ -80,8 +81,12 @@ def train_loader(
     start_step: int,
     seed: int,
     num_workers: int,
+    labels: np.ndarray | None = None,
+    blocks: Blocks | None = None,
 ) -> DataLoader[Any]:
-    """All batches of the run in one pass, so that workers start once and read ahead during validation."""
+    """All batches of the run in one pass, so that workers start once and read ahead during validation.
+
+    labels: (n,) int, the class of each sample if the classes are to be balanced; blocks: what is shuffled together."""
     views = Views(rows, samples, view, seed=seed)
     sampler = StepSampler(
         views.keys,
@@ -90,6 +95,8 @@ def train_loader(
         seed=seed,
         start_step=start_step,
         accumulation=accumulation,
+        labels=labels,
+        blocks=blocks,
     )
     return _loader(views, sampler, num_workers=num_workers)
 

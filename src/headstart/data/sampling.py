@@ -2,17 +2,46 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
-_ORDER, _VIEW = 1, 2  # separate streams from one seed
+_ORDER, _VIEW, _PLACE = 1, 2, 3  # separate streams from one seed
 
 
 def keys_of(ids: Sequence[str]) -> np.ndarray:
     """One uint64 per sample id, shape (n,); equal ids have equal keys on every machine."""
     digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
     return np.frombuffer(digests, dtype="<u8")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Samples that are cheap to read together, such as those of a row group. An epoch goes through the blocks in an order
+    of its own, as many at a time as hold about `size` samples, and those samples are shuffled together.
+
+    members: (n,) int64, the block of each sample; keys: (b,) uint64; counts: (b,) int64."""
+
+    members: np.ndarray
+    keys: np.ndarray
+    counts: np.ndarray
+    size: int
+
+    @staticmethod
+    def of(names: Sequence[str], *, size: int) -> "Blocks | None":
+        """None if there are no blocks, or if all samples are shuffled together anyway."""
+        if len(names) <= size:
+            return None
+        unique, members, counts = np.unique(np.array(names), return_inverse=True, return_counts=True)
+        return Blocks(members, keys_of(unique.tolist()), counts, size)
+
+    def windows(self, *, seed: int, epoch: int) -> np.ndarray:
+        """(n,) int64: which of the shuffled portions a sample belongs to."""
+        order = epoch_order(self.keys, seed=seed, epoch=epoch)
+        portion = np.empty(len(order), dtype=np.int64)
+        portion[order] = (np.cumsum(self.counts[order]) - 1) // self.size
+        return np.asarray(portion[self.members])
 
 
 def epoch_order(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
@@ -23,8 +52,43 @@ def epoch_order(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(_mix(keys ^ _stream(seed, _ORDER, epoch)), kind="stable")
 
 
+def epoch_draws(
+    keys: np.ndarray, *, seed: int, epoch: int, labels: np.ndarray | None = None, blocks: Blocks | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The n samples of an epoch in order, and how often each was drawn before in the run; both (n,) int64.
+
+    Without labels, (n,) int, every sample once, within windows of `blocks` if there are any. With them each class has the same number of places, n / C, give or
+    take one: a class is an endless stream of its own, pass after pass over its samples, and an epoch takes the next
+    piece of each. So a sample comes again only after all others of its class, within an epoch or over several.
+    """
+    if labels is None:
+        order = epoch_order(keys, seed=seed, epoch=epoch)
+        if blocks is not None:
+            order = order[np.argsort(blocks.windows(seed=seed, epoch=epoch)[order], kind="stable")]
+        return order, np.full(len(keys), epoch, dtype=np.int64)
+    classes = np.unique(labels)
+    chosen, passes = [], []
+    for place, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        # the places of all classes add up to n in every epoch (Hermite's identity), and none lags by a whole place
+        start, stop = ((e * len(keys) + place) // len(classes) for e in (epoch, epoch + 1))
+        for number in range(start // len(members), -(-stop // len(members))):
+            first = number * len(members)
+            order = members[epoch_order(keys[members], seed=seed, epoch=number)]
+            piece = order[max(start - first, 0) : stop - first]
+            chosen.append(piece)
+            passes.append(np.full(len(piece), number, dtype=np.int64))
+    index, drawn = np.concatenate(chosen), np.concatenate(passes)
+    # two draws of one sample lie apart: the place depends on how often it was drawn
+    mixed = _mix(_mix(keys[index] ^ drawn.astype(np.uint64)) ^ _stream(seed, _PLACE, epoch))
+    order = np.argsort(mixed, kind="stable")
+    return index[order], drawn[order]
+
+
 def view_seeds(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """The random seed of each sample's view in this epoch, uint64 below 2^63, shape of `keys`."""
+    """The random seed of each sample's view in this epoch, uint64 below 2^63, shape of `keys`.
+
+    epoch: how often the sample was drawn before, so that no two draws of it have the same view."""
     return _mix(keys ^ _stream(seed, _VIEW, epoch)) >> np.uint64(1)
 
 
@@ -40,10 +104,11 @@ def epoch_ends(*, num_samples: int, batch_size: int, epochs: int) -> list[int]:
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Yields, for each backward pass, a global batch of (sample index, epoch).
+    """Yields, for each backward pass, a global batch of (sample index, how often the sample was drawn before).
 
-    The batches are consecutive pieces of one endless stream, epoch after epoch, so the batch of a step is a
-    function of (seed, step) alone: `start_step=k` yields what is left after k steps, whatever happened before.
+    labels: (n,) int, the classes to balance; None for every sample once per epoch, where the second number is the epoch.
+    blocks: see there; of no effect on balanced classes. The batches are consecutive pieces of one endless stream, epoch
+    after epoch, so the batch of a step is a function of (seed, step) alone: `start_step=k` yields what is left after k steps.
     """
 
     def __init__(
@@ -55,10 +120,13 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         seed: int,
         start_step: int = 0,
         accumulation: int = 1,
+        labels: np.ndarray | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         assert batch_size % accumulation == 0
         self.keys = keys
         self.seed = seed
+        self.labels, self.blocks = labels, blocks
         self.batch_size = batch_size // accumulation  # the attribute that Accelerate splits over processes
         self.drop_last = True  # every batch is full, so nothing is ever dropped
         self._start = start_step * accumulation
@@ -69,14 +137,17 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         num_samples = len(self.keys)
-        order_of, order = -1, np.empty(0, dtype=np.int64)
+        order_of, order, drawn = -1, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         for batch in range(self._start, self._stop):
             members = []
             for position in range(batch * self.batch_size, (batch + 1) * self.batch_size):
                 epoch, offset = divmod(position, num_samples)
                 if epoch != order_of:
-                    order_of, order = epoch, epoch_order(self.keys, seed=self.seed, epoch=epoch)
-                members.append((int(order[offset]), epoch))
+                    order_of = epoch
+                    order, drawn = epoch_draws(
+                        self.keys, seed=self.seed, epoch=epoch, labels=self.labels, blocks=self.blocks
+                    )
+                members.append((int(order[offset]), int(drawn[offset])))
             yield members
 
 

@@ -1,0 +1,280 @@
+"""`headstart bench data`: how fast images are read, decoded, varied, moved and trained on; what holds the run up, and what to set.
+
+Rates are medians over rounds in which every measurement comes once, so that a machine that is slower for a while is so for all.
+"""
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import prepare_data_loader
+
+from headstart.artifacts import create_folder
+from headstart.config import RunConfig
+from headstart.cores import usable_cores
+from headstart.data.decode import decode
+from headstart.data.loading import load_images, train_loader
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Manifest, Samples
+from headstart.data.sampling import keys_of, view_seeds
+from headstart.data.source import open_source
+from headstart.errors import InputError
+from headstart.evaluate import Predictions
+from headstart.loss import TrainingLoss
+from headstart.model import build_model
+from headstart.position import Position
+from headstart.preprocess import Preprocess, View, train_view
+from headstart.progress import TrainingProgress
+from headstart.results import model_info
+from headstart.runtime import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
+from headstart.strategy import build_optimizer, plan
+from headstart.training import fit
+from headstart.weights import ensure_available, load_weights
+
+IMAGES = 256  # of the measurements of single stages
+WARM_UP = 4  # steps before the clock starts: first allocations, and workers that fill their queue
+ENOUGH = 0.95  # share of the step at which nothing else is worth looking at
+WORTH_IT = 1.01  # a setting that costs more is taken for a rate this much higher
+
+
+def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
+    """Print the rates, the share of the step that the real run keeps, what holds it up, and the settings to choose.
+
+    config: data, model.weights, train.batch_size and runtime are used. Raises InputError for a folder that cannot be trained on.
+    """
+    threads = set_threads(config.runtime.threads)
+    accelerator = start_accelerator(config.runtime)
+    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    cores = usable_cores()
+    count = "1 thread" if threads == 1 else f"{threads} threads"
+    spec = Preprocess.of(config.data)
+    data = replace(config.data, on_bad_file="skip", rescan=True)
+    view = train_view(data, spec, room=room_for_images(data))
+    manifest = build_manifest(
+        open_source(data),
+        data,
+        seed=config.seed,
+        keep=lambda split, sha256, image: None if split == "val" else view.keep(sha256, image),
+    )
+    samples = manifest.of("train")
+    if config.train.batch_size > len(samples):
+        raise InputError(
+            f"--batch_size {config.train.batch_size} exceeds the {len(samples)} training images; use at most {len(samples)}"
+        )
+    print(
+        f"{len(samples)} training images, {config.data.image_size} px, batch {config.train.batch_size}, {precision} ({why}) on "
+        f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds"
+    )
+    stages = _stages(samples[:IMAGES], view, spec, seed=config.seed, cores=cores)
+    bench = _Bench(config, accelerator, manifest, spec, steps=steps)
+    uncached = train_view(config.data, spec)
+    counts = sorted({0, cores, *(2**k for k in range(cores.bit_length()) if 2**k < cores)})
+    found: dict[str, list[float]] = defaultdict(list)
+    for number in range(1, rounds + 1):
+        for name, measure in stages.items():
+            found[name].append(measure())
+        found["batch to the device"].append(bench.transfer())
+        for workers in counts:
+            found[f"input, {workers} workers"].append(bench.input_alone(view, workers))
+            found[f"input, {workers} workers, decoding"].append(bench.input_alone(uncached, workers))
+        for workers in counts:  # each beside a step alone of its own
+            alone = bench.run_alone()
+            real = bench.run(view, workers)
+            found["step"].append(alone)
+            found[f"run, {workers} workers"].append(real)
+            found[f"share, {workers} workers"].append(real / alone)
+        shares = ", ".join(f"{n} workers {_percent(found[f'share, {n} workers'][-1])}" for n in counts)
+        print(f"round {number}: step alone {found['step'][-1]:.1f}, the real run keeps {shares}", flush=True)
+    medians = {name: float(np.median(values)) for name, values in found.items()}
+    for name, values in found.items():
+        if not name.startswith("share"):
+            print(f"{name:<28}{medians[name]:>9.1f}   ({min(values):.1f} to {max(values):.1f})")
+    print("\n".join(conclude(medians, counts)))
+
+
+def conclude(rates: Mapping[str, float], counts: Sequence[int]) -> list[str]:
+    """What holds the run up, and the settings to choose, from the medians of `bench_data` with these numbers of workers."""
+    run = {workers: rates[f"run, {workers} workers"] for workers in counts}
+    workers = min(count for count in run if run[count] * WORTH_IT >= max(run.values()))
+    share, step = rates[f"share, {workers} workers"], rates["step"]
+    given, decoding = rates[f"input, {workers} workers"], rates[f"input, {workers} workers, decoding"]
+    stages = ("read", "decode", "training view")
+    slowest = min(stages[2:] if given > WORTH_IT * decoding else stages, key=lambda stage: rates[stage])
+    if share >= ENOUGH:
+        held_up = f"the training step itself: the input could give {given:.0f} img/s"
+    elif given < step / ENOUGH:
+        held_up = f"the input: {given:.0f} img/s, of it {slowest} at {rates[slowest]:.0f} img/s in one thread is the slowest part"
+    else:
+        held_up = f"the cores: the input alone gives {given:.0f} img/s, the step alone {step:.0f}, and both want the same cores"
+    cache = "auto" if given > WORTH_IT * decoding else "off"
+    why = f"the input gives {given:.0f} img/s with images decoded once, {decoding:.0f} decoding each time"
+    return [
+        f"the real run keeps {_percent(share)} of the step on tensors already in memory "
+        f"({run[workers]:.1f} of {step:.1f} img/s, {workers} workers)",
+        f"bottleneck: {held_up}",
+        f"settings: --data.num_workers {workers} --data.cache {cache} ({why})",
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _never() -> Predictions:
+    raise AssertionError("no epoch ends in a benchmark")
+
+
+def _stages(samples: Samples, view: View, spec: Preprocess, *, seed: int, cores: int) -> dict[str, Callable[[], float]]:
+    """Name -> images per second, in one thread unless the name says otherwise; each stage is fed from memory with what
+    the one before it gave."""
+    paths, read = samples.column("path"), samples.source.read
+    contents = [read(path) for path in paths]
+    images = [decode(data) for data in contents]
+    prepared = [view.prepare(image) for image in images]
+    seeds = view_seeds(keys_of(samples.column("id")), seed=seed, epoch=0).tolist()
+    vary = view.vary or (lambda pixels, seed: pixels)
+    return {
+        "read": lambda: _rate(len(paths), lambda i: read(paths[i])),
+        "decode": lambda: _rate(len(paths), lambda i: decode(contents[i])),
+        f"decode, {cores} threads": lambda: _rate(len(paths), lambda i: decode(contents[i]), threads=cores),
+        "training view": lambda: _rate(len(paths), lambda i: vary(prepared[i], seeds[i])),
+        "evaluation view": lambda: _rate(len(paths), lambda i: spec.eval_view(images[i])),
+    }
+
+
+def _rate(count: int, work: Callable[[int], object], *, threads: int = 1) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    started = time.perf_counter()
+    if threads == 1:
+        for index in range(count):
+            work(index)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(count)))
+    spent = time.perf_counter() - started
+    torch.set_num_threads(before)
+    return count / spent
+
+
+class _Enough(Exception):
+    """The steps that were wanted are done."""
+
+
+class _Bench:
+    """The loop of training on batches from memory or from the loader, and the loader without the loop."""
+
+    def __init__(
+        self, config: RunConfig, accelerator: Any, manifest: Manifest, spec: Preprocess, *, steps: int
+    ) -> None:
+        self.config, self.accelerator, self.spec, self.steps = config, accelerator, spec, steps
+        self.manifest = manifest
+        self.samples = manifest.of("train")
+        self.rows = load_images(self.samples, manifest.classes)
+        ensure_available(config.model.weights)
+        self.weights = load_weights(config.model.weights)
+        num_classes = len(manifest.classes)
+        self.model = build_model(num_classes, backbone=self.weights.tensors, head_init="zero", seed=config.seed)
+        strategy = plan(self.model, config.strategy, config.optim)
+        layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        self.model = self.model.to(memory_format=layout)
+        optimizer = build_optimizer(strategy.groups, config.optim)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        self.prepared = accelerator.prepare(self.model, optimizer, scheduler)
+        self.loss_of = TrainingLoss.of(
+            config.optim, self.samples.codes(manifest.classes), num_classes=num_classes, device=accelerator.device
+        )
+        self.batch = self._to_device(next(iter(self._loader(train_view(config.data, spec), workers=0))))
+
+    def run_alone(self) -> float:
+        """Images per second of the loop on a batch that lies on the device."""
+
+        def again() -> Iterator[Any]:
+            while True:
+                yield self.batch
+
+        return self._fit(again())
+
+    def run(self, view: View, workers: int) -> float:
+        """Images per second of the loop as a run has it: the same loop, fed by the loader."""
+        loader = prepare_data_loader(  # not the accelerator's: it would keep the loader, and with it the workers
+            self._loader(view, workers=workers), device=self.accelerator.device, num_processes=1, process_index=0,
+            put_on_device=True, non_blocking=True,
+        )  # fmt: skip
+        try:
+            return self._fit(iter(loader))
+        finally:
+            loader.end()
+
+    def input_alone(self, view: View, workers: int) -> float:
+        """Images per second of the loader with nobody computing beside it."""
+        stream = iter(self._loader(view, workers=workers))
+        for _ in range(WARM_UP):
+            next(stream)
+        queued = 4 * workers  # what the workers have made while the clock did not run: waited for, not counted
+        for _ in range(queued):
+            next(stream)
+        started = time.perf_counter()
+        for _ in range(self.steps):
+            next(stream)
+        return self.steps * self.config.train.batch_size / (time.perf_counter() - started)
+
+    def transfer(self) -> float:
+        """Images per second from memory to the device; infinite where the device is the CPU."""
+        if self.accelerator.device.type == "cpu":
+            return float("inf")
+        pixels = self.batch["pixels"].cpu().pin_memory()
+        started = time.perf_counter()
+        for _ in range(20):
+            pixels.to(self.accelerator.device, non_blocking=True)
+        self._wait()
+        return 20 * len(pixels) / (time.perf_counter() - started)
+
+    def _loader(self, view: View, *, workers: int) -> Any:
+        return train_loader(
+            self.rows, self.samples, view, batch_size=self.config.train.batch_size, accumulation=1,
+            num_steps=WARM_UP + self.steps + 8 * (workers + 2), start_step=0, seed=self.config.seed, num_workers=workers,
+        )  # fmt: skip
+
+    def _fit(self, batches: Iterator[Any]) -> float:
+        clock: list[float] = []
+
+        def clocked() -> Iterator[Any]:
+            for step in range(WARM_UP + self.steps):
+                if step == WARM_UP:
+                    self._wait()
+                    clock.append(time.perf_counter())
+                yield next(batches)
+            self._wait()
+            clock.append(time.perf_counter())
+            raise _Enough
+
+        model, optimizer, scheduler = self.prepared
+        total = WARM_UP + self.steps + 1
+        with tempfile.TemporaryDirectory(prefix="headstart-") as name, suppress(_Enough):
+            # no signal handlers: Ctrl-C ends the benchmark, there is nothing to save
+            fit(
+                self.accelerator, model, self.model, optimizer, scheduler, clocked(),
+                loss_of=self.loss_of, config=self.config, spec=self.spec, ends=[total], state=Position(),
+                measure_epoch=_never, folder=create_folder(Path(name) / "run"),
+                info=model_info(self.config, self.manifest, self.spec, self.weights, measured_on="network"),
+                stop=StopRequest(), progress=TrainingProgress(
+                    total_steps=total, start_step=0, batch_size=self.config.train.batch_size, speaks=False
+                ),
+            )  # fmt: skip
+        return self.steps * self.config.train.batch_size / (clock[1] - clock[0])
+
+    def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+
+    def _wait(self) -> None:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()

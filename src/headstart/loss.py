@@ -1,0 +1,57 @@
+"""The loss of training: cross-entropy, with what makes up for rare classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from headstart import probe
+from headstart.config import OptimConfig
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """What a run minimises: the mean over the images of  weights[label] * cross-entropy(logits + offsets, label).
+
+    weights: (C,) float32, or None for ones; their mean over the training images is 1. offsets: (C,) float32, or None.
+    The mean divides by the number of images and not by the sum of their weights: that sum would differ between the
+    parts of a batch, and the mean of the parts would not be the mean of the batch.
+    """
+
+    label_smoothing: float = 0.0
+    weights: torch.Tensor | None = None
+    offsets: torch.Tensor | None = None
+
+    @staticmethod
+    def of(optim: OptimConfig, labels: np.ndarray, *, num_classes: int, device: torch.device) -> "TrainingLoss":
+        """labels: (n,) int, of all training images; each class occurs."""
+        weights = offsets = None
+        if optim.class_weights == "balanced":
+            by_class = np.empty(num_classes)
+            by_class[labels] = probe.class_weights(labels, num_classes=num_classes)
+            weights = torch.from_numpy(by_class).float().to(device)
+        if optim.logit_adjustment:
+            offsets = torch.from_numpy(logit_offsets(optim, labels, num_classes=num_classes)).float().to(device)
+        return TrainingLoss(optim.label_smoothing, weights, offsets)
+
+    def of_each(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits: (n, C) float; labels: (n,) int64 -> (n,)."""
+        losses = F.cross_entropy(self._adjusted(logits), labels, reduction="none", label_smoothing=self.label_smoothing)
+        return losses if self.weights is None else losses * self.weights[labels]
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean of a batch, or of a part of it."""
+        if self.weights is None:
+            return F.cross_entropy(self._adjusted(logits), labels, label_smoothing=self.label_smoothing)
+        return self.of_each(logits, labels).mean()
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits if self.offsets is None else logits + self.offsets
+
+
+def logit_offsets(optim: OptimConfig, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """(C,) float64: tau * log(share of the class among the training images), added to the logits in training and not in
+    prediction (Menon et al. 2021, the logit-adjusted loss)."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.asarray(optim.logit_adjustment * np.log(counts / len(labels)))

@@ -1,0 +1,80 @@
+"""headstart bench data: what it concludes from its medians, and that it sees an input that is too slow."""
+
+import time
+
+import pytest
+
+from headstart import cli
+from headstart.bench_data import conclude
+from headstart.data import loading
+
+RATES = {"read": 9000.0, "decode": 120.0, "training view": 400.0, "step": 100.0}
+
+
+def rates(*, given: list[float], decoding: list[float], run: list[float]) -> dict[str, float]:
+    found = dict(RATES)
+    for workers in range(len(run)):
+        found[f"input, {workers} workers"] = given[workers]
+        found[f"input, {workers} workers, decoding"] = decoding[workers]
+        found[f"run, {workers} workers"] = run[workers]
+        found[f"share, {workers} workers"] = run[workers] / RATES["step"]
+    return found
+
+
+def test_a_run_as_fast_as_its_step_takes_the_fewest_workers() -> None:
+    share, bottleneck, settings = conclude(
+        rates(given=[400, 700, 800], decoding=[90, 90, 180], run=[80, 97.5, 98]), counts=[0, 1, 2]
+    )
+    assert "97.5 % of the step" in share
+    assert "the training step itself" in bottleneck
+    assert settings.startswith("settings: --data.num_workers 1 --data.cache auto ")
+
+
+@pytest.mark.parametrize(("cached", "slowest"), [(False, "decode at 120"), (True, "training view at 400")])
+def test_an_input_that_is_too_slow_is_named_with_its_slowest_part(cached, slowest) -> None:
+    decoding = [20.0, 30.0] if cached else [50.0, 60.0]
+    _, bottleneck, settings = conclude(rates(given=[50, 60], decoding=decoding, run=[40, 60]), counts=[0, 1])
+    assert "the input: 60 img/s" in bottleneck
+    assert slowest in bottleneck
+    assert f"--data.cache {'auto' if cached else 'off'} " in settings
+
+
+def test_cores_that_are_shared_are_named() -> None:
+    _, bottleneck, _ = conclude(rates(given=[300, 400], decoding=[90, 90], run=[70, 80]), counts=[0, 1])
+    assert "both want the same cores" in bottleneck
+
+
+def bench(root, capsys) -> str:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "data", "--data", str(root), "--image_size", "32", "--batch_size", "4", "--threads", "1",
+                  "--mixed_precision", "no", "--rounds", "1", "--steps", "3"])  # fmt: skip
+    captured = capsys.readouterr()
+    assert end.value.code == 0, captured.err
+    return captured.out
+
+
+@pytest.mark.slow
+def test_an_input_slowed_down_is_found_out(tiny_data, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("headstart.bench_data.usable_cores", lambda: 1)
+    said = bench(tiny_data, capsys)
+    for stage in ("read", "decode", "decode, 1 threads", "training view", "evaluation view", "step", "run, 1 workers"):
+        assert f"\n{stage} " in said
+    original = loading.Views.__getitem__
+
+    def slowly(self, item):
+        time.sleep(0.02)
+        return original(self, item)
+
+    monkeypatch.setattr(loading.Views, "__getitem__", slowly)
+    slow = bench(tiny_data, capsys)
+    assert "bottleneck: the input" in slow
+    share = float(slow.split("the real run keeps ")[-1].split(" %")[0])
+    assert share < 50
+    assert float(said.split("the real run keeps ")[-1].split(" %")[0]) > 1.5 * share
+
+
+def test_a_folder_smaller_than_a_batch_is_refused(tiny_data, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "data", "--data", str(tiny_data), "--batch_size", "64", "--image_size", "32"])
+    assert end.value.code == 2
+    assert "--batch_size 64 exceeds the 36 training images; use at most 36" in capsys.readouterr().err
