@@ -462,7 +462,9 @@ def test_accelerates_own_way_to_resume_would_not_pass(interrupted, fine_tuned, m
     from accelerate import skip_first_batches
     from torch.utils.data import DataLoader, RandomSampler
 
-    def shuffled(rows, samples, view, *, batch_size, num_steps, start_step, seed, num_workers, accumulation):
+    def shuffled(
+        rows, samples, view, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, labels, blocks
+    ):
         views = loading.Views(rows, samples, view, seed=seed)
         sampler = RandomSampler(views, num_samples=num_steps * batch_size)
         plain = DataLoader([views[(index, 0)] for index in range(len(views))], sampler=sampler, batch_size=batch_size,
