@@ -1,99 +1,87 @@
-"""Seconds from the start of the process until the tutorial's best accuracy is reached, and the accuracy at the end.
+"""Accuracy over seeds, and seconds until the tutorial's best accuracy is reached, of fine_tune, probe_then_tune and the tutorial.
 
-    python benchmarks/time_to_accuracy.py --data hymenoptera_data --seeds 5 --epochs 25
+    python benchmarks/time_to_accuracy.py --out runs/time --seeds 5 -- --data.root hymenoptera_data --model.weights bundled
 
-For each seed: the plain tutorial loop (fine-tuning), and headstart with the recipes fine_tune and probe_then_tune. A recipe
-reaches an accuracy when it prints an epoch (or the probe) with at least as many right. The feature bank starts empty.
+What follows -- goes to `headstart train`. Seed k of a recipe is run in OUT/RECIPE/seed-k; runs that are finished there are
+not repeated, and --only reports what is there. The tutorial is configs/tutorial_fine_tune.yaml in the precision of the
+others. Seconds count from the beginning of the run, imports not included, to the end of the epoch (or of the probe's
+measurement) that has as many right as the tutorial's best epoch; of a seed that the tutorial was not run with, its
+other seeds' medians are the mark.
 """
 
 import argparse
 import json
-import os
-import re
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 from headstart.stats import wilson
 
-HERE = Path(__file__).parent
-BUNDLED = HERE.parent / "src/headstart/assets/resnet18-distilled.safetensors"
-RECIPES = ("fine_tune", "probe_then_tune")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+TUTORIAL = "tutorial_fine_tune"
+RECIPES = {
+    "fine_tune": ["--config", "fine_tune"],
+    "probe_then_tune": ["--config", "probe_then_tune"],
+    TUTORIAL: ["--config", TUTORIAL, "--runtime.mixed_precision", "auto"],
+}
 
 
-def tutorial(data: Path, folder: Path, *, seed: int, epochs: int) -> list[tuple[float, int, int]]:
-    """(seconds since the start of the process, right, n) after each epoch."""
-    log = folder / f"tutorial-{seed}.jsonl"
-    arguments = [HERE / "tutorial_loop.py", "--data", data, "--weights", BUNDLED, "--epochs", epochs, "--seed", seed]
-    started = time.perf_counter()
-    subprocess.run([sys.executable, *map(str, arguments), "--json", str(log)], check=True, env=ENVIRONMENT)
-    whole_s = time.perf_counter() - started
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    epochs_of = [row for row in rows if "epoch" in row]
-    elapsed = whole_s - sum(row["train_s"] + row["val_s"] for row in epochs_of)  # imports and set-up
-    points = []
-    for row in epochs_of:
-        elapsed += row["train_s"] + row["val_s"]
-        points.append((elapsed, row["val_correct"], row["val_n"]))
-    return points
-
-
-def headstart(data: Path, folder: Path, recipe: str, *, seed: int) -> list[tuple[float, int, int]]:
-    out = folder / f"{recipe}-{seed}"
-    options = ["--config", recipe, "--data.root", data, "--model.weights", "bundled", "--seed", seed, "--out", out,
-               "--runtime.bank", folder / f"bank-{seed}"]  # fmt: skip
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "headstart", "train", *map(str, options)],
-        stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
-    assert process.stdout is not None
-    points = []
-    for line in process.stdout:
-        if (line.startswith(("epoch", "probe "))) and (match := re.search(r"\((\d+) of (\d+)\)", line)):
-            points.append((time.perf_counter() - started, int(match[1]), int(match[2])))
-    assert process.wait() == 0
-    return points
+def points(folder: Path) -> list[tuple[float, int]]:
+    """(seconds since the beginning, right) at the end of the probe and of each epoch."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row for row in rows if "epoch" in row]
+    wall_s = json.loads((folder / "summary.json").read_text())["wall_s"]
+    passed = wall_s - sum(row.get("time_s", 0.0) for row in epochs)
+    found = []
+    for row in epochs:
+        passed += row.get("time_s", 0.0)
+        found.append((passed, row["val_correct"]))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="image folder with train/ and val/")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=25, help="of the tutorial loop")
+    parser.add_argument("--only", action="store_true", help="report the runs that are there")
+    parser.add_argument("arguments", nargs="*", help="for headstart train")
     args = parser.parse_args()
-    ratios: dict[str, list[float]] = {recipe: [] for recipe in RECIPES}
+    runs: dict[str, dict[int, Path]] = {recipe: {} for recipe in RECIPES}
     for seed in range(args.seeds):
-        with tempfile.TemporaryDirectory() as name:
-            theirs = tutorial(args.data, Path(name), seed=seed, epochs=args.epochs)
-            best = max(right for _, right, _ in theirs)
-            reached_s = next(seconds for seconds, right, _ in theirs if right >= best)
-            print(
-                f"seed {seed}: tutorial {_share(best, theirs[0][2])} at {reached_s:.0f} s of {theirs[-1][0]:.0f} s",
-                flush=True,
+        for recipe, options in RECIPES.items():
+            folder = args.out / recipe / f"seed-{seed}"
+            if not (folder / "summary.json").exists() and not args.only:
+                command = [sys.executable, "-m", "headstart", "train", *options, *args.arguments, "--seed", str(seed),
+                           "--out", str(folder), "--runtime.bank", str(args.out / "bank" / str(seed))]  # fmt: skip
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            if (folder / "summary.json").exists():
+                runs[recipe][seed] = folder
+    best = {}
+    for seed, folder in runs[TUTORIAL].items():
+        right = max(right for _, right in points(folder))
+        best[seed] = next(point for point in points(folder) if point[1] == right)
+    middle = statistics.median(s for s, _ in best.values()), statistics.median_high([r for _, r in best.values()])
+    for recipe, folders in runs.items():
+        summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders.values()]
+        correct, count = [summary["val"]["correct"] for summary in summaries], summaries[0]["val"]["n"]
+        low, high = wilson(round(statistics.mean(correct)), count)
+        line = (
+            f"{recipe}: {len(correct)} seeds, right on {', '.join(map(str, correct))} of {count}, mean "
+            f"{statistics.mean(correct) / count:.1%} [{low:.1%}, {high:.1%}], {statistics.median(s['wall_s'] for s in summaries):.0f} s"
+        )
+        ratios, reached = [], []
+        for seed, folder in folders.items():
+            mark_s, mark = best.get(seed, middle)
+            seconds = next((seconds for seconds, right in points(folder) if right >= mark), None)
+            if seconds is not None:
+                reached.append(seconds)
+                ratios.append(mark_s / seconds)
+        if reached:
+            line += (
+                f"; the tutorial's best reached by {len(reached)} of {len(folders)}, after {statistics.median(reached):.0f} s "
+                f"({min(reached):.0f} to {max(reached):.0f}), {statistics.median(ratios):.1f} times as soon ({min(ratios):.1f} to {max(ratios):.1f})"
             )
-            for recipe in RECIPES:
-                ours = headstart(args.data, Path(name), recipe, seed=seed)
-                at = next((seconds for seconds, right, _ in ours if right >= best), None)
-                top = max(right for _, right, _ in ours)
-                said = "not reached" if at is None else f"reached at {at:.1f} s, {reached_s / at:.1f} times sooner"
-                if at is not None:
-                    ratios[recipe].append(reached_s / at)
-                print(
-                    f"  {recipe}: {_share(top, ours[0][2])} in {ours[-1][0]:.0f} s; tutorial's best {said}", flush=True
-                )
-    for recipe, found in ratios.items():
-        middle = f"median {statistics.median(found):.1f} times sooner" if found else "never reached"
-        print(f"{recipe}: the tutorial's best was reached in {len(found)} of {args.seeds} runs, {middle}")
-
-
-def _share(right: int, count: int) -> str:
-    low, high = wilson(right, count)
-    return f"{right} of {count}, {right / count:.1%} [{low:.1%}, {high:.1%}]"
+        print(line)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import json
 import random
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torchvision import transforms
 
 import headstart.data.pixels as pixels_module
 from headstart.config import DataConfig
+from headstart.data.decode import UnreadableImage
 from headstart.data.pixels import Room
 from headstart.errors import InputError
 from headstart.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_view
@@ -243,3 +245,53 @@ def test_a_process_that_died_with_the_lock_in_its_hand_costs_time_and_no_more(mo
     kept._lock.acquire()
     kept.put("a", SPEC.eval_view(picture()))
     assert kept.get("a") is None
+
+
+# ------------------------------------------------------------------------------------------------- large JPEG files
+
+
+def photograph(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((width // 8, height // 8), 90).resize((width, height)).convert("RGB").save(
+        file, "JPEG", quality=92
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [((800, 600), (400, 300)), ((600, 1800), (300, 900)), ((299, 4000), (299, 4000)), ((2400, 2500), (300, 313))],
+)
+def test_a_large_jpeg_is_decoded_smaller_but_no_smaller_than_said(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    spec = dataclasses.replace(SPEC, jpeg_min_side=300)
+    assert spec.decode(photograph(*size)).size == decoded
+    assert SPEC.decode(photograph(*size)).size == size
+
+
+def test_a_jpeg_decoded_smaller_gives_nearly_the_same_view() -> None:
+    data = DataConfig(image_size=64, jpeg="scaled")
+    exact, scaled = Preprocess.of(DataConfig(image_size=64)), Preprocess.of(data)
+    assert scaled.jpeg_min_side == 2 * 73 / 0.5
+    photo = photograph(1400, 1200)
+    difference = scaled.eval_view(scaled.decode(photo)).int() - exact.eval_view(exact.decode(photo)).int()
+    assert scaled.decode(photo).size == (350, 300) or scaled.decode(photo).size == (700, 600)
+    assert difference.abs().float().mean() < 2
+    assert difference.abs().max() < 24
+
+
+def test_other_formats_and_broken_files_do_not_change() -> None:
+    spec = dataclasses.replace(SPEC, jpeg_min_side=32)
+    file = io.BytesIO()
+    Image.new("RGB", (400, 400)).save(file, "PNG")
+    assert spec.decode(file.getvalue()).size == (400, 400)
+    with pytest.raises(UnreadableImage):
+        spec.decode(photograph(800, 800)[:2000])
+
+
+def test_the_model_file_says_how_jpeg_files_are_decoded() -> None:
+    spec = Preprocess.of(DataConfig(jpeg="scaled"))
+    assert spec.to_json()["jpeg_min_side"] == 1024
+    assert Preprocess.from_json(spec.to_json()) == spec
+    assert "jpeg_min_side" not in Preprocess.of(DataConfig()).to_json()

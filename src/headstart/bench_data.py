@@ -20,7 +20,6 @@ from accelerate.data_loader import prepare_data_loader
 from headstart.artifacts import create_folder
 from headstart.config import RunConfig
 from headstart.cores import usable_cores
-from headstart.data.decode import decode
 from headstart.data.loading import load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest, Samples
@@ -62,6 +61,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
         open_source(data),
         data,
         seed=config.seed,
+        decoder=spec.decode,
         keep=lambda split, sha256, image: None if split == "val" else view.keep(sha256, image),
     )
     samples = manifest.of("train")
@@ -137,14 +137,14 @@ def _stages(samples: Samples, view: View, spec: Preprocess, *, seed: int, cores:
     the one before it gave."""
     paths, read = samples.column("path"), samples.source.read
     contents = [read(path) for path in paths]
-    images = [decode(data) for data in contents]
+    images = [spec.decode(data) for data in contents]
     prepared = [view.prepare(image) for image in images]
     seeds = view_seeds(keys_of(samples.column("id")), seed=seed, epoch=0).tolist()
     vary = view.vary or (lambda pixels, seed: pixels)
     return {
         "read": lambda: _rate(len(paths), lambda i: read(paths[i])),
-        "decode": lambda: _rate(len(paths), lambda i: decode(contents[i])),
-        f"decode, {cores} threads": lambda: _rate(len(paths), lambda i: decode(contents[i]), threads=cores),
+        "decode": lambda: _rate(len(paths), lambda i: spec.decode(contents[i])),
+        f"decode, {cores} threads": lambda: _rate(len(paths), lambda i: spec.decode(contents[i]), threads=cores),
         "training view": lambda: _rate(len(paths), lambda i: vary(prepared[i], seeds[i])),
         "evaluation view": lambda: _rate(len(paths), lambda i: spec.eval_view(images[i])),
     }

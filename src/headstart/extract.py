@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from headstart.config import DataConfig
 from headstart.cores import usable_cores
-from headstart.data.decode import UnreadableImage, decode
+from headstart.data.decode import UnreadableImage
 from headstart.data.pixels import NO_ROOM, Room
 from headstart.data.samples import Sample, Source
 from headstart.data.sampling import keys_of, view_seeds
@@ -201,7 +201,7 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
             data = row.source.read(row.path)
             if hashlib.sha256(data).hexdigest() != row.sha256:
                 raise UnreadableImage("its content changed")
-            self._last = row.sha256, decode(data)
+            self._last = row.sha256, row.view.view.decode(data)
         return self._last[1]
 
 

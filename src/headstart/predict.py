@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from headstart.artifacts import find_model, load_model
-from headstart.data.decode import UnreadableImage, decode
+from headstart.data.decode import UnreadableImage
 from headstart.data.folders import check_name, image_files
 from headstart.errors import InputError
 from headstart.files import check_out, write_atomically
@@ -59,7 +59,7 @@ class Predictor:
         results: list[Prediction | None] = []
         for path in paths:
             try:
-                views.append(self.info.preprocess.eval_view(decode(Path(path).read_bytes())))
+                views.append(self.info.preprocess.eval_view(self.info.preprocess.decode(Path(path).read_bytes())))
                 results.append(None)
             except (UnreadableImage, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -1,6 +1,7 @@
 """From an RGB image to the tensor that the network sees. The spec travels inside the model file."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.decode import DECODER
+from headstart.data.decode import DECODER, decode
 from headstart.data.pixels import NO_ROOM, Pixels, Room
 from headstart.errors import InputError
 
@@ -19,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class View:
-    """From an RGB image and a seed to uint8 (3, S, S), in two steps: `prepare` looks at the image alone, `vary` draws
+    """From a file, an RGB image and a seed to uint8 (3, S, S), in two steps after decoding: `prepare` looks at the image alone, `vary` draws
     on the seed. What is prepared may be kept in memory, so that no image is decoded twice."""
 
     def __init__(
@@ -27,11 +28,12 @@ class View:
         prepare: Callable[[Image.Image], torch.Tensor],
         vary: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
         *,
+        decode: Callable[[bytes], Image.Image],
         room: Room = NO_ROOM,
     ) -> None:
-        """prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
+        """decode: a file -> an RGB image; prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
         room: how much may be kept."""
-        self.prepare, self.vary = prepare, vary
+        self.decode, self.prepare, self.vary = decode, prepare, vary
         self._kept = Pixels(room)
 
     def __call__(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
@@ -60,7 +62,7 @@ class View:
 class Preprocess:
     """Everything between a file and the network in evaluation and prediction.
 
-    Decode by `decoder`, resize the short side to `resize_size` px, take the central `image_size` square, scale
+    Decode by `decoder`, a JPEG file at 1/2, 1/4 or 1/8 of its size as long as no side falls below `jpeg_min_side` px, resize the short side to `resize_size` px, take the central `image_size` square, scale
     to [0, 1], subtract `mean` and divide by `std` per channel.
     """
 
@@ -72,11 +74,14 @@ class Preprocess:
     decoder: str = DECODER
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    jpeg_min_side: int | None = None
 
     @staticmethod
     def of(data: DataConfig) -> "Preprocess":
         resize_size = data.resize_size or round(data.image_size * 256 / 224)
-        return Preprocess(image_size=data.image_size, resize_size=resize_size)
+        # twice what is wanted of the whole image, and of the smallest crop: the resampling still has the last word
+        min_side = math.ceil(2 * resize_size / math.sqrt(data.min_crop_scale)) if data.jpeg == "scaled" else None
+        return Preprocess(image_size=data.image_size, resize_size=resize_size, jpeg_min_side=min_side)
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "Preprocess":
@@ -86,17 +91,24 @@ class Preprocess:
             spec = Preprocess(**fields)
         except TypeError as error:
             raise InputError(f"the model file's preprocessing is of another version: {error}") from None
-        reference = Preprocess(spec.image_size, spec.resize_size, mean=spec.mean, std=spec.std)
+        reference = Preprocess(
+            spec.image_size, spec.resize_size, mean=spec.mean, std=spec.std, jpeg_min_side=spec.jpeg_min_side
+        )
         if spec != reference:
             raise InputError(f"the model file asks for preprocessing that this version lacks: {spec}")
         return spec
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return values if self.jpeg_min_side else {k: v for k, v in values.items() if k != "jpeg_min_side"}
+
+    def decode(self, data: bytes) -> Image.Image:
+        """A file -> an RGB image. Raises UnreadableImage with the reason."""
+        return decode(data, jpeg_min_side=self.jpeg_min_side)
 
     def view(self, *, room: Room = NO_ROOM) -> View:
         """`eval_view` for a loader."""
-        return View(self.eval_view, room=room)
+        return View(self.eval_view, decode=self.decode, room=room)
 
     def eval_view(self, image: Image.Image) -> torch.Tensor:
         """uint8 (3, S, S): the same bytes as torchvision's Resize, CenterCrop and PILToTensor, without importing it."""
@@ -136,7 +148,7 @@ def train_view(data: DataConfig, spec: Preprocess, *, room: Room = NO_ROOM) -> V
     if data.vflip:
         steps.append(v2.RandomVerticalFlip())
     prepare = spec.eval_view if data.min_crop_scale == 1 else _as_tensor
-    return View(prepare, _Seeded(v2.Compose(steps)) if steps else None, room=room)
+    return View(prepare, _Seeded(v2.Compose(steps)) if steps else None, decode=spec.decode, room=room)
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:

@@ -24,7 +24,6 @@ from headstart.artifacts import (
 )
 from headstart.companion import Companion
 from headstart.config import OptimConfig, ProbeConfig, RunConfig
-from headstart.data.decode import decode
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest, Source
 from headstart.data.sampling import StepSampler, epoch_ends, epoch_order, keys_of
@@ -35,7 +34,7 @@ from headstart.extract import BankView, Extraction, features_of, fill, rows_of, 
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
 from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
-from headstart.preprocess import Preprocess
+from headstart.preprocess import Preprocess, View
 from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
 from headstart.runtime import (
     StopRequest,
@@ -146,6 +145,7 @@ def open_data(
             data,
             seed=config.seed,
             say=print,
+            decoder=spec.decode,
             decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
             keep=keep,
         ),
@@ -555,12 +555,12 @@ def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, views:
     view = views[min(1, len(views) - 1)]
     order = epoch_order(keys_of(samples.column("id")), seed=config.seed, epoch=0)
     picked = [samples[int(index)] for index in order[:12]]
-    images = [view.pixels(sample.sha256, partial(_load, manifest.source, sample.path)) for sample in picked]
+    images = [view.pixels(sample.sha256, partial(_load, view.view, manifest.source, sample.path)) for sample in picked]
     image_grid(folder.path / "train_views.png", images, [sample.label for sample in picked])
 
 
-def _load(source: Source, path: str) -> Image.Image:
-    return decode(source.read(path))
+def _load(view: View, source: Source, path: str) -> Image.Image:
+    return view.decode(source.read(path))
 
 
 def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> RunConfig:

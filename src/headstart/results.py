@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from headstart.artifacts import ModelInfo, RunFolder, predictions_table
 from headstart.card import model_card
 from headstart.config import RunConfig
-from headstart.data.decode import decode
 from headstart.data.samples import Manifest, summarize
 from headstart.evaluate import Predictions, headline
 from headstart.preprocess import Preprocess
@@ -81,7 +80,7 @@ def draw_predictions(folder: RunFolder, manifest: Manifest, predictions: Predict
     for i in picked:
         guess, truth = int(probabilities[i].argmax()), int(predictions.labels[i])
         mark = "right" if guess == truth else f"wrong: is {manifest.classes[truth]}"
-        images.append(spec.eval_view(decode(manifest.source.read(samples[i].path))))
+        images.append(spec.eval_view(spec.decode(manifest.source.read(samples[i].path))))
         titles.append(f"{manifest.classes[guess]} {probabilities[i, guess]:.0%}\n{mark}")
         colors.append(GOOD if guess == truth else BAD)
     image_grid(folder.path / "val_predictions.png", images, titles, colors)

@@ -92,6 +92,7 @@ def run(config: RunConfig) -> Path:
             config.data,
             seed=config.seed,
             say=print,
+            decoder=spec.decode,
             keep=lambda split, sha256, image: (val_view if split == "val" else view).keep(sha256, image),
         ),
     )

@@ -6,6 +6,8 @@ Policy, named by DECODER in every model file:
 - 16-bit grayscale (and 32-bit integers that lie in 0..65535): value * 255 / 65535, rounded
 - alpha, also a transparent palette colour: laid over white
 - 32-bit float images have no agreed range and are refused
+- a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, by libjpeg in the frequency domain, if the caller says how large
+  its short side must stay
 """
 
 import io
@@ -20,8 +22,10 @@ class UnreadableImage(Exception):
     """The message is the reason, fit for a list beside the file name."""
 
 
-def decode(data: bytes) -> Image.Image:
-    """An RGB image of 8 bits per channel, fully loaded. Raises UnreadableImage with the reason."""
+def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
+    """An RGB image of 8 bits per channel, fully loaded. Raises UnreadableImage with the reason.
+
+    jpeg_min_side: px; JPEG files may be decoded smaller as long as neither side falls below that. None: at full size."""
     if not data:
         raise UnreadableImage("empty file (0 bytes)")
     try:
@@ -29,6 +33,8 @@ def decode(data: bytes) -> Image.Image:
             # Pillow only warns of these; warning filters are shared by all threads, so the size is looked at here
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
+            if jpeg_min_side is not None and image.format == "JPEG":
+                image.draft(None, (jpeg_min_side, jpeg_min_side))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from headstart.data.decode import UnreadableImage, decode
+from headstart.data.decode import UnreadableImage
 from headstart.data.samples import Samples
 from headstart.data.sampling import Blocks, EvalSampler, StepSampler, keys_of, view_seeds
 from headstart.errors import OwnInputError
@@ -55,7 +55,7 @@ class Views(Dataset[dict[str, Any]]):
 
     def _load(self, path: str) -> Image.Image:
         try:
-            return decode(self.samples.source.read(path))
+            return self.view.decode(self.samples.source.read(path))
         except (UnreadableImage, OSError) as error:
             raise OwnInputError(
                 f"{self.samples.where(path)} was readable when the run began and is not now: {error}"

@@ -42,12 +42,13 @@ def build_manifest(
     decodes: Callable[[str], bool] | None = None,
     keep: Keep | None = None,
     say: Callable[[str], object] | None = None,
+    decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
     """Scan the source, decode everything once, split as `data` says.
 
     decodes: whether a content of this sha256 is known to decode, so that it need not be tried again.
     keep: is given every image that was decoded, with its split (None if it has none yet) and sha256, in threads.
-    say: is told how far a long scan is.
+    say: is told how far a long scan is. decoder: a file -> an RGB image.
 
     Raises InputError for data that cannot be trained on (missing, one class, an empty class, classes that
     differ between train and val) and for files that cannot be decoded; if data.on_bad_file is "skip", bad files, empty
@@ -57,7 +58,9 @@ def build_manifest(
     scan = source.scan()
     if scan.empty and not skip:
         raise InputError(f"class folder {_name(source, scan.empty[0])} holds no images; fill it or remove it")
-    read, bad = _read_all(source, scan, data, num_threads=num_threads, decodes=decodes, keep=keep, say=say)
+    read, bad = _read_all(
+        source, scan, data, num_threads=num_threads, decodes=decodes, keep=keep, say=say, decoder=decoder
+    )
     _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
     left_out = [Skipped(name, "a class without images") for name in scan.empty]
     by_us = data.split != "folder" or not any(r.entry.split for r in read)
@@ -124,6 +127,7 @@ def _read_all(
     decodes: Callable[[str], bool] | None = None,
     keep: Keep | None = None,
     say: Callable[[str], object] | None = None,
+    decoder: Callable[[bytes], Image.Image] = decode,
 ) -> tuple[list[_Read], list[Skipped]]:
     """Hash and fully decode what the index does not know; Pillow and hashlib release the interpreter lock, so threads do."""
     index = Index.of(source, scan.entries, use=not data.rescan)
@@ -133,7 +137,11 @@ def _read_all(
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(scan.entries), CHUNK):
             entries, known = scan.entries[start : start + CHUNK], index.sha256[start : start + CHUNK]
-            found = pool.map(lambda *pair: _hash_and_check(source, *pair, decodes=decodes, keep=keep), entries, known)
+            found = pool.map(
+                lambda *pair: _hash_and_check(source, *pair, decoder=decoder, decodes=decodes, keep=keep),
+                entries,
+                known,
+            )
             for entry, result in zip(entries, found, strict=True):
                 if isinstance(result, _Unreadable):
                     bad.append(Skipped(entry.path, result.reason))
@@ -152,6 +160,7 @@ def _hash_and_check(
     entry: Entry,
     known: str | None,
     *,
+    decoder: Callable[[bytes], Image.Image],
     decodes: Callable[[str], bool] | None,
     keep: Keep | None,
 ) -> str | _Unreadable:
@@ -162,7 +171,7 @@ def _hash_and_check(
         data = source.read(entry.path)
         sha256 = hashlib.sha256(data).hexdigest()
         if decodes is None or not decodes(sha256):
-            image = decode(data)
+            image = decoder(data)
             if keep is not None:
                 keep(entry.split, sha256, image)
     except UnreadableImage as error:
