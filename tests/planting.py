@@ -150,3 +150,19 @@ def plant(root: Path, *, each: int) -> set[tuple[str, tuple[str, ...]]]:
         paths = tuple(sorted(put(f"train/{CLASSES[j % 3]}/missing_{k}_{j}.png", image) for j in range(6)))
         planted.add(("placeholder", paths))
     return planted
+
+
+def hostile(number: int) -> tuple[str, bytes]:
+    """A file name and random bytes, or an image with some of its bytes changed, mostly near the head."""
+    rng = np.random.default_rng([3, number])
+    kind, suffix = (("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("WEBP", "webp"), ("TIFF", "tif"), ("BMP", "bmp"))[
+        number % 6
+    ]
+    if number % 7 == 0:
+        return f"noise_{number}.{suffix}", rng.bytes(int(rng.integers(1, 4000)))
+    data = bytearray(encoded(scene(0, 0, (48, 36)), kind))
+    for _ in range(int(rng.integers(1, 12))):
+        limit = min(len(data), (64, 600, len(data))[int(rng.integers(3))])
+        data[int(rng.integers(limit))] = int(rng.integers(256))
+    # a GIF is looked at under a name that is read, too
+    return f"changed_{number}.{'png' if kind == 'GIF' and number % 2 else suffix}", bytes(data)

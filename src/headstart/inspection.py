@@ -15,7 +15,7 @@ from headstart.config import RunConfig
 from headstart.data.balance import copies, scoped
 from headstart.data.check import Checked, Good, check_files
 from headstart.data.duplicates import Pair, candidates, confirmed, joined
-from headstart.data.findings import KINDS, MOVE, Finding, listed, number_of, shown
+from headstart.data.findings import KINDS, MAYBE, Finding, listed, number_of, shown
 from headstart.data.fixes import write_fixes
 from headstart.errors import InputError
 from headstart.files import write_atomically
@@ -77,7 +77,7 @@ def inspect(config: RunConfig, *, labels: bool) -> Report:
     distinct = list({image.sha256: image for image in reversed(checked.good)}.values())[::-1]
     pairs = candidates(np.array([image.hashes for image in distinct])) if distinct else []
     looked_at = distinct if labels else [distinct[i] for i in sorted({i for p in pairs for i in (p.first, p.second)})]
-    features = _features(config, checked.root, looked_at) if looked_at else np.empty((0, 0))
+    features = features_of_images(config, checked.root, looked_at) if looked_at else np.empty((0, 0))
     row_of = {image.sha256: row for row, image in enumerate(looked_at)}
     places = [row_of.get(image.sha256, -1) for image in distinct]  # index of a pair -> row of the features
     pairs = confirmed(pairs, features, rows=np.array(places, dtype=np.int64))
@@ -104,7 +104,7 @@ def _check_with_progress(root: Path) -> Checked:
         return check_files(root, progress=lambda done: progress.advance(task, done))
 
 
-def _features(config: RunConfig, root: Path, images: list[Good]) -> np.ndarray:
+def features_of_images(config: RunConfig, root: Path, images: list[Good]) -> np.ndarray:
     """float32 (n, 512) of the evaluation view, by way of the feature bank."""
     from headstart.extract import Row, features_of, fill, views_of
     from headstart.preprocess import Preprocess
@@ -183,7 +183,7 @@ def _labels(
         file, other = images[suspect.index].file, classes[suspect.suggested]
         message = f"looks like {other} ({suspect.p_suggested:.0%}), is called {file.label} ({suspect.p_given:.0%})"
         target = f"{file.path.split('/')[0]}/{other}" if file.split else other
-        found.append(Finding.of("suspected_label", file.path, message, f"{MOVE} {target}"))
+        found.append(Finding.of("suspected_label", file.path, message, f"{MAYBE} {target}"))
     wrong = float(1 - np.trace(study.joint))
     return found, {"images": len(images), "accuracy": study.accuracy, "estimated_wrong": wrong, "classes": classes,
                    "joint": study.joint.tolist()}  # fmt: skip
@@ -224,7 +224,7 @@ def summary_lines(report: Report) -> list[str]:
     if report.labels is not None:
         lines.append(
             f"labels: a probe agrees out of fold with {report.labels['accuracy']:.1%} of {report.labels['images']}; "
-            f"about {report.labels['estimated_wrong']:.1%} may be wrong"
+            f"an estimated {report.labels['estimated_wrong']:.1%} are wrong, fewer if the images are hard"
         )
     return lines + report.notes
 

@@ -70,7 +70,7 @@ def doctor_page(
             sections.append(_Section(kind, about.title, counted, about.what_to_do, entries, more))
     splits = sorted({split for split, _ in counts})
     rows = [
-        (shown(label), [str(counts[(split, label)]) if (split, label) in counts else "none" for split in splits])
+        (shown(label), [str(counts[(split, label)]) if (split, label) in counts else "no folder" for split in splits])
         for label in sorted({label for _, label in counts})
     ]
     return environment.get_template("doctor.html").render(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from planting import encoded, good_folder, huge_png, scene
+from planting import encoded, good_folder, hostile, huge_png, scene
 
 from headstart.data import check
 from headstart.data.balance import Named, copies, quick_check, thin_classes
@@ -135,22 +135,6 @@ def test_what_is_no_folder_of_class_folders_is_the_users_mistake(tmp_path, make)
     make(tmp_path / "it")
     with pytest.raises(InputError, match="it"):
         check_files(tmp_path / "it")
-
-
-def hostile(number: int) -> tuple[str, bytes]:
-    """A file name and random bytes, or an image with some of its bytes changed, mostly near the head."""
-    rng = np.random.default_rng([3, number])
-    kind, suffix = (("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("WEBP", "webp"), ("TIFF", "tif"), ("BMP", "bmp"))[
-        number % 6
-    ]
-    if number % 7 == 0:
-        return f"noise_{number}.{suffix}", rng.bytes(int(rng.integers(1, 4000)))
-    data = bytearray(encoded(scene(0, 0, (48, 36)), kind))
-    for _ in range(int(rng.integers(1, 12))):
-        limit = min(len(data), (64, 600, len(data))[int(rng.integers(3))])
-        data[int(rng.integers(limit))] = int(rng.integers(256))
-    # a GIF is looked at under a name that is read, too
-    return f"changed_{number}.{'png' if kind == 'GIF' and number % 2 else suffix}", bytes(data)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it forgives

@@ -35,7 +35,7 @@ def test_dropped_files_are_missing_and_moved_ones_lie_elsewhere(data, tmp_path):
     before = files(data)
     csv_file = table(
         tmp_path, ("train/a/1.png", "drop"), ("train/a/2.png", "move train/b"), ("train/b/3.png", "keep"),
-        ("train/c", "keep"),
+        ("train/c", "keep"), ("val/a/4.png", "move? val/b"),
     )  # fmt: skip
     count = apply_fixes(csv_file, data=data, out=tmp_path / "new")
     assert files(tmp_path / "new") == {

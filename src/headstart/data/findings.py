@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 KEEP, DROP, MOVE = "keep", "drop", "move"
+MAYBE = "move?"  # stays where it is until a person takes the question mark away
 
 
 @dataclass(frozen=True)
 class Finding:
     """One fault, or one group of files that share it. `paths` are relative to the data root, in posix form.
 
-    suggestions: for each path "keep", "drop" or "move FOLDER"; nobody acts on them but `headstart data apply`.
+    suggestions: for each path "keep", "drop", "move FOLDER" or "move? FOLDER"; nobody acts on them but `headstart data apply`.
     """
 
     kind: str
@@ -45,7 +46,8 @@ KINDS = {
     "near_duplicate_across_classes": Kind("Nearly the same image under different labels", _GROUP,
         "One of the labels may be wrong. Look at them."),
     "suspected_label": Kind("Suspected wrong labels", _FILE,
-        "A model that did not see the image is sure of another class. Look at each; many are merely hard."),
+        "A model that did not see the image is sure of another class. Many are merely hard: look at each, and take the "
+        "question mark away where it is right."),
     "placeholder": Kind("One file under many names, as a placeholder is", _GROUP,
         "If it says 'image not available', drop all of its copies."),
     "empty_file": Kind("Files of 0 bytes", _FILE, "Fetch them again or drop them."),

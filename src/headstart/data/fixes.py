@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from headstart.data.findings import DROP, KEEP, MOVE, Finding
+from headstart.data.findings import DROP, KEEP, MAYBE, MOVE, Finding
 from headstart.data.manifest import image_files
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
@@ -34,7 +34,7 @@ def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
     """Lay out under `out` what `data` is after the fixes, as links to its files (copies where links cannot be made).
 
     A file is left out if any of its lines says drop, lies in another folder if one says "move FOLDER", and stays where it
-    is otherwise. Hidden files are left behind. `data` is never changed. Returns how many files are linked,
+    is otherwise ("keep", "move? FOLDER"). Hidden files are left behind. `data` is never changed. Returns how many files are linked,
     copied, dropped and moved. Raises InputError if a line names no file of `data` or two files would have one place;
     the new folder then does not appear.
     """
@@ -75,7 +75,7 @@ def _plan(fixes: Path, data: Path, files: dict[str, Path], folders: set[str]) ->
     for number, name, suggestion in _lines(fixes):
         where = f"{fixes}, line {number}: "
         verb, _, folder = suggestion.strip().partition(" ")
-        if verb == KEEP and not folder:
+        if verb == MAYBE or (verb == KEEP and not folder):
             continue  # of a hidden file or a folder, too
         if verb not in (DROP, MOVE) or (verb == DROP and folder) or (verb == MOVE and not folder.strip()):
             raise InputError(f"{where}the suggestion is {suggestion!r}; it must be keep, drop or move FOLDER")
