@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,7 @@ def attacked(root: Path, *, count: int) -> None:
     for number in range(count):
         name, data = hostile(number)
         (root / "a" / name).write_bytes(data)
+    warnings.filterwarnings("ignore", module="PIL")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     checked = check_files(root)

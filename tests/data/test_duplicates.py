@@ -63,6 +63,12 @@ def test_a_crowd_of_equal_images_stays_one_cluster_without_all_its_pairs():
     assert set(joined([str(k) for k in range(300)], found)) == {0}
 
 
+def test_images_without_detail_are_not_taken_for_copies():
+    flat = [Image.new("RGB", (64, 48), colour) for colour in ("red", "navy", "white")]
+    ramp = Image.linear_gradient("L").convert("RGB")
+    assert candidates(hashed(*flat, ramp, ramp.resize((90, 70)))) == []
+
+
 def test_features_that_point_elsewhere_refuse_a_candidate():
     features = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], dtype=np.float32)
     pairs = [Pair(0, 1, 3, False), Pair(0, 2, 3, False)]

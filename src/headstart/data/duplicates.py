@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from headstart.probe import Features
 
 HASH_SIDE = 16  # 16 x 16 frequencies
-MAX_BITS = 30  # of 256 that may differ in a candidate pair; docs/data_doctor.md has what was measured
+MAX_BITS = 24  # of 256 that may differ in a candidate pair; docs/data_doctor.md has what was measured
 SURE_BITS = 12  # up to here the hashes alone are nearly enough
 # of the features of a confirmed pair, up to SURE_BITS and beyond. A copy of a grainy picture without its grain, mirrored,
 # may be as low as 0.69, lower than two pictures of one kind: so this refuses accidents of the hash and proves nothing.
@@ -47,13 +47,18 @@ def candidates(hashes: np.ndarray, *, max_bits: int = MAX_BITS) -> list[Pair]:
     """Pairs of images whose hashes are close, mirrored or not. hashes: uint64 (n, 2, 4) of `perceptual_hashes`.
 
     All pairs are compared, in blocks, at 64 bits per instruction: the time grows with n squared, the memory with n.
+    A hash with few or nearly all bits set is that of an image without any detail, which resembles all others of its kind:
+    it has no candidates.
     """
     found = []
+    detailed = np.abs(np.bitwise_count(hashes[:, 0]).sum(axis=1, dtype=np.int64) - 32 * _WORDS) <= 16 * _WORDS
     plain, mirror = hashes[:, 0], hashes[:, 1]
     for start in range(0, len(hashes), _BLOCK):
         block = plain[start : start + _BLOCK]
         straight, mirrored = (_distances(block, others[start:]) for others in (plain, mirror))
         bits = np.minimum(straight, mirrored)
+        bits[~detailed[start : start + _BLOCK]] = 64 * _WORDS
+        bits[:, ~detailed[start:]] = 64 * _WORDS
         for row in np.flatnonzero((bits <= max_bits).any(axis=1)).tolist():
             later = bits[row, row + 1 :]
             close = np.flatnonzero(later <= max_bits)
