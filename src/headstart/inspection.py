@@ -210,7 +210,7 @@ def summary_lines(report: Report) -> list[str]:
     checked, census = report.checked, report.checked.census
     labels = {label for _, label in checked.counts}
     lines = [
-        f"{checked.root}: {checked.num_files} files, {len(checked.good)} images that can be used, {len(labels)} classes"
+        f"{shown(str(checked.root))}: {checked.num_files} files, {len(checked.good)} images that can be used, {len(labels)} classes"
     ]
     if checked.good:
         assert census.smallest is not None

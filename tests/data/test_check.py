@@ -116,6 +116,36 @@ def test_a_file_too_long_to_be_an_image_is_not_read(tmp_path, monkeypatch):
     assert kinds(folder(tmp_path, {"a/long.png": bytes(60_000)})) == {"a/long.png": "too_large"}
 
 
+def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    files = {f"a/large_{k}.png": encoded(scene(0, k, (200, 150)), "PNG") for k in range(6)}
+    root = folder(tmp_path, files)
+    decoding, most = [], []
+
+    def watched(data: bytes) -> Image.Image:
+        image = decode(data)
+        if image.width == 200:
+            decoding.append(1)
+            most.append(len(decoding))
+            time.sleep(0.02)
+            decoding.pop()
+        return image
+
+    decode = check.decode
+    monkeypatch.setattr(check, "decode", watched)
+    monkeypatch.setattr(check, "_LARGE_PIXELS", 200 * 150 - 1)
+    assert len(check_files(root, num_threads=4).good) == 10
+    assert most == [1] * 6
+
+
+def test_an_image_that_does_not_fit_in_memory_is_a_finding(tmp_path, monkeypatch):
+    def no_room(data: bytes) -> Image.Image:
+        raise MemoryError
+
+    root = folder(tmp_path, {})
+    monkeypatch.setattr(check, "decode", no_room)
+    assert {f.kind for f in check_files(root).findings} == {"too_large", "empty_class"}
+
+
 def test_names_that_no_table_can_hold_are_named(tmp_path):
     root = folder(tmp_path, {"a/left::right.png": encoded(scene(0, 9), "PNG")})
     (Path(os.fsdecode(os.fsencode(root / "a") + b"/\xff.png"))).write_bytes(encoded(scene(0, 8), "PNG"))

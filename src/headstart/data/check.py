@@ -1,7 +1,7 @@
 """The data doctor's look at every file of an image folder: what is wrong with it, and what the good ones are.
 
 What it holds per file is bounded: files beyond MAX_FILE_BYTES and images beyond Pillow's limit are not loaded, only
-regular files are opened, and large images are decoded one at a time.
+regular files are opened, and large files and images are looked at one at a time.
 """
 
 import hashlib
@@ -12,12 +12,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from headstart.cores import usable_cores
 from headstart.data.balance import Named, thin_classes
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.duplicates import perceptual_hashes
@@ -28,7 +30,7 @@ from headstart.errors import InputError
 MAX_FILE_BYTES = 1 << 28
 TINY_PX = 16  # a side below this
 FLAT = 3  # of 255: a single colour after JPEG differs by no more
-_LARGE_PIXELS = 1 << 25  # images beyond this are decoded one at a time
+_LARGE_BYTES, _LARGE_PIXELS = 1 << 25, 1 << 24  # beyond these one at a time
 _WHOLE_END = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}  # how a whole file begins and ends
 _SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF")  # a JPEG of several frames (MPO) carries a preview, not another image
 
@@ -74,25 +76,24 @@ def check_files(
     root: Path,
     *,
     num_threads: int | None = None,
-    keep: Callable[[str, Image.Image], object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Checked:
     """Read, hash and decode every file below `root`, and compare the class folders with each other.
 
-    keep: is given every good image with its sha256, in threads; progress: is told how many files are done, 1 at a time.
+    num_threads: None for one per core; progress: is told how many files are done, 1 at a time, in threads.
     Raises InputError if `root` is no folder of class folders. Whatever is in the files is a finding, not an error.
     """
     _check_is_folder(root)
     found = _scan(root)
-    one_at_a_time = threading.Lock()
+    one_at_a_time = threading.RLock()
 
     def look(file: Named) -> tuple[Good | None, list[Finding]]:
-        result = _look(root, file, one_at_a_time, keep=keep)
+        result = _look(root, file, one_at_a_time)
         if progress is not None:
             progress(1)
         return result
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(num_threads or usable_cores()) as pool:
         looked = list(pool.map(look, found.files))
     good = [image for image, _ in looked if image is not None]
     findings = found.findings + [finding for _, ours in looked for finding in ours]
@@ -176,22 +177,27 @@ def _hidden_entry(entry: Path, path: str) -> Finding:
     return Finding.of("hidden", path, f"a hidden folder of {count} {'file' if count == 1 else 'files'}", KEEP)
 
 
-def _look(
-    root: Path, file: Named, one_at_a_time: threading.Lock, *, keep: Callable[[str, Image.Image], object] | None
-) -> tuple[Good | None, list[Finding]]:
+def _look(root: Path, file: Named, one_at_a_time: threading.RLock) -> tuple[Good | None, list[Finding]]:
+    with ExitStack() as turn:
+        return _examine(root, file, large=lambda: turn.enter_context(one_at_a_time))
+
+
+def _examine(root: Path, file: Named, *, large: Callable[[], object]) -> tuple[Good | None, list[Finding]]:
+    """large: is called before what takes much memory; it waits for its turn."""
     path, extension, data = file.path, Path(file.path).suffix.lower(), b""
     try:
-        data = _read(root / path)
+        data = _read(root / path, large=large)
+        if _claimed_pixels(data) > _LARGE_PIXELS:
+            large()
         if extension not in EXTENSIONS:
             return None, [Finding.of("unsupported_type", path, _what(data, extension))]
-        with _turn(data, one_at_a_time):
-            image = decode(data)
-            if keep is not None:
-                keep(hashlib.sha256(data).hexdigest(), image)
-            hashes, flat = perceptual_hashes(image), _spread(image) <= FLAT
+        image = decode(data)
+        hashes, flat = perceptual_hashes(image), _spread(image) <= FLAT
     except UnreadableImage as error:
         kind = "truncated" if error.kind == "unreadable" and _is_cut(data, str(error)) else error.kind
         return None, [Finding.of(kind if extension in EXTENSIONS else "unsupported_type", path, str(error))]
+    except MemoryError:
+        return None, [Finding.of("too_large", path, "it does not fit in the memory of this machine")]
     except OSError as error:
         return None, [Finding.of("unreadable", path, error.strerror or str(error))]
     header = _header(data)
@@ -200,13 +206,15 @@ def _look(
     return Good(file, sha256, image.size, header.mode, header.format, header.orientation, hashes), findings
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, large: Callable[[], object]) -> bytes:
     """Raises OSError, UnreadableImage for what is no regular file or too long to be an image."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
         raise UnreadableImage("not a regular file")
     if status.st_size > MAX_FILE_BYTES:
         raise UnreadableImage(f"{status.st_size / 2**20:.0f} MiB long", kind="too_large")
+    if status.st_size > _LARGE_BYTES:
+        large()
     with path.open("rb") as file:
         return file.read(MAX_FILE_BYTES)
 
@@ -275,21 +283,6 @@ def _is_cut(data: bytes, reason: str) -> bool:
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     missing = any(data.startswith(start) and end not in data[-4096:] for start, end in _WHOLE_END.items())
     return missing or "truncated" in reason.lower()
-
-
-class _turn:
-    """Waits until no other large image is being decoded, if this is one by its header."""
-
-    def __init__(self, data: bytes, lock: threading.Lock) -> None:
-        self._lock = lock if _claimed_pixels(data) > _LARGE_PIXELS else None
-
-    def __enter__(self) -> None:
-        if self._lock is not None:
-            self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
 
 def _claimed_pixels(data: bytes) -> int:
