@@ -75,7 +75,7 @@ def test_imports_are_seen_at_the_top_and_in_functions() -> None:
     assert "headstart.model" in reaches("headstart.predict", inside_functions=True)
 
 
-@pytest.mark.parametrize("name", ["config", "errors", "parsing", "cli", "schedule"])
+@pytest.mark.parametrize("name", ["config", "errors", "parsing", "cli", "data_cli", "schedule"])
 def test_what_help_needs_imports_nothing_heavy(name: str) -> None:
     assert reaches(f"headstart.{name}", inside_functions=False) & HEAVY == set()
 
@@ -93,6 +93,8 @@ RULES = {
         "headstart.evaluate",
         "headstart.predict",
         "headstart.model",
+        "headstart.inspection",
+        "headstart.page",
         "headstart.cli",
     },
     "headstart.predict": {"headstart.training", "headstart.evaluate", "headstart.checkpoint", "headstart.cli"},
@@ -106,6 +108,9 @@ RULES = {
     "headstart.features": {"headstart.extract", "headstart.probe_run", "headstart.data", "headstart.model"},
     "headstart.trunk": {"headstart.model", "headstart.config", "headstart.features"},
     "headstart.companion": {"headstart.artifacts", "headstart.runtime", "headstart.evaluate"},
+    "headstart.noise": {"headstart.data", "headstart.inspection", "headstart.config"},
+    "headstart.page": {"headstart.inspection", "headstart.probe_run"},
+    "headstart.inspection": {"headstart.training", "headstart.cli"},
     "headstart.metrics": {"headstart.evaluate", "headstart.training"},
 }
 
@@ -123,6 +128,11 @@ def test_a_run_on_the_bank_does_without_the_slow_libraries() -> None:
     assert reaches("headstart.probe_run", inside_functions=False) & slow == set()
     assert reaches("headstart.companion", inside_functions=True) & {"torch", "accelerate", "torchvision"} == set()
     assert reaches("headstart.probe", inside_functions=True) & HEAVY == {"numpy"}
+
+
+def test_a_folder_without_near_copies_is_checked_without_torch() -> None:
+    for name in ("inspection", "page", "noise", "data.check", "data.fixes"):
+        assert "torch" not in reaches(f"headstart.{name}", inside_functions=False), name
 
 
 def test_no_file_is_named_for_nothing() -> None:

@@ -20,6 +20,8 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart evaluate RUN --data DIR                      measure a finished run on a folder
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
   headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
+  headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
+  headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
   headstart data demo DIR                                lay out the demo data: 2,624 solar cells
   headstart data bank                                    list the feature bank, or delete from it
   headstart bench features --data DIR                    how fast features are extracted here
@@ -172,7 +174,10 @@ def _probe(argv: list[str]) -> None:
 
 def _data(argv: list[str]) -> None:
     parser = _parser("data", "Data sets and the feature bank.")
-    what = parser.add_subparsers(dest="what", required=True, metavar="demo | bank")
+    what = parser.add_subparsers(dest="what", required=True, metavar="check | apply | demo | bank")
+    from headstart import data_cli
+
+    data_cli.add_parsers(what)
     demo = what.add_parser("demo", help="lay out the solar cells of elpv-dataset as an image folder")
     demo.add_argument("dir", help="folder to create")
     demo.add_argument("--seed", type=int, default=0, help="of the 75/25 split (default: 0)")
@@ -181,15 +186,24 @@ def _data(argv: list[str]) -> None:
     bank.add_argument("--prune", metavar="KEY", help="delete the keys whose name begins so; all: every one")
     bank.add_argument("--prune_unused", metavar="DAYS", type=float, help="delete the keys not used for so many days")
     args = parser.parse_args(argv)
-    if args.what == "bank":
-        _bank(args.bank, prune_name=args.prune, unused_days=args.prune_unused)
-        return
+    match args.what:
+        case "check":
+            data_cli.check(args)
+        case "apply":
+            data_cli.apply(args)
+        case "bank":
+            _bank(args.bank, prune_name=args.prune, unused_days=args.prune_unused)
+        case "demo":
+            _demo(args.dir, seed=args.seed)
+
+
+def _demo(location: str, *, seed: int) -> None:
     from pathlib import Path
 
     from headstart.data.demo import write_solar_cells
 
-    counts = write_solar_cells(Path(args.dir), seed=args.seed)
-    print(f"{args.dir}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
+    counts = write_solar_cells(Path(location), seed=seed)
+    print(f"{location}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
 
 
 def _bank(location: str | None, *, prune_name: str | None, unused_days: float | None) -> None:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from headstart.artifacts import ModelInfo, RunFolder, predictions_table
 from headstart.card import model_card
 from headstart.config import RunConfig
+from headstart.data.balance import quick_check
 from headstart.data.samples import Manifest, summarize
 from headstart.evaluate import Predictions, headline
 from headstart.preprocess import Preprocess
@@ -18,11 +19,12 @@ from headstart.weights import Weights
 
 
 def describe_data(manifest: Manifest) -> str:
+    """What is trained and measured on, what is left out, and what the manifest alone shows to be wrong."""
     train, val = manifest.of("train"), manifest.of("val")
     line = f"{manifest.root}: {len(train)} training + {len(val)} validation images, {len(manifest.classes)} classes"
     if manifest.skipped:
         line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
-    return line
+    return "\n".join([line, *quick_check(manifest)])
 
 
 def model_info(

@@ -293,3 +293,8 @@ def test_decoding_in_threads_leaves_the_warning_filters_as_they_were() -> None:
         sys.setswitchinterval(interval)
         warnings.filters[:] = before
     assert after == before
+
+
+def test_a_file_that_would_start_another_program_is_no_image() -> None:
+    with pytest.raises(UnreadableImage, match="not an image"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")

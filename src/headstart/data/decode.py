@@ -16,10 +16,20 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 DECODER = "pillow-rgb-v1"
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "MPO", "JPEG2000", "TGA", "ICO")
+"""What a file may hold, whatever its name says. Pillow knows more: EPS, which would start Ghostscript, and rarities whose
+readers are little tried."""
 
 
 class UnreadableImage(Exception):
-    """The message is the reason, fit for a list beside the file name."""
+    """The message is the reason, fit for a list beside the file name.
+
+    kind: empty_file, too_large, unsupported_pixels, or unreadable for all that Pillow itself gives up on.
+    """
+
+    def __init__(self, reason: str, *, kind: str = "unreadable") -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
@@ -27,9 +37,9 @@ def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
 
     jpeg_min_side: px; JPEG files may be decoded smaller as long as neither side falls below that. None: at full size."""
     if not data:
-        raise UnreadableImage("empty file (0 bytes)")
+        raise UnreadableImage("empty file (0 bytes)", kind="empty_file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # Pillow only warns of these; warning filters are shared by all threads, so the size is looked at here
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
@@ -41,7 +51,7 @@ def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
     except UnreadableImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels", kind="too_large") from None
     except UnidentifiedImageError:
         raise UnreadableImage("not an image that Pillow knows") from None
     except MemoryError:
@@ -54,11 +64,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy() if image.readonly else image
     if image.mode == "F":
-        raise UnreadableImage("32-bit float pixels have no agreed range; convert to 8 or 16 bits")
+        raise UnreadableImage(
+            "32-bit float pixels have no agreed range; convert to 8 or 16 bits", kind="unsupported_pixels"
+        )
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise UnreadableImage("32-bit integer pixels outside 0..65535; convert to 8 or 16 bits")
+            raise UnreadableImage(
+                "32-bit integer pixels outside 0..65535; convert to 8 or 16 bits", kind="unsupported_pixels"
+            )
         if "transparency" in image.info:
             values[values == image.info["transparency"]] = 65535
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")

@@ -31,10 +31,7 @@ class ClassFolders:
 
     def scan(self) -> Scan:
         folder = Path(self.root)
-        if not folder.exists():
-            raise InputError(f"{folder} does not exist; name a folder of images")
-        if not folder.is_dir():
-            raise InputError(f"{folder} is a file, not a folder; name a folder of class folders")
+        check_is_folder(folder)
         return lay_out(_walk(folder), self.root, to_measure=self.to_measure)
 
     def read(self, path: str) -> bytes:
@@ -47,6 +44,7 @@ class Tree:
 
     files: list[tuple[str, str]] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
+    bad: list[Skipped] = field(default_factory=list)
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -67,6 +65,7 @@ def lay_out(tree: Tree, root: str, *, to_measure: bool = False) -> Scan:
         """The folder of one of these names, in any case, if it holds folders itself; images alone make it a class."""
         return next((name for name in top if name.lower() in names and name in below), None)
 
+    tree.bad.sort(key=lambda skipped: skipped.path)
     train, val = named(TRAIN_NAMES), named(VAL_NAMES)
     if to_measure:
         return _class_folders(tree, root, val, split="val" if val else None)
@@ -74,7 +73,7 @@ def lay_out(tree: Tree, root: str, *, to_measure: bool = False) -> Scan:
         first, second = _class_folders(tree, root, train, split="train"), _class_folders(tree, root, val, split="val")
         unused = [Skipped(name, f"a folder beside {train}/ and {val}/") for name in top if name not in (train, val)]
         skipped = first.skipped + second.skipped + unused
-        return Scan(first.entries + second.entries, skipped, first.empty + second.empty)
+        return Scan(first.entries + second.entries, skipped, first.empty + second.empty, tuple(tree.bad))
     if train:
         raise InputError(
             f"{root} has {train}/ but no val/; add val/ with the same class folders, or name {os.path.join(root, train)} "
@@ -85,16 +84,26 @@ def lay_out(tree: Tree, root: str, *, to_measure: bool = False) -> Scan:
     return _class_folders(tree, root, None, split=None)
 
 
+def check_is_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist; name a folder of images")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder; name a folder of class folders")
+
+
 def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def check_name(path: str) -> None:
     """Raise InputError for a name that is no text: it could stand in no table that we write."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # bytes of the file system that are no UTF-8
-        raise InputError(f"{path!a}: the name is not valid UTF-8; rename the file or folder") from None
+    if not _is_text(path):
+        raise InputError(f"{path!a}: the name is not valid UTF-8; rename the file or folder")
+
+
+def _is_text(name: str) -> bool:
+    """False for bytes of the file system that are no UTF-8."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def stamp_of(status: os.stat_result) -> str:
@@ -132,7 +141,7 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
         elif len(parts) > depth + 1:
             kind = PurePosixPath(name).suffix.lower() or "no extension"
             skipped.append(Skipped(name, f"{kind} is not an image type we read"))
-    return Scan(entries, skipped, tuple(f"{prefix}{label}" for label in labels if label not in filled))
+    return Scan(entries, skipped, tuple(f"{prefix}{label}" for label in labels if label not in filled), tuple(tree.bad))
 
 
 def _walk(root: Path) -> Tree:
@@ -142,9 +151,10 @@ def _walk(root: Path) -> Tree:
     with ThreadPoolExecutor() as pool:
         while level:
             found = list(pool.map(lambda name: _look_into(root, name), level))
-            tree.files += [file for files, _ in found for file in files]
+            tree.files += [file for files, _, _ in found for file in files]
+            tree.bad += [skipped for _, _, bad in found for skipped in bad]
             level = []
-            for _, folders in found:
+            for _, folders, _ in found:
                 for name in folders:
                     tree.folders.append(name)
                     real = os.path.realpath(root / name)
@@ -155,23 +165,25 @@ def _walk(root: Path) -> Tree:
     return tree
 
 
-def _look_into(root: Path, folder: str) -> tuple[list[tuple[str, str]], list[str]]:
+def _look_into(root: Path, folder: str) -> tuple[list[tuple[str, str]], list[str], list[Skipped]]:
     files: list[tuple[str, str]] = []
     folders: list[str] = []
+    bad: list[Skipped] = []
     try:
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 if is_hidden(entry.name):
                     continue
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                check_name(name)
-                if entry.is_dir():
+                if not _is_text(name):
+                    bad.append(Skipped(ascii(name)[1:-1], "the name is not valid UTF-8"))
+                elif entry.is_dir():
                     folders.append(name)
                 else:
                     files.append((name, _stamp(entry)))
     except PermissionError as error:
         raise InputError(f"{root / folder}: {error.strerror}; make the folder readable") from None
-    return files, sorted(folders)
+    return files, sorted(folders), bad
 
 
 def _stamp(entry: "os.DirEntry[str]") -> str:

@@ -88,7 +88,7 @@ def build_eval_manifest(
     """
     scan = source.scan()
     if any(entry.split == "val" for entry in scan.entries):
-        scan = Scan([entry for entry in scan.entries if entry.split == "val"], scan.skipped, scan.empty)
+        scan = Scan([entry for entry in scan.entries if entry.split == "val"], scan.skipped, scan.empty, scan.bad)
     unknown = sorted({entry.label for entry in scan.entries} - set(classes))
     if unknown:
         raise InputError(
@@ -132,7 +132,7 @@ def _read_all(
     """Hash and fully decode what the index does not know; Pillow and hashlib release the interpreter lock, so threads do."""
     index = Index.of(source, scan.entries, use=not data.rescan)
     good: list[_Read] = []
-    bad: list[Skipped] = []
+    bad = list(scan.bad)
     started = spoke = time.monotonic()
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(scan.entries), CHUNK):

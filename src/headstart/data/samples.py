@@ -69,11 +69,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Scan:
-    """empty: class folders without any image, relative to the root."""
+    """empty: class folders without any image, relative to the root; bad: images that cannot be used."""
 
     entries: list[Entry]
     skipped: list[Skipped]
     empty: tuple[str, ...] = ()
+    bad: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""`fixes.csv`: what the doctor suggests and a person has edited; and the new folder of links that follows from it."""
+
+import csv
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from headstart.data.findings import DROP, KEEP, MAYBE, MOVE, Finding
+from headstart.data.folders import image_files
+from headstart.errors import InputError
+from headstart.files import fsync, write_atomically
+
+COLUMNS = ("path", "finding", "suggestion")
+
+
+def write_fixes(path: Path, findings: Sequence[Finding]) -> None:
+    """A line per file and finding, in the order given. What has no place in a text file (bad names) is left out."""
+    named = [finding for finding in findings if finding.kind != "bad_name"]
+    _write_csv(
+        path, COLUMNS, [(name, f.kind, what) for f in named for name, what in zip(f.paths, f.suggestions, strict=True)]
+    )
+
+
+def write_groups(path: Path, members: Sequence[tuple[str, int]]) -> None:
+    """(path, cluster) of files that have copies or near-copies: what --data.groups takes."""
+    _write_csv(path, ("path", "group"), members)
+
+
+def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    def write(staging: Path) -> None:
+        with staging.open("w", newline="", encoding="utf-8") as out:
+            rows = csv.writer(out)
+            rows.writerow(columns)
+            rows.writerows(lines)
+
+    write_atomically(path, write)
+
+
+def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
+    """Lay out under `out` what `data` is after the fixes, as links to its files (copies where links cannot be made).
+
+    A file is left out if any of its lines says drop, lies in another folder if one says "move FOLDER", and stays where it
+    is otherwise ("keep", "move? FOLDER"). Hidden files are left behind. `data` is never changed. Returns how many files are linked,
+    copied, dropped and moved. Raises InputError if a line names no file of `data` or two files would have one place;
+    the new folder then does not appear.
+    """
+    if not data.is_dir():
+        raise InputError(f"--data {data} is not a folder; name the one that was checked")
+    if out.exists() or out.is_symlink():
+        raise InputError(f"--out {out} exists; name a new folder")
+    if data.resolve() in out.absolute().resolve().parents:
+        raise InputError(f"--out {out} lies inside {data}, which is never changed; name a place outside")
+    images, others = image_files(data)
+    files = {path.relative_to(data).as_posix(): path for path in images + others}
+    folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
+    targets, dropped = _plan(fixes, data, files, folders)
+    count = {
+        "linked": 0, "copied": 0, "dropped": len(dropped),
+        "moved": sum(name != target for name, target in targets.items()),
+    }  # fmt: skip
+    staging = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        for name, target in sorted(targets.items()):
+            place = staging / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            count[_link(files[name], place)] += 1
+        os.replace(staging, out)
+        fsync(out.absolute().parent)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name another place") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return count
+
+
+def _plan(fixes: Path, data: Path, files: dict[str, Path], folders: set[str]) -> tuple[dict[str, str], set[str]]:
+    """Name -> new name of every file that stays, and the names that go."""
+    dropped: set[str] = set()
+    moved: dict[str, str] = {}
+    for number, name, suggestion in _lines(fixes):
+        where = f"{fixes}, line {number}: "
+        verb, _, folder = suggestion.strip().partition(" ")
+        if verb == MAYBE or (verb == KEEP and not folder):
+            continue  # of a hidden file or a folder, too
+        if verb not in (DROP, MOVE) or (verb == DROP and folder) or (verb == MOVE and not folder.strip()):
+            raise InputError(f"{where}the suggestion is {suggestion!r}; it must be keep, drop or move FOLDER")
+        if name not in files:
+            what = "a folder; only files can be dropped or moved" if name in folders else "no visible file"
+            raise InputError(f"{where}{name!r} is {what} of {data}")
+        if verb == DROP:
+            dropped.add(name)
+            continue
+        target = PurePosixPath(folder.strip()) / PurePosixPath(name).name
+        if target.is_absolute() or ".." in target.parts or "\\" in folder:
+            raise InputError(f"{where}{folder.strip()!r} must be a folder inside the data, such as train/bees")
+        if moved.setdefault(name, target.as_posix()) != target.as_posix():
+            raise InputError(f"{where}{name!r} is moved to {moved[name]!r} by another line")
+    targets = {name: moved.get(name, name) for name in files if name not in dropped}
+    taken: dict[str, str] = {}
+    for name, place in sorted(targets.items()):
+        if taken.setdefault(place, name) != name:
+            raise InputError(f"{fixes}: {taken[place]!r} and {name!r} would both be {place!r}; rename or drop one")
+    for place in targets.values():
+        for parent in PurePosixPath(place).parents:
+            if parent.as_posix() in taken:
+                raise InputError(f"{fixes}: {parent.as_posix()!r} would be a file and a folder")
+    return targets, dropped
+
+
+def _lines(fixes: Path) -> list[tuple[int, str, str]]:
+    """(number of the line, path, suggestion)."""
+    try:
+        with fixes.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text)
+            lacking = [name for name in ("path", "suggestion") if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise InputError(
+                    f"{fixes} has no column {lacking[0]!r}; expected {','.join(COLUMNS)} in its first line"
+                )
+            return [(reader.line_num, row["path"] or "", row["suggestion"] or "") for row in reader]
+    except FileNotFoundError:
+        raise InputError(f"{fixes} does not exist; headstart data check DIR --out FOLDER writes a fixes.csv") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{fixes} cannot be read as a table: {error}") from None
+
+
+def _link(source: Path, place: Path) -> str:
+    """How it was done: "linked" or "copied"."""
+    try:
+        place.symlink_to(source.resolve())
+        return "linked"
+    except (OSError, NotImplementedError):  # Windows without the right to, FAT
+        shutil.copyfile(source, place)
+        return "copied"

@@ -1,0 +1,56 @@
+"""The options of `headstart data check` and `headstart data apply`."""
+
+from argparse import Namespace
+from typing import Any
+
+
+def add_parsers(what: Any) -> None:
+    """what: the sub-parsers of `headstart data`."""
+    check = what.add_parser(
+        "check",
+        help="look at every file of an image folder: broken files, copies, leaks, thin classes, wrong labels",
+        description="Look at every file of an image folder and name every fault. Nothing in the folder is changed. "
+        "The exit code is 0 whatever is found.",
+    )
+    check.add_argument("dir", help="image folder: train/ and val/ of class folders, or just class folders")
+    check.add_argument("--out", metavar="FOLDER", help="write doctor.html, doctor.json and fixes.csv there")
+    check.add_argument("--labels", action="store_true", help="look for wrong labels, too")
+    check.add_argument("--weights", default="bundled", help="as --model.weights of train (default: bundled)")
+    check.add_argument("--image_size", type=int, default=224, help="px that the backbone sees (default: 224)")
+    check.add_argument("--folds", type=int, default=5, help="of the study of labels (default: 5)")
+    check.add_argument("--seed", type=int, default=0, help="of the folds (default: 0)")
+    check.add_argument("--bank", help="folder of the feature bank; default: in the user's cache folder")
+    apply = what.add_parser(
+        "apply",
+        help="act on an edited fixes.csv by a new folder of links",
+        description="Lay out a new folder of links in which dropped files are missing and moved ones lie elsewhere. "
+        "The folder that was checked is never changed.",
+    )
+    apply.add_argument("fixes", metavar="FIXES.csv", help="written by headstart data check --out, edited by you")
+    apply.add_argument("--data", required=True, metavar="DIR", help="the folder that was checked")
+    apply.add_argument("--out", required=True, metavar="NEW", help="folder to create")
+
+
+def check(args: Namespace) -> None:
+    from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
+
+    config = RunConfig(
+        seed=args.seed,
+        data=DataConfig(root=args.dir, image_size=args.image_size, on_bad_file="skip"),
+        model=ModelConfig(weights=args.weights),
+        strategy=StrategyConfig(name="frozen_head"),
+        probe=ProbeConfig(folds=args.folds),
+        runtime=RuntimeConfig(bank=args.bank or ""),
+    )
+    from headstart.inspection import check_command
+
+    check_command(config, labels=args.labels, out=args.out)
+
+
+def apply(args: Namespace) -> None:
+    from pathlib import Path
+
+    from headstart.data.fixes import apply_fixes
+
+    count = apply_fixes(Path(args.fixes), data=Path(args.data), out=Path(args.out))
+    print(f"{args.out}: " + ", ".join(f"{number} {what}" for what, number in count.items() if number))

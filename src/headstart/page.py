@@ -1,0 +1,99 @@
+"""`doctor.html`: one file that needs nothing else, with thumbnails inside."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.data.decode import UnreadableImage, decode
+from headstart.data.findings import KINDS, Finding, number_of, shown
+
+THUMBNAIL_PX = 144
+MAX_FINDINGS = 60  # of a kind that are shown; doctor.json has them all
+MAX_IMAGES = 8  # of a finding
+_NO_PICTURE = {"empty_file", "truncated", "unreadable", "unsupported_pixels", "too_large", "bad_name", "hidden",
+               "unused_folder", "missing_split", "empty_class", "class_in_one_split", "near_empty_class", "imbalance",
+               "unsupported_type"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Item:
+    path: str
+    suggestion: str
+    picture: str | None  # a data URI
+
+
+@dataclass(frozen=True)
+class _Entry:
+    message: str
+    items: list[_Item]
+    more: int
+
+
+@dataclass(frozen=True)
+class _Section:
+    kind: str
+    title: str
+    counted: str
+    what_to_do: str
+    entries: list[_Entry]
+    more: int
+
+
+def doctor_page(
+    root: Path,
+    findings: Sequence[Finding],
+    lines: Sequence[str],
+    counts: Counter[tuple[str, str]],
+    *,
+    files: int,
+) -> str:
+    """The whole report as HTML. findings: in the order of their kinds; lines: what the folder is; counts: its classes."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("headstart", "assets"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = []
+    for kind in KINDS:
+        ours = [finding for finding in findings if finding.kind == kind]
+        if ours:
+            entries = [_entry(root, finding) for finding in ours[:MAX_FINDINGS]]
+            about, more = KINDS[kind], max(0, len(ours) - MAX_FINDINGS)
+            counted = number_of(kind, len(ours))
+            sections.append(_Section(kind, about.title, counted, about.what_to_do, entries, more))
+    splits = sorted({split for split, _ in counts})
+    rows = [
+        (shown(label), [str(counts[(split, label)]) if (split, label) in counts else "no folder" for split in splits])
+        for label in sorted({label for _, label in counts})
+    ]
+    return environment.get_template("doctor.html").render(
+        root=shown(root.name or str(root)), lines=lines, sections=sections, files=files,
+        splits=[split or "images" for split in splits], rows=rows,
+    )  # fmt: skip
+
+
+def _entry(root: Path, finding: Finding) -> _Entry:
+    items = [
+        _Item(shown(path), suggestion, None if finding.kind in _NO_PICTURE else _picture(root / path))
+        for path, suggestion in list(zip(finding.paths, finding.suggestions, strict=True))[:MAX_IMAGES]
+    ]
+    return _Entry(shown(finding.message), items, len(finding.paths) - len(items))
+
+
+def _picture(path: Path) -> str | None:
+    """The image as a small JPEG in a data URI; None for one that cannot be read any more."""
+    try:
+        image = decode(path.read_bytes())
+    except (UnreadableImage, OSError):
+        return None
+    image.thumbnail((2 * THUMBNAIL_PX, THUMBNAIL_PX))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,0 +1,258 @@
+"""What the doctor sees in files and folders: every planted fault by its name, nothing else; hostile bytes are only findings."""
+
+import hashlib
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from planting import encoded, good_folder, hostile, huge_png, scene
+
+from headstart.data import check
+from headstart.data.balance import Named, copies, quick_check, thin_classes
+from headstart.data.check import check_files
+from headstart.data.findings import KINDS, listed, number_of, shown
+from headstart.data.folders import ClassFolders
+from headstart.data.samples import Manifest, Sample, Samples
+from headstart.errors import InputError
+
+
+def folder(root: Path, files: dict[str, bytes]) -> Path:
+    """With two sound images in each of two classes beside `files`."""
+    for k in range(4):
+        files = {f"{'ab'[k % 2]}/good_{k}.png": encoded(scene(k % 2, k), "PNG")} | files
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def kinds(root: Path) -> dict[str, str]:
+    """Path -> kind of everything found but for the smallness of such folders."""
+    thin = ("near_empty_class", "imbalance")
+    return {f.paths[0]: f.kind for f in check_files(root, num_threads=2).findings if f.kind not in thin}
+
+
+def test_a_sound_folder_has_no_finding(tmp_path):
+    good_folder(tmp_path / "data", train=10, val=10)
+    checked = check_files(tmp_path / "data")
+    assert checked.findings == []
+    assert (checked.num_files, len(checked.good)) == (60, 60)
+    assert checked.census.formats == {"JPEG": 30, "PNG": 30}
+    assert checked.census.largest == (160, 120)
+    assert set(checked.counts.values()) == {10}
+
+
+def test_odd_but_usable_images_are_census_and_not_faults(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image = scene(0, 50)
+    files = {
+        "a/turned.jpg": encoded(image, "JPEG", exif=turned),
+        "a/phone.jpg": encoded(image, "MPO", save_all=True, append_images=[scene(0, 51)]),
+        "a/gray.png": encoded(image.convert("L"), "PNG"),
+        "a/palette.bmp": encoded(image.convert("P"), "BMP"),
+        "a/deep.tif": encoded(Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(60, 80)), "TIFF"),
+        "a/map.pgm": encoded(image.convert("L"), "PPM"),
+    }
+    root = folder(tmp_path, files)
+    assert kinds(root) == {}
+    census = check_files(root).census
+    assert census.rotated == 1
+    assert census.modes == {"RGB": 6, "L": 2, "P": 1, "I;16": 1}
+    assert census.smallest == (80, 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("cut.webp", encoded(scene(0, 9), "WEBP")[:900], "truncated"),
+        ("cut.bmp", encoded(scene(0, 9), "BMP")[:900], "truncated"),
+        ("cut_in_the_header.jpg", encoded(scene(0, 9), "JPEG")[:120], "truncated"),
+        ("cut_in_the_header.png", encoded(scene(0, 9), "PNG")[:20], "truncated"),
+        ("text.png", b"Not Found\n", "unreadable"),
+        ("zeros.jpg", bytes(5000), "unreadable"),
+        ("bomb.jpg", huge_png(), "too_large"),
+        ("smaller_bomb.png", huge_png(15_000), "too_large"),
+        ("flat.png", encoded(Image.new("RGB", (64, 64), "white"), "PNG"), "single_colour"),
+        ("thin.png", encoded(scene(0, 9, (200, 8)), "PNG"), "tiny"),
+        ("notes.txt", b"ants", "unsupported_type"),
+        ("film.gif", encoded(scene(0, 9), "GIF"), "unsupported_type"),
+        ("no_extension", encoded(scene(0, 9), "PNG"), "unsupported_type"),
+        ("photo.tiff", encoded(scene(0, 9), "WEBP"), "wrong_extension"),
+        ("pages.tif", encoded(scene(0, 9), "TIFF", save_all=True, append_images=[scene(0, 8)]), "animated"),
+        (".hidden.jpg", encoded(scene(0, 9), "JPEG"), "hidden"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_faulty_file_has_one_finding_by_its_name(tmp_path, name, data, kind):
+    assert kinds(folder(tmp_path, {f"a/{name}": data})) == {f"a/{name}": kind}
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    root = folder(tmp_path, {})
+    os.mkfifo(root / "a/pipe.jpg")
+    # whoever waits for the pipe is let go, so that this test fails and does not hang
+    rescue = threading.Timer(6, lambda: os.close(os.open(root / "a/pipe.jpg", os.O_WRONLY | os.O_NONBLOCK)))
+    rescue.start()
+    (root / "a/gone.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "a/loop.jpg").symlink_to(root / "a/loop.jpg")
+    (root / "a/again").symlink_to(root / "a")
+    started = time.perf_counter()
+    found = kinds(root)
+    rescue.cancel()
+    assert {path: kind for path, kind in found.items() if "again" not in path} == {
+        "a/pipe.jpg": "unreadable", "a/gone.jpg": "unreadable", "a/loop.jpg": "unreadable",
+    }  # fmt: skip
+    assert len(found) == 3
+    assert time.perf_counter() - started < 5
+
+
+def test_a_file_too_long_to_be_an_image_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "MAX_FILE_BYTES", 50_000)
+    assert kinds(folder(tmp_path, {"a/long.png": bytes(60_000)})) == {"a/long.png": "too_large"}
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    files = {f"a/large_{k}.png": encoded(scene(0, k, (200, 150)), "PNG") for k in range(6)}
+    root = folder(tmp_path, files)
+    decoding, most = [], []
+
+    def watched(data: bytes) -> Image.Image:
+        image = decode(data)
+        if image.width == 200:
+            decoding.append(1)
+            most.append(len(decoding))
+            time.sleep(0.02)
+            decoding.pop()
+        return image
+
+    decode = check.decode
+    monkeypatch.setattr(check, "decode", watched)
+    monkeypatch.setattr(check, "_LARGE_PIXELS", 200 * 150 - 1)
+    assert len(check_files(root, num_threads=4).good) == 10
+    assert most == [1] * 6
+
+
+def test_an_image_that_does_not_fit_in_memory_is_a_finding(tmp_path, monkeypatch):
+    def no_room(data: bytes) -> Image.Image:
+        raise MemoryError
+
+    root = folder(tmp_path, {})
+    monkeypatch.setattr(check, "decode", no_room)
+    assert {f.kind for f in check_files(root).findings} == {"too_large", "empty_class"}
+
+
+def test_names_that_no_table_can_hold_are_named(tmp_path):
+    root = folder(tmp_path, {})
+    (Path(os.fsdecode(os.fsencode(root / "a") + b"/\xff.png"))).write_bytes(encoded(scene(0, 8), "PNG"))
+    found = kinds(root)
+    assert found.pop("a", "empty_class") == "empty_class"
+    assert set(found.values()) == {"bad_name"}
+    assert {shown(path) for path in found} == {r"a/\udcff.png"}
+
+
+def test_half_a_split_and_classes_on_one_side_are_named(tmp_path):
+    only_train = folder(tmp_path / "one" / "train", {}).parent
+    assert kinds(only_train) == {"train": "missing_split"}
+    both = folder(tmp_path / "two" / "train", {"c/x.png": encoded(scene(2, 1), "PNG")}).parent
+    folder(both / "val", {"d/empty.png": b""})
+    assert kinds(both) == {
+        "train/c": "class_in_one_split", "val/d/empty.png": "empty_file", "val/d": "class_in_one_split",
+    }  # fmt: skip
+    assert ("empty_class", ("val/d",)) in {(f.kind, f.paths) for f in check_files(both).findings}
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: None])
+def test_what_is_no_folder_of_class_folders_is_the_users_mistake(tmp_path, make):
+    make(tmp_path / "it")
+    with pytest.raises(InputError, match="it"):
+        check_files(tmp_path / "it")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it forgives
+def test_hostile_bytes_end_as_findings(tmp_path):
+    root = folder(tmp_path, {f"a/{name}": data for name, data in map(hostile, range(200))})
+    started = time.perf_counter()
+    checked = check_files(root, num_threads=2)
+    assert time.perf_counter() - started < 20
+    assert checked.num_files == 204
+    paths = {image.file.path for image in checked.good} | {path for f in checked.findings for path in f.paths}
+    assert len([path for path in paths if "noise" in path or "changed" in path]) == 200
+    assert {f.kind for f in checked.findings} <= KINDS.keys()
+
+
+def named(*rows: tuple[str, str, str]) -> list[tuple[str, Named]]:
+    return [(content, Named(path, path.split("/")[0], label)) for content, path, label in rows]
+
+
+def test_copies_are_told_apart_by_where_they_lie():
+    found = copies(
+        named(
+            ("1", "train/a/1", "a"), ("1", "train/a/2", "a"),
+            ("2", "train/a/3", "a"), ("2", "val/a/4", "a"),
+            ("3", "train/a/5", "a"), ("3", "train/b/6", "b"),
+            ("4", "train/a/7", "a"), ("4", "val/b/8", "b"),
+            ("5", "train/a/9", "a"),
+        )
+    )  # fmt: skip
+    assert [(f.kind, f.paths, f.suggestions) for f in found] == [
+        ("duplicate", ("train/a/1", "train/a/2"), ("keep", "drop")),
+        ("duplicate_across_splits", ("train/a/3", "val/a/4"), ("drop", "keep")),
+        ("duplicate_across_classes", ("train/a/5", "train/b/6"), ("drop", "drop")),
+        ("duplicate_across_splits", ("train/a/7", "val/b/8"), ("drop", "keep")),
+        ("duplicate_across_classes", ("train/a/7", "val/b/8"), ("drop", "drop")),
+    ]
+    (many,) = copies(named(*[("9", f"train/a/{k}", "a") for k in range(6)]))
+    assert many.kind == "placeholder"
+
+
+def test_thin_classes_and_imbalance_count_what_can_be_used():
+    found = thin_classes(Counter({("", "a"): 60, ("", "b"): 11, ("", "c"): 9, ("", "d"): 0}))
+    assert [(f.kind, f.paths) for f in found] == [("near_empty_class", ("c",)), ("imbalance", ("a", "c"))]
+    assert thin_classes(Counter({("train", "a"): 49, ("train", "b"): 10, ("val", "a"): 10, ("val", "b"): 10})) == []
+
+
+def manifest(*rows: tuple[str, str, str]) -> Manifest:
+    samples = [
+        Sample(id=str(k), path=f"{split}/{label}/{k}.png", sha256=content, split=split, label=label)
+        for k, (content, split, label) in enumerate(rows)
+    ]
+    source = ClassFolders("photos")
+    return Manifest(source, ("a", "b"), Samples.of(samples, [], source), ())
+
+
+def test_the_quick_form_says_nothing_of_a_sound_manifest():
+    rows = [(f"{split}{label}{k}", split, label) for split in ("train", "val") for label in "ab" for k in range(10)]
+    assert quick_check(manifest(*rows)) == []
+
+
+def test_the_quick_form_is_a_few_lines_with_an_example_each():
+    rows = [(f"{k}", "train", "a") for k in range(60)] + [(f"b{k}", "train", "b") for k in range(5)]
+    lines = quick_check(manifest(*rows, ("3", "val", "a"), ("4", "val", "a"), ("b1", "val", "a")))
+    assert lines == [
+        "LEAK, trained and measured on the same image: the same content in train and val: "
+        "train/a/3.png, val/a/65.png and 2 more",
+        "the same image under different labels: the same content under the labels a, b: train/b/61.png, val/a/67.png",
+        "nearly empty class: train/b, 5 images",
+        "imbalance, think of class weights or balanced sampling: a has 12.0 times the images of b (60 and 5)",
+        "look closer: headstart data check photos",
+    ]
+
+
+def test_every_kind_is_explained():
+    for kind, about in KINDS.items():
+        assert about.title[0].isupper()
+        assert about.what_to_do.endswith(".")
+        assert number_of(kind, 1) != number_of(kind, 2)
+    assert listed(["a", "b", "c"], limit=2) == "a, b and 1 more"
+
+
+def test_a_content_is_known_by_its_sha256(tmp_path):
+    root = folder(tmp_path, {})
+    image = check_files(root).good[0]
+    assert image.sha256 == hashlib.sha256((root / image.file.path).read_bytes()).hexdigest()
