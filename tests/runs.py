@@ -31,14 +31,14 @@ from headstart import cli
 from headstart.data import loading
 
 hits = 0
-original = loading.Views.__getitem__
-def counted(self, item):
+original = loading.Views.pixels
+def counted(self, *item):
     global hits
     hits += 1
     if hits == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGTERM)
-    return original(self, item)
-loading.Views.__getitem__ = counted
+    return original(self, *item)
+loading.Views.pixels = counted
 cli.main(["train", "--config", *sys.argv[2:]])
 """
 

@@ -14,7 +14,7 @@ from runs import small, stopped_at
 from torch import nn
 from torchvision.models import resnet18
 
-from headstart import InputError, checkpoint
+from headstart import InputError, checkpoint, start
 from headstart.artifacts import load_model
 from headstart.config import DataConfig, RunConfig
 from headstart.data import loading
@@ -84,8 +84,8 @@ def test_fine_tuning_learns_the_training_images(tiny_data, tmp_path):
 
 def test_each_image_is_decoded_once_and_that_changes_no_bit(fine_tuned, tiny_data, tmp_path, monkeypatch):
     decoded = []
-    original = loading.Views._load
-    monkeypatch.setattr(loading.Views, "_load", lambda self, path: decoded.append(1) or original(self, path))
+    original = loading.Views.decoded
+    monkeypatch.setattr(loading.Views, "decoded", lambda self, *args: decoded.append(1) or original(self, *args))
     again = run(small(tiny_data, tmp_path / "kept", train={"epochs": 4}))
     assert len(decoded) <= 36 + 15  # once each, here or in the check at the start
     decoded.clear()
@@ -462,9 +462,7 @@ def test_accelerates_own_way_to_resume_would_not_pass(interrupted, fine_tuned, m
     from accelerate import skip_first_batches
     from torch.utils.data import DataLoader, RandomSampler
 
-    def shuffled(
-        rows, samples, view, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, labels, blocks
-    ):
+    def shuffled(rows, samples, view, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, **_):
         views = loading.Views(rows, samples, view, seed=seed)
         sampler = RandomSampler(views, num_samples=num_steps * batch_size)
         plain = DataLoader([views[(index, 0)] for index in range(len(views))], sampler=sampler, batch_size=batch_size,
@@ -487,3 +485,10 @@ def test_accelerates_own_way_to_resume_would_not_pass(interrupted, fine_tuned, m
     after = [row["loss"] for row in steps(straight)]
     assert after[:14] == before[:14]
     assert after[14] != pytest.approx(before[14], rel=1e-3)
+
+
+def test_a_finished_run_that_is_started_again_has_nothing_to_do(fine_tuned, tiny_data, capsys):
+    before = {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")}
+    assert start.run(small(tiny_data, fine_tuned, train={"epochs": 4, "resume": "auto"})) == fine_tuned
+    assert "is finished, so there is nothing to continue" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")} == before

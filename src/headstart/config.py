@@ -65,6 +65,9 @@ class DataConfig:
     sampling: Literal["natural", "balanced"] = "natural"
     """natural: each training image once per epoch. balanced: as many images per epoch, the same number of each class; those of
     rare classes come several times, in different views (docs/imbalance.md; for an exact head the same as optim.class_weights)."""
+    views: Literal["workers", "device"] = "workers"
+    """Where training views are made. device: workers decode, the GPU crops, resizes and mirrors; the views are the same but
+    for rounding (docs/data.md)."""
     jpeg: Literal["exact", "scaled"] = "exact"
     """scaled: large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, in training and ever after, as long as twice the
     pixels remain that the smallest crop needs; 1.6 times as fast for 12 megapixels (docs/data.md)."""
@@ -75,7 +78,8 @@ class DataConfig:
     mapped into memory, up to a quarter of the free disk under ~/.cache, gone with the run. off: decode for every use.
     The result does not depend on it."""
     num_workers: int | None = None
-    """Decoding processes per training process. null: chosen from the cores; the result does not depend on it."""
+    """Decoding processes per training process. null: 1 on a CPU, else by measuring views and steps; the result does not depend
+    on it."""
 
     def __post_init__(self) -> None:
         _require_finite("data", self)
@@ -100,6 +104,10 @@ class DataConfig:
         _require(
             0.0 < self.min_crop_scale <= 1.0,
             f"data.min_crop_scale is {self.min_crop_scale}; it must be in (0, 1], for example 0.08",
+        )
+        _require(
+            self.views == "workers" or self.min_crop_scale < 1 or self.hflip or self.vflip,
+            "data.views device has nothing to do where no view is varied (data.min_crop_scale 1, hflip and vflip false)",
         )
         _require(self.shuffle_images >= 1, f"data.shuffle_images is {self.shuffle_images}; use 1 or more")
         _require(

@@ -41,8 +41,12 @@ class View:
 
     def of(self, content: str, seed: int, load: Callable[[], Image.Image]) -> torch.Tensor:
         """The view of the image with this sha256; `load` is called if its prepared form is not kept."""
+        return self._finish(self.prepared(content, load), seed)
+
+    def prepared(self, content: str, load: Callable[[], Image.Image]) -> torch.Tensor:
+        """What `prepare` makes of the image, uint8 (3, H, W); not to be written to."""
         kept = self._kept.get(content)
-        return self._finish(self.keep(content, load()) if kept is None else kept, seed)
+        return self.keep(content, load()) if kept is None else kept
 
     def keep(self, content: str, image: Image.Image) -> torch.Tensor:
         """Prepare, and keep the result while there is room."""

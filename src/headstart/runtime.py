@@ -213,13 +213,3 @@ def room_for_images(data: DataConfig) -> Room:
         processes *= max(1, data.num_workers or 0)
     on_disk = data.cache == "disk"
     return Room((free_disk(cache_folder()) if on_disk else free_memory()) // 8 // processes, on_disk)
-
-
-def choose_num_workers(accelerator: Accelerator) -> int:
-    """Decoding processes per training process: on a GPU the cores that its process has, on a CPU one.
-
-    Not measured at the start: it would take several training steps with each number, longer than the two seconds that are
-    worth it. `headstart bench data` does that and prints the number to set."""
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = max(1, usable_cores() // local_processes)
-    return 1 if accelerator.device.type == "cpu" else min(cores, 8)

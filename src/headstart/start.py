@@ -1,12 +1,19 @@
 """Which assembly a configuration asks for: the loop over epochs, or the head solved for on the feature bank."""
 
+import os
 from pathlib import Path
 
 from headstart.config import RunConfig
 
 
 def run(config: RunConfig) -> Path:
-    """Train as configured and return the run folder. Raises InputError and Stopped."""
+    """Train as configured and return the run folder. Raises InputError and Stopped.
+
+    A finished run that is to be continued is left as it is: a job that is queued again has nothing to do."""
+    if config.train.resume == "auto" and config.out and (Path(config.out) / "summary.json").exists():
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{config.out} is finished, so there is nothing to continue; train in another --out")
+        return Path(config.out)
     if config.uses_bank and config.strategy.name == "frozen_head":
         # without torchvision, datasets and evaluate: importing them takes longer than the run
         from headstart.probe_run import run as solve_for_head

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from headstart.artifacts import (
     save_model,
 )
 from headstart.config import OptimConfig, RunConfig, check_divisible
-from headstart.data.loading import eval_loader, load_images, train_loader
+from headstart.data.device_views import DeviceViews, Pictures, collate_pictures
+from headstart.data.loading import Views, collate, eval_loader, load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
@@ -51,7 +53,6 @@ from headstart.results import (
 from headstart.runtime import (
     StopRequest,
     agree,
-    choose_num_workers,
     choose_precision,
     on_main,
     room_for_images,
@@ -62,6 +63,7 @@ from headstart.schedule import image_size_at, lr_factor
 from headstart.stats import log_loss, paired
 from headstart.strategy import build_optimizer, plan
 from headstart.weights import Weights, ensure_available, load_weights
+from headstart.workers import measure_num_workers
 
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device
 
@@ -141,7 +143,14 @@ def run(config: RunConfig) -> Path:
     val_rows = load_images(val_samples, manifest.classes)
     train_labels = train_samples.codes(manifest.classes)
     balanced = train_labels if config.data.sampling == "balanced" else None
-    num_workers = config.data.num_workers or 0
+    on_device = config.data.views == "device"
+    num_workers = config.data.num_workers
+    if num_workers is None:
+        views = Views(train_rows, train_samples, view, seed=config.seed)
+        share = config.train.batch_size // accelerator.num_processes // config.train.accumulation
+        num_workers, why = measure_num_workers(accelerator, model, views, spec, share=share)
+        accelerator.print(f"{num_workers} decoding worker{'s' if num_workers != 1 else ''} each: {why}")
+        config = replace(config, data=replace(config.data, num_workers=num_workers))
     batches = train_loader(
         train_rows,
         train_samples,
@@ -154,6 +163,8 @@ def run(config: RunConfig) -> Path:
         num_workers=num_workers,
         labels=balanced,
         blocks=Blocks.of(train_samples.column("block"), size=config.data.shuffle_images),
+        views_of=Pictures if on_device else Views,
+        collate_fn=collate_pictures if on_device else collate,
     )
     val_batches = eval_loader(
         val_rows,
@@ -185,7 +196,7 @@ def run(config: RunConfig) -> Path:
             folder.model_file.unlink(missing_ok=True)
             folder.write_text("config.yaml", to_yaml(config))
             folder.write_table("manifest.parquet", manifest.table())
-            _draw_views(folder, manifest, batches.dataset, balanced)
+            _draw_views(folder, batches.dataset, balanced)
         else:
             assert resume_from is not None
             folder.forget_metrics_after(state.step)
@@ -238,6 +249,7 @@ def run(config: RunConfig) -> Path:
             ends=ends,
             state=state,
             measure_epoch=measure_epoch,
+            pixels_of=DeviceViews(view, accelerator.device) if on_device else itemgetter("pixels"),
             folder=folder,
             info=info,
             stop=stop,
@@ -297,6 +309,7 @@ def fit(
     ends: list[int],
     state: Position,
     measure_epoch: Callable[[], Predictions],
+    pixels_of: Callable[[Any], torch.Tensor] = itemgetter("pixels"),
     folder: RunFolder,
     info: ModelInfo,
     stop: StopRequest,
@@ -334,7 +347,7 @@ def fit(
         for _ in range(config.train.accumulation):
             batch = next(stream)
             with accelerator.accumulate(model):
-                pixels = spec.normalize(batch["pixels"].contiguous(memory_format=layout))
+                pixels = spec.normalize(pixels_of(batch).contiguous(memory_format=layout))
                 if config.train.first_image_size is not None:
                     pixels = _shrink(
                         pixels, state.step, total_steps=ends[-1], first_image_size=config.train.first_image_size
@@ -379,13 +392,14 @@ def resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> Run
     precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
     runtime = replace(config.runtime, mixed_precision=precision)  # type: ignore[arg-type]
     workers = config.data.num_workers
-    if workers is None:
-        workers = choose_num_workers(accelerator)
+    if workers is None and accelerator.device.type == "cpu":
+        workers = 1
     data = replace(config.data, num_workers=workers, resize_size=Preprocess.of(config.data).resize_size)
     count = accelerator.num_processes
     accelerator.print(
         f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), "
-        f"{threads} thread{'s' if threads > 1 else ''} and {workers} decoding worker{'s' if workers != 1 else ''} each, "
+        f"{threads} thread{'s' if threads > 1 else ''} and {'as many as needed' if workers is None else workers} "
+        f"decoding worker{'s' if workers != 1 else ''} each, "
         f"global batch {config.train.batch_size}"
     )
     return replace(config, runtime=runtime, data=data)
@@ -583,14 +597,13 @@ def _float64_device(accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
 
 
-def _draw_views(folder: RunFolder, manifest: Manifest, views: Any, balanced: np.ndarray | None) -> None:
+def _draw_views(folder: RunFolder, views: Views, balanced: np.ndarray | None) -> None:
     """The first training images of the first epoch, as the network will see them."""
     from headstart.pictures import image_grid
 
     order, drawn = epoch_draws(views.keys, seed=views.seed, epoch=0, labels=balanced)
-    items = [views[(int(index), int(before))] for index, before in zip(order[:12], drawn[:12], strict=True)]
     image_grid(
         folder.path / "train_views.png",
-        [item["pixels"] for item in items],
-        [manifest.classes[item["label"]] for item in items],
+        [views.pixels(int(index), int(before)) for index, before in zip(order[:12], drawn[:12], strict=True)],
+        [views.samples[int(index)].label for index in order[:12]],
     )

@@ -455,7 +455,7 @@ def test_a_missing_folder_cannot_be_evaluated(tmp_path: Path) -> None:
 
 
 def test_the_photographs_of_the_tutorial_are_all_found_but_for_the_placeholder(ants_and_bees: Path) -> None:
-    manifest = scan(ants_and_bees, num_threads=os.cpu_count())
+    manifest = scan(ants_and_bees)
     assert counts(manifest) == {
         ("train", "ants"): 123,
         ("train", "bees"): 121,

@@ -1,6 +1,6 @@
 """From manifest rows to batches: a dataset of images and labels, the decoder, one view per image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -34,7 +34,8 @@ def load_images(samples: Samples, classes: Sequence[str]) -> datasets.Dataset:
 
 
 class Views(Dataset[dict[str, Any]]):
-    """Item (index, epoch) -> the sample's view in that epoch (or, of balanced classes, when it was drawn so often before). Raises OwnInputError if the file became unreadable."""
+    """Item (index, epoch) -> the sample's view in that epoch (or, of balanced classes, when it was drawn so often before).
+    Raises OwnInputError if the file became unreadable."""
 
     def __init__(self, rows: datasets.Dataset, samples: Samples, view: View, *, seed: int) -> None:
         self.rows, self.samples = rows, samples
@@ -48,12 +49,17 @@ class Views(Dataset[dict[str, Any]]):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, epoch = item
-        row = self.rows[index]
-        seed = int(view_seeds(self.keys[index : index + 1], seed=self.seed, epoch=epoch)[0])
-        pixels = self.view.of(self.samples[index].sha256, seed, lambda: self._load(row["image"]["path"]))
-        return {"pixels": pixels, "label": row["label"], "index": index}
+        return {"pixels": self.pixels(index, epoch), "label": self.rows[index]["label"], "index": index}
 
-    def _load(self, path: str) -> Image.Image:
+    def pixels(self, index: int, epoch: int) -> torch.Tensor:
+        """uint8 (3, S, S)."""
+        return self.view.of(self.samples[index].sha256, self.seed_of(index, epoch), lambda: self.decoded(index))
+
+    def seed_of(self, index: int, epoch: int) -> int:
+        return int(view_seeds(self.keys[index : index + 1], seed=self.seed, epoch=epoch)[0])
+
+    def decoded(self, index: int) -> Image.Image:
+        path = self.rows[index]["image"]["path"]
         try:
             return self.view.decode(self.samples.source.read(path))
         except (UnreadableImage, OSError) as error:
@@ -83,11 +89,14 @@ def train_loader(
     num_workers: int,
     labels: np.ndarray | None = None,
     blocks: Blocks | None = None,
+    views_of: type[Views] = Views,
+    collate_fn: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
     """All batches of the run in one pass, so that workers start once and read ahead during validation.
 
-    labels: (n,) int, the class of each sample if the classes are to be balanced; blocks: what is shuffled together."""
-    views = Views(rows, samples, view, seed=seed)
+    labels: (n,) int, the class of each sample if the classes are to be balanced; blocks: what is shuffled together;
+    views_of, collate_fn: what an item and a batch are."""
+    views = views_of(rows, samples, view, seed=seed)
     sampler = StepSampler(
         views.keys,
         batch_size=batch_size,
@@ -98,7 +107,7 @@ def train_loader(
         labels=labels,
         blocks=blocks,
     )
-    return _loader(views, sampler, num_workers=num_workers)
+    return _loader(views, sampler, num_workers=num_workers, collate_fn=collate_fn)
 
 
 def eval_loader(
@@ -109,12 +118,14 @@ def eval_loader(
     return _loader(views, EvalSampler(len(rows), batch_size=batch_size), num_workers=num_workers)
 
 
-def _loader(views: Views, sampler: StepSampler | EvalSampler, *, num_workers: int) -> DataLoader[Any]:
+def _loader(
+    views: Views, sampler: StepSampler | EvalSampler, *, num_workers: int, collate_fn: Callable[..., Any] = collate
+) -> DataLoader[Any]:
     return DataLoader(
         views,
         batch_sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,

@@ -1,0 +1,47 @@
+"""Views made on the device are those of a worker. On the CPU here: to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import small
+
+from headstart.config import DataConfig
+from headstart.data.device_views import DeviceViews, Pictures, collate_pictures
+from headstart.data.folders import ClassFolders
+from headstart.data.loading import Views, load_images
+from headstart.data.manifest import build_manifest
+from headstart.data.pixels import NO_ROOM, Room
+from headstart.errors import InputError
+from headstart.preprocess import Preprocess, train_view
+from headstart.training import run
+
+DATA = DataConfig(image_size=48, min_crop_scale=0.3)
+
+
+@pytest.mark.parametrize("room", [NO_ROOM, Room(10**7)])
+def test_views_of_the_device_are_those_of_a_worker(room: Room, tiny_data: Path) -> None:
+    manifest = build_manifest(ClassFolders(str(tiny_data)), DATA, seed=0)
+    samples, view = manifest.of("train"), train_view(DATA, Preprocess.of(DATA), room=room)
+    rows = load_images(samples, manifest.classes)
+    worker, device = (kind(rows, samples, view, seed=5) for kind in (Views, Pictures))
+    finish = DeviceViews(view, torch.device("cpu"))
+    for epoch in (0, 3):
+        items = [(index, epoch) for index in range(len(samples))]
+        made = finish(collate_pictures([device[item] for item in items]))
+        assert made.dtype == torch.uint8
+        assert torch.equal(made, torch.stack([worker[item]["pixels"] for item in items]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_run_with_views_of_the_device_is_the_same_run(num_workers: int, tiny_data: Path, tmp_path: Path) -> None:
+    models = []
+    for views in ("workers", "device"):
+        data = {"views": views, "num_workers": num_workers}
+        models.append(run(small(tiny_data, tmp_path / views, train={"epochs": 1}, data=data)) / "model.safetensors")
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_a_device_without_anything_to_do_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.views device has nothing to do"):
+        DataConfig(views="device", min_crop_scale=1.0, hflip=False)
