@@ -73,6 +73,7 @@ MAY_CHANGE = (
     "data.root",
     "data.cache",
     "data.num_workers",
+    "data.rescan",
     "train.accumulation",
     "train.resume",
     "train.checkpoint_steps",

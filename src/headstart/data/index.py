@@ -37,7 +37,7 @@ class Index:
         import pyarrow.compute as pc
 
         try:
-            rows = pq.read_table(path, page_checksum_verification=True)
+            rows = pq.ParquetFile(path, page_checksum_verification=True).read()  # read_table would import pandas
             places = pc.index_in(_names(entries), value_set=rows.column("name").combine_chunks())
             found = rows.column("sha256").take(places).to_pylist()
         except (OSError, pa.ArrowException, KeyError):  # damaged, or of another version

@@ -137,12 +137,12 @@ def _read_all(
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(scan.entries), CHUNK):
             entries, known = scan.entries[start : start + CHUNK], index.sha256[start : start + CHUNK]
-            found = pool.map(
-                lambda *pair: _hash_and_check(source, *pair, decoder=decoder, decodes=decodes, keep=keep),
-                entries,
-                known,
+            unknown = [entry for entry, sha256 in zip(entries, known, strict=True) if sha256 is None]
+            looked_at = pool.map(
+                lambda entry: _hash_and_check(source, entry, decoder=decoder, decodes=decodes, keep=keep), unknown
             )
-            for entry, result in zip(entries, found, strict=True):
+            for entry, sha256 in zip(entries, known, strict=True):
+                result = sha256 or next(looked_at)
                 if isinstance(result, _Unreadable):
                     bad.append(Skipped(entry.path, result.reason))
                 else:
@@ -158,15 +158,12 @@ def _read_all(
 def _hash_and_check(
     source: Source,
     entry: Entry,
-    known: str | None,
     *,
     decoder: Callable[[bytes], Image.Image],
     decodes: Callable[[str], bool] | None,
     keep: Keep | None,
 ) -> str | _Unreadable:
-    """The sha256 of an image that decodes. known: what it was when its file was last looked at, unchanged since."""
-    if known is not None:
-        return known
+    """The sha256 of an image that decodes."""
     try:
         data = source.read(entry.path)
         sha256 = hashlib.sha256(data).hexdigest()
