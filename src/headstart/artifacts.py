@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from safetensors.torch import save
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 from headstart.preprocess import Preprocess
+from headstart.running import RUNNING
 from headstart.tables import lists, strings
 from headstart.trunk import BACKBONE
 
@@ -50,10 +51,11 @@ class ModelInfo:
 
 
 class RunFolder:
-    """One run's files. Only the main process makes one."""
+    """One run's files. Only the main process makes one. also_tell: hears every line of metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.also_tell: Callable[[Mapping[str, Any]], None] | None = None
 
     @property
     def model_file(self) -> Path:
@@ -76,6 +78,8 @@ class RunFolder:
         """One line of metrics.jsonl. A line cut short by a crash is removed when the run is resumed."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record) + "\n")
+        if self.also_tell is not None:
+            self.also_tell(record)
 
     def fsync_metrics(self) -> None:
         """What was logged so far outlives a power failure."""
@@ -125,7 +129,7 @@ def is_unfinished(path: Path) -> bool:
     """Whether a run was begun there, and nothing else is there: what a kill before the first checkpoint leaves."""
     if not path.is_dir() or (path / "summary.json").exists():
         return False
-    return (path / "config.yaml").exists() or {entry.name for entry in path.iterdir()} <= {"checkpoints"}
+    return (path / "config.yaml").exists() or {entry.name for entry in path.iterdir()} <= {"checkpoints", RUNNING}
 
 
 def create_folder(path: Path) -> RunFolder:

@@ -1,4 +1,4 @@
-"""The command line: headstart train | evaluate | predict | probe | data | bench | doctor. The only place that ends the process."""
+"""The command line: headstart train | evaluate | predict | report | watch | probe | data | bench | doctor. The only place that ends the process."""
 
 import os
 import signal
@@ -19,6 +19,8 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart train --config frozen_head --data.root DIR   train (headstart train --help lists every key)
   headstart evaluate RUN --data DIR                      measure a finished run on a folder
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
+  headstart report RUN                                   write report.html and the model card of a run anew
+  headstart watch RUN                                    follow a training run from another terminal
   headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
   headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
   headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
@@ -32,7 +34,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "probe", "data", "bench", "doctor")
+COMMANDS = ("train", "evaluate", "predict", "report", "watch", "probe", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,6 +98,10 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _evaluate
         case "predict":
             return _predict
+        case "report":
+            return _report
+        case "watch":
+            return _watch
         case "probe":
             return _probe
         case "data":
@@ -141,6 +147,27 @@ def _predict(argv: list[str]) -> None:
     from headstart.predict import predict_command
 
     predict_command(args.run, args.paths, out=args.out, batch_size=args.batch_size)
+
+
+def _report(argv: list[str]) -> None:
+    parser = _parser("report", "Write report.html and README.md of a finished run anew, from its folder.")
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--data", help="where the images are now; default: where the run found them")
+    parser.add_argument("--doctor", help="folder that headstart data check --out wrote; default: RUN, if it holds one")
+    args = parser.parse_args(argv)
+    from headstart.report.command import report_command
+
+    report_command(args.run, data=args.data, doctor=args.doctor)
+
+
+def _watch(argv: list[str]) -> None:
+    parser = _parser("watch", "Follow a training run from another terminal, until it ends.")
+    parser.add_argument("run", help="run folder; it may not be there yet")
+    parser.add_argument("--once", action="store_true", help="say where the run is, and end")
+    args = parser.parse_args(argv)
+    from headstart.watch import watch_command
+
+    watch_command(args.run, once=args.once)
 
 
 def _probe(argv: list[str]) -> None:
