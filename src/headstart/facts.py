@@ -57,6 +57,11 @@ class RunFacts:
         return np.asarray(self.predicted == self.labels)
 
     @property
+    def logits(self) -> np.ndarray:
+        """(n, C) float64: a logarithm of a probability is its logit, but for a constant per image that a softmax takes out again."""
+        return np.asarray(np.log(np.maximum(self.probabilities, np.finfo(np.float64).tiny)))
+
+    @property
     def chosen_on_val(self) -> bool:
         """Whether the validation images chose among several networks, so that they flatter the one that is kept."""
         return len(self.epochs()) > 1

@@ -113,12 +113,14 @@ def _pictures(facts: RunFacts, seen: dict[int, "torch.Tensor"]) -> dict[int, tup
 
     rows = list(seen)
     pixels = torch.stack([seen[row] for row in rows])
-    heat = attention(facts.path / "model.safetensors", facts.info, pixels, [int(facts.predicted[row]) for row in rows])
+    looked = attention(
+        facts.path / "model.safetensors", facts.info, pixels, [int(facts.predicted[row]) for row in rows]
+    )
     found = {}
     for place, row in enumerate(rows):
         image = Image.fromarray(pixels[place].permute(1, 2, 0).contiguous().numpy())
         image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        found[row] = jpeg_uri(image, quality=80), jpeg_uri(overlay(image, heat[place]), quality=80)
+        found[row] = jpeg_uri(image, quality=80), jpeg_uri(overlay(image, looked[place]), quality=80)
     return found
 
 
