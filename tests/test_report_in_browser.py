@@ -8,6 +8,7 @@ import pytest
 from chromium import SCHEMES, WIDTHS, chromium, opened
 from runs import small
 
+from headstart.report.gallery import MAX_CARDS
 from headstart.start import run
 
 pytestmark = pytest.mark.slow
@@ -37,8 +38,8 @@ def check(browser, folder, *, charts):
     """No request, no complaint, nothing wider than the window, every chart and picture drawn, nothing that axe-core minds."""
     path = folder / "report.html"
     val = json.loads((folder / "summary.json").read_text())["val"]
-    cards = min(12, val["correct"]) + min(12, val["n"] - val["correct"])
-    assert cards > 12, "the run is to make mistakes"
+    cards = min(MAX_CARDS, val["correct"]) + min(MAX_CARDS, val["n"] - val["correct"])
+    assert cards > MAX_CARDS, "the run is to make mistakes"
     pictures = 2 * cards + 1  # each beside where the network looked, and the training views
     for width, scheme in itertools.product(WIDTHS, SCHEMES):
         with opened(browser, path, width=width, scheme=scheme) as watched:

@@ -485,8 +485,8 @@ def _record_probe(
     if accelerator.is_main_process:
         metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
         save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
-        row = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
-        row = {"step": 0, "epoch": 0, **row}
+        measured = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
+        row = {"step": 0, "epoch": 0, **measured}
         folder.log(row)
         progress.say(epoch_line(row, 0))
 

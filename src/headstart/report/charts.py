@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from headstart.report.measures import Bin
 
 WIDTH, HEIGHT = 340, 230  # px; a chart is as wide as a phone, so that its letters never shrink
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 12, 36
 MAX_POINTS = 300
 
 

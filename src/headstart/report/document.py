@@ -156,11 +156,11 @@ def _curves(facts: RunFacts) -> list[Figure]:
 
 
 def _distinct(curves: list[tuple[str, list[float]]]) -> list[tuple[str, list[float]]]:
-    """Curves that are the same are drawn once, under all their names."""
+    """Curves that are the same are drawn once, under all their names; whether weights decay makes no difference here."""
     found: dict[tuple[float, ...], list[str]] = {}
     for name, values in curves:
-        found.setdefault(tuple(values), []).append(name)
-    return [(", ".join(names), list(values)) for values, names in found.items()]
+        found.setdefault(tuple(values), []).append(name.removesuffix("_decay").removesuffix("_no"))
+    return [(", ".join(dict.fromkeys(names)), list(values)) for values, names in found.items()]
 
 
 def _epoch_figure(

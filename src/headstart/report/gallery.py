@@ -17,7 +17,7 @@ from headstart.report.measures import weakest_hits, worst_mistakes
 if TYPE_CHECKING:
     import torch
 
-MAX_CARDS = 12  # of each kind
+MAX_CARDS = 8  # of each kind
 THUMBNAIL_PX = 192
 VIEWS_PX = 1120  # width of the picture of training views, at most
 
