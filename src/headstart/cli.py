@@ -307,15 +307,28 @@ def _parity(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each run (default: 10)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="default: 1 2")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="default: 0 2")
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=["fine_tune", "frozen_head"],
+        help="examine each of these, a frozen head with its features recomputed (default: what the configuration says)",
+    )
     args, rest = parser.parse_known_args(argv)
     if args.steps < 5 or min(args.processes) < 1 or min(args.workers) < 0:
         raise InputError("--steps must be at least 5, --processes at least 1, --workers at least 0")
+    from dataclasses import replace
+
     from rich.console import Console
 
     from headstart.parity import check_parity, table_of
     from headstart.parsing import parse_train
 
-    checks = check_parity(parse_train(rest), steps=args.steps, processes=args.processes, workers=args.workers)
+    checks = []
+    for strategy in args.strategies or [""]:
+        chosen = ["--strategy.name", strategy, "--strategy.features", "recompute"] if strategy else []
+        config = parse_train([*rest, *chosen])
+        found = check_parity(config, steps=args.steps, processes=args.processes, workers=args.workers)
+        checks += [replace(check, name=f"{strategy} {check.name}".lstrip()) for check in found]
     Console(width=None if sys.stdout.isatty() else 130).print(table_of(checks))
     if not all(check.passed for check in checks):
         sys.exit(1)
