@@ -1,4 +1,4 @@
-"""The command line: headstart train | evaluate | predict | probe | data | bench | doctor. The only place that ends the process."""
+"""The command line: headstart train | evaluate | predict | compare | probe | data | bench | doctor. The only place that ends the process."""
 
 import os
 import signal
@@ -19,6 +19,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart train --config frozen_head --data.root DIR   train (headstart train --help lists every key)
   headstart evaluate RUN --data DIR                      measure a finished run on a folder
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
+  headstart compare RUN_A RUN_B [...] [--out PAGE.html]  is one better, and how sure is that
   headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
   headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
   headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
@@ -32,7 +33,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "probe", "data", "bench", "doctor")
+COMMANDS = ("train", "evaluate", "predict", "compare", "probe", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,6 +97,8 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _evaluate
         case "predict":
             return _predict
+        case "compare":
+            return _compare
         case "probe":
             return _probe
         case "data":
@@ -141,6 +144,18 @@ def _predict(argv: list[str]) -> None:
     from headstart.predict import predict_command
 
     predict_command(args.run, args.paths, out=args.out, batch_size=args.batch_size)
+
+
+def _compare(argv: list[str]) -> None:
+    parser = _parser("compare", "Finished runs on the same validation images: each of the others against the first.")
+    parser.add_argument("runs", nargs="+", help="run folders")
+    parser.add_argument("--out", help="write a page (.html) with the images they disagree on")
+    parser.add_argument("--common", action="store_true", help="leave out the images that not all runs were measured on")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    args = parser.parse_args(argv)
+    from headstart.compare import compare_command
+
+    compare_command(args.runs, common=args.common, out=args.out, as_json=args.json)
 
 
 def _probe(argv: list[str]) -> None:
