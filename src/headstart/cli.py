@@ -138,7 +138,7 @@ def _predict(argv: list[str]) -> None:
     parser.add_argument("--out", help="write a table: .csv, .jsonl or .parquet")
     parser.add_argument("--batch_size", type=int, default=64, help="images per forward pass (default: 64)")
     args = parser.parse_args(argv)
-    from headstart.predict import predict_command
+    from headstart.predict_cli import predict_command
 
     predict_command(args.run, args.paths, out=args.out, batch_size=args.batch_size)
 
