@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
@@ -25,6 +26,7 @@ from headstart.artifacts import (
     save_tensors,
     write_atomically,
 )
+from headstart.calibration import Calibration, fit_conformal, fit_open_set, fit_temperature
 from headstart.errors import InputError
 from headstart.model import build_model
 from headstart.preprocess import Preprocess
@@ -141,6 +143,44 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_about_the_model_is_read_from_its_file(model_file: Path) -> None:
     assert read_info(model_file) == INFO
+
+
+def test_the_calibration_travels_in_the_header_and_the_file_still_opens_in_torchvision(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    logits, features, labels = rng.normal(size=(60, 3)), rng.normal(size=(60, 512)) ** 2, np.arange(60) % 3
+    open_set = fit_open_set(features, labels)
+    conformal = fit_conformal(logits, labels, exact=True)
+    calibration = Calibration(fit_temperature(logits, labels), "validation logits", 60, conformal, open_set)
+    path = tmp_path / "model.safetensors"
+    save_model(
+        path,
+        build_model(3, backbone=None, head_init="normal", seed=1),
+        dataclasses.replace(INFO, calibration=calibration),
+    )
+    theirs = resnet18(num_classes=3)
+    theirs.load_state_dict(load_file(path), strict=True)
+    read = read_info(path).calibration
+    assert read is not None
+    assert np.array_equal(read.probabilities(logits), calibration.probabilities(logits))
+    assert np.array_equal(read.prediction_sets(logits), calibration.prediction_sets(logits))
+    assert np.array_equal(read.distance(features), calibration.distance(features))
+
+
+def test_a_file_of_before_there_was_calibration_is_read(model_file: Path, tmp_path: Path) -> None:
+    with safe_open(model_file, framework="pt") as file:
+        header = {name: text for name, text in file.metadata().items() if name != "headstart.calibration"}
+    save_file(load_file(model_file), tmp_path / "old.safetensors", metadata=header)
+    assert read_info(tmp_path / "old.safetensors") == INFO
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"temperature": 1.0}', "7", '{"temperature": "warm", "conformal": 1, "open_set": null}']
+)
+def test_a_damaged_calibration_is_refused(model_file: Path, tmp_path: Path, damage: str) -> None:
+    with safe_open(model_file, framework="pt") as file:
+        header = file.metadata() | {"headstart.calibration": damage}
+    save_file(load_file(model_file), tmp_path / "damaged.safetensors", metadata=header)
+    assert "the calibration in the header is damaged" in refusal(tmp_path / "damaged.safetensors")
 
 
 def test_the_model_comes_back_in_eval_mode_with_its_numbers(model_file: Path) -> None:

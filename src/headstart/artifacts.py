@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from headstart.calibration import Calibration
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 from headstart.preprocess import Preprocess
@@ -46,6 +47,7 @@ class ModelInfo:
     seed: int
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
+    calibration: Calibration | None = None  # None until the run has ended, and in files of before there was any
     backbone: str = BACKBONE
     schema: int = SCHEMA
 
@@ -166,7 +168,9 @@ def save_model(path: Path, model: "Classifier", info: ModelInfo) -> None:
 
 def save_model_tensors(path: Path, tensors: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
     """save_model for who has a state dict and no network."""
-    fields = dataclasses.asdict(info) | {"preprocess": info.preprocess.to_json()}
+    fields = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
+    fields["preprocess"] = info.preprocess.to_json()
+    fields["calibration"] = None if info.calibration is None else info.calibration.to_json()
     metadata = {_PREFIX + name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in fields.items()}
     save_tensors(path, tensors, metadata)
 
@@ -187,12 +191,20 @@ def read_info(path: Path) -> ModelInfo:
         raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
     if fields.get("schema") != SCHEMA:
         raise InputError(f"{path} is of schema {fields.get('schema')}, this version reads {SCHEMA}; update headstart")
+    fields.setdefault("calibration", None)
     known = {field.name for field in dataclasses.fields(ModelInfo)}
     if set(fields) != known:
         odd = sorted(set(fields) ^ known)
         raise InputError(f"{path}: the header does not match this version of headstart ({', '.join(odd)})")
     fields["classes"] = tuple(fields["classes"])
     fields["preprocess"] = Preprocess.from_json(fields["preprocess"])
+    if fields["calibration"] is not None:
+        try:
+            fields["calibration"] = Calibration.from_json(fields["calibration"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: the calibration in the header is damaged ({error}); train again or use a copy"
+            ) from None
     return ModelInfo(**fields)
 
 
