@@ -11,6 +11,7 @@ import torch
 from headstart.artifacts import ModelInfo, find_model, load_tensors
 from headstart.data.decode import UnreadableImage
 from headstart.errors import InputError
+from headstart.gradcam import heat
 from headstart.inference import form_of
 from headstart.inputs import One, each, rgb_image
 from headstart.preprocess import Preprocess
@@ -41,10 +42,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outputs:
-    """features: (n, 512) float32, the pooled features; logits: (n, C) float32."""
+    """features: (n, 512) float32, the pooled features; logits: (n, C) float32; maps: (n, 512, S/32, S/32), which the features are the
+    means of, where they were computed."""
 
     features: np.ndarray
     logits: np.ndarray
+    maps: torch.Tensor
 
 
 class Predictor:
@@ -102,8 +105,14 @@ class Predictor:
 
     def compute(self, pixels: torch.Tensor) -> Outputs:
         """uint8 (n, 3, S, S) as `view` makes them -> features and logits."""
-        features, logits = self._form(self.info.preprocess.normalize(pixels.to(self.device)))
-        return Outputs(features.cpu().numpy(), logits.cpu().numpy())
+        maps = self._form.maps(self.info.preprocess.normalize(pixels.to(self.device)))
+        features, logits = self._form.head(maps)
+        return Outputs(features.cpu().numpy(), logits.cpu().numpy(), maps)
+
+    def attention(self, outputs: Outputs) -> np.ndarray:
+        """float32 (n, S/32, S/32) in [0, 1]: where each image speaks for its most probable class (Grad-CAM)."""
+        weights = self._form.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._form.weight.device)]
+        return np.asarray(heat(outputs.maps, weights.float().to(outputs.maps.device)).cpu().numpy())
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(n, C) -> (n, C) float64, each row summing to 1."""
@@ -113,14 +122,14 @@ class Predictor:
 
     def _predict_batch(self, images: Sequence[One], *, top: int, embeddings: bool) -> list[Prediction]:
         pixels, reasons = views_of(images, self.info.preprocess)
-        rows = iter(self._describe(self.compute(pixels), top=top, embeddings=embeddings) if len(pixels) else ())
+        rows = iter(self.describe(self.compute(pixels), top=top, embeddings=embeddings) if len(pixels) else ())
         found = []
         for image, reason in zip(images, reasons, strict=True):
             path = str(image) if isinstance(image, str | Path) else None
             found.append(_unread(path, reason) if reason is not None else replace(next(rows), path=path))
         return found
 
-    def _describe(self, outputs: Outputs, *, top: int, embeddings: bool) -> Iterator[Prediction]:
+    def describe(self, outputs: Outputs, *, top: int, embeddings: bool) -> Iterator[Prediction]:
         """One prediction per row, still without a path."""
         probabilities = self.probabilities(outputs.logits)
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
