@@ -1,7 +1,7 @@
 """A finished model, ready to be asked: everything it needs is read from its file, and nothing is imported that it does not need."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from headstart.artifacts import ModelInfo, find_model, load_tensors
+from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, log_softmax
 from headstart.data.decode import UnreadableImage
 from headstart.errors import InputError
 from headstart.gradcam import heat
@@ -16,6 +17,7 @@ from headstart.inference import form_of
 from headstart.inputs import One, each, rgb_image
 from headstart.preprocess import Preprocess
 from headstart.runtime import best_device, choose_precision
+from headstart.trunk import FEATURES
 
 PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
 
@@ -40,6 +42,21 @@ class Prediction:
     error: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is wanted of each image.
+
+    top: so many classes by name; embeddings: the features too; calibrated: probabilities by the temperature of the model file, if it has
+    one; confidence: of the prediction set; wrongly_flagged: the share of images of the classes that may be called none of these. The last
+    two must be among those that the model file holds limits for."""
+
+    top: int = 5
+    embeddings: bool = False
+    calibrated: bool = True
+    confidence: float = CONFIDENCE
+    wrongly_flagged: float = WRONGLY_FLAGGED
+
+
 @dataclass(frozen=True)
 class Outputs:
     """features: (n, 512) float32, the pooled features; logits: (n, C) float32; maps: (n, 512, S/32, S/32), which the features are the
@@ -48,6 +65,19 @@ class Outputs:
     features: np.ndarray
     logits: np.ndarray
     maps: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of n images. probabilities: (n, C) float64; best: (n, top) int, codes of classes, the most probable first; inside: (n, C) bool,
+    whether a class is in the prediction set; none_of_these: (n,) bool; distance: (n,) float64; embeddings: (n, 512) float32."""
+
+    probabilities: np.ndarray
+    best: np.ndarray
+    inside: np.ndarray | None
+    none_of_these: np.ndarray | None
+    distance: np.ndarray | None
+    embeddings: np.ndarray | None
 
 
 class Predictor:
@@ -83,17 +113,33 @@ class Predictor:
         *,
         top: int = 5,
         embeddings: bool = False,
+        calibrated: bool = True,
+        confidence: float = CONFIDENCE,
+        wrongly_flagged: float = WRONGLY_FLAGGED,
         batch_size: int = 16,
     ) -> list[Prediction]:
-        """One prediction per image, in order. What counts as an image: `headstart.inputs`.
+        """One prediction per image, in order. What counts as an image: `headstart.inputs`; the options: `Question`.
 
         An image that cannot be decoded gives a prediction with `error`. Raises InputError for what is no image at all."""
-        if top < 1 or batch_size < 1:
-            raise InputError(f"top is {top} and batch_size {batch_size}; both must be at least 1")
+        question = Question(
+            top=top,
+            embeddings=embeddings,
+            calibrated=calibrated,
+            confidence=confidence,
+            wrongly_flagged=wrongly_flagged,
+        )
+        self.check(question)
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
         waiting = each(images)
         found: list[Prediction] = []
         while batch := list(islice(waiting, batch_size)):
-            found += self._predict_batch(batch, top=top, embeddings=embeddings)
+            pixels, reasons = views_of(batch, self.info.preprocess)
+            answers = self.answer(self.compute(pixels), question)
+            rows = iter(range(len(pixels)))
+            for image, reason in zip(batch, reasons, strict=True):
+                path = str(image) if isinstance(image, str | Path) else None
+                found.append(self.named(answers, next(rows), path) if reason is None else _unread(path, reason))
         return found
 
     def view(self, image: One) -> torch.Tensor:
@@ -105,6 +151,9 @@ class Predictor:
 
     def compute(self, pixels: torch.Tensor) -> Outputs:
         """uint8 (n, 3, S, S) as `view` makes them -> features and logits."""
+        if not len(pixels):
+            no_features, no_logits = np.zeros((0, FEATURES), np.float32), np.zeros((0, len(self.classes)), np.float32)
+            return Outputs(no_features, no_logits, torch.zeros((0, FEATURES, 1, 1)))
         maps = self._form.maps(self.info.preprocess.normalize(pixels.to(self.device)))
         features, logits = self._form.head(maps)
         return Outputs(features.cpu().numpy(), logits.cpu().numpy(), maps)
@@ -114,36 +163,52 @@ class Predictor:
         weights = self._form.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._form.weight.device)]
         return np.asarray(heat(outputs.maps, weights.float().to(outputs.maps.device)).cpu().numpy())
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """(n, C) -> (n, C) float64, each row summing to 1."""
-        exact = logits.astype(np.float64)
-        powers = np.exp(exact - exact.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    def check(self, question: Question) -> None:
+        """Raises InputError for what this model cannot be asked."""
+        if question.top < 1:
+            raise InputError(f"top is {question.top}; it must be at least 1")
+        try:  # of no images at all
+            self.answer(self.compute(torch.empty((0, 3, 1, 1), dtype=torch.uint8)), question)
+        except ValueError as error:
+            raise InputError(f"{self.path}: {error}") from None
 
-    def _predict_batch(self, images: Sequence[One], *, top: int, embeddings: bool) -> list[Prediction]:
-        pixels, reasons = views_of(images, self.info.preprocess)
-        rows = iter(self.describe(self.compute(pixels), top=top, embeddings=embeddings) if len(pixels) else ())
-        found = []
-        for image, reason in zip(images, reasons, strict=True):
-            path = str(image) if isinstance(image, str | Path) else None
-            found.append(_unread(path, reason) if reason is not None else replace(next(rows), path=path))
-        return found
+    def answer(self, outputs: Outputs, question: Question) -> Answers:
+        """What is asked, of images whose outputs are known. Raises ValueError for a share that the model file has no limit for."""
+        calibration = self.info.calibration
+        if calibration is not None and question.calibrated:
+            probabilities = calibration.probabilities(outputs.logits)
+        else:
+            probabilities = np.exp(log_softmax(outputs.logits))
+        inside = flagged = distance = None
+        if calibration is not None:
+            inside = calibration.prediction_sets(outputs.logits, confidence=question.confidence)
+            flagged = calibration.is_none_of_these(outputs.features, wrongly_flagged=question.wrongly_flagged)
+            distance = calibration.distance(outputs.features)
+        return Answers(
+            probabilities,
+            np.argsort(-probabilities, axis=1, kind="stable")[:, : question.top],
+            inside,
+            flagged,
+            distance,
+            outputs.features if question.embeddings else None,
+        )
 
-    def describe(self, outputs: Outputs, *, top: int, embeddings: bool) -> Iterator[Prediction]:
-        """One prediction per row, still without a path."""
-        probabilities = self.probabilities(outputs.logits)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        for row, best in enumerate(order):
-            values = probabilities[row].tolist()
-            named = tuple((self.classes[code], values[code]) for code in best)
-            yield Prediction(
-                path=None,
-                label=named[0][0],
-                probability=named[0][1],
-                probabilities=dict(zip(self.classes, values, strict=True)),
-                top=named,
-                embedding=outputs.features[row].copy() if embeddings else None,
-            )
+    def named(self, answers: Answers, row: int, path: str | None) -> Prediction:
+        """One image of the answers."""
+        values = answers.probabilities[row].tolist()
+        top = tuple((self.classes[code], values[code]) for code in answers.best[row])
+        inside = None if answers.inside is None else answers.inside[row]
+        return Prediction(
+            path=path,
+            label=top[0][0],
+            probability=top[0][1],
+            probabilities=dict(zip(self.classes, values, strict=True)),
+            top=top,
+            prediction_set=None if inside is None else tuple(self.classes[code] for code in np.flatnonzero(inside)),
+            none_of_these=None if answers.none_of_these is None else bool(answers.none_of_these[row]),
+            distance=None if answers.distance is None else float(answers.distance[row]),
+            embedding=None if answers.embeddings is None else answers.embeddings[row].copy(),
+        )
 
 
 def views_of(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:
