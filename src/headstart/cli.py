@@ -1,4 +1,4 @@
-"""The command line: headstart train | evaluate | predict | compare | probe | data | bench | doctor. The only place that ends the process."""
+"""The command line, and the only place that ends the process."""
 
 import os
 import signal
@@ -20,6 +20,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart evaluate RUN --data DIR                      measure a finished run on a folder
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
   headstart compare RUN_A RUN_B [...] [--out PAGE.html]  is one better, and how sure is that
+  headstart serve RUN_OR_MODEL                           a page and an HTTP API that classify images, on this machine
   headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
   headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
   headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
@@ -33,7 +34,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "compare", "probe", "data", "bench", "doctor")
+COMMANDS = ("train", "evaluate", "predict", "compare", "probe", "data", "bench", "doctor", "serve")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,6 +108,8 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _bench
         case "doctor":
             return _doctor
+        case "serve":
+            return _serve
         case _:
             from headstart.parsing import nearest
 
@@ -310,6 +313,14 @@ def _doctor(argv: list[str]) -> None:
         print(f"{name}: {', '.join(text) or 'none' if isinstance(text, list) else text}")
     for sentence in warnings_of(found) or ["nothing is in the way"]:
         print(f"- {sentence}")
+
+
+def _serve(argv: list[str]) -> None:
+    parser = _parser("serve", "Answer with a finished run: a page to drop images on, and an HTTP API.")
+    from headstart.serve import options
+
+    options.add_options(parser)
+    options.run(parser.parse_args(argv))
 
 
 def _parity(argv: list[str]) -> None:
