@@ -21,6 +21,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
   headstart compare RUN_A RUN_B [...] [--out PAGE.html]  is one better, and how sure is that
   headstart serve RUN_OR_MODEL                           a page and an HTTP API that classify images, on this machine
+  headstart export RUN --format FMT --out P              for another program: timm, transformers, onnx, pt2 and more
   headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
   headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
   headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
@@ -34,7 +35,7 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "compare", "probe", "data", "bench", "doctor", "serve")
+COMMANDS = ("train", "evaluate", "predict", "compare", "probe", "data", "bench", "doctor", "serve", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,6 +101,8 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _predict
         case "compare":
             return _compare
+        case "export":
+            return _export
         case "probe":
             return _probe
         case "data":
@@ -158,6 +161,49 @@ def _compare(argv: list[str]) -> None:
     from headstart.compare import compare_command
 
     compare_command(args.runs, common=args.common, out=args.out, as_json=args.json)
+
+
+def _export(argv: list[str]) -> None:
+    parser = _parser(
+        "export",
+        "Write a finished model for another program. It is tried there on images of odd sizes and modes, and on the run's own "
+        "validation images, and kept only if it answers as headstart predict does. Exit code 1 if it does not.",
+    )
+    parser.add_argument("run", help="run folder, or a model.safetensors")
+    parser.add_argument(
+        "--format",
+        required=True,
+        help="torchvision, transformers, timm, onnx, onnx-uint8 (from the image to the probabilities), int8, pt2 or openvino",
+    )
+    parser.add_argument("--out", required=True, help="file or folder to create")
+    parser.add_argument("--data", help="where the images of the run lie now (default: where they lay)")
+    parser.add_argument(
+        "--images", type=int, default=1000, help="validation images that are compared at most (default: 1000)"
+    )
+    parser.add_argument(
+        "--allow_loss", type=float, metavar="SHARE", help="int8: accuracy that may be lost (default: 0.01, one point)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    args = parser.parse_args(argv)
+    if args.images < 1:
+        raise InputError(f"--images is {args.images}; it must be at least 1")
+    if args.allow_loss is not None and not 0 <= args.allow_loss <= 1:
+        raise InputError(f"--allow_loss is {args.allow_loss}; it must lie between 0 and 1")
+    from headstart.export.command import Refused, export_command
+
+    try:
+        export_command(
+            args.run,
+            format=args.format,
+            out=args.out,
+            data=args.data,
+            overwrite=args.overwrite,
+            largest_loss=args.allow_loss,
+            at_most=args.images,
+        )
+    except Refused as refusal:
+        print(f"headstart: {args.format} is not written: {refusal}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _probe(argv: list[str]) -> None:
