@@ -22,6 +22,8 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart compare RUN_A RUN_B [...] [--out PAGE.html]  is one better, and how sure is that
   headstart serve RUN_OR_MODEL                           a page and an HTTP API that classify images, on this machine
   headstart export RUN --format FMT --out P              for another program: timm, transformers, onnx, pt2 and more
+  headstart report RUN                                   write report.html and the model card of a run anew
+  headstart watch RUN                                    follow a training run from another terminal
   headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
   headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
   headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
@@ -35,7 +37,20 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "compare", "probe", "data", "bench", "doctor", "serve", "export")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "compare",
+    "probe",
+    "data",
+    "bench",
+    "doctor",
+    "serve",
+    "export",
+    "report",
+    "watch",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,6 +118,10 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _compare
         case "export":
             return _export
+        case "report":
+            return _report
+        case "watch":
+            return _watch
         case "probe":
             return _probe
         case "data":
@@ -204,6 +223,27 @@ def _export(argv: list[str]) -> None:
     except Refused as refusal:
         print(f"headstart: {args.format} is not written: {refusal}", file=sys.stderr)
         sys.exit(1)
+
+
+def _report(argv: list[str]) -> None:
+    parser = _parser("report", "Write report.html and README.md of a finished run anew, from its folder.")
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--data", help="where the images are now; default: where the run found them")
+    parser.add_argument("--doctor", help="folder that headstart data check --out wrote; default: RUN, if it holds one")
+    args = parser.parse_args(argv)
+    from headstart.report.command import report_command
+
+    report_command(args.run, data=args.data, doctor=args.doctor)
+
+
+def _watch(argv: list[str]) -> None:
+    parser = _parser("watch", "Follow a training run from another terminal, until it ends.")
+    parser.add_argument("run", help="run folder; it may not be there yet")
+    parser.add_argument("--once", action="store_true", help="say where the run is, and end")
+    args = parser.parse_args(argv)
+    from headstart.watch import watch_command
+
+    watch_command(args.run, once=args.once)
 
 
 def _probe(argv: list[str]) -> None:

@@ -1,9 +1,8 @@
 """The gate: an exported model, in its own runtime, answers as `predict` does, or it is not accepted."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,7 +123,9 @@ def _validated(
         correct += _best(got) == label
     wanted = original.images.count("val", at_most=at_most)
     if len(rows) < wanted:
-        reason = f"{wanted - len(rows)} of {wanted} validation images are not where they were, or are not what they were"
+        reason = (
+            f"{wanted - len(rows)} of {wanted} validation images are not where they were, or are not what they were"
+        )
         return Parity(so_far.tolerance, so_far.drawn, so_far.visible, not_validated=reason)
     agreement = _agreement(rows)
     parity = Parity(so_far.tolerance, so_far.drawn, so_far.visible, agreement, correct_before, correct)

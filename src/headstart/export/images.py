@@ -56,7 +56,12 @@ class RunImages:
                 content = self.source.read(row["path"])
                 if hashlib.sha256(content).hexdigest() == row["sha256"]:
                     yield row["path"], decode(content), row["label"]
-            except (OSError, KeyError, InputError, UnreadableImage):  # counted by who asks: what does not come is not there
+            except (
+                OSError,
+                KeyError,
+                InputError,
+                UnreadableImage,
+            ):  # counted by who asks: what does not come is not there
                 continue
 
     def count(self, split: str, *, at_most: int) -> int:

@@ -66,4 +66,3 @@ def read_original(path: Path, images: RunImages) -> Original:
 def said_by(metadata: Mapping[str, str]) -> tuple[list[str], Preprocess]:
     """Class names and preprocessing out of `Original.metadata`."""
     return json.loads(metadata["classes"]), Preprocess.from_json(json.loads(metadata["preprocess"]))
-

@@ -4,7 +4,7 @@ import ipaddress
 import socket
 import sys
 import threading
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import fields
 
 import uvicorn
