@@ -17,6 +17,8 @@ from headstart.config import (
 from headstart.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from headstart.predict import Predictor
 
 __all__ = [
@@ -42,11 +44,14 @@ def train(config: RunConfig) -> _Path:
     return run(config)
 
 
-def load(run: str | _Path) -> "Predictor":
-    """A finished run folder or model.safetensors, ready to `predict(paths)`. Raises InputError."""
+def load(run: str | _Path, *, device: "str | torch.device | None" = None, precision: str = "measured") -> "Predictor":
+    """A finished run folder or model.safetensors, ready to `predict(images)`. Raises InputError.
+
+    device: None for the GPU if there is one. precision: measured (that of the file), fp32, bf16, fp16 or auto."""
+    prepare_environment()
     from headstart.predict import Predictor
 
-    return Predictor(run)
+    return Predictor(run, device=device, precision=precision)
 
 
 def prepare_environment() -> None:

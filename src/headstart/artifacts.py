@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -20,10 +18,11 @@ from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 from headstart.preprocess import Preprocess
 from headstart.running import RUNNING
-from headstart.tables import lists, strings
-from headstart.trunk import BACKBONE
+from headstart.trunk import BACKBONE, FEATURES, shapes
 
-if TYPE_CHECKING:  # imports torchvision, which a run on the feature bank does without
+if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow, which loading a model does without
+    import pyarrow as pa
+
     from headstart.model import Classifier
 
 SCHEMA = 1
@@ -73,7 +72,9 @@ class RunFolder:
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
-    def write_table(self, name: str, table: pa.Table) -> None:
+    def write_table(self, name: str, table: "pa.Table") -> None:
+        import pyarrow.parquet as pq
+
         write_atomically(self.path / name, lambda path: pq.write_table(table, path))
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -213,16 +214,27 @@ def load_model(path: Path) -> "tuple[Classifier, ModelInfo]":
     """A model file as a network in eval mode, and its header. Raises InputError if it does not fit."""
     from headstart.model import Classifier
 
-    info = read_info(path)
+    tensors, info = load_tensors(path)
     with torch.device("meta"):
         model = Classifier(len(info.classes))
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.eval(), info
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
+    """The tensors of a model file by torchvision's names, and its header. Raises InputError if they do not fit."""
+    info = read_info(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    try:
-        model.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit a {info.backbone}: {' '.join(str(error).split())[:200]}") from None
-    return model.eval(), info
+    wanted = shapes() | {"fc.weight": (len(info.classes), FEATURES), "fc.bias": (len(info.classes),)}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if odd:
+        told = ", ".join(
+            f"{name} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'none')}" for name in odd[:3]
+        )
+        raise InputError(f"{path} does not fit a {info.backbone} with {len(info.classes)} classes: {told}")
+    return tensors, info
 
 
 def find_model(run: str | Path) -> Path:
@@ -246,8 +258,12 @@ def predictions_table(
     labels: Sequence[str],
     probabilities: Any,
     classes: Sequence[str],
-) -> pa.Table:
+) -> "pa.Table":
     """Columns id, path, label, predicted, probabilities (float64, in class order, which the schema names)."""
+    import pyarrow as pa
+
+    from headstart.tables import lists, strings
+
     matrix = np.asarray(probabilities, dtype=np.float64)
     table = pa.Table.from_arrays(
         [

@@ -1,172 +1,258 @@
-"""Model file + images -> table. Reads everything it needs from the file."""
+"""A finished model, ready to be asked: everything it needs is read from its file, and nothing is imported that it does not need."""
 
-import glob
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
+import numpy as np
 import torch
 
-from headstart.artifacts import find_model, load_model
+from headstart.artifacts import ModelInfo, find_model, load_tensors
+from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, log_softmax
 from headstart.data.decode import UnreadableImage
-from headstart.data.folders import check_name, image_files
 from headstart.errors import InputError
-from headstart.files import check_out, write_atomically
-from headstart.runtime import set_threads
+from headstart.gradcam import heat
+from headstart.inference import form_of
+from headstart.inputs import One, each, rgb_image
+from headstart.preprocess import Preprocess
+from headstart.runtime import best_device, choose_precision
+from headstart.trunk import FEATURES
 
-OUT_TYPES = (".csv", ".jsonl", ".parquet")
+PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says of one image; `error` says why it says nothing, and then the rest is None or empty.
+
+    path: as it was given, None for an image in memory. probabilities: in the model's class order, summing to 1.
+    top: (class, probability), the most probable first. prediction_set, none_of_these and distance: None unless the model file
+    holds what they are computed from. embedding: (512,) float32, the pooled features, if it was asked for."""
+
+    path: str | None
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float] | None
+    top: tuple[tuple[str, float], ...]
+    prediction_set: tuple[str, ...] | None = None
+    none_of_these: bool | None = None
+    distance: float | None = None
+    embedding: np.ndarray | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is wanted of each image.
+
+    top: so many classes by name; embeddings: the features too; calibrated: probabilities by the temperature of the model file, if it has
+    one; confidence: of the prediction set; wrongly_flagged: the share of images of the classes that may be called none of these. The last
+    two must be among those that the model file holds limits for."""
+
+    top: int = 5
+    embeddings: bool = False
+    calibrated: bool = True
+    confidence: float = CONFIDENCE
+    wrongly_flagged: float = WRONGLY_FLAGGED
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """probabilities: class name -> probability, in the model's class order. error: why there is none."""
+class Outputs:
+    """features: (n, 512) float32, the pooled features; logits: (n, C) float32; maps: (n, 512, S/32, S/32), which the features are the
+    means of, on the device; None where they were not kept."""
 
-    path: str
-    predicted: str | None
-    probabilities: dict[str, float] | None
-    error: str | None = None
+    features: np.ndarray
+    logits: np.ndarray
+    maps: torch.Tensor | None = None
 
-    @property
-    def confidence(self) -> float | None:
-        return None if self.probabilities is None or self.predicted is None else self.probabilities[self.predicted]
+
+@dataclass(frozen=True)
+class Answers:
+    """Of n images. probabilities: (n, C) float64; best: (n, top) int, codes of classes, the most probable first; inside: (n, C) bool,
+    whether a class is in the prediction set; none_of_these: (n,) bool; distance: (n,) float64; embeddings: (n, 512) float32."""
+
+    probabilities: np.ndarray
+    best: np.ndarray
+    inside: np.ndarray | None
+    none_of_these: np.ndarray | None
+    distance: np.ndarray | None
+    embeddings: np.ndarray | None
 
 
 class Predictor:
-    """A finished model. Precision, preprocessing and class names are those of the file."""
+    """A model file. Preprocessing, class names, precision and the form of the computation are those of the file, so the logits
+    are those that its metrics were measured with."""
 
-    def __init__(self, run: str | Path) -> None:
-        self.model, self.info = load_model(find_model(run))
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._layout = torch.channels_last if self.info.channels_last else torch.contiguous_format
-        self.model = self.model.to(self.device, memory_format=self._layout)
+    def __init__(
+        self, run: str | Path, *, device: str | torch.device | None = None, precision: str = "measured"
+    ) -> None:
+        """run: run folder or model file. device: None for the GPU if there is one. precision: measured (that of the file; fp16 is
+        computed in fp32 where there is no GPU), fp32, bf16, fp16 or auto (the fastest that this device multiplies natively).
+
+        Raises InputError."""
+        self.path = find_model(run)
+        tensors, self.info = load_tensors(self.path)
+        self.device = _device(device)
+        self.precision = _precision(precision, self.info, self.device)
+        self._form = form_of(
+            tensors,
+            measured_on=self.info.measured_on,
+            precision=self.precision,
+            channels_last=self.info.channels_last,
+            device=self.device,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.info.classes
 
-    def predict(self, paths: Sequence[str | Path], *, batch_size: int = 64) -> Iterator[Prediction]:
-        """One result per path, in order. A file that cannot be decoded gives a result with `error`."""
-        for start in range(0, len(paths), batch_size):
-            yield from self._predict_batch([str(path) for path in paths[start : start + batch_size]])
+    def predict(
+        self,
+        images: "One | Iterable[One]",
+        *,
+        top: int = 5,
+        embeddings: bool = False,
+        calibrated: bool = True,
+        confidence: float = CONFIDENCE,
+        wrongly_flagged: float = WRONGLY_FLAGGED,
+        batch_size: int = 16,
+    ) -> list[Prediction]:
+        """One prediction per image, in order. What counts as an image: `headstart.inputs`; the options: `Question`.
 
-    def _predict_batch(self, paths: list[str]) -> list[Prediction]:
-        views: list[torch.Tensor] = []
-        results: list[Prediction | None] = []
-        for path in paths:
-            try:
-                views.append(self.info.preprocess.eval_view(self.info.preprocess.decode(Path(path).read_bytes())))
-                results.append(None)
-            except (UnreadableImage, OSError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                results.append(Prediction(path, None, None, reason))
-        if not views:
-            return [result for result in results if result is not None]
-        rows = iter(self._probabilities(torch.stack(views)).tolist())
-        return [result or self._named(path, next(rows)) for path, result in zip(paths, results, strict=True)]
+        An image that cannot be decoded gives a prediction with `error`. Raises InputError for what is no image at all."""
+        question = Question(
+            top=top,
+            embeddings=embeddings,
+            calibrated=calibrated,
+            confidence=confidence,
+            wrongly_flagged=wrongly_flagged,
+        )
+        self.check(question)
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        waiting = each(images)
+        found: list[Prediction] = []
+        while batch := list(islice(waiting, batch_size)):
+            pixels, reasons = views_of(batch, self.info.preprocess)
+            answers = self.answer(self.compute(pixels), question)
+            rows = iter(range(len(pixels)))
+            for image, reason in zip(batch, reasons, strict=True):
+                path = str(image) if isinstance(image, str | Path) else None
+                found.append(self.named(answers, next(rows), path) if reason is None else _unread(path, reason))
+        return found
 
-    @torch.inference_mode()
-    def _probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, 3, S, S) -> (n, C) float64."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.info.mixed_precision)
-        normal = self.info.preprocess.normalize(pixels.to(self.device).contiguous(memory_format=self._layout))
-        # a model trained in fp16 on a GPU is computed in fp32 on a CPU, which has no fp16 autocast
-        enabled = dtype is not None and not (dtype == torch.float16 and self.device.type == "cpu")
-        with torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
-            logits: torch.Tensor = self.model(normal)
-        return logits.double().softmax(dim=1).cpu()
+    def view(self, image: One) -> torch.Tensor:
+        """uint8 (3, S, S): what the network sees of one image. Raises UnreadableImage with the reason, OSError and InputError."""
+        found = list(islice(each(image), 2))
+        if len(found) != 1:
+            raise InputError("view takes one image, not several in one array; use predict")
+        return self.info.preprocess.eval_view(rgb_image(found[0], self.info.preprocess))
 
-    def _named(self, path: str, row: list[float]) -> Prediction:
-        best = max(range(len(row)), key=row.__getitem__)
-        return Prediction(path, self.classes[best], dict(zip(self.classes, row, strict=True)))
+    def compute(self, pixels: torch.Tensor) -> Outputs:
+        """uint8 (n, 3, S, S) as `view` makes them -> features and logits."""
+        if not len(pixels):
+            no_features, no_logits = np.zeros((0, FEATURES), np.float32), np.zeros((0, len(self.classes)), np.float32)
+            return Outputs(no_features, no_logits, torch.zeros((0, FEATURES, 1, 1)))
+        maps = self._form.maps(self.info.preprocess.normalize(pixels.to(self.device)))
+        features, logits = self._form.head(maps)
+        return Outputs(features.cpu().numpy(), logits.cpu().numpy(), maps)
 
+    def attention(self, outputs: Outputs) -> np.ndarray:
+        """float32 (n, S/32, S/32) in [0, 1]: where each image speaks for its most probable class (Grad-CAM)."""
+        assert outputs.maps is not None, "the maps were not kept"
+        weights = self._form.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._form.weight.device)]
+        return np.asarray(heat(outputs.maps, weights.float().to(outputs.maps.device)).cpu().numpy())
 
-def predict_command(run: str, patterns: Sequence[str], *, out: str | None, batch_size: int) -> None:
-    """`headstart predict`: print a table, write a file."""
-    if batch_size < 1:
-        raise InputError(f"--batch_size is {batch_size}; it must be at least 1")
-    if out is not None and Path(out).suffix not in OUT_TYPES:
-        raise InputError(f"--out {out}: unknown type {Path(out).suffix or '(none)'}; use one of {', '.join(OUT_TYPES)}")
-    check_out(out)
-    paths = find_images(patterns)
-    set_threads(None)
-    predictor = Predictor(run)
-    results = list(predictor.predict(paths, batch_size=batch_size))
-    _print(results)
-    if out is not None:
-        _write(Path(out), results, predictor.classes)
+    def check(self, question: Question) -> None:
+        """Raises InputError for what this model cannot be asked."""
+        if question.top < 1:
+            raise InputError(f"top is {question.top}; it must be at least 1")
+        try:  # of no images at all
+            self.answer(self.compute(torch.empty((0, 3, 1, 1), dtype=torch.uint8)), question)
+        except ValueError as error:
+            raise InputError(f"{self.path}: {error}") from None
 
-
-def find_images(patterns: Sequence[str]) -> list[str]:
-    """Files as they are named, folders searched below, globs expanded. Raises InputError if one matches nothing."""
-    paths: list[str] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            found = [str(image) for image in image_files(path)[0]]
-        elif path.is_file():
-            found = [pattern]
+    def answer(self, outputs: Outputs, question: Question) -> Answers:
+        """What is asked, of images whose outputs are known. Raises ValueError for a share that the model file has no limit for."""
+        calibration = self.info.calibration
+        if calibration is not None and question.calibrated:
+            probabilities = calibration.probabilities(outputs.logits)
         else:
-            found = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
-        for name in found:
-            check_name(name)
-        if not found:
-            raise InputError(f"{pattern}: no image there; name files, folders or quoted globs")
-        paths += found
-    return paths
+            probabilities = np.exp(log_softmax(outputs.logits))
+        inside = flagged = distance = None
+        if calibration is not None:
+            inside = calibration.prediction_sets(outputs.logits, confidence=question.confidence)
+            flagged = calibration.is_none_of_these(outputs.features, wrongly_flagged=question.wrongly_flagged)
+            distance = calibration.distance(outputs.features)
+        return Answers(
+            probabilities,
+            np.argsort(-probabilities, axis=1, kind="stable")[:, : question.top],
+            inside,
+            flagged,
+            distance,
+            outputs.features if question.embeddings else None,
+        )
+
+    def named(self, answers: Answers, row: int, path: str | None) -> Prediction:
+        """One image of the answers."""
+        values = answers.probabilities[row].tolist()
+        top = tuple((self.classes[code], values[code]) for code in answers.best[row])
+        inside = None if answers.inside is None else answers.inside[row]
+        return Prediction(
+            path=path,
+            label=top[0][0],
+            probability=top[0][1],
+            probabilities=dict(zip(self.classes, values, strict=True)),
+            top=top,
+            prediction_set=None if inside is None else tuple(self.classes[code] for code in np.flatnonzero(inside)),
+            none_of_these=None if answers.none_of_these is None else bool(answers.none_of_these[row]),
+            distance=None if answers.distance is None else float(answers.distance[row]),
+            embedding=None if answers.embeddings is None else answers.embeddings[row].copy(),
+        )
 
 
-def _print(results: Sequence[Prediction], *, limit: int = 40) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, emoji=False)
-    table = Table("image", "predicted", "probability")
-    for result in results[:limit]:
-        if result.error is not None:
-            table.add_row(result.path, "", f"unreadable: {result.error}")
+def views_of(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:
+    """uint8 (m, 3, S, S), channels last, of the images that can be decoded; and for each image why it cannot, or None."""
+    side = spec.image_size
+    pixels = torch.empty((len(images), side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    reasons: list[str | None] = []
+    count = 0
+    for image in images:
+        try:
+            pixels[count] = spec.eval_view(rgb_image(image, spec))
+        except (UnreadableImage, OSError) as error:
+            reasons.append((error.strerror or str(error)) if isinstance(error, OSError) else str(error))
         else:
-            table.add_row(result.path, result.predicted, f"{result.confidence:.3f}")
-    console.print(table)
-    if len(results) > limit:
-        console.print(f"and {len(results) - limit} more; --out FILE writes all of them")
-    bad = [result for result in results if result.error is not None]
-    if bad:
-        console.print(f"{len(bad)} of {len(results)} could not be read", highlight=False)
+            reasons.append(None)
+            count += 1
+    return pixels[:count], reasons
 
 
-def _write(path: Path, results: Sequence[Prediction], classes: Sequence[str]) -> None:
+def _unread(path: str | None, reason: str) -> Prediction:
+    return Prediction(path=path, label=None, probability=None, probabilities=None, top=(), error=reason)
+
+
+def _device(asked: "str | torch.device | None") -> torch.device:
+    if asked is None:
+        return best_device()
     try:
-        write_atomically(path, lambda staging: _write_as(path.suffix, staging, results, classes))
-    except OSError as error:
-        raise InputError(f"--out {path}: {error.strerror}") from None
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"device {asked} cannot be used here ({reason}); use cpu or leave it out") from None
+    return device
 
 
-def _write_as(suffix: str, staging: Path, results: Sequence[Prediction], classes: Sequence[str]) -> None:
-    if suffix == ".jsonl":
-        with staging.open("w", encoding="utf-8") as lines:
-            for result in results:
-                record = {
-                    "path": result.path,
-                    "predicted": result.predicted,
-                    "probabilities": result.probabilities,
-                }
-                lines.write(json.dumps(record | {"error": result.error}, ensure_ascii=False) + "\n")
-        return
-    columns: dict[str, Any] = {
-        "path": [result.path for result in results],
-        "predicted": pa.array([result.predicted for result in results], pa.string()),
-        "error": pa.array([result.error for result in results], pa.string()),
-    }
-    for name in classes:
-        values = [None if result.probabilities is None else result.probabilities[name] for result in results]
-        columns[f"probability_{name}"] = pa.array(values, pa.float64())
-    table = pa.table(columns)
-    if suffix == ".csv":
-        pyarrow.csv.write_csv(table, staging)
-    else:
-        pq.write_table(table, staging)
+def _precision(asked: str, info: ModelInfo, device: torch.device) -> str:
+    """no, bf16 or fp16."""
+    if asked not in PRECISIONS:
+        raise InputError(f"precision is {asked}; it must be one of {', '.join(PRECISIONS)}")
+    if asked == "fp16" and device.type != "cuda":
+        raise InputError(f"precision fp16 needs a CUDA GPU and this is {device.type}; use bf16 or fp32")
+    if asked == "auto":
+        return choose_precision("auto", device)[0]
+    if asked == "measured":
+        return "no" if info.mixed_precision == "fp16" and device.type != "cuda" else info.mixed_precision
+    return "no" if asked == "fp32" else asked

@@ -9,23 +9,19 @@ from collections.abc import Callable
 from datetime import timedelta
 from importlib.metadata import version
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import (
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-)
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.cores import free_disk, free_memory, usable_cores
 from headstart.data.pixels import Room
 from headstart.errors import InputError
 from headstart.files import cache_folder
+
+if TYPE_CHECKING:  # imported where it is used: a model is loaded and asked without it
+    from accelerate import Accelerator
 
 _T = TypeVar("_T")
 
@@ -70,9 +66,13 @@ def _cpu_has_bf16() -> bool:
     return any(check() for check in checks if check is not None)
 
 
-def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> Accelerator:
+def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Accelerator":
     """The Accelerator of this run. Batches are split, so the batch size is the global one and the scheduler
     steps once per update. Raises InputError for a precision that the device cannot honour."""
+    from accelerate import Accelerator, DataLoaderConfiguration
+    from accelerate.state import AcceleratorState, GradientState
+    from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+
     end_with_launcher()
     device_is_cpu = runtime.cpu or not _has_accelerator()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -113,6 +113,11 @@ def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> Accel
     return accelerator
 
 
+def best_device() -> torch.device:
+    """The GPU if there is one, unless ACCELERATE_USE_CPU says otherwise."""
+    return torch.device(_accelerator_type() if _has_accelerator() else "cpu")
+
+
 def _has_accelerator() -> bool:
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return not forced and (torch.cuda.is_available() or torch.backends.mps.is_available())
@@ -129,7 +134,7 @@ def memory_in_use(device: torch.device) -> int | None:
     return int(psutil.Process().memory_info().rss)
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
+def on_main(accelerator: "Accelerator", work: Callable[[], _T]) -> _T:
     """The main process's result in every process. What it raises ends every process, so that none waits."""
     if accelerator.num_processes == 1:
         return work()
@@ -140,6 +145,8 @@ def on_main(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
             outcome[0] = work()
         except Exception as raised:
             error, outcome[1] = raised, str(raised)
+    from accelerate.utils import broadcast_object_list
+
     broadcast_object_list(outcome)
     if error is not None:
         raise error
@@ -149,7 +156,7 @@ def on_main(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
     return result
 
 
-def agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
+def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
     """For each flag, whether any process has raised it; the same answer everywhere."""
     if accelerator.num_processes == 1:
         return list(flags)
@@ -190,7 +197,7 @@ class StopRequest:
             os._exit(143)
         self.signal_name = signal.Signals(number).name
 
-    def agreed(self, accelerator: Accelerator) -> bool:
+    def agreed(self, accelerator: "Accelerator") -> bool:
         """Whether any process was asked to stop; the same answer everywhere."""
         return agree(accelerator, self.signal_name is not None)[0]
 

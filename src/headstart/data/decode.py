@@ -45,9 +45,7 @@ def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
                 raise Image.DecompressionBombError
             if jpeg_min_side is not None and image.format == "JPEG":
                 image.draft(None, (jpeg_min_side, jpeg_min_side))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return rgb_of(image)
     except UnreadableImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -58,6 +56,13 @@ def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ValueError, EOFError ...
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def rgb_of(image: Image.Image) -> Image.Image:
+    """An opened image by the same policy. It may be changed, and may be what is returned. Raises UnreadableImage, and what Pillow raises."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,131 @@
+"""What `predict` accepts as an image, and how each becomes the RGB image that a file of it would.
+
+| given                  | accepted                                                                                       |
+|------------------------|------------------------------------------------------------------------------------------------|
+| str, Path              | the name of an image file                                                                      |
+| bytes                  | the content of an image file                                                                   |
+| PIL.Image              | every mode the decoder knows; EXIF orientation is applied                                      |
+| numpy, one image       | (H, W) or (H, W, 1) gray, (H, W, 3) RGB, (H, W, 4) RGBA                                        |
+| torch, one image       | (1, H, W) gray, (3, H, W) RGB, (4, H, W) RGBA                                                  |
+| numpy, torch, several  | the same with n in front                                                                       |
+| dtype of both          | uint8, 0 to 255; uint16, 0 to 65535, gray only; floating point, 0 to 1, rounded to 8 bits      |
+
+Colours are RGB, never BGR. Alpha is laid over white, 16 bits become 8, by the decoder's policy (data/decode.py). Nothing is to be resized or
+normalised beforehand: both are done here, as the model file says.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from headstart.data.decode import UnreadableImage, rgb_of
+from headstart.errors import InputError
+from headstart.preprocess import Preprocess
+
+One: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor"
+"""One image, or several in one array."""
+
+_SHAPES = {
+    "an array": "(H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, or several of them with n in front",
+    "a tensor": "(1, H, W) gray, (3, H, W) RGB or (4, H, W) RGBA, or several of them with n in front",
+}
+
+
+def each(images: "One | Iterable[One]") -> Iterator[One]:
+    """One image after another, whether one, a batch in one array, or any iterable of them is given.
+
+    Raises InputError for what is none."""
+    if isinstance(images, str | Path | bytes | Image.Image | np.ndarray | torch.Tensor):
+        images = [images]
+    elif not isinstance(images, Iterable):
+        raise InputError(
+            f"images is {_kind(images)}; give paths, bytes, PIL images, arrays or tensors, or a list of them"
+        )
+    for place, image in enumerate(images):
+        if isinstance(image, np.ndarray | torch.Tensor):
+            yield from _arrays_of(image, place)
+        elif isinstance(image, str | Path | bytes | Image.Image):
+            yield image
+        else:
+            raise InputError(f"image {place} is {_kind(image)}; give paths, bytes, PIL images, arrays or tensors")
+
+
+def rgb_image(image: One, spec: Preprocess) -> Image.Image:
+    """What `each` yields, as RGB of 8 bits. Raises UnreadableImage with the reason, and OSError."""
+    rgb = _decoded(image, spec)
+    short, long = sorted(rgb.size)
+    if Image.MAX_IMAGE_PIXELS is not None and spec.resize_size**2 * long / short > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableImage(
+            f"{rgb.width} x {rgb.height} pixels are too long and thin to be resized to a short side of {spec.resize_size}",
+            kind="too_large",
+        )
+    return rgb
+
+
+def _decoded(image: One, spec: Preprocess) -> Image.Image:
+    if isinstance(image, str | Path):
+        if "\0" in str(image):
+            raise UnreadableImage("the name holds a NUL")
+        return spec.decode(Path(image).read_bytes())
+    if isinstance(image, bytes):
+        return spec.decode(image)
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+        return rgb_of(image)
+    assert isinstance(image, Image.Image)
+    try:
+        if image.width < 1 or image.height < 1:
+            raise UnreadableImage("an image without pixels")
+        return rgb_of(image.copy())
+    except UnreadableImage:
+        raise
+    except Exception as error:  # a lazily opened file is read only here; Pillow's plugins raise what they like
+        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _arrays_of(given: "np.ndarray | torch.Tensor", place: int) -> Iterator[np.ndarray]:
+    """uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), for each image in it."""
+    if isinstance(given, torch.Tensor):
+        kind, shape = "a tensor", tuple(given.shape)
+        several = given.detach().cpu()
+        if several.dtype == torch.bfloat16:  # numpy has none
+            several = several.float()
+        values = several.numpy()
+        if values.ndim == 3:
+            values = values[None]
+        fits = values.ndim == 4 and values.shape[1] in (1, 3, 4)
+        values = values.transpose(0, 2, 3, 1) if fits else values
+    else:
+        kind, shape = "an array", given.shape
+        values = given[None] if given.ndim == 2 or (given.ndim == 3 and given.shape[2] in (1, 3, 4)) else given
+        values = values[..., None] if values.ndim == 3 and given.ndim == 2 else values
+        fits = values.ndim == 4 and values.shape[3] in (1, 3, 4)
+    if not fits or 0 in values.shape[1:]:
+        raise InputError(f"image {place} is {kind} of shape {shape}; it must be {_SHAPES[kind]}")
+    values = _eight_bits(values, place, kind)
+    for pixels in values:
+        yield np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _eight_bits(values: np.ndarray, place: int, kind: str) -> np.ndarray:
+    if values.dtype == np.uint8 or (values.dtype == np.uint16 and values.shape[3] == 1):
+        return values
+    if not np.issubdtype(values.dtype, np.floating):
+        raise InputError(
+            f"image {place} is {kind} of {values.dtype}; it must be uint8 (0 to 255), uint16 (0 to 65535, gray) or floating point (0 to 1)"
+        )
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (low >= 0.0 and high <= 1.0):  # also for NaN
+        raise InputError(
+            f"image {place} is {kind} of {values.dtype} from {low:.4g} to {high:.4g}; floating point must lie in 0 to 1, "
+            "neither in 0 to 255 nor normalised"
+        )
+    return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _kind(value: object) -> str:
+    return f"of type {type(value).__name__}"
