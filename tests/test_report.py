@@ -125,12 +125,13 @@ def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(co
     text = (copy / "report.html").read_text()
     assert "images cannot be shown" in text
     assert text.count("data:image/jpeg") == 1  # of the training views, which lie in the folder
-    changed = next((moved / "val").rglob("*.png"))
-    changed.write_bytes((moved / "train").joinpath(changed.parent.name).glob("*.png").__next__().read_bytes())
+    facts = read_run(copy)
+    shown = facts.paths[worst_mistakes(facts.confidence, facts.right, limit=1)[0]]
+    (moved / shown).write_bytes((moved / facts.manifest.column("path")[0].as_py()).read_bytes())
     assert exit_code("report", copy, "--data", moved) == 0
     text = (copy / "report.html").read_text()
     assert text.count("data:image/jpeg") > 14
-    assert f"{changed.name} (it is another image now)" in text
+    assert f"{shown} (it is another image now)" in text
     assert exit_code("report", copy, "--data", tmp_path / "nowhere.zip") == 0
     assert "images cannot be shown" in (copy / "report.html").read_text()
 

@@ -2,16 +2,20 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 from chromium import SCHEMES, WIDTHS, chromium, opened
 from runs import small
 
+from headstart import cli
 from headstart.report.gallery import MAX_CARDS
 from headstart.start import run
 
 pytestmark = pytest.mark.slow
+WINDOWS = tuple(itertools.product(WIDTHS, SCHEMES))
+FEW_WINDOWS = ((360, "light"), (768, "dark"), (1280, "dark"))
 EXAMINED = ((360, "light"), (1280, "dark"))  # by axe-core, which takes a second
 
 
@@ -34,14 +38,14 @@ def on_bank(root, out):
     return run(replace(config, strategy=replace(config.strategy, features="bank")))
 
 
-def check(browser, folder, *, charts):
+def check(browser, folder, *, charts, windows):
     """No request, no complaint, nothing wider than the window, every chart and picture drawn, nothing that axe-core minds."""
     path = folder / "report.html"
     val = json.loads((folder / "summary.json").read_text())["val"]
     cards = min(MAX_CARDS, val["correct"]) + min(MAX_CARDS, val["n"] - val["correct"])
     assert cards > MAX_CARDS, "the run is to make mistakes"
     pictures = 2 * cards + 1  # each beside where the network looked, and the training views
-    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+    for width, scheme in windows:
         with opened(browser, path, width=width, scheme=scheme) as watched:
             page = watched.page
             assert [url for url in watched.requests if not url.startswith("data:")] == [path.absolute().as_uri()]
@@ -64,7 +68,7 @@ def check(browser, folder, *, charts):
 
 
 def test_a_run_by_epochs(browser, folder):
-    check(browser, folder, charts=5)
+    check(browser, folder, charts=5, windows=WINDOWS)
 
 
 def test_the_colours_change_by_a_button_and_the_keyboard_reaches_everything(browser, folder):
@@ -84,6 +88,24 @@ def test_the_colours_change_by_a_button_and_the_keyboard_reaches_everything(brow
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
 
 
+def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    for command in (
+        ["data", "check", tiny_data, "--out", tmp_path / "checked"],
+        ["compare", folder, other, "--out", tmp_path / "compare.html"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(part) for part in command])
+        assert end.value.code == 0
+    for path in (tmp_path / "checked" / "doctor.html", tmp_path / "compare.html"):
+        with opened(browser, path, width=360, scheme="dark") as watched:
+            assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+            assert watched.page.evaluate("document.documentElement.scrollWidth") <= 360
+            assert len([url for url in watched.requests if not url.startswith("data:")]) == 1
+            assert watched.complaints == []
+            assert watched.faults_of_accessibility() == []
+
+
 def test_solar_cells(browser, tmp_path):
     pytest.importorskip("elpv_dataset", reason="NOT TESTED ON SOLAR CELLS: pip install elpv-dataset")
     from headstart.data.demo import write_solar_cells
@@ -93,8 +115,8 @@ def test_solar_cells(browser, tmp_path):
         for number, path in enumerate(sorted(folder.iterdir())):
             if number % 10:
                 path.unlink()
-    check(browser, on_bank(tmp_path / "cells", tmp_path / "run"), charts=4)
+    check(browser, on_bank(tmp_path / "cells", tmp_path / "run"), charts=4, windows=FEW_WINDOWS)
 
 
 def test_ants_and_bees(browser, ants_and_bees, tmp_path):
-    check(browser, on_bank(ants_and_bees, tmp_path / "run"), charts=4)
+    check(browser, on_bank(ants_and_bees, tmp_path / "run"), charts=4, windows=FEW_WINDOWS)
