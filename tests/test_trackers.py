@@ -176,6 +176,21 @@ def test_a_continued_run_goes_on_in_the_same_run_of_its_tracker(fake, tiny_data,
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_killed_run_told_after_its_checkpoint_is_told_anew(tmp_path):
+    pytest.importorskip("tensorboard")
+    accelerator, runtime = Accelerator(cpu=True), RuntimeConfig(trackers="tensorboard")
+    killed = Trackers(accelerator, ["tensorboard"], tmp_path, runtime, {"seed": 1}, step=0)
+    for step in range(1, 7):
+        killed.record({"step": step, "loss": 0.5})
+    continued = Trackers(accelerator, ["tensorboard"], tmp_path, runtime, {"seed": 1}, step=3)
+    for step in range(4, 9):
+        continued.record({"step": step, "loss": 0.25})
+    for each in (killed, continued):
+        each.__exit__(ValueError, ValueError(), None)
+    scalars, _ = events(tmp_path)
+    assert scalars["train/loss"] == [(1, 0.5), (2, 0.5), (3, 0.5), *((step, 0.25) for step in range(4, 9))]
+
+
 def test_one_that_is_not_installed_is_said_before_anything_is_written(tiny_data, tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
