@@ -157,6 +157,31 @@ def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     assert "is not a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("strategy", "probe", "charts"),
+    [
+        ("frozen_head", {"solver": "sgd"}, ["Loss", "Accuracy", "Learning rate"]),
+        ("frozen_head", {"solver": "full_batch", "steps": 20}, ["Training loss", "Learning rate"]),
+        ("probe_then_tune", {}, ["Loss", "Accuracy", "Learning rate"]),
+    ],
+)
+def test_every_strategy_and_solver_has_its_page(strategy, probe, charts, tiny_data, tmp_path, capsys):
+    config = small(
+        tiny_data, tmp_path / "run", strategy=strategy, probe=probe, runtime={"bank": str(tmp_path / "bank")}
+    )
+    folder = run(replace(config, strategy=replace(config.strategy, features="bank")))
+    assert "warning" not in capsys.readouterr().err
+    page = Page((folder / "report.html").read_text())
+    captions = re.findall(r"<figcaption><h3>(.*?)</h3>", (folder / "report.html").read_text())
+    assert captions[:-2] == charts
+    assert captions[-2] == "As the network answers"
+    assert captions[-1].startswith("After temperature scaling, T = ")
+    assert [tag for tag, _ in page.tags].count("svg") == len(captions) + 1  # and the sign of the house
+    epochs = len([line for line in read_run(folder).lines if line.get("epoch")])
+    chosen = "The epoch was chosen on these same images" in page.text
+    assert chosen == (epochs > 1 or strategy == "probe_then_tune")
+
+
 def test_what_goes_wrong_with_the_pages_never_ends_a_run(tiny_data, tmp_path, monkeypatch, capsys):
     def fails(*args, **kwargs):
         raise RuntimeError("no ink left")

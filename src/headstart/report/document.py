@@ -188,8 +188,8 @@ def _epoch_figure(
 def _step_figure(title: str, curves: Sequence[tuple[str, list[float]]], x: list[float]) -> Figure:
     kinds = ["val", "train", "plain", "plain"]
     lines = [Line(name, kinds[min(i, 3)], x, values) for i, (name, values) in enumerate(curves)]
-    positive = [value for _, values in curves for value in values if value > 0]
-    spread = len(curves) > 1 and max(positive) / min(max(values) for _, values in curves) > 10
+    peaks = [max(values) for _, values in curves]
+    spread = min(peaks) > 0 and max(peaks) / min(peaks) > 10
     every = max(1, math.ceil(len(x) / MAX_ROWS))
     table = [[f"{x[i]:g}", *(f"{values[i]:.4g}" for _, values in curves)] for i in range(0, len(x), every)]
     svg = line_chart(lines, title=f"{title} over the steps", x_label="step", as_text=lambda value: f"{value:.3g}",
