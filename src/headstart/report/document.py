@@ -19,6 +19,7 @@ from headstart.report.measures import Bin, ClassRow, bins, confusions, per_class
 MAX_MATRIX = 24  # classes that a table of all confusions can hold on a screen
 MAX_CLASSES = 1000  # rows of the table of classes
 MAX_CONFUSIONS = 12
+MAX_FINDINGS = 10  # of a kind; doctor.html has them all, with pictures
 MAX_ROWS = 60  # of the table under a curve
 STRATEGIES = {
     "fine_tune": "every layer fine-tuned",
@@ -327,8 +328,10 @@ def _doctor(facts: RunFacts) -> dict[str, Any] | None:
                 "title": KINDS[kind].title,
                 "counted": number_of(kind, len(ours)),
                 "what_to_do": KINDS[kind].what_to_do,
-                "entries": [(shown(one["message"]), [shown(path) for path in one["paths"][:6]]) for one in ours[:20]],
-                "more": max(0, len(ours) - 20),
+                "entries": [
+                    (shown(one["message"]), [shown(path) for path in one["paths"][:6]]) for one in ours[:MAX_FINDINGS]
+                ],
+                "more": max(0, len(ours) - MAX_FINDINGS),
             }
         )
     others = [(KINDS[kind].title, number_of(kind, count)) for kind, count in facts.doctor["counts"].items()
