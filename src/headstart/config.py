@@ -355,6 +355,25 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+MAY_CHANGE = (
+    "out",
+    "runtime",
+    "data.root",
+    "data.cache",
+    "data.num_workers",
+    "data.rescan",
+    "train.accumulation",
+    "train.resume",
+    "train.checkpoint_steps",
+    "train.checkpoint_minutes",
+)
+"""Keys, and one whole section, that an interrupted run may be continued with other values of."""
+
+
+def may_change(name: str) -> bool:
+    return name in MAY_CHANGE or name.split(".")[0] in MAY_CHANGE
+
+
 def check_divisible(train: TrainConfig, *, num_processes: int) -> None:
     """Raise InputError unless each process gets the same number of images in each backward pass."""
     parts = num_processes * train.accumulation

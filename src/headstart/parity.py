@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from headstart.config import RunConfig
+from headstart.config import DataConfig, RunConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.source import open_source
@@ -28,6 +28,7 @@ PRECISION_TOLERANCE = 0.1  # of a loss, for bf16 against fp32
 SMALL_LOSS = 0.01  # differences are relative to the loss, but to this at least: below it nothing is left but rounding
 VAL_IMAGES = 17  # not divisible by 2 or 3
 PATIENCE_S = 600.0
+_OF_THE_SOURCE = ("split", "groups", "folds", "fold", "image_column", "label_column", "split_column", "group_column")
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        if not (self.rates_equal and np.isfinite(self.difference)):
+            return False
         if self.tolerance is None:
             return True
         if self.tolerance == 0:
             return self.bits_equal
-        return self.difference <= self.tolerance and self.rates_equal and (self.counts_equal or self.tolerance > 1e-3)
+        return self.difference <= self.tolerance and (self.counts_equal or self.tolerance > 1e-3)
 
 
 def check_parity(
@@ -68,11 +71,11 @@ def check_parity(
 
     Raises InputError if the configuration cannot be run at all.
     """
-    recomputes = config.strategy.name == "fine_tune" or config.strategy.features == "recompute"
-    if not recomputes:
-        raise InputError(
-            "parity compares training steps; use --strategy.name fine_tune, or frozen_head with --strategy.features recompute"
-        )
+    if config.strategy.name == "probe_then_tune":
+        raise InputError("parity compares training steps from the same start; use --strategies fine_tune frozen_head")
+    if config.uses_bank:
+        say("an exact head has no steps to compare: its features are recomputed here (strategy.features recompute)")
+        config = replace(config, strategy=replace(config.strategy, features="recompute"))
     batchnorm_moves = config.strategy.name == "fine_tune" and config.strategy.batchnorm == "train"
     several = None if batchnorm_moves else TOLERANCE
     data, size = config.data, config.train.batch_size
@@ -88,7 +91,7 @@ def check_parity(
         epochs = max(2, round(steps * size / count))
         base = replace(
             config,
-            data=replace(data, root=str(folder / "images"), num_workers=0),
+            data=replace(_as_folder(data), root=str(folder / "images"), num_workers=0),
             train=replace(config.train, epochs=epochs, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0),
             optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
             runtime=replace(config.runtime, mixed_precision="no"),
@@ -205,6 +208,12 @@ def _environment() -> dict[str, str]:
     """Without what a launcher told this process about itself."""
     mine = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
     return {name: value for name, value in os.environ.items() if name not in mine}
+
+
+def _as_folder(data: DataConfig) -> DataConfig:
+    """Without what says where a source keeps its images, classes and parts: here they lie in train/ and val/."""
+    default = DataConfig()
+    return replace(data, **{name: getattr(default, name) for name in _OF_THE_SOURCE})
 
 
 def _lay_out(manifest: Manifest, folder: Path, *, train_images: int) -> int:

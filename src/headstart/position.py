@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from headstart import checkpoint
 from headstart.artifacts import ModelInfo, RunFolder
-from headstart.config import RunConfig, flat
+from headstart.config import MAY_CHANGE, RunConfig, flat, may_change
 from headstart.data.samples import Manifest
 from headstart.errors import InputError, Stopped
 from headstart.model import Classifier
@@ -43,7 +43,15 @@ def save_position(
     model: Classifier,
     optimizer: Any,
 ) -> None:
-    """From the main process; the others wait until it is there."""
+    """From the main process; the others wait until it is there.
+
+    Raises InputError, in every process, if a weight is not finite: nothing could be continued from there.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise InputError(
+            f"a weight is not finite after step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
+            "optim.clip_norm 1; the checkpoint before this one is kept"
+        )
     if accelerator.is_main_process:
         folder.fsync_metrics()
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
@@ -67,21 +75,6 @@ def stopped(stop: StopRequest, state: Position, folder: RunFolder, *, total: int
     )
 
 
-MAY_CHANGE = (
-    "out",
-    "runtime",
-    "data.root",
-    "data.cache",
-    "data.num_workers",
-    "data.rescan",
-    "train.accumulation",
-    "train.resume",
-    "train.checkpoint_steps",
-    "train.checkpoint_minutes",
-)
-"""Keys, and one whole section, that an interrupted run may be continued with other values of."""
-
-
 def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder) -> str:
     """Raise InputError if continuing would mix two recipes or two data sets. The machine may change; says what did."""
     if manifest.sha256 != saved["manifest_sha256"]:
@@ -95,7 +88,7 @@ def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any],
         for name in sorted(now.keys() | before.keys())
         if now.get(name) != before.get(name)
     }
-    allowed = [name for name in changed if name in MAY_CHANGE or name.split(".")[0] in MAY_CHANGE]
+    allowed = [name for name in changed if may_change(name)]
     refused = [text for name, text in changed.items() if name not in allowed]
     if refused:
         raise InputError(

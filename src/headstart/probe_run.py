@@ -128,7 +128,7 @@ def run(config: RunConfig) -> Path:
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
         if accelerator.is_main_process:
             assert companion is not None
-            _write(
+            path = _write(
                 config,
                 accelerator,
                 views,
@@ -519,11 +519,12 @@ def _write(
     trackers_asked: Sequence[str],
     *,
     started: float,
-) -> None:
+) -> Path:
     """The run folder, and the last lines on the terminal."""
-    folder = create_folder(path)
+    folder = create_folder(path, new=config.train.resume == "never", numbered=not config.out)
+    path = folder.path
     running = Running(path)
-    folder.forget_metrics_after(-1)  # what a run left that was killed while it wrote
+    folder.forget_metrics_after(-1, epoch=-1)  # what a run left that was killed while it wrote
     folder.write_text("config.yaml", to_yaml(config))
     folder.write_table("manifest.parquet", manifest.table())
     _draw_views(folder, config, manifest, views)
@@ -583,6 +584,7 @@ def _write(
     trackers.finish(folder.model_file, summary)
     accelerator.print(f"5 nearest neighbours on the same features: accuracy {nearest:.1%}".replace("%", " %"))
     say_result(accelerator, values, _in_words(solved), wall_s=summary["wall_s"], path=path)
+    return path
 
 
 def _begin_curves(folder: RunFolder, solved: Solved, companion: Companion) -> None:
