@@ -31,6 +31,22 @@ def add_parsers(what: Any) -> None:
     apply.add_argument("--out", required=True, metavar="NEW", help="folder to create")
 
 
+def add_columns(parser: Any, *, default: str) -> None:
+    """The options that name the columns of a table, of shards or of a saved dataset."""
+    for key, what in (
+        ("image", "names or holds the images"),
+        ("label", "has the classes"),
+        ("split", "says train or val"),
+    ):
+        parser.add_argument(f"--{key}_column", metavar="NAME", help=f"where a table {what} (default: {default})")
+
+
+def columns_of(args: Namespace) -> dict[str, Any]:
+    """Those that were given, by their keys in the section data."""
+    keys = ("image_column", "label_column", "split_column")
+    return {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+
+
 def check(args: Namespace) -> None:
     from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
 

@@ -88,7 +88,18 @@ def check_parity(
         epochs = max(2, round(steps * size / count))
         base = replace(
             config,
-            data=replace(data, root=str(folder / "images"), num_workers=0),
+            data=replace(
+                data,
+                root=str(folder / "images"),
+                num_workers=0,
+                split="folder",
+                folds=0,
+                groups="",
+                image_column=None,
+                label_column=None,
+                split_column=None,
+                group_column=None,
+            ),
             train=replace(config.train, epochs=epochs, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0),
             optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
             runtime=replace(config.runtime, mixed_precision="no"),

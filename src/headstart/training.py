@@ -135,10 +135,13 @@ def run(config: RunConfig) -> Path:
     model.keep_in_eval(strategy.eval_modules)
     if config.runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    state = Position()
+    blocks = None
+    if config.data.sampling != "balanced":
+        blocks = Blocks.of(train_samples.column("block"), train_samples.column("size"), size=config.data.shuffle_images)
+    state = Position(layout="" if blocks is None else blocks.layout(train_samples.column("id")))
     resumed = None if resume_from is None else checkpoint.load(resume_from)
     if resumed is not None:
-        changed = check_same_run(config, manifest, resumed.state, RunFolder(path))
+        changed = check_same_run(config, manifest, resumed.state, RunFolder(path), layout=state.layout)
         state = Position(**{name: resumed.state[name] for name in asdict(state)})
         model.load_state_dict(resumed.model, strict=True)
 
@@ -169,7 +172,7 @@ def run(config: RunConfig) -> Path:
         seed=config.seed,
         num_workers=num_workers,
         labels=balanced,
-        blocks=Blocks.of(train_samples.column("block"), size=config.data.shuffle_images),
+        blocks=blocks,
         views_of=Pictures if on_device else Views,
         collate_fn=collate_pictures if on_device else collate,
     )

@@ -66,9 +66,15 @@ class Pixels:
         self._facts[slot, 0] = _READY
 
     def _slot(self, name: str) -> int | None:
-        if not self._room.num_bytes or (name not in self._slots and len(self._slots) == len(self._facts)):
-            return None
-        return self._slots.setdefault(name, len(self._slots))
+        slot = self._slots.get(name)
+        if slot is not None or not self._room.num_bytes or not self._lock.acquire(timeout=LOCK_S):
+            return slot
+        try:  # threads add names at once, and no two may have one place
+            if name not in self._slots and len(self._slots) < len(self._facts):
+                self._slots[name] = len(self._slots)
+            return self._slots.get(name)
+        finally:
+            self._lock.release()
 
     def _reserve(self, slot: int, pixels: torch.Tensor) -> bool:
         if not self._lock.acquire(timeout=LOCK_S):
