@@ -67,7 +67,7 @@ def as_tar_shards(root: Path, out: Path) -> str:
             with tarfile.open(out / f"{split}-{number:03d}.tar", "w") as archive:
                 for place, row in enumerate(part[number::shards]):
                     for suffix, content in (
-                        (".jpg", (root / row["path"]).read_bytes()),
+                        (Path(row["path"]).suffix, (root / row["path"]).read_bytes()),
                         (".cls", row["label"].encode()),
                     ):
                         info = tarfile.TarInfo(f"{number:02d}{place:05d}{suffix}")

@@ -281,7 +281,11 @@ def _probe(argv: list[str]) -> None:
     config = RunConfig(
         seed=args.seed,
         data=DataConfig(
-            root=args.dir, image_size=args.image_size, on_bad_file=args.on_bad_file, **data_cli.columns_of(args)
+            root=args.dir,
+            split="stratified",  # which is which is of no account here, so one part alone will do
+            image_size=args.image_size,
+            on_bad_file=args.on_bad_file,
+            **data_cli.columns_of(args),
         ),
         model=ModelConfig(weights=args.weights),
         strategy=StrategyConfig(name="frozen_head"),

@@ -73,7 +73,8 @@ class DataConfig:
     """scaled: large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, in training and ever after, as long as twice the
     pixels remain that the smallest crop needs; 1.6 times as fast for 12 megapixels (docs/data.md)."""
     shuffle_images: int = 10_000
-    """Parquet shards: images that are shuffled together, so that a row group need not be read for every image."""
+    """Parquet shards: images that are shuffled together at most, in row groups of 128 MiB at most, so that a row group need not
+    be read for every image."""
     cache: Literal["auto", "disk", "off"] = "auto"
     """auto: decode each image once and keep the pixels, in up to a quarter of the free memory. disk: in a file that is
     mapped into memory, up to a quarter of the free disk under ~/.cache, gone with the run. off: decode for every use.

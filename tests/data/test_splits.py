@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headstart.data.classes import classes_of_one_side
 from headstart.data.samples import Entry
-from headstart.data.splits import classes_of_one_side, groups_of, stratified_split, units_of
+from headstart.data.splits import groups_of, stratified_split, units_of
 from headstart.errors import InputError
 
 strata_lists = st.lists(st.sampled_from("abcd"), min_size=1, max_size=80)

@@ -63,7 +63,7 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
         if 0 < count < NEAR_EMPTY:
             noun = "image" if count == 1 else "images"
             found.append(Finding.of("near_empty_class", _folder(split, label), f"{count} {noun}", KEEP))
-    training = {label: count for (split, label), count in counts.items() if split != "val" and count}
+    training = {label: count for (split, label), count in counts.items() if split in ("train", "") and count}
     if training:
         most, least = max(training, key=lambda x: (training[x], x)), min(training, key=lambda x: (training[x], x))
         ratio = training[most] / training[least]

@@ -38,7 +38,7 @@ class ListedImages:
     def scan(self) -> Scan:
         table = Path(self.root)
         names = _columns(table)
-        image = self._image_column(names, next(_rows(table), {}))
+        image = _image_column(table, self.data, names)
         label = columns.label_column(self.data, names, where=self.root)
         split = columns.split_column(self.data, names, where=self.root)
         group = columns.group_column(self.data, names, where=self.root)
@@ -53,15 +53,6 @@ class ListedImages:
 
     def read(self, path: str) -> bytes:
         return read_regular(self.base / path)
-
-    def _image_column(self, names: Sequence[str], first: Mapping[str, Any]) -> str:
-        """Of several columns that by their names may hold paths, the one that does: an image may have a number, too."""
-        known = [name for name in names if name.lower() in columns.IMAGE]
-        if self.data.image_column is None and len(known) > 1:
-            known = [name for name in known if is_image(text(first.get(name)))]
-            if known:
-                return columns.image_column(self.data, known, where=self.root)
-        return columns.image_column(self.data, names, where=self.root)
 
     def _stamp(self, path: str) -> str:
         try:
@@ -124,6 +115,15 @@ def text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
+def _image_column(table: Path, data: DataConfig, names: Sequence[str]) -> str:
+    """Of several columns that by their names may hold paths, the one that does: an image may have a number, too."""
+    known = [name for name in names if name.lower() in columns.IMAGE]
+    if data.image_column is None and len(known) > 1:
+        first: Mapping[str, Any] = next(_rows(table), {})
+        names = [name for name in known if is_image(text(first.get(name)))] or names
+    return columns.image_column(data, names, where=str(table))
+
+
 def _columns(path: Path) -> list[str]:
     kind = path.suffix.lower()
     if kind == ".parquet":
@@ -173,7 +173,7 @@ def _encoding(path: Path) -> str:
 def paths_listed(table: str, *, column: str | None) -> Iterator[str]:
     """The images of a table, row by row, as they can be opened; "" where a row names none. Raises InputError."""
     path = Path(table)
-    image = columns.image_column(DataConfig(image_column=column), _columns(path), where=table)
+    image = _image_column(path, DataConfig(image_column=column), _columns(path))
     for row in _rows(path):
         name = text(row.get(image))
         yield os.path.join(path.parent, name) if name else ""

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
@@ -11,10 +11,11 @@ from itertools import compress
 from PIL import Image
 
 from headstart.config import DataConfig
+from headstart.data.classes import classes_of_one_side, lacking_classes, place_in, refuse_nothing, refuse_or_leave_out
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.index import Index
 from headstart.data.samples import PARTS, Entry, Manifest, Sample, Samples, Scan, Skipped, Source, summarize
-from headstart.data.splits import classes_of_one_side, is_split_by_us, refuse_nothing, split_as_configured
+from headstart.data.splits import is_split_by_us, split_as_configured
 from headstart.errors import InputError
 
 Keep = Callable[[str | None, str, Image.Image], object]
@@ -57,7 +58,7 @@ def build_manifest(
     skip = data.on_bad_file == "skip"
     scan = source.scan()
     if scan.empty and not skip:
-        raise InputError(f"class folder {_name(source, scan.empty[0])} holds no images; fill it or remove it")
+        raise InputError(f"class folder {place_in(source, scan.empty[0])} holds no images; fill it or remove it")
     entries = [entry for entry in scan.entries if entry.split in PARTS]
     refuse_nothing(source, entries, scan)
     by_us = is_split_by_us(source, entries, data)
@@ -73,13 +74,15 @@ def build_manifest(
         decoder=decoder,
     )
     _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
-    read, lacking = _of_whole_classes(source, entries, read, split_by_us=by_us, skip=skip)
+    lacking = lacking_classes(source, entries, [r.entry for r in read], split_by_us=by_us)
+    refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
+    read = [r for r in read if r.entry.label not in lacking]
     splits = [r.entry.split or "" for r in read]
     if by_us:
         splits = split_as_configured([r.entry for r in read], [r.sha256 for r in read], data, seed=seed)
         one_sided = classes_of_one_side([r.entry.label for r in read], splits)
+        refuse_or_leave_out(source, one_sided, {r.entry.label for r in read}, skip=skip)
         whole = [r.entry.label not in one_sided for r in read]
-        _refuse_or_leave_out(source, one_sided, {r.entry.label for r in read}, skip=skip)
         read, splits = list(compress(read, whole)), list(compress(splits, whole))
         lacking |= one_sided
     left_out = [Skipped(name, "a class without images") for name in scan.empty]
@@ -222,49 +225,6 @@ def _refuse_or_skip(source: Source, bad: Sequence[Skipped], *, on_bad_file: str)
             f"{len(bad)} unreadable {noun} in {source.root}: {summarize(bad)}; repair or remove, "
             "or leave out with --data.on_bad_file skip"
         )
-
-
-def _of_whole_classes(
-    source: Source, entries: Sequence[Entry], read: Sequence[_Read], *, split_by_us: bool, skip: bool
-) -> tuple[list[_Read], dict[str, str]]:
-    """The images of classes that can be trained and measured; and what is wrong with the others, label -> reason."""
-
-    def parts_of(entries: Iterable[Entry]) -> Counter[tuple[str | None, str]]:
-        return Counter((None if split_by_us else entry.split, entry.label) for entry in entries)
-
-    counts, wanted = parts_of(r.entry for r in read), parts_of(entries)
-    labels = sorted({label for _, label in wanted})
-    parts: list[str | None] = [None] if split_by_us else ["train", "val"]
-    lacking: dict[str, str] = {}
-    for label in labels:
-        for part, other in zip(parts, reversed(parts), strict=True):
-            have = counts[(part, label)]
-            if not have and wanted[(part, label)]:
-                place = _name(source, part) if part else source.root
-                lacking[label] = f"class {label!r} has no readable image in {place}; add some or remove the class"
-            elif not have:
-                lacking[label] = (
-                    f"class {label!r} is in {other}/ but not in {part}/ of {source.root}; both need the same classes"
-                )
-            elif part is None and have < 2:
-                lacking[label] = (
-                    f"class {label!r} in {source.root} has a single image; at least two are needed, one to train and one to measure"
-                )
-    _refuse_or_leave_out(source, lacking, set(labels), skip=skip)
-    return [r for r in read if r.entry.label not in lacking], lacking
-
-
-def _refuse_or_leave_out(source: Source, lacking: dict[str, str], labels: set[str], *, skip: bool) -> None:
-    """Raise InputError unless the classes that lack nothing can be gone on with."""
-    left = labels - lacking.keys()
-    if lacking and (not skip or len(left) < 2):
-        raise InputError(next(iter(lacking.values())))
-    if len(left) < 2:
-        raise InputError(f"{source.root} has a single class, {min(left)!r}; a classifier needs at least two")
-
-
-def _name(source: Source, path: str) -> str:
-    return f"{source.root.rstrip('/')}/{path}"
 
 
 def _ids(read: Sequence[_Read], splits: Sequence[str]) -> list[str]:

@@ -175,7 +175,7 @@ def _bytes_per_row(file: pq.ParquetFile, number: int, column: str) -> int:
     group = file.metadata.row_group(number)
     chunks = [group.column(place) for place in range(group.num_columns)]
     ours = [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(f"{column}.")]
-    return math.ceil(sum(chunk.total_uncompressed_size for chunk in ours) / max(group.num_rows, 1))
+    return math.ceil(sum(int(chunk.total_uncompressed_size) for chunk in ours) / max(int(group.num_rows), 1))
 
 
 def _class_names(schema: pa.Schema, label: str) -> list[str]:

@@ -8,16 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.config import DataConfig
-from headstart.data.samples import Entry, Scan, Source, summarize
+from headstart.data.samples import Entry, Source
 from headstart.errors import InputError
-
-
-def refuse_nothing(source: Source, entries: Sequence[Entry], scan: Scan) -> None:
-    """Raise InputError if no entry of a scan takes part, and say what was left out."""
-    if not entries:
-        why = [*scan.skipped, *scan.bad]
-        because = f": {summarize(why)}" if why else ""
-        raise InputError(f"{source.root} has no image of a class to train on or to measure{because}")
 
 
 def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig) -> bool:
@@ -45,21 +37,6 @@ def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig) -
             f"train and val; leave it null, or {anew}"
         )
     return False
-
-
-def classes_of_one_side(labels: Sequence[str], splits: Sequence[str]) -> dict[str, str]:
-    """Label -> what is wrong, of each class that a split leaves without an image to train on or without one to measure."""
-    counts = Counter(zip(labels, splits, strict=True))
-    lacking = {}
-    for label in sorted(set(labels)):
-        have = {side: counts[(label, side)] for side in ("train", "val")}
-        if not all(have.values()):
-            side = max(have, key=lambda side: have[side])
-            lacking[label] = (
-                f"class {label!r} lies in {side} with all of its {have[side]} images after the split; add images of other "
-                "groups, or choose another --data.val_fraction, --seed, fewer --data.folds or smaller groups"
-            )
-    return lacking
 
 
 def split_as_configured(entries: Sequence[Entry], contents: Sequence[str], data: DataConfig, *, seed: int) -> list[str]:
