@@ -97,6 +97,10 @@ class DataConfig:
             self.split != "folder" or not (self.folds or self.groups),
             "data.folds and data.groups say how to split; add --data.split stratified or stable",
         )
+        _require(
+            not (self.groups and self.group_column),
+            f"data.groups and data.group_column {self.group_column!r} both say what stays together; leave one of them out",
+        )
         _require(self.image_size >= 32, f"data.image_size is {self.image_size}; ResNet-18 needs at least 32 px")
         _require(
             self.resize_size is None or self.resize_size >= self.image_size,

@@ -92,7 +92,7 @@ def check_same_run(
             f"the images in {manifest.root} are not those that the interrupted run began with: "
             f"{_differences(folder, manifest)}; restore them, or start anew in another --out"
         )
-    if layout != saved["layout"]:
+    if layout != saved.get("layout", ""):
         raise InputError(
             f"the images in {manifest.root} lie in other row groups than those of {saved['config']['data']['root']}, so their "
             "order would change; name the data that the interrupted run began with, or start anew in another --out"

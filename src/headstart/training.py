@@ -142,7 +142,7 @@ def run(config: RunConfig) -> Path:
     resumed = None if resume_from is None else checkpoint.load(resume_from)
     if resumed is not None:
         changed = check_same_run(config, manifest, resumed.state, RunFolder(path), layout=state.layout)
-        state = Position(**{name: resumed.state[name] for name in asdict(state)})
+        state = Position(**{name: resumed.state.get(name, value) for name, value in asdict(state).items()})
         model.load_state_dict(resumed.model, strict=True)
 
     if config.strategy.name == "probe_then_tune" and resumed is None:

@@ -206,6 +206,11 @@ def test_groups_are_refused_where_the_data_bring_their_own_split(tmp_path: Path)
     assert len(scan(tmp_path, group_column="patient", split="stratified", val_fraction=0.4).samples) == 12
 
 
+def test_groups_are_said_once() -> None:
+    with pytest.raises(InputError, match=r"data\.groups and data\.group_column 'a' both"):
+        DataConfig(root="x", split="stratified", groups="(b)", group_column="a")
+
+
 def test_json_of_tar_shards_says_group_and_class_and_the_name_of_the_image_is_a_column(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for k in range(12):
