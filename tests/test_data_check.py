@@ -72,7 +72,7 @@ def test_every_planted_fault_is_named_and_no_good_image(checked):
 @pytest.mark.slow
 def test_training_on_all_those_faults_ends_well_and_lists_them(checked, tmp_path, capsys):
     data, planted, _, _ = checked
-    config = small(data, tmp_path / "run", train={"epochs": 1}, data={"on_bad_file": "skip"})
+    config = small(data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, data={"on_bad_file": "skip"})
     with pytest.raises(InputError, match=r"class folder .*hollow_0 holds no images"):
         run(small(data, tmp_path / "not"))
     summary = json.loads((run(config) / "summary.json").read_text())

@@ -265,15 +265,27 @@ def test_a_table_of_paths_beside_a_column_of_bytes(tmp_path: Path) -> None:
     assert len(scan(parquet(tmp_path / "b.parquet", image=None, blob=[b"x"] * 6, path=names)).samples) == 6
 
 
+def test_a_damaged_row_group_is_said(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet")
+    content = path.read_bytes()
+    path.write_bytes(content[:30] + bytes(370) + content[400:])
+    assert "a.parquet, row group 0 cannot be read" in refusal(path)
+    path = parquet(tmp_path / "b.parquet", image=None, file=[f"{k}.png" for k in range(6)])
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(60) + content[64:])
+    assert "b.parquet, row group 0 cannot be read" in refusal(path)
+
+
 @pytest.mark.parametrize(
     ("columns", "changes", "said"),
     [
         ({"image": [{"bytes": None, "path": "x.png"}] * 6}, {}, "no image in this row, only the path 'x.png'"),
         ({"label": pa.array([0, 1, 2, 0, 1, 0])}, {"names": ["ant", "bee"]}, "row 2: the class is 2, and the data name 2 classes"),
         ({"label": pa.array([0, 1, -2, 0, 1, 0])}, {"names": ["ant", "bee"]}, "row 2: the class is -2"),
+        ({"label": [["ant", "bee"]] * 6}, {}, "stands where one name should"),
         ({"image": [], "label": pa.array([], pa.string())}, {}, "has no image of a class to train on or to measure"),
     ],
-    ids=["path", "beyond", "negative", "empty"],
+    ids=["path", "beyond", "negative", "several", "empty"],
 )  # fmt: skip
 def test_rows_of_shards_that_cannot_be_used_are_named(columns: Any, changes: Any, said: str, tmp_path: Path) -> None:
     if columns.get("image") == []:

@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from headstart.config import DataConfig
 from headstart.data import columns
 from headstart.data.folders import check_name, is_image, read_regular, stamp_of
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 LINES = (".jsonl", ".ndjson")
 
@@ -107,9 +110,14 @@ def class_name(value: Any, names: Sequence[str], *, where: str) -> str:
 
 
 def text(value: Any) -> str:
-    """As a class or a path is written: 3 and 3.0 are '3', what is missing is '', bytes are UTF-8."""
+    """As a class or a path is written: 3 and 3.0 are '3', what is missing is '', bytes are UTF-8. Raises InputError for
+    what holds several values."""
     if value is None or value != value:
         return ""
+    if isinstance(value, list | dict):
+        raise InputError(
+            f"{str(value)[:60]!r} stands where one name should; name the columns with --data.image_column and --data.label_column"
+        )
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
@@ -127,9 +135,7 @@ def _image_column(table: Path, data: DataConfig, names: Sequence[str]) -> str:
 def _columns(path: Path) -> list[str]:
     kind = path.suffix.lower()
     if kind == ".parquet":
-        import pyarrow.parquet as pq
-
-        return list(pq.read_schema(path).names)
+        return list(_parquet(path).schema_arrow.names)
     if kind in LINES:
         names = list(dict.fromkeys(name for row in _rows(path) for name in row))  # a row may lack what others have
     else:
@@ -142,10 +148,13 @@ def _columns(path: Path) -> list[str]:
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     kind = path.suffix.lower()
     if kind == ".parquet":
-        import pyarrow.parquet as pq
-
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+        table = _parquet(path)
+        for number in range(table.num_row_groups):
+            try:
+                rows = table.read_row_group(number).to_pylist()
+            except OSError as error:
+                raise InputError(f"{path}, row group {number} cannot be read: {one_line(error)}") from None
+            yield from rows
         return
     try:
         with path.open(encoding=_encoding(path), newline="") as lines:
@@ -161,7 +170,17 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             else:
                 yield from csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",")
     except (OSError, UnicodeError, csv.Error, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def _parquet(path: Path) -> "pq.ParquetFile":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as parquet: {one_line(error)}") from None
 
 
 def _encoding(path: Path) -> str:

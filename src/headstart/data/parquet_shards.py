@@ -21,7 +21,7 @@ from headstart.data import columns
 from headstart.data.listed import class_name, collect, text
 from headstart.data.samples import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped
 from headstart.data.shards import Shard, place_of, shard_of
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line
 
 KEPT_BYTES = (
     2 * WINDOW_BYTES
@@ -72,7 +72,10 @@ class ParquetShards:
             named, image = _class_names(schema, label), files.image_column(short)
             wanted = [column for column in (label, group, split) if column]
             for number in range(file.num_row_groups):
-                values = file.read_row_group(number, columns=wanted).to_pydict()
+                try:
+                    values = file.read_row_group(number, columns=wanted).to_pydict()
+                except Exception as error:  # pyarrow's errors, and those of a file system behind a URL
+                    raise InputError(f"{shard.name}, row group {number} cannot be read: {one_line(error)}") from None
                 size = _bytes_per_row(file, number, str(image))
                 for place, value in enumerate(values[label]):
                     path, row = f"{short}/{row}", row + 1
@@ -104,7 +107,7 @@ class _Files:
             try:
                 file = pq.ParquetFile(shard.open())
             except Exception as error:  # pyarrow's errors, and those of a file system behind a URL
-                raise InputError(f"{shard.name} cannot be read as parquet: {' '.join(str(error).split())}") from None
+                raise InputError(f"{shard.name} cannot be read as parquet: {one_line(error)}") from None
         self._open[short] = file
         while len(self._open) > KEPT_FILES:
             self._open.popitem(last=False)[1].close(force=True)
@@ -143,7 +146,7 @@ class _Files:
             column = self.image_column(short)
             return self.file(short).read_row_group(number, columns=[column]).column(column).combine_chunks()
         except Exception as error:  # pyarrow's errors, and those of a file system behind a URL
-            raise OSError(f"row group {number} cannot be read: {' '.join(str(error).split())}") from None
+            raise OSError(f"row group {number} cannot be read: {one_line(error)}") from None
 
 
 def _image_column(schema: pa.Schema, data: DataConfig, *, where: str) -> str | None:

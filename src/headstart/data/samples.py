@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 import numpy as np
 import pyarrow as pa
 
+from headstart.data.findings import shown
 from headstart.tables import strings
 
 T = TypeVar("T")
@@ -188,5 +189,5 @@ class Manifest:
 
 def summarize(reasons: Sequence[Skipped], *, limit: int = 5) -> str:
     """'a/b.jpg (reason), c/d.png (reason) and 7 more'."""
-    text = ", ".join(f"{s.path} ({s.reason})" for s in reasons[:limit])
+    text = ", ".join(f"{shown(s.path)} ({s.reason})" for s in reasons[:limit])
     return text + (f" and {len(reasons) - limit} more" if len(reasons) > limit else "")

@@ -14,7 +14,7 @@ from headstart.config import DataConfig
 from headstart.data import columns
 from headstart.data.folders import is_hidden, stamp_of, visible_files
 from headstart.data.samples import PerProcess, Source
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line
 
 _SIGNS = "*{"
 _SAYS_VERSION = ("etag", "last-modified", "lastmodified", "last_modified", "mtime", "updated", "created", "md5hash")
@@ -114,7 +114,7 @@ def _find(root: str) -> dict[str, Shard]:
         named = sorted((_below(files._strip_protocol(name), base), name) for name in found)
         return {short: Shard(filesystem, name, short, _stamp(files, name)) for short, name in named}
     except Exception as error:  # each of fsspec's file systems has errors of its own
-        raise InputError(f"{root}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise InputError(f"{root} cannot be found or opened: {one_line(error)}") from None
 
 
 def _filesystem(root: str) -> fsspec.AbstractFileSystem:
@@ -164,7 +164,7 @@ def _stamp(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
 
 
 def _as_os_error(error: Exception) -> OSError:
-    return error if isinstance(error, OSError) else OSError(" ".join(str(error).split()) or type(error).__name__)
+    return error if isinstance(error, OSError) else OSError(one_line(error))
 
 
 def place_of(root: str) -> str:

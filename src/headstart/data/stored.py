@@ -13,7 +13,7 @@ from headstart.data.folders import read_regular
 from headstart.data.listed import class_name, collect, text
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
 from headstart.data.shards import place_of
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StoredDataset:
             else:
                 found = datasets.load_from_disk(root)
         except Exception as error:  # datasets, huggingface_hub, fsspec and pyarrow raise what they like
-            raise InputError(f"{root} cannot be loaded as a dataset: {' '.join(str(error).split())[:300]}") from None
+            raise InputError(f"{root} cannot be loaded as a dataset: {one_line(error)[:300]}") from None
         parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
         return StoredDataset(root, data, parts, {name: _images(part, data, root) for name, part in parts.items()})
 

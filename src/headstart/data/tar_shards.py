@@ -13,7 +13,7 @@ from headstart.data.folders import is_hidden, is_image
 from headstart.data.listed import collect, text
 from headstart.data.samples import Entry, Scan, Skipped
 from headstart.data.shards import Shard, place_of, shard_of
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line
 
 _TEXTS = (".cls", ".json")
 
@@ -114,7 +114,7 @@ def _samples(shard: Shard) -> dict[str, _Sample]:
                     assert content is not None
                     sample.texts[str(path)] = content.read()
     except Exception as error:  # tarfile's errors, and those of a file system behind a URL
-        raise InputError(f"{shard.name} cannot be read as tar: {' '.join(str(error).split())}") from None
+        raise InputError(f"{shard.name} cannot be read as tar: {one_line(error)}") from None
     return samples
 
 
