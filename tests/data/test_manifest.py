@@ -426,8 +426,12 @@ def test_the_classes_are_those_of_the_model_in_its_order(image_folder: Draw) -> 
 
 
 def test_a_class_that_the_model_does_not_know_is_refused_by_name(image_folder: Draw) -> None:
+    root = image_folder(train=2, classes=("blue_waves", "violet"))
     with pytest.raises(InputError, match="'violet' that the model does not know"):
-        scan_to_evaluate(image_folder(train=2, classes=("blue_waves", "violet")))
+        scan_to_evaluate(root)
+    manifest = scan_to_evaluate(root, on_bad_file="skip")
+    assert len(manifest.samples) == 2
+    assert list(skipped(manifest)) == ["violet"]
 
 
 def test_a_single_class_can_be_evaluated(image_folder: Draw) -> None:

@@ -115,11 +115,17 @@ def build_eval_manifest(
     entries = [entry for entry in scan.entries if entry.split in part]
     refuse_nothing(source, entries, scan)
     unknown = sorted({entry.label for entry in entries} - set(classes))
-    if unknown:
+    if unknown and on_bad_file == "refuse":
         raise InputError(
-            f"{source.root} has a class {unknown[0]!r} that the model does not know ({', '.join(classes)})"
+            f"{source.root} has a class {unknown[0]!r} that the model does not know ({', '.join(classes)}); remove it, or "
+            "leave it out with --on_bad_file skip"
         )
-    read, bad = _read_all(source, scan, DataConfig(), wanted=lambda entry: entry.split in part, num_threads=num_threads)
+    left_out = [Skipped(label, "a class that the model does not know: left out") for label in unknown]
+
+    def wanted(entry: Entry) -> bool:
+        return entry.split in part and entry.label in classes
+
+    read, bad = _read_all(source, scan, DataConfig(), wanted=wanted, num_threads=num_threads)
     _refuse_or_skip(source, bad, on_bad_file=on_bad_file)
     fresh, seen = [], []
     for r in read:
@@ -130,7 +136,7 @@ def build_eval_manifest(
     if not fresh:
         raise InputError(f"{source.root} holds no image to measure on that the model was not trained on")
     samples = _samples(source, fresh, ["val"] * len(fresh))
-    return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *bad, *seen]))
+    return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *left_out, *bad, *seen]))
 
 
 def _part_to_measure(source: Source, scan: Scan, split: str | None, *, anew: bool) -> set[str | None]:
