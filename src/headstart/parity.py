@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from headstart.config import DataConfig, RunConfig
+from headstart.config import RunConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.source import open_source
@@ -28,7 +28,6 @@ PRECISION_TOLERANCE = 0.1  # of a loss, for bf16 against fp32
 SMALL_LOSS = 0.01  # differences are relative to the loss, but to this at least: below it nothing is left but rounding
 VAL_IMAGES = 17  # not divisible by 2 or 3
 PATIENCE_S = 600.0
-_OF_THE_SOURCE = ("split", "groups", "folds", "fold", "image_column", "label_column", "split_column", "group_column")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,18 @@ def check_parity(
         epochs = max(2, round(steps * size / count))
         base = replace(
             config,
-            data=replace(_as_folder(data), root=str(folder / "images"), num_workers=0),
+            data=replace(
+                data,
+                root=str(folder / "images"),
+                num_workers=0,
+                split="folder",
+                folds=0,
+                groups="",
+                image_column=None,
+                label_column=None,
+                split_column=None,
+                group_column=None,
+            ),
             train=replace(config.train, epochs=epochs, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0),
             optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
             runtime=replace(config.runtime, mixed_precision="no"),
@@ -208,12 +218,6 @@ def _environment() -> dict[str, str]:
     """Without what a launcher told this process about itself."""
     mine = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
     return {name: value for name, value in os.environ.items() if name not in mine}
-
-
-def _as_folder(data: DataConfig) -> DataConfig:
-    """Without what says where a source keeps its images, classes and parts: here they lie in train/ and val/."""
-    default = DataConfig()
-    return replace(data, **{name: getattr(default, name) for name in _OF_THE_SOURCE})
 
 
 def _lay_out(manifest: Manifest, folder: Path, *, train_images: int) -> int:

@@ -30,6 +30,7 @@ class Position:
     train_loss_sum: float = 0.0  # of the samples since the last epoch ended
     train_correct: int = 0
     train_seen: int = 0
+    layout: str = ""  # of blocks of samples (sampling.py), "" without: the order of the samples depends on it
     probe: dict[str, Any] = field(default_factory=dict)  # probe_then_tune: what it started from, "right" per image
     curve: list[dict[str, Any]] = field(default_factory=list)
 
@@ -75,12 +76,19 @@ def stopped(stop: StopRequest, state: Position, folder: RunFolder, *, total: int
     )
 
 
-def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder) -> str:
+def check_same_run(
+    config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder, *, layout: str
+) -> str:
     """Raise InputError if continuing would mix two recipes or two data sets. The machine may change; says what did."""
     if manifest.sha256 != saved["manifest_sha256"]:
         raise InputError(
             f"the images in {manifest.root} are not those that the interrupted run began with: "
             f"{_differences(folder, manifest)}; restore them, or start anew in another --out"
+        )
+    if layout != saved.get("layout", ""):
+        raise InputError(
+            f"the images in {manifest.root} lie in other row groups than those of {saved['config']['data']['root']}, so their "
+            "order would change; name the data that the interrupted run began with, or start anew in another --out"
         )
     now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved["config"])
     changed = {

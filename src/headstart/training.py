@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -135,11 +136,14 @@ def run(config: RunConfig) -> Path:
     model.keep_in_eval(strategy.eval_modules)
     if config.runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    state = Position()
+    blocks = None
+    if config.data.sampling != "balanced":
+        blocks = Blocks.of(train_samples.column("block"), train_samples.column("size"), size=config.data.shuffle_images)
+    state = Position(layout="" if blocks is None else blocks.layout(train_samples.column("id")))
     resumed = None if resume_from is None else checkpoint.load(resume_from)
     if resumed is not None:
-        changed = check_same_run(config, manifest, resumed.state, RunFolder(path))
-        state = Position(**{name: resumed.state[name] for name in asdict(state)})
+        changed = check_same_run(config, manifest, resumed.state, RunFolder(path), layout=state.layout)
+        state = Position(**{name: resumed.state.get(name, value) for name, value in asdict(state).items()})
         model.load_state_dict(resumed.model, strict=True)
 
     if config.strategy.name == "probe_then_tune" and resumed is None:
@@ -169,7 +173,7 @@ def run(config: RunConfig) -> Path:
         seed=config.seed,
         num_workers=num_workers,
         labels=balanced,
-        blocks=Blocks.of(train_samples.column("block"), size=config.data.shuffle_images),
+        blocks=blocks,
         views_of=Pictures if on_device else Views,
         collate_fn=collate_pictures if on_device else collate,
     )
@@ -397,7 +401,9 @@ def fit(
         if (
             accelerator.optimizer_step_was_skipped
         ):  # by the scaler: Accelerate's scheduler waits, a rate is a function of the step
-            scheduler.scheduler.step()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch would have the optimizer's step first, and there was none
+                scheduler.scheduler.step()
         state.step += 1
         unread.append((state.step, rates, tally))
         if (
