@@ -43,7 +43,7 @@ from headstart.parsing import to_yaml
 from headstart.position import Position, check_same_run, save_position, stopped
 from headstart.preprocess import Preprocess, train_view
 from headstart.probe_run import bank_features, open_bank, solve
-from headstart.progress import TrainingProgress
+from headstart.progress import TrainingProgress, epoch_line
 from headstart.results import (
     describe_data,
     draw_curves,
@@ -502,9 +502,10 @@ def _record_probe(
     if accelerator.is_main_process:
         metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
         save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
-        row = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
-        folder.log({"step": 0, "epoch": 0, **row})
-        progress.say(f"probe  val loss {loss:.4f} accuracy {correct / count:.1%} ({correct} of {count})")
+        measured = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
+        row = {"step": 0, "epoch": 0, **measured}
+        folder.log(row)
+        progress.say(epoch_line(row, 0))
 
 
 def _compare_with_probe(state: Position, kept: Predictions) -> tuple[dict[str, Any], str]:
@@ -634,11 +635,7 @@ def _record_epoch(
             metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
             save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
         folder.log(timed)
-        progress.say(
-            f"epoch {state.epochs_measured}/{config.train.epochs}  train loss {row['train_loss']:.4f} "
-            f"accuracy {row['train_accuracy']:.1%}  val loss {loss:.4f} accuracy {correct / count:.1%} "
-            f"({correct} of {count}){'  best' if better else ''}"
-        )
+        progress.say(epoch_line(row, config.train.epochs) + ("  best" if better else ""))
 
 
 def _float64_device(accelerator: Accelerator) -> torch.device:
