@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from models import CLASSES, write_model
@@ -427,9 +428,16 @@ def wait_for_parts(out: Path, count: int) -> None:
 def test_killed_and_started_again_every_image_is_there_once(model, many, tmp_path) -> None:
     out = tmp_path / "parts"
     arguments = (model, many, "--out", f"{out}/", "--part_rows", 16, "--batch_size", 4, "--num_workers", 2)
+    with start(*arguments) as process:
+        wait_for_parts(out, 2)
+        psutil.Process(process.pid).children()[-1].kill()  # as the system does when memory runs out
+        assert process.wait(timeout=60) == 1
+        assert re.fullmatch(
+            "headstart: a decoding process was killed .* the same command continues\n", process.stderr.read()
+        )
     for kill in (1, 2):
         with start(*arguments, process_group=0) as process:
-            wait_for_parts(out, 3 * kill)
+            wait_for_parts(out, 2 + 3 * kill)
             os.killpg(process.pid, signal.SIGKILL)
         assert not (out / "_summary.json").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}

@@ -101,7 +101,7 @@ def _exit_code(argv: list[str]) -> int:
             signal, "SIGCHLD"
         ):  # torch raises in this signal's handler when a worker has died: not while we speak
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if known := known_failure(error):
+        if known := known_failure(error, command=argv[0]):
             print(f"headstart: {known}", file=sys.stderr)
             return 1
         traceback.print_exc()
