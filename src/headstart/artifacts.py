@@ -49,6 +49,7 @@ class ModelInfo:
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
     calibration: Calibration | None = None  # None until the run has ended, and in files of before there was any
+    golden: Mapping[str, Any] | None = None  # of golden.py; None until the run has ended
     backbone: str = BACKBONE
     schema: int = SCHEMA
 
@@ -218,6 +219,7 @@ def read_info(path: Path) -> ModelInfo:
     if fields.get("schema") != SCHEMA:
         raise InputError(f"{path} is of schema {fields.get('schema')}, this version reads {SCHEMA}; update headstart")
     fields.setdefault("calibration", None)
+    fields.setdefault("golden", None)
     known = {field.name for field in dataclasses.fields(ModelInfo)}
     if set(fields) != known:
         odd = sorted(set(fields) ^ known)

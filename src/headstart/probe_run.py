@@ -33,6 +33,7 @@ from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe, describe_calibration
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
+from headstart.golden import record as record_golden
 from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess, View
@@ -555,7 +556,7 @@ def _write(
     backbone, _ = _backbone(config, weights)
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
                "fc.bias": torch.from_numpy(solved.head.bias).float()}  # fmt: skip
-    save_model_tensors(folder.model_file, tensors, info)
+    save_model_tensors(folder.model_file, tensors, replace(info, golden=record_golden(info, tensors)))
     write_predictions(folder, manifest, predictions)
     draw_predictions(folder, manifest, predictions, spec)
     nearest = probe.knn_accuracy(

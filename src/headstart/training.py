@@ -37,6 +37,7 @@ from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, describe_calibration, round_up
 from headstart.extract import views_of
+from headstart.golden import record as record_golden
 from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
@@ -294,7 +295,12 @@ def run(config: RunConfig) -> Path:
             save_model(
                 folder.model_file,
                 bare_model,
-                replace(info, metrics={"val": values, "best_epoch": state.best_epoch}, calibration=calibration),
+                replace(
+                    info,
+                    metrics={"val": values, "best_epoch": state.best_epoch},
+                    calibration=calibration,
+                    golden=record_golden(info, bare_model.state_dict()),
+                ),
             )
             write_predictions(folder, manifest, predictions)
             draw_curves(folder, state.curve)
