@@ -42,6 +42,7 @@
   }
 
   function add(files) {
+    const cards = [];
     for (const file of files) {
       added += 1;
       const card = element("li", "waiting");
@@ -60,9 +61,10 @@
         image.addEventListener("error", () => image.remove(), { once: true });
         picture.append(image);
       }
-      results.prepend(card);
+      cards.push(card);
       queue.push({ file, card, picture, body, title });
     }
+    results.prepend(...cards);
     count();
     next();
   }

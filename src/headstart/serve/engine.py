@@ -14,7 +14,6 @@ from PIL import Image
 
 from headstart.cores import usable_cores
 from headstart.data.decode import FORMATS, UnreadableImage
-from headstart.gradcam import heat
 from headstart.predict import Answers, Prediction, Predictor, Question
 from headstart.serve.batches import Batches
 from headstart.serve.limits import Limits

@@ -113,7 +113,14 @@ def _schemas(classes: Sequence[str]) -> dict[str, Any]:
         "Answer": _object(answer),
         "Refused": _object(refused),
         "Problem": _object(problem),
-        "Health": _object({"status": {"const": "ok"}, "waiting": {"type": "integer"}, "answered": {"type": "integer"}}),
+        "Health": _object(
+            {
+                "status": {"const": "ok"},
+                "waiting": {"type": "integer", "description": "requests that are being received or wait for their answer"},
+                "bytes": {"type": "integer", "description": "that they hold"},
+                "answered": {"type": "integer", "description": "images, since the start"},
+            }
+        ),
         "Model": _object(
             {
                 "classes": {"type": "array", "items": name},

@@ -4,7 +4,7 @@ import ipaddress
 import socket
 import sys
 import threading
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import fields
 
 import uvicorn
@@ -83,8 +83,9 @@ def serve(args: Namespace) -> None:
             server.wait(_LOOK_S)
         server.stop()
         engine.close()
-    if stop.signal_name is not None:
-        raise Stopped(f"{stop.signal_name}: everything that was asked before it has been answered")
+    if stop.signal_name is None:
+        raise RuntimeError("the HTTP server ended by itself; what it said is above")
+    raise Stopped(f"{stop.signal_name}: everything that was asked before it has been answered")
 
 
 def listen(host: str, port: int) -> socket.socket:
