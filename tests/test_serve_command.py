@@ -1,6 +1,5 @@
 """headstart serve as a process: the address, the warning, the signal."""
 
-import os
 import re
 import signal
 import socket
