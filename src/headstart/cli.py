@@ -135,15 +135,14 @@ def _evaluate(argv: list[str]) -> None:
 
 
 def _predict(argv: list[str]) -> None:
-    parser = _parser("predict", "Classify images with a finished run.")
-    parser.add_argument("run", help="run folder, or a model.safetensors")
-    parser.add_argument("paths", nargs="+", help="image files, folders, quoted globs")
-    parser.add_argument("--out", help="write a table: .csv, .jsonl or .parquet")
-    parser.add_argument("--batch_size", type=int, default=64, help="images per forward pass (default: 64)")
-    args = parser.parse_args(argv)
-    from headstart.predict_cli import predict_command
+    parser = _parser(
+        "predict",
+        "Classify images with a finished run. Images that cannot be read are rows with an error; exit code 0.",
+    )
+    from headstart import predict_cli
 
-    predict_command(args.run, args.paths, out=args.out, batch_size=args.batch_size)
+    predict_cli.add_arguments(parser)
+    predict_cli.predict_command(parser.parse_args(argv))
 
 
 def _probe(argv: list[str]) -> None:

@@ -7,17 +7,15 @@ no thread pool waits for another, and decoding cannot starve the trunk. On a GPU
 import hashlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from headstart.config import DataConfig
 from headstart.cores import usable_cores
@@ -27,6 +25,7 @@ from headstart.data.samples import Sample, Source
 from headstart.data.sampling import keys_of, view_seeds
 from headstart.errors import InputError, Stopped
 from headstart.features import EVAL_VIEW, Bank, BankRows, row_name
+from headstart.pool import in_workers
 from headstart.preprocess import Preprocess, View, train_view
 from headstart.runtime import StopRequest, on_main
 from headstart.trunk import FrozenTrunk
@@ -157,9 +156,16 @@ def _compute(
         num_workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     num_workers = min(num_workers, len(batches)) if len(batches) > 1 else 0
     work = _Work(batches, spec, size, trunk if on_cpu else None)
+
+    def numbers() -> Iterator[int]:
+        for number in range(len(work)):
+            if stop.signal_name is not None:
+                return
+            yield number
+
     writer = bank.writer()
     try:
-        for number, (pixels, reason) in enumerate(_in_workers(work, num_workers=num_workers, stop=stop)):
+        for number, (pixels, reason) in enumerate(in_workers(work, numbers, num_workers=num_workers)):
             if reason is not None:
                 return reason
             features = pixels if on_cpu else trunk(spec.normalize(pixels.to(trunk.device))).cpu()
@@ -203,45 +209,6 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
                 raise UnreadableImage("its content changed")
             self._last = row.sha256, row.view.view.decode(data)
         return self._last[1]
-
-
-def _in_workers(work: _Work, *, num_workers: int, stop: StopRequest) -> Iterator[tuple[torch.Tensor, str | None]]:
-    """The batches in order. After a signal no batch is begun, and those that were are still finished."""
-
-    def numbers() -> Iterator[int]:
-        for number in range(len(work)):
-            if stop.signal_name is not None:
-                return
-            yield number
-
-    loader: DataLoader[Any] = DataLoader(
-        work,
-        sampler=_Numbers(numbers),
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        prefetch_factor=2 if num_workers else None,
-        worker_init_fn=_leave_signals_to_the_parent if num_workers else None,
-    )
-    return iter(loader)
-
-
-class _Numbers(Sampler[int]):
-    def __init__(self, numbers: Callable[[], Iterator[int]]) -> None:
-        self._numbers = numbers
-
-    def __iter__(self) -> Iterator[int]:
-        return self._numbers()
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to the whole group must not cost the batches in work; a worker ends when its parent says so or is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def features_of(bank: Bank, rows: Sequence[Row]) -> BankRows:

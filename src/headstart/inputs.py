@@ -56,7 +56,20 @@ def each(images: "One | Iterable[One]") -> Iterator[One]:
 
 def rgb_image(image: One, spec: Preprocess) -> Image.Image:
     """What `each` yields, as RGB of 8 bits. Raises UnreadableImage with the reason, and OSError."""
+    rgb = _decoded(image, spec)
+    short, long = sorted(rgb.size)
+    if Image.MAX_IMAGE_PIXELS is not None and spec.resize_size**2 * long / short > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableImage(
+            f"{rgb.width} x {rgb.height} pixels are too long and thin to be resized to a short side of {spec.resize_size}",
+            kind="too_large",
+        )
+    return rgb
+
+
+def _decoded(image: One, spec: Preprocess) -> Image.Image:
     if isinstance(image, str | Path):
+        if "\0" in str(image):
+            raise UnreadableImage("the name holds a NUL")
         return spec.decode(Path(image).read_bytes())
     if isinstance(image, bytes):
         return spec.decode(image)

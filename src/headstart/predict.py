@@ -60,11 +60,11 @@ class Question:
 @dataclass(frozen=True)
 class Outputs:
     """features: (n, 512) float32, the pooled features; logits: (n, C) float32; maps: (n, 512, S/32, S/32), which the features are the
-    means of, where they were computed."""
+    means of, on the device; None where they were not kept."""
 
     features: np.ndarray
     logits: np.ndarray
-    maps: torch.Tensor
+    maps: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ class Predictor:
 
     def attention(self, outputs: Outputs) -> np.ndarray:
         """float32 (n, S/32, S/32) in [0, 1]: where each image speaks for its most probable class (Grad-CAM)."""
+        assert outputs.maps is not None, "the maps were not kept"
         weights = self._form.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._form.weight.device)]
         return np.asarray(heat(outputs.maps, weights.float().to(outputs.maps.device)).cpu().numpy())
 

@@ -1,106 +1,323 @@
-"""`headstart predict`: which images, and the table of what the model says of them."""
+"""`headstart predict`: the images that were named, through the model, to a table on the screen, a file, or a folder of parts."""
 
-import glob
-import json
-from collections.abc import Sequence
+import argparse
+import hashlib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
+from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED
+from headstart.errors import InputError, Stopped
+from headstart.files import check_out
 
-from headstart.data.folders import check_name, image_files
-from headstart.errors import InputError
-from headstart.files import check_out, write_atomically
-from headstart.predict import Prediction, Predictor
-from headstart.runtime import set_threads
+if TYPE_CHECKING:
+    from headstart.answers import Columns
+    from headstart.jobs import Job
+    from headstart.listing import Listed
+    from headstart.predict import Predictor, Question
+    from headstart.runtime import StopRequest
+    from headstart.streaming import Computed
 
 OUT_TYPES = (".csv", ".jsonl", ".parquet")
+SHOWN = 40  # rows on the screen
+PROGRESS_S = 10.0
 
 
-def predict_command(run: str, patterns: Sequence[str], *, out: str | None, batch_size: int) -> None:
-    """`headstart predict`: print a table, write a file."""
-    if batch_size < 1:
-        raise InputError(f"--batch_size is {batch_size}; it must be at least 1")
-    if out is not None and Path(out).suffix not in OUT_TYPES:
-        raise InputError(f"--out {out}: unknown type {Path(out).suffix or '(none)'}; use one of {', '.join(OUT_TYPES)}")
-    check_out(out)
-    paths = find_images(patterns)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder, or a model.safetensors")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        help="image files, folders, quoted globs, .csv or .txt lists of paths, or - for standard input",
+    )
+    parser.add_argument("--out", help="write a table: .csv, .jsonl or .parquet; or FOLDER/ for parquet parts that a second "
+                        "start continues and several processes share")  # fmt: skip
+    parser.add_argument("--top", type=int, help="a column with the K most probable classes")
+    parser.add_argument("--no_probabilities", action="store_true", help="no column for each class")
+    parser.add_argument(
+        "--embeddings", action="store_true", help="a column with the 512 features (.jsonl, .parquet, FOLDER/)"
+    )
+    parser.add_argument("--uncalibrated", action="store_true", help="leave out the temperature of the model file")
+    parser.add_argument(
+        "--confidence", type=float, default=CONFIDENCE, help=f"of the prediction sets (default: {CONFIDENCE})"
+    )
+    parser.add_argument("--wrongly_flagged", type=float, default=WRONGLY_FLAGGED,
+                        help=f"share of known images that may be called none of these (default: {WRONGLY_FLAGGED})")  # fmt: skip
+    parser.add_argument(
+        "--precision", default="measured", help="measured (as the model was, the default), fp32, bf16, fp16, auto"
+    )
+    parser.add_argument("--device", help="default: the GPU if there is one, else cpu")
+    parser.add_argument("--batch_size", type=int, help="images per forward pass (default: 16 on a CPU, 256 on a GPU)")
+    parser.add_argument(
+        "--num_workers", type=int, help="processes that decode, and on a CPU compute (default: one per core)"
+    )
+    parser.add_argument("--part_rows", type=int, default=4096, help="images of one part of FOLDER/ (default: 4096)")
+    parser.add_argument("--image_column", help="of .csv lists (default: found by its name)")
+
+
+def predict_command(args: argparse.Namespace) -> None:
+    """Raises InputError, and Stopped after a signal; images that cannot be read are rows with an error, whatever their number."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    parts = args.out is not None and (args.out.endswith(("/", os.sep)) or Path(args.out).is_dir())
+    _check(args, several=several, parts=parts)
+    images = None if several else _images(args)  # several processes: one of them looks, below
+    from headstart.predict import Predictor, Question
+    from headstart.runtime import StopRequest, set_threads
+
     set_threads(None)
-    predictor = Predictor(run)
-    results = predictor.predict(paths, batch_size=batch_size)
-    _print(results)
-    if out is not None:
-        _write(Path(out), results, predictor.classes)
+    with StopRequest() as stop:
+        accelerator = None
+        if several:
+            from headstart.config import RuntimeConfig
+            from headstart.runtime import start_accelerator
 
-
-def find_images(patterns: Sequence[str]) -> list[str]:
-    """Files as they are named, folders searched below, globs expanded. Raises InputError if one matches nothing."""
-    paths: list[str] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            found = [str(image) for image in image_files(path)[0]]
-        elif path.is_file():
-            found = [pattern]
+            accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=args.device == "cpu"))
+        device = args.device if accelerator is None else accelerator.device
+        predictor = Predictor(args.run, device=device, precision=args.precision)
+        question = Question(
+            top=args.top or 1,
+            embeddings=args.embeddings,
+            calibrated=not args.uncalibrated,
+            confidence=args.confidence,
+            wrongly_flagged=args.wrongly_flagged,
+        )
+        predictor.check(question)
+        if parts:
+            _to_parts(args, accelerator, predictor, question, images, stop)
         else:
-            found = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
-        for name in found:
-            check_name(name)
-        if not found:
-            raise InputError(f"{pattern}: no image there; name files, folders or quoted globs")
-        paths += found
-    return paths
+            assert images is not None
+            _to_file_or_screen(args, predictor, question, images, stop)
 
 
-def _print(results: Sequence[Prediction], *, limit: int = 40) -> None:
+def _check(args: argparse.Namespace, *, several: bool, parts: bool) -> None:
+    for name, least in (("top", 1), ("batch_size", 1), ("num_workers", 0), ("part_rows", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}; it must be at least {least}")
+    if several and not parts:
+        raise InputError("several processes need a folder to write their parts in; name it with --out FOLDER/")
+    if args.out is None or parts:
+        return
+    suffix = Path(args.out).suffix
+    if suffix not in OUT_TYPES:
+        raise InputError(
+            f"--out {args.out}: unknown type {suffix or '(none)'}; use one of {', '.join(OUT_TYPES)}, or FOLDER/ for parts"
+        )
+    if args.embeddings and suffix == ".csv":
+        raise InputError("--embeddings do not fit into a .csv; use .parquet, .jsonl or FOLDER/")
+    check_out(args.out)
+
+
+def _images(args: argparse.Namespace) -> "Iterator[Listed]":
+    """The first is looked for now, so that a pattern without images is refused before anything is written."""
+    from headstart.listing import images
+
+    found = images(args.paths, column=args.image_column)
+    first = next(found, None)
+    if first is None:
+        raise InputError(f"{' '.join(args.paths)}: no image there")
+    return chain([first], found)
+
+
+def _columns(args: argparse.Namespace, predictor: "Predictor", question: "Question") -> "Columns":
+    from headstart.answers import Columns
+
+    return Columns(predictor, question, top=args.top is not None, probabilities=not args.no_probabilities)
+
+
+def _stream(
+    args: argparse.Namespace, predictor: "Predictor", images: "Iterator[Listed]", stop: "StopRequest", told: "_Told"
+) -> "Iterator[Computed]":
+    from headstart.streaming import stream
+
+    computed = stream(
+        predictor,
+        images,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        stopped=lambda: stop.signal_name is not None,
+    )
+    for batch in computed:
+        told.add(len(batch.images))
+        yield batch
+
+
+def _to_file_or_screen(
+    args: argparse.Namespace,
+    predictor: "Predictor",
+    question: "Question",
+    images: "Iterator[Listed]",
+    stop: "StopRequest",
+) -> None:
+    told, counts = _Told(None), Counter[str | None]()
+    shown: list[dict[str, Any]] = []
+    columns = _columns(args, predictor, question)
+
+    def run(file: Any = None) -> None:
+        for computed in _stream(args, predictor, images, stop, told):
+            rows = columns.rows(computed)
+            counts.update(rows.column("predicted").to_pylist())
+            if len(shown) < SHOWN:
+                shown.extend(
+                    rows.slice(0, SHOWN - len(shown)).select(["path", "predicted", "probability", "error"]).to_pylist()
+                )
+            if file is not None:
+                file.write(rows)
+
+    if args.out is None:
+        run()
+    else:
+        _write(Path(args.out), columns, run, stop)
+    if args.out is None or counts.total() <= SHOWN:
+        _print(shown, counts.total())
+    if stop.signal_name is not None:
+        where = f"; they are in {_incomplete(Path(args.out))}" if args.out else ""
+        raise Stopped(f"stopped by {stop.signal_name} after {counts.total():,} images{where}")
+    _conclude(counts.total(), counts.pop(None, 0), counts, told, args.out)
+
+
+def _write(out: Path, columns: "Columns", run: Any, stop: "StopRequest") -> None:
+    """Under a name of its own until it is complete; what a signal cut short keeps that name."""
+    from headstart.answers import TableFile
+    from headstart.files import write_atomically
+
+    def write(staging: Path) -> None:
+        file = TableFile(staging, columns.schema, suffix=out.suffix)
+        run(file)
+        file.close()
+
+    try:
+        write_atomically(_incomplete(out), write)
+        if stop.signal_name is None:
+            os.replace(_incomplete(out), out)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}") from None
+
+
+def _incomplete(out: Path) -> Path:
+    return out.with_suffix(f".incomplete{out.suffix}")
+
+
+def _to_parts(
+    args: argparse.Namespace,
+    accelerator: Any,
+    predictor: "Predictor",
+    question: "Question",
+    images: "Iterator[Listed] | None",
+    stop: "StopRequest",
+) -> None:
+    from headstart.jobs import begin_or_continue
+    from headstart.runtime import on_main
+
+    folder = Path(args.out)
+    columns = _columns(args, predictor, question)
+    asked = {
+        "model_sha256": _sha256(predictor.path),
+        "precision": predictor.precision,
+        "device": predictor.device.type,
+        "batch_size": args.batch_size,
+        "columns": columns.schema.names,
+        **asdict(question),
+    }
+
+    def begin() -> "Job":
+        try:
+            return begin_or_continue(folder, images or _images(args), asked, block_rows=args.part_rows)
+        except OSError as error:
+            raise InputError(f"--out {folder}: {error.strerror}; name another place") from None
+
+    job = begin() if accelerator is None else on_main(accelerator, begin)
+    rank, num_processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    ranges = job.missing(process=rank, num_processes=num_processes)
+    wanted = sum(end - start for start, end in ranges)
+    told = _Told(wanted)
+    if rank == 0:
+        here = f", {wanted:,} of them for this process" if num_processes > 1 else f", {wanted:,} of them still to do"
+        print(f"{folder}: {job.num_images:,} images{here}", flush=True)
+    _fill_parts(job, ranges, columns, _stream(args, predictor, job.images(ranges), stop, told))
+    if stop.signal_name is not None:
+        raise Stopped(f"stopped by {stop.signal_name}; what is done is in {folder}, and the same command continues")
+    summary = job.finish()
+    if summary is not None:
+        _conclude(summary["images"], summary["unreadable"], summary["predicted"], told, args.out)
+    elif rank == 0:
+        print(f"process {rank} is done; others are still at work, or the same command makes what they left")
+
+
+def _fill_parts(job: "Job", ranges: list[tuple[int, int]], columns: "Columns", computed: "Iterator[Computed]") -> None:
+    """Cut the rows at the ends of the ranges; what a signal leaves of the last one is a part, too."""
+    waiting: list[Any] = []
+    todo = iter(ranges)
+    start, end = next(todo, (0, 0))
+    at = start
+    for batch in computed:
+        rows = columns.rows(batch)
+        while len(rows):
+            taken = rows.slice(0, end - at)
+            rows, at = rows.slice(len(taken)), at + len(taken)
+            waiting.append(taken)
+            if at == end:
+                job.write_part(start, waiting, columns.schema)
+                waiting = []
+                start, end = next(todo, (end, end))
+                at = start
+    if waiting:
+        job.write_part(start, waiting, columns.schema)
+
+
+class _Told:
+    """Says every PROGRESS_S how far it is."""
+
+    def __init__(self, wanted: int | None) -> None:
+        self.count, self._wanted = 0, wanted
+        self._started = self._last = time.perf_counter()
+
+    def add(self, count: int) -> None:
+        self.count += count
+        now = time.perf_counter()
+        if now - self._last >= PROGRESS_S and os.environ.get("RANK", "0") == "0":
+            self._last = now
+            of = "" if self._wanted is None else f" of {self._wanted:,}"
+            print(f"{self.count:,}{of} images, {self.rate:.0f} img/s", file=sys.stderr, flush=True)
+
+    @property
+    def rate(self) -> float:
+        return self.count / max(time.perf_counter() - self._started, 1e-9)
+
+
+def _print(rows: list[dict[str, Any]], total: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(markup=False, emoji=False)
     table = Table("image", "predicted", "probability")
-    for result in results[:limit]:
-        if result.error is not None:
-            table.add_row(result.path, "", f"unreadable: {result.error}")
+    for row in rows:
+        if row["error"] is not None:
+            table.add_row(row["path"], "", f"unreadable: {row['error']}")
         else:
-            table.add_row(result.path, result.label, f"{result.probability:.3f}")
+            table.add_row(row["path"], row["predicted"], f"{row['probability']:.3f}")
     console.print(table)
-    if len(results) > limit:
-        console.print(f"and {len(results) - limit} more; --out FILE writes all of them")
-    bad = [result for result in results if result.error is not None]
-    if bad:
-        console.print(f"{len(bad)} of {len(results)} could not be read", highlight=False)
+    if total > len(rows):
+        console.print(f"and {total - len(rows):,} more; --out FILE writes all of them", highlight=False)
 
 
-def _write(path: Path, results: Sequence[Prediction], classes: Sequence[str]) -> None:
-    try:
-        write_atomically(path, lambda staging: _write_as(path.suffix, staging, results, classes))
-    except OSError as error:
-        raise InputError(f"--out {path}: {error.strerror}") from None
+def _conclude(
+    images: int, unread: int, counts: "Counter[str | None] | dict[str, int]", told: _Told, out: str | None
+) -> None:
+    if unread:
+        print(f"{unread:,} of {images:,} could not be read")
+    if out is not None:
+        names = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1])[:10])
+        rate = f"; {told.count:,} just now, {told.rate:.0f} img/s" if told.count else ""
+        print(f"{out}: {images:,} images ({names}){rate}")
 
 
-def _write_as(suffix: str, staging: Path, results: Sequence[Prediction], classes: Sequence[str]) -> None:
-    if suffix == ".jsonl":
-        with staging.open("w", encoding="utf-8") as lines:
-            for result in results:
-                record = {
-                    "path": result.path,
-                    "predicted": result.label,
-                    "probabilities": result.probabilities,
-                }
-                lines.write(json.dumps(record | {"error": result.error}, ensure_ascii=False) + "\n")
-        return
-    columns: dict[str, Any] = {
-        "path": [result.path for result in results],
-        "predicted": pa.array([result.label for result in results], pa.string()),
-        "error": pa.array([result.error for result in results], pa.string()),
-    }
-    for name in classes:
-        values = [None if result.probabilities is None else result.probabilities[name] for result in results]
-        columns[f"probability_{name}"] = pa.array(values, pa.float64())
-    table = pa.table(columns)
-    if suffix == ".csv":
-        pyarrow.csv.write_csv(table, staging)
-    else:
-        pq.write_table(table, staging)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

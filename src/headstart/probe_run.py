@@ -22,6 +22,7 @@ from headstart.artifacts import (
     is_unfinished,
     save_model_tensors,
 )
+from headstart.calibration import calibrate, reference_rows
 from headstart.companion import Companion
 from headstart.config import OptimConfig, ProbeConfig, RunConfig
 from headstart.data.manifest import build_manifest
@@ -29,7 +30,7 @@ from headstart.data.samples import Manifest, Source
 from headstart.data.sampling import StepSampler, epoch_ends, epoch_order, keys_of
 from headstart.data.source import open_source
 from headstart.errors import InputError
-from headstart.evaluate import Predictions, describe
+from headstart.evaluate import Predictions, describe, describe_calibration
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
 from headstart.loss import TrainingLoss, logit_offsets
@@ -72,7 +73,8 @@ class BankFeatures:
 class Solved:
     """A head, what the run folder says of how it was found, and its lines of metrics.jsonl.
 
-    chosen_on_val: whether the validation images chose among several heads."""
+    chosen_on_val: whether the validation images chose among several heads; out_of_fold: logits and labels of training
+    images, by heads that did not see them."""
 
     head: probe.Head
     facts: dict[str, Any]
@@ -80,6 +82,7 @@ class Solved:
     best_epoch: int = 1
     epochs: int = 1
     chosen_on_val: bool = False
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def run(config: RunConfig) -> Path:
@@ -249,6 +252,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
     facts = _facts(config)
     lines: list[dict[str, Any]] = []
     l2 = config.probe.l2
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
     if l2 is None:
         chosen = _choose_l2(config.probe, num_classes, features, weights, seed=config.seed)
         l2 = chosen.l2
@@ -256,6 +260,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         for strength, loss, error, accuracy in rows:
             lines.append({"step": 0, "l2": strength, "cv_loss": loss, "cv_loss_se": error, "cv_accuracy": accuracy})
         facts |= {"l2_chosen_by": f"{chosen.folds}-fold cross-validation"}
+        out_of_fold = chosen.logits, chosen.labels
     # every view of an image counts, all of them together as one image: so l2 means the same for any number of views
     found = probe.fit(features.train, features.train_labels, num_classes=num_classes, l2=l2 * views, weights=weights)
     head = found.head
@@ -264,6 +269,8 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         # of the cross-validation are the same too
         offsets = logit_offsets(config.optim, features.train_labels, num_classes=num_classes)
         head = replace(head, bias=head.bias - offsets)
+        if out_of_fold is not None:
+            out_of_fold = out_of_fold[0] - offsets, out_of_fold[1]
     facts |= {
         "l2": l2,
         "objective": found.objective,
@@ -272,7 +279,8 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         "converged": found.converged,
         "fit_s": time.perf_counter() - started,
     }
-    return _with_epoch_line(Solved(_as_stored(head), facts, lines), features, step=found.iterations)
+    solved = Solved(_as_stored(head), facts, lines, out_of_fold=out_of_fold)
+    return _with_epoch_line(solved, features, step=found.iterations)
 
 
 def _choose_l2(
@@ -439,7 +447,8 @@ def _measure(head: probe.Head, features: BankFeatures) -> tuple[int, float]:
 
 
 def _predict(head: probe.Head, features: BankFeatures) -> Predictions:
-    return Predictions(head.logits(features.val).astype(np.float32), features.val_labels)
+    rows = features.val[:]
+    return Predictions(head.logits(rows).astype(np.float32), features.val_labels, rows)
 
 
 def _with_epoch_line(solved: Solved, features: BankFeatures, *, step: int) -> Solved:
@@ -499,9 +508,21 @@ def _write(
     predictions = _predict(solved.head, features)
     values = describe(predictions, manifest.classes, measure=companion.measure)
     _begin_curves(folder, solved, companion)
+    plain = np.flatnonzero(features.plain)
+    plain = plain[reference_rows(features.train_labels[plain], seed=config.seed)]
+    calibration = calibrate(
+        predictions.logits,
+        predictions.labels,
+        predictions.features,
+        chosen_on_val=solved.chosen_on_val,
+        out_of_fold=solved.out_of_fold,
+        others=(features.train[plain], features.train_labels[plain]),
+        seed=config.seed,
+    )
     info = replace(
         model_info(config, manifest, spec, weights, measured_on="feature bank"),
         metrics={"val": values, "best_epoch": solved.best_epoch},
+        calibration=calibration,
     )
     backbone, _ = _backbone(config, weights)
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
@@ -517,6 +538,7 @@ def _write(
         config, accelerator, manifest, weights, values, folder, best_epoch=solved.best_epoch, epochs=solved.epochs
     )
     summary["train_images_per_s"] = extraction.computed / extraction.seconds if extraction.computed else None
+    summary["calibration"] = describe_calibration(predictions, calibration)
     summary["probe"] = {**solved.facts, "knn_accuracy": nearest}
     summary["features"] = {
         "bank": str(features.folder),

@@ -24,6 +24,7 @@ from headstart.artifacts import (
     load_model,
     save_model,
 )
+from headstart.calibration import calibrate
 from headstart.config import OptimConfig, RunConfig, check_divisible
 from headstart.data.device_views import DeviceViews, Pictures, collate_pictures
 from headstart.data.loading import Views, collate, eval_loader, load_images, train_loader
@@ -32,7 +33,7 @@ from headstart.data.samples import Manifest
 from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
-from headstart.evaluate import Predictions, collect, describe, round_up
+from headstart.evaluate import Predictions, collect, describe, describe_calibration, round_up
 from headstart.extract import views_of
 from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
@@ -216,17 +217,18 @@ def run(config: RunConfig) -> Path:
         ) as progress,
     ):
 
-        def measure_epoch() -> Predictions:
+        def measure_epoch(network: torch.nn.Module = model, head: torch.nn.Module | None = None) -> Predictions:
             """The validation images through the network as it is. A stop meanwhile is saved before it is raised."""
             try:
                 return collect(
                     accelerator,
-                    model,
+                    network,
                     val_batches,
                     spec,
                     num_samples=len(val_samples),
                     stop=stop,
                     channels_last=config.runtime.channels_last,
+                    head=head,
                 )
             except Stopped:
                 save_position(accelerator, folder, state, config, info, bare_model, optimizer)
@@ -260,13 +262,16 @@ def run(config: RunConfig) -> Path:
         accelerator.wait_for_everyone()
         best, _ = load_model(folder.model_file)
         bare_model.load_state_dict(best.state_dict())
-        predictions = measure_epoch()
+        predictions = measure_epoch(bare_model, bare_model.fc)
     if accelerator.is_main_process:
         values = describe(predictions, manifest.classes)
+        calibration = calibrate(
+            predictions.logits, predictions.labels, predictions.features, chosen_on_val=True, seed=config.seed
+        )
         save_model(
             folder.model_file,
             bare_model,
-            replace(info, metrics={"val": values, "best_epoch": state.best_epoch}),
+            replace(info, metrics={"val": values, "best_epoch": state.best_epoch}, calibration=calibration),
         )
         write_predictions(folder, manifest, predictions, values, chosen_on_val=True)
         draw_curves(folder, state.curve)
@@ -282,6 +287,7 @@ def run(config: RunConfig) -> Path:
             epochs=config.train.epochs,
         )
         trained = (ends[-1] - first) * config.train.batch_size
+        summary["calibration"] = describe_calibration(predictions, calibration)
         summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
         if state.probe:
             summary["probe"], verdict = _compare_with_probe(state, predictions)

@@ -147,3 +147,12 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield from csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",")
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def paths_listed(table: str, *, column: str | None) -> Iterator[str]:
+    """The images of a table, row by row, as they can be opened; "" where a row names none. Raises InputError."""
+    path = Path(table)
+    image = columns.image_column(DataConfig(image_column=column), _columns(path), where=table)
+    for row in _rows(path):
+        name = text(row.get(image))
+        yield os.path.join(path.parent, name) if name else ""

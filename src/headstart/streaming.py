@@ -1,0 +1,92 @@
+"""Any number of images through a model: batches in order, decoded and (on a CPU) computed in worker processes, a few at a time in memory.
+
+On a CPU a batch is decoded and computed in one worker with one thread, one worker per core; on a GPU the workers decode only. Why: extract.py.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from headstart.cores import usable_cores
+from headstart.listing import Listed
+from headstart.pool import in_workers
+from headstart.predict import Outputs, Predictor, views_of
+from headstart.preprocess import Preprocess
+
+BATCH_CPU, BATCH_GPU = 16, 256
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A batch that is done. reasons: why an image could not be read, else None; outputs: of the others, in order."""
+
+    images: Sequence[Listed]
+    reasons: Sequence[str | None]
+    outputs: Outputs
+
+
+def stream(
+    predictor: Predictor,
+    images: Iterable[Listed],
+    *,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Computed]:
+    """The batches of `images`, in order. After `stopped` says so no batch is begun, and those that were are still finished.
+
+    Every batch is computed at the same shape, filled up with black, so what is said of an image does not depend on where a batch
+    or a run begins; but if there is no more than one batch, it is computed as it is."""
+    on_cpu = predictor.device.type == "cpu"
+    size = batch_size or (BATCH_CPU if on_cpu else BATCH_GPU)
+    waiting = iter(images)
+    if num_workers is None:
+        num_workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    first = [batch for _ in range(max(2, num_workers)) if (batch := list(islice(waiting, size)))]
+    num_workers = num_workers if len(first) > 1 else 0
+
+    def batches() -> Iterator[list[Listed]]:
+        for batch in chain(first, iter(lambda: list(islice(waiting, size)), [])):
+            if stopped():
+                return
+            yield batch
+
+    network = _Filled(predictor, size if len(first) > 1 else 0)
+    work = _Work(predictor.info.preprocess, network if on_cpu else None)
+    for batch, reasons, done in in_workers(work, batches, num_workers=num_workers):
+        yield Computed(batch, reasons, done if on_cpu else network(done))
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """The network on batches that are filled up to `size`; 0: that are not."""
+
+    predictor: Predictor
+    size: int
+
+    def __call__(self, pixels: torch.Tensor) -> Outputs:
+        """uint8 (m, 3, S, S), m at most `size` -> of m."""
+        count = len(pixels)
+        if 0 < count < self.size:
+            black = torch.zeros((self.size - count, *pixels.shape[1:]), dtype=torch.uint8)
+            pixels = torch.cat([pixels, black]).contiguous(memory_format=torch.channels_last)
+        outputs = self.predictor.compute(pixels)
+        return Outputs(outputs.features[:count], outputs.logits[:count])
+
+
+class _Work(Dataset[tuple[list[Listed], list[str | None], Any]]):
+    """Item: a batch of names -> the same, reasons, and Outputs or, without a network, uint8 pixels (m, 3, S, S)."""
+
+    def __init__(self, spec: Preprocess, network: _Filled | None) -> None:
+        self.spec, self.network = spec, network
+
+    def __getitem__(self, batch: list[Listed]) -> tuple[list[Listed], list[str | None], Any]:
+        pixels, decoded = views_of([one.path for one in batch if one.error is None], self.spec)
+        found = iter(decoded)
+        reasons = [one.error if one.error is not None else next(found) for one in batch]
+        return batch, reasons, pixels if self.network is None else self.network(pixels)
