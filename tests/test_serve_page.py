@@ -193,6 +193,7 @@ def test_everything_can_be_done_with_the_keyboard(page) -> None:
     page.keyboard.press("Space")
     expect(look).to_have_attribute("aria-pressed", "true")
     expect(found.get_by_role("img", name="Where the model looked, in orange")).to_be_visible()
+    expect(found.locator("figcaption")).to_contain_text("Orange: what speaks most for")
     coloured = found.locator("canvas").evaluate(
         "map => map.getContext('2d').getImageData(0, 0, 224, 224).data.filter((value, at) => at % 4 === 3 && value > 100).length"
     )

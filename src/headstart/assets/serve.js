@@ -32,6 +32,12 @@
     return (100 * share).toFixed(1) + " %";
   }
 
+  function either(names) {
+    const shown = names.slice(0, 5);
+    const more = names.length - shown.length;
+    return shown.join(" or ") + (more > 0 ? ` or one of ${more} others` : "");
+  }
+
   function say(text) {
     find("live").textContent = text;
   }
@@ -49,10 +55,12 @@
       const title = element("h2", "name", file.name || "pasted image");
       title.id = `image-${added}`;
       card.setAttribute("aria-labelledby", title.id);
-      const picture = element("figure", "picture");
+      const figure = element("figure");
+      const picture = element("div", "picture");
+      figure.append(picture);
       const body = element("div");
       body.append(title, element("p", "said", "Waiting…"));
-      card.append(picture, body);
+      card.append(figure, body);
       if (file.type.startsWith("image/") && file.size <= PREVIEW_BYTES) {
         const image = element("img");
         image.alt = "";
@@ -62,7 +70,7 @@
         picture.append(image);
       }
       cards.push(card);
-      queue.push({ file, card, picture, body, title });
+      queue.push({ file, card, figure, picture, body, title });
     }
     results.prepend(...cards);
     count();
@@ -114,7 +122,7 @@
     }
   }
 
-  function show({ card, picture, body, title }, answer) {
+  function show({ card, figure, picture, body, title }, answer) {
     const image = element("img");
     image.alt = `The square of ${title.textContent} that the model saw`;
     image.src = answer.view;
@@ -128,7 +136,7 @@
       card.classList.add("doubted");
       body.append(element("p", "note warn", `Unlike the images that the model knows. The nearest class would be ${answer.label}.`));
     } else if (answer.prediction_set?.length > 1) {
-      body.append(element("p", "note", `Not certain: it may be ${answer.prediction_set.join(" or ")}.`));
+      body.append(element("p", "note", `Not certain: it may be ${either(answer.prediction_set)}.`));
     }
 
     const bars = element("ol", "bars");
@@ -149,22 +157,27 @@
 
     const actions = element("div", "actions");
     const map = heatMap(answer.gradcam);
+    const legend = element("figcaption", "soft small", `Orange: what speaks most for ${answer.label} (Grad-CAM)`);
     const look = button("Where it looked", () => {
       const on = look.getAttribute("aria-pressed") !== "true";
       look.setAttribute("aria-pressed", String(on));
       card.classList.toggle("looked", on);
-      if (on) picture.append(map);
-      else map.remove();
+      if (on) {
+        picture.append(map);
+        figure.append(legend);
+      } else {
+        map.remove();
+        legend.remove();
+      }
     });
     look.setAttribute("aria-pressed", "false");
-    look.title = `Orange: what speaks most for ${answer.label} (Grad-CAM)`;
     actions.append(look, remover(card, title));
     body.append(actions);
     say(`${title.textContent}: ${said}`);
   }
 
-  function refuse({ card, picture, body, title }, why) {
-    picture.remove();
+  function refuse({ card, figure, body, title }, why) {
+    figure.remove();
     card.classList.add("refused");
     const actions = element("div", "actions");
     actions.append(remover(card, title));
