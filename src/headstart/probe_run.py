@@ -36,7 +36,16 @@ from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_loca
 from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess, View
-from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
+from headstart.results import (
+    describe_data,
+    draw_predictions,
+    model_info,
+    say_result,
+    summarize_run,
+    write_pages,
+    write_predictions,
+)
+from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
     choose_precision,
@@ -47,6 +56,7 @@ from headstart.runtime import (
 )
 from headstart.schedule import lr_factor
 from headstart.stats import log_loss
+from headstart.trackers import Trackers, asked_for
 from headstart.trunk import FEATURES, FrozenTrunk, form_of
 from headstart.weights import Weights, ensure_available, load_weights
 
@@ -104,6 +114,7 @@ def run(config: RunConfig) -> Path:
     with ExitStack() as context:
         accelerator = start_accelerator(config.runtime)
         companion = context.enter_context(Companion()) if accelerator.is_main_process else None
+        trackers_asked = asked_for(config.runtime)
         config = _resolve(config, accelerator, threads=threads)
         path = on_main(accelerator, lambda: _choose(config))
         weights, spec, bank, views, manifest = open_data(accelerator, config)
@@ -118,7 +129,18 @@ def run(config: RunConfig) -> Path:
         if accelerator.is_main_process:
             assert companion is not None
             _write(
-                config, accelerator, views, manifest, weights, spec, features, solved, companion, path, started=started
+                config,
+                accelerator,
+                views,
+                manifest,
+                weights,
+                spec,
+                features,
+                solved,
+                companion,
+                path,
+                trackers_asked,
+                started=started,
             )
         accelerator.wait_for_everyone()
         accelerator.end_training()
@@ -494,17 +516,22 @@ def _write(
     solved: Solved,
     companion: Companion,
     path: Path,
+    trackers_asked: Sequence[str],
     *,
     started: float,
 ) -> None:
     """The run folder, and the last lines on the terminal."""
     folder = create_folder(path)
+    running = Running(path)
     folder.forget_metrics_after(-1)  # what a run left that was killed while it wrote
     folder.write_text("config.yaml", to_yaml(config))
     folder.write_table("manifest.parquet", manifest.table())
+    _draw_views(folder, config, manifest, views)
+    trackers = Trackers(accelerator, trackers_asked, path, config.runtime, asdict(config), step=0)
+    folder.also_tell = trackers.record
+    trackers.picture("training images", path / "train_views.png", step=0)
     for line in solved.lines:
         folder.log(line)
-    _draw_views(folder, config, manifest, views)
     predictions = _predict(solved.head, features)
     values = describe(predictions, manifest.classes, measure=companion.measure)
     _begin_curves(folder, solved, companion)
@@ -528,7 +555,7 @@ def _write(
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
                "fc.bias": torch.from_numpy(solved.head.bias).float()}  # fmt: skip
     save_model_tensors(folder.model_file, tensors, info)
-    write_predictions(folder, manifest, predictions, values, chosen_on_val=solved.chosen_on_val)
+    write_predictions(folder, manifest, predictions)
     draw_predictions(folder, manifest, predictions, spec)
     nearest = probe.knn_accuracy(
         features.train[features.plain], features.train_labels[features.plain], features.val, features.val_labels
@@ -547,9 +574,13 @@ def _write(
         "computed": extraction.computed,
         "seconds": extraction.seconds,
     }
+    summary["wall_s"] = time.perf_counter() - started
+    write_pages(folder, manifest, summary)
     companion.wait()
     summary["wall_s"] = time.perf_counter() - started
     folder.write_json("summary.json", summary)
+    running.end()
+    trackers.finish(folder.model_file, summary)
     accelerator.print(f"5 nearest neighbours on the same features: accuracy {nearest:.1%}".replace("%", " %"))
     say_result(accelerator, values, _in_words(solved), wall_s=summary["wall_s"], path=path)
 

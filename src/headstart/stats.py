@@ -212,7 +212,7 @@ def newcombe(*, gained: int, lost: int, both: int, total: int, confidence: float
     share1, share2 = first / total, second / total
     neither = total - both - gained - lost
     product = first * (total - first) * second * (total - second)
-    excess = both * neither - gained * lost
+    excess = float(both * neither - gained * lost)
     if excess > 0:
         excess = max(excess - total / 2, 0.0)
     phi = excess / math.sqrt(product) if product else 0.0

@@ -1,0 +1,84 @@
+"""ONNX with 8-bit integers: weights and activations quantised, the scales taken from training images of the run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.errors import InputError
+from headstart.export.as_onnx import PIXELS, describe, network_graph, open_it
+from headstart.export.format import Format
+from headstart.export.original import Original
+
+CALIBRATION_IMAGES = 200
+
+
+def write(original: Original, path: Path) -> None:
+    """Inputs and outputs as in as_onnx.py. Quantise and dequantise nodes around every convolution, weights per channel.
+
+    Raises InputError if the training images of the run cannot be read."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    exact = path.with_name("exact.onnx")
+    exact.write_bytes(network_graph(original).SerializeToString())
+    quantize_static(
+        exact,
+        path,
+        _reader(original),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,  # without VNNI, sums of two products of 8 bits overflow
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+    exact.unlink()
+    quantised = onnx.load(path)
+    describe(quantised, original)
+    path.write_bytes(quantised.SerializeToString())
+
+
+def _reader(original: Original) -> Any:
+    """What onnxruntime asks for calibration data."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    images, spec = original.images, original.info.preprocess
+    if images.missing is not None:
+        raise InputError(
+            f"int8 is calibrated on training images of the run, which cannot be read: {images.missing}; "
+            "name the run folder, and with --data where its images lie now"
+        )
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        count = 0
+        for _, image, _ in images.of_split("train", at_most=CALIBRATION_IMAGES):
+            count += 1
+            yield {PIXELS: spec.normalize(spec.eval_view(image)[None]).numpy()}
+        if not count:
+            raise InputError(
+                "int8 is calibrated on training images of the run, and none of them is where it was; name the place with --data"
+            )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
+        def __init__(self) -> None:
+            self._batches = batches()
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._batches, None)
+
+    return Reader()
+
+
+FORMAT = Format(
+    name="int8",
+    what="ONNX of 8-bit integers, normalised pixels in, logits out",
+    suffix=".onnx",
+    modules=("onnx", "onnxscript", "onnxruntime"),
+    extra="onnx",
+    tolerance=0.05,
+    largest_loss=0.01,
+    write=write,
+    open=open_it,
+)

@@ -1,0 +1,104 @@
+"""ONNX: the network alone. Normalised float32 pixels in, logits out."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from headstart.export.format import Format
+from headstart.export.original import Answer, Original, said_by
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+OPSET = 18  # the first with an antialiased Resize
+PIXELS, LOGITS = "pixels", "logits"
+
+
+def write(original: Original, path: Path) -> None:
+    """Input `pixels` float32 (n, 3, S, S), output `logits` float32 (n, C), for any n; class names and preprocessing in the metadata."""
+    path.write_bytes(network_graph(original).SerializeToString())
+
+
+def network_graph(original: Original) -> "onnx.ModelProto":
+    """BatchNorm is folded into the convolutions. Without notes on the Python code that it came from."""
+    import onnx
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own future
+        program = torch.onnx.export(
+            original.network,
+            (original.example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            input_names=[PIXELS],
+            output_names=[LOGITS],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _forget_the_source(model)
+    describe(model, original)
+    return model
+
+
+def describe(model: "onnx.ModelProto", original: Original) -> None:
+    """Name the producer, and put what the original says of itself into the metadata."""
+    import onnx
+
+    model.producer_name = "headstart"
+    model.graph.name = "headstart"
+    onnx.helper.set_model_props(model, original.metadata())
+
+
+def _forget_the_source(model: "onnx.ModelProto") -> None:
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def session(path: Path) -> "tuple[onnxruntime.InferenceSession, dict[str, str]]":
+    """On the CPU, with as many threads as torch has; and the metadata."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return opened, opened.get_modelmeta().custom_metadata_map
+
+
+def open_it(path: Path) -> Answer:
+    """onnxruntime; the preprocessing is done as the metadata say."""
+    opened, metadata = session(path)
+    classes, spec = said_by(metadata)
+
+    def answer(image: Image.Image) -> dict[str, float]:
+        pixels = spec.normalize(spec.eval_view(image)[None]).numpy()
+        logits = opened.run([LOGITS], {PIXELS: pixels})[0][0]
+        return dict(zip(classes, softmax(logits).tolist(), strict=True))
+
+    return answer
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(C,) -> (C,) float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    return np.asarray(powers / powers.sum())
+
+
+FORMAT = Format(
+    name="onnx",
+    what="ONNX, normalised pixels in, logits out",
+    suffix=".onnx",
+    modules=("onnx", "onnxscript", "onnxruntime"),
+    extra="onnx",
+    tolerance=1e-4,
+    write=write,
+    open=open_it,
+)

@@ -1,0 +1,53 @@
+"""OpenVINO's intermediate representation: the network alone. Normalised float32 pixels in, logits out."""
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from headstart.export.as_onnx import LOGITS, PIXELS, network_graph, softmax
+from headstart.export.format import Format
+from headstart.export.original import Answer, Original, said_by
+
+_NAME, _SAID = "model.xml", "headstart.json"
+
+
+def write(original: Original, path: Path) -> None:
+    """model.xml and model.bin, by way of ONNX; inputs and outputs as in as_onnx.py; class names and preprocessing in headstart.json."""
+    import openvino
+
+    path.mkdir()
+    exact = path / "exact.onnx"
+    exact.write_bytes(network_graph(original).SerializeToString())
+    openvino.save_model(openvino.convert_model(exact), path / _NAME, compress_to_fp16=False)
+    exact.unlink()
+    (path / _SAID).write_text(json.dumps(original.metadata(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def open_it(path: Path) -> Answer:
+    """OpenVINO on the CPU, in fp32: by itself it would take bf16 where the processor has it."""
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
+    network = openvino.Core().compile_model(path / _NAME, "CPU", options)
+    classes, spec = said_by(json.loads((path / _SAID).read_text(encoding="utf-8")))
+
+    def answer(image: Image.Image) -> dict[str, float]:
+        pixels = spec.normalize(spec.eval_view(image)[None]).numpy()
+        logits = network({PIXELS: pixels})[LOGITS][0]
+        return dict(zip(classes, softmax(logits).tolist(), strict=True))
+
+    return answer
+
+
+FORMAT = Format(
+    name="openvino",
+    what="a folder for OpenVINO, normalised pixels in, logits out",
+    suffix="",
+    modules=("onnx", "onnxscript", "openvino"),
+    extra="openvino",
+    tolerance=1e-4,
+    write=write,
+    open=open_it,
+)

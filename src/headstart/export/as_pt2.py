@@ -1,0 +1,53 @@
+"""A torch.export program: no Python code of ours or torchvision's is needed to run it."""
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from headstart.export.format import Format
+from headstart.export.original import Answer, Original, said_by
+
+_EXTRA = "headstart.json"
+
+
+def write(original: Original, path: Path) -> None:
+    """Normalised float32 (n, 3, S, S) in, logits (n, C) out, for any n; class names and preprocessing in an extra file.
+
+    Without example inputs, which would be stored as a pickle, and without the paths of source files on this machine."""
+    with torch.no_grad():
+        program = torch.export.export(
+            original.network, (original.example,), dynamic_shapes=({0: torch.export.Dim("n")},)
+        )
+    for node in program.graph.nodes:
+        for told in ("stack_trace", "nn_module_stack"):
+            node.meta.pop(told, None)
+    program._example_inputs = None
+    torch.export.save(program, path, extra_files={_EXTRA: json.dumps(original.metadata(), ensure_ascii=False)})
+
+
+def open_it(path: Path) -> Answer:
+    """torch.export's loader."""
+    extra = {_EXTRA: ""}
+    network = torch.export.load(path, extra_files=extra).module()
+    classes, spec = said_by(json.loads(extra[_EXTRA]))
+
+    @torch.inference_mode()
+    def answer(image: Image.Image) -> dict[str, float]:
+        probabilities = network(spec.normalize(spec.eval_view(image)[None])).softmax(dim=1)[0]
+        return dict(zip(classes, probabilities.tolist(), strict=True))
+
+    return answer
+
+
+FORMAT = Format(
+    name="pt2",
+    what="a torch.export program",
+    suffix=".pt2",
+    modules=("torch",),
+    extra="",
+    tolerance=1e-4,
+    write=write,
+    open=open_it,
+)

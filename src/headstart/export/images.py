@@ -1,0 +1,80 @@
+"""The images of a run, read again where they still lie: to compare an exported model on, and to calibrate a quantised one."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from headstart.config import DataConfig
+from headstart.data.decode import UnreadableImage, decode
+from headstart.data.samples import Source
+from headstart.data.source import open_source
+from headstart.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """missing: why there are none, or None."""
+
+    rows: pa.Table | None = None
+    source: Source | None = None
+    missing: str | None = None
+
+    @staticmethod
+    def of(run: Path, *, data: str | None = None) -> "RunImages":
+        """run: a run folder or a model file; data: where the images lie now, if not where they lay. Raises InputError if `data`
+        names nothing."""
+        folder = run if run.is_dir() else run.parent
+        try:
+            rows = pq.read_table(folder / "manifest.parquet", columns=["path", "sha256", "split", "label"])
+            config = _data_config((folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if data is not None:
+                raise InputError(
+                    f"--data {data}: {folder} has no readable manifest.parquet and config.yaml that say which images measure "
+                    f"({error}); name the run folder"
+                ) from None
+            return RunImages(missing=f"{folder} has no manifest.parquet and config.yaml that name them")
+        try:
+            return RunImages(rows, open_source(replace(config, root=data or config.root)))
+        except InputError as error:
+            if data is not None:
+                raise
+            return RunImages(missing=str(error))
+
+    def of_split(self, split: str, *, at_most: int) -> Iterator[tuple[str, Image.Image, str]]:
+        """(path, RGB at full size, label) of images that are what they were, evenly spread over the split."""
+        if self.rows is None or self.source is None:
+            return
+        rows = [row for row in self.rows.to_pylist() if row["split"] == split]
+        for row in rows[:: max(1, -(-len(rows) // at_most))]:
+            try:
+                content = self.source.read(row["path"])
+                if hashlib.sha256(content).hexdigest() == row["sha256"]:
+                    yield row["path"], decode(content), row["label"]
+            except (
+                OSError,
+                KeyError,
+                InputError,
+                UnreadableImage,
+            ):  # counted by who asks: what does not come is not there
+                continue
+
+    def count(self, split: str, *, at_most: int) -> int:
+        """How many `of_split` would give if all were there."""
+        if self.rows is None:
+            return 0
+        total = sum(name == split for name in self.rows.column("split").to_pylist())
+        return len(range(0, total, max(1, -(-total // at_most))))
+
+
+def _data_config(text: str) -> DataConfig:
+    import yaml
+
+    from headstart.parsing import build
+
+    return build(DataConfig, yaml.safe_load(text)["data"], "data.")
