@@ -46,6 +46,7 @@ def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         # no name is looked up: what asks for one fails
         arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        expect.set_options(timeout=30_000)
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield started
         started.close()

@@ -1,7 +1,6 @@
 "use strict";
 (() => {
-  const MAX_BYTES = Number(document.body.dataset.maxBytes);
-  const MAX_MIB = document.body.dataset.maxMib;
+  const LIMITS = document.querySelector("main").dataset;
   const AT_ONCE = 4; // requests; what is dropped together waits here, not at the server
   const PREVIEW_BYTES = 8 * 2 ** 20; // a larger file is not decoded a second time just to be looked at
   const RETRIES = 8;
@@ -94,7 +93,7 @@
   }
 
   async function ask(file) {
-    if (file.size > MAX_BYTES) throw new Error(`the file is larger than ${MAX_MIB} MiB`);
+    if (file.size > Number(LIMITS.maxBytes)) throw new Error(`the file is larger than ${LIMITS.maxMib} MiB`);
     let content;
     try {
       content = await file.arrayBuffer();
