@@ -133,7 +133,9 @@ def main() -> None:
             )
     for name in rates:
         ratios = [rate / other for rate, other in zip(rates[name], rates["as it is"], strict=True)]
-        print(f"{name}: {statistics.median(rates[name]):.1f} /s, {statistics.median(ratios):.2f} of the server as it is")
+        print(
+            f"{name}: {statistics.median(rates[name]):.1f} /s, {statistics.median(ratios):.2f} of the server as it is"
+        )
 
 
 if __name__ == "__main__":

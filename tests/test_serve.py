@@ -3,9 +3,13 @@
 import base64
 import io
 import re
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 
@@ -355,3 +359,36 @@ def test_the_model_is_described_without_where_it_lies(server, predictor) -> None
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, float], part: str) -> None:
     with pytest.raises(InputError, match=re.escape(part)):
         Limits(**wrong)
+
+
+DOCS = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+
+
+def example(language: str, server: Running, photo: Path) -> str:
+    """The page's only block in that language, with this server and this photograph."""
+    (text,) = re.findall(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)
+    assert "photo.jpg" in text
+    assert "http://127.0.0.1:8000/" in text
+    return text.replace("http://127.0.0.1:8000/", server.url).replace("photo.jpg", str(photo))
+
+
+@pytest.mark.parametrize("language", ["python", "javascript"])
+def test_the_examples_of_the_documentation_work(language: str, server, predictor, photos, tmp_path) -> None:
+    photo = next(path for path in photos if path.suffix == ".jpg")
+    script = tmp_path / {"python": "example.py", "javascript": "example.mjs"}[language]
+    script.write_text(example(language, server, photo), encoding="utf-8")
+    program = sys.executable if language == "python" else shutil.which("node")
+    if program is None:
+        pytest.skip("THE JAVASCRIPT EXAMPLE WAS NOT RUN: no node on this machine")
+    done = subprocess.run([program, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    (expected,) = predictor.predict([photo])
+    label, _, probability = done.stdout.strip().rpartition(" ")
+    assert label == expected.label
+    assert float(probability) == pytest.approx(expected.probability, rel=1e-5)
+
+
+def test_the_documentation_knows_every_limit() -> None:
+    rows = [line for line in DOCS.splitlines() if line.startswith("| `--max_")]
+    for field in fields(Limits):
+        (row,) = [row for row in rows if f"`--max_{field.name}`" in row]
+        assert f" {field.default:g} " in row, field.name
