@@ -14,7 +14,16 @@ from pathlib import Path
 
 from headstart.artifacts import find_model
 from headstart.errors import InputError
-from headstart.export import as_int8, as_onnx, as_onnx_image, as_openvino, as_pt2, as_timm, as_torchvision, as_transformers
+from headstart.export import (
+    as_int8,
+    as_onnx,
+    as_onnx_image,
+    as_openvino,
+    as_pt2,
+    as_timm,
+    as_torchvision,
+    as_transformers,
+)
 from headstart.export.format import Format
 from headstart.export.gate import Parity, Refused, check
 from headstart.export.images import RunImages
@@ -23,7 +32,7 @@ from headstart.files import fsync
 from headstart.parsing import nearest
 from headstart.runtime import set_threads
 
-FORMATS = {
+FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT
     for module in (as_torchvision, as_transformers, as_timm, as_onnx, as_onnx_image, as_int8, as_pt2, as_openvino)
 }

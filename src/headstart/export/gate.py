@@ -1,9 +1,8 @@
 """The gate: an exported model, in its own runtime, answers as `predict` does, or it is not accepted."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ def check(
     images and single ones may be larger. Raises Refused.
     """
     reference = Reference(original)
-    drawn = list(drawn_files())
+    drawn = drawn_files()
     spec = original.info.preprocess
     images = ((name, spec.decode(content), content) for name, content in drawn)
     rows = [(name, reference.answer(content), answer(image)) for name, image, content in images]
@@ -124,7 +123,9 @@ def _validated(
         correct += _best(got) == label
     wanted = original.images.count("val", at_most=at_most)
     if len(rows) < wanted:
-        reason = f"{wanted - len(rows)} of {wanted} validation images are not where they were, or are not what they were"
+        reason = (
+            f"{wanted - len(rows)} of {wanted} validation images are not where they were, or are not what they were"
+        )
         return Parity(so_far.tolerance, so_far.drawn, so_far.visible, not_validated=reason)
     agreement = _agreement(rows)
     parity = Parity(so_far.tolerance, so_far.drawn, so_far.visible, agreement, correct_before, correct)
