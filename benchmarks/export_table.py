@@ -25,6 +25,7 @@ from headstart.data.folders import image_files
 from headstart.export.command import FORMATS, check_runtime, export
 from headstart.export.images import RunImages
 from headstart.export.original import Answer, read_original
+from headstart.preprocess import Preprocess
 
 RUNTIMES = {
     "torchvision": ("torchvision",),
@@ -47,6 +48,29 @@ def by_pipeline(folder: Path) -> Callable[[Path], dict[str, float]]:
 
     classify = pipeline("image-classification", model=str(folder), device="cpu")
     return lambda path: {row["label"]: row["score"] for row in classify(str(path), top_k=None)}
+
+
+def with_its_own_processor(folder: Path, spec: Preprocess) -> Callable[[Path], dict[str, float]]:
+    """The exported network behind the image processor that transformers would choose: what is not exported, and why."""
+    import torch
+    from transformers import AutoModelForImageClassification, BitImageProcessor
+
+    model = AutoModelForImageClassification.from_pretrained(str(folder))
+    processor = BitImageProcessor(
+        size={"shortest_edge": spec.resize_size},
+        crop_size={"height": spec.image_size, "width": spec.image_size},
+        resample=Image.Resampling.BILINEAR,
+        image_mean=list(spec.mean),
+        image_std=list(spec.std),
+    )
+
+    @torch.inference_mode()
+    def answer(path: Path) -> dict[str, float]:
+        pixels = processor(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"]
+        probabilities = model(pixels).logits.softmax(dim=1)[0].tolist()
+        return {model.config.id2label[code]: value for code, value in enumerate(probabilities)}
+
+    return answer
 
 
 def in_javascript(node: Path, model: Path, paths: list[Path], classes: tuple[str, ...]) -> list[dict[str, float]]:
@@ -112,6 +136,14 @@ def main() -> None:
             runtime = ", ".join(f"{module} {version(module)}" for module in RUNTIMES[name])
             allowed = f"{parity.tolerance:g}{'' if format.largest_loss is None else ' on average'}"
             tell(name, runtime, allowed, matrix([answer(path) for path in paths]))
+            if name == "transformers":
+                answer = with_its_own_processor(out, original.info.preprocess)
+                tell(
+                    "not exported",
+                    "transformers' BitImageProcessor",
+                    "refused",
+                    matrix([answer(path) for path in paths]),
+                )
             if name == "onnx-uint8" and args.node:
                 package = args.node / "node_modules" / "onnxruntime-node" / "package.json"
                 told = f"onnxruntime-node {json.loads(package.read_text())['version']}, sharp"

@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import os
 import re
+import subprocess
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -348,3 +350,64 @@ def test_a_missing_runtime_is_named_with_the_command_that_installs_it() -> None:
     absent = replace(find_format("timm"), modules=("no_such_runtime",))
     with pytest.raises(InputError, match=r"needs no_such_runtime.*pip install 'headstart\[timm\]'"):
         check_runtime(absent)
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "export.md"
+BLOCKS = re.findall(r"^```(python|js)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+ON_THE_PAGE = {
+    "plain.safetensors": "torchvision",
+    "for_transformers": "transformers",
+    "for_timm": "timm",
+    "model.onnx": "onnx-uint8",
+    "program.pt2": "pt2",
+    "for_openvino": "openvino",
+}
+
+
+class TestThePageOfDocumentation:
+    """What it tells others to write works as it stands."""
+
+    @pytest.fixture
+    def expected(self, original, tiny_data, tmp_path, monkeypatch) -> dict[str, float]:
+        """What predict answers for photo.jpg, which lies in the current folder."""
+        photo = sorted((tiny_data / "val").rglob("*.jpg"))[0]
+        (tmp_path / "photo.jpg").write_bytes(photo.read_bytes())
+        monkeypatch.chdir(tmp_path)
+        found = headstart.load(original.path, device="cpu", precision="fp32").predict(photo)[0].probabilities
+        assert found is not None
+        return found
+
+    @staticmethod
+    def lay_out(block: str, exported: Callable[[str], Path]) -> None:
+        """What the block opens, in the current folder."""
+        (name,) = (name for name in ON_THE_PAGE if name in block)
+        made = exported(ON_THE_PAGE[name])
+        Path(name).symlink_to(made)
+        if made.is_file():
+            Path(f"{name}.parity.json").symlink_to(made.with_name(f"{made.name}.parity.json"))
+
+    def test_it_has_a_block_for_every_way(self) -> None:
+        assert len(BLOCKS) == 7
+        assert {name for _, block in BLOCKS for name in ON_THE_PAGE if name in block} == set(ON_THE_PAGE)
+
+    @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")  # short examples leave a file to the garbage collector
+    def test_its_python_answers_as_predict_does(self, block, exported, expected) -> None:
+        self.lay_out(block, exported)
+        names: dict[str, dict[str, float]] = {}
+        exec(block, names)
+        assert names["answer"].keys() == expected.keys()
+        assert [names["answer"][name] for name in expected] == pytest.approx(list(expected.values()), abs=2e-3)
+
+    def test_its_javascript_answers_as_predict_does(self, exported, expected) -> None:
+        modules = os.environ.get("HEADSTART_TEST_NODE")
+        if modules is None:
+            pytest.skip("NOT TESTED IN JAVASCRIPT: set HEADSTART_TEST_NODE to a folder with onnxruntime-node and sharp")
+        (block,) = (block for kind, block in BLOCKS if kind == "js")
+        self.lay_out(block, exported)
+        Path("page.mjs").write_text(block)
+        Path("node_modules").symlink_to(Path(modules).absolute() / "node_modules")
+        done = subprocess.run(["node", "page.mjs"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert [found[name] for name in expected] == pytest.approx(list(expected.values()), abs=2e-3)
