@@ -286,7 +286,7 @@ def test_two_classifiers_are_compared_on_the_images_they_differ_on() -> None:
     assert result.difference == pytest.approx(0.09)
     assert result.p_value == pytest.approx(2 * sum(math.comb(15, k) for k in range(4)) / 2**15)
     assert result.beyond_chance
-    assert 0 < result.ci95[0] < 0.09 < result.ci95[1] < 0.15
+    assert 0 < result.ci95[0] < 0.09 < result.ci95[1] < 0.18
     assert not paired([*same, False], [*same, True]).beyond_chance
     assert paired(same, same).p_value == 1.0
 

@@ -77,6 +77,7 @@ def test_processes_that_do_not_divide_the_batch_are_refused(tiny_data, capsys) -
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.timeout(600)
 def test_the_same_run_many_ways(tiny_data, capsys) -> None:
     options = {"data.root": tiny_data, "model.weights": "bundled", "data.image_size": 32, "train.batch_size": 8,
                "strategy.batchnorm": "freeze"}  # fmt: skip
@@ -93,3 +94,19 @@ def test_the_same_run_many_ways(tiny_data, capsys) -> None:
     ):
         assert row in said
     assert said.count("same bits │ pass") == 2  # interrupted and killed
+
+
+def test_both_strategies_in_one_table(tiny_data, capsys, monkeypatch) -> None:
+    asked = []
+
+    def check_parity(config, **options):
+        asked.append((config.strategy.name, config.strategy.features))
+        return [Check("2 processes", 1e-5, 0.0, True, True, False)]
+
+    monkeypatch.setattr("headstart.parity.check_parity", check_parity)
+    options = ("--data.root", tiny_data, "--strategies", "fine_tune", "frozen_head")
+    assert exit_code("doctor", "parity", *options) == 0
+    assert asked == [("fine_tune", "recompute"), ("frozen_head", "recompute")]
+    said = capsys.readouterr().out
+    assert "fine_tune 2 processes" in said
+    assert "frozen_head 2 processes" in said

@@ -23,7 +23,7 @@ from headstart.training import run
 
 FILES = {
     "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
-    "predictions.parquet", "summary.json", "train_views.png", "val_predictions.png",
+    "predictions.parquet", "report.html", "summary.json", "train_views.png", "val_predictions.png",
 }  # fmt: skip
 SUMMARY = {
     "strategy", "classes", "val", "best_epoch", "epochs", "wall_s", "train_images_per_s", "world_size", "mixed_precision",

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,10 @@ from headstart.calibration import Calibration
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 from headstart.preprocess import Preprocess
+from headstart.running import RUNNING
 from headstart.trunk import BACKBONE, FEATURES, shapes
 
-if (
-    TYPE_CHECKING
-):  # torchvision, which a run on the feature bank does without; pyarrow, which loading a model does without
+if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow, which loading a model does without
     import pyarrow as pa
 
     from headstart.model import Classifier
@@ -53,10 +52,11 @@ class ModelInfo:
 
 
 class RunFolder:
-    """One run's files. Only the main process makes one."""
+    """One run's files. Only the main process makes one. also_tell: hears every line of metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.also_tell: Callable[[Mapping[str, Any]], None] | None = None
 
     @property
     def model_file(self) -> Path:
@@ -81,6 +81,8 @@ class RunFolder:
         """One line of metrics.jsonl. A line cut short by a crash is removed when the run is resumed."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record) + "\n")
+        if self.also_tell is not None:
+            self.also_tell(record)
 
     def fsync_metrics(self) -> None:
         """What was logged so far outlives a power failure."""
@@ -130,7 +132,7 @@ def is_unfinished(path: Path) -> bool:
     """Whether a run was begun there, and nothing else is there: what a kill before the first checkpoint leaves."""
     if not path.is_dir() or (path / "summary.json").exists():
         return False
-    return (path / "config.yaml").exists() or {entry.name for entry in path.iterdir()} <= {"checkpoints"}
+    return (path / "config.yaml").exists() or {entry.name for entry in path.iterdir()} <= {"checkpoints", RUNNING}
 
 
 def create_folder(path: Path) -> RunFolder:

@@ -267,7 +267,7 @@ class _Bench:
                 measure_epoch=_never, folder=create_folder(Path(name) / "run"),
                 info=model_info(self.config, self.manifest, self.spec, self.weights, measured_on="network"),
                 stop=StopRequest(), progress=TrainingProgress(
-                    total_steps=total, start_step=0, batch_size=self.config.train.batch_size, speaks=False
+                    ends=[total], start_step=0, batch_size=self.config.train.batch_size, speaks=False
                 ),
             )  # fmt: skip
         return self.steps * self.config.train.batch_size / (clock[1] - clock[0])

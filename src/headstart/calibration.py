@@ -157,6 +157,32 @@ class Calibration:
         )
 
 
+def calibrate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    features: np.ndarray | None,
+    *,
+    chosen_on_val: bool,
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None = None,
+    others: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Everything from the (n, C) logits, (n,) labels and (n, d) features of the validation images.
+
+    chosen_on_val: whether those chose the epoch; out_of_fold: logits and labels of training images, by heads that did not
+    see them, for the temperature; others: as in fit_open_set.
+    """
+    source = "validation logits" if out_of_fold is None else "out-of-fold logits"
+    fitted_logits, fitted_labels = (logits, labels) if out_of_fold is None else out_of_fold
+    return Calibration(
+        temperature=fit_temperature(fitted_logits, fitted_labels),
+        fitted_on=source,
+        n=len(fitted_labels),
+        conformal=fit_conformal(logits, labels, exact=not chosen_on_val),
+        open_set=None if features is None else fit_open_set(features, labels, others=others, seed=seed),
+    )
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T that makes softmax(logits / T) fit the labels best. logits: (n, C) any float; labels: (n,) int.
 
@@ -200,7 +226,7 @@ def fit_open_set(
     """
     held_out = others is not None
     pool, pool_labels = (features, labels) if others is None else others
-    kept = _evenly(pool_labels, at_most=REFERENCE_IMAGES, seed=seed)
+    kept = reference_rows(pool_labels, seed=seed)
     smallest = int(np.bincount(pool_labels[kept])[np.unique(pool_labels[kept])].min())
     neighbour = min(NEIGHBOUR, smallest - (0 if held_out else 1))
     if neighbour < 1:
@@ -211,6 +237,25 @@ def fit_open_set(
         itself[kept] = np.arange(len(kept))
     distances = _distances(reference, unit(features), neighbour, itself=itself)
     return OpenSet(reference, neighbour, {s: upper_limit(distances, s) for s in SHARES}, len(features), held_out)
+
+
+def reference_rows(labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """(m,) int: sorted places of at most REFERENCE_IMAGES images, the same share of each class, drawn by the seed."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # by class, at random within
+    return np.sort(order[:: -(-len(labels) // REFERENCE_IMAGES)])
+
+
+def cross_fitted(logits: np.ndarray, labels: np.ndarray, *, parts: int = 10) -> np.ndarray:
+    """(n, C) float64 probabilities, each tenth by the temperature of the other nine: what the temperature is worth on images
+    that it was not fitted on."""
+    probabilities = np.empty(logits.shape)
+    part = np.arange(len(labels)) % min(parts, len(labels))
+    for number in range(part.max() + 1):
+        out = part == number
+        temperature = fit_temperature(logits[~out], labels[~out])
+        probabilities[out] = np.exp(log_softmax(logits[out].astype(np.float64) / temperature))
+    return probabilities
 
 
 def upper_limit(scores: np.ndarray, share: float) -> float | None:
@@ -248,13 +293,6 @@ def _distances(
             squares[own, itself[rows][own]] = np.inf
         found[rows] = np.partition(squares, neighbour - 1, axis=1)[:, neighbour - 1]
     return np.sqrt(np.maximum(found, 0.0))
-
-
-def _evenly(labels: np.ndarray, *, at_most: int, seed: int) -> np.ndarray:
-    """(m,) int: sorted places of at most so many rows, the same share of each class, drawn by the seed."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # by class, at random within
-    return np.sort(order[:: -(-len(labels) // at_most)])
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:

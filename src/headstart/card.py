@@ -1,40 +1,61 @@
-"""README.md of a run folder: what the model is and how to load it, from the run's own facts."""
+"""README.md of a run folder: the model card, from the run's own facts."""
 
-from pathlib import Path
+import json
+import math
 from typing import Any
 
-from headstart.artifacts import read_info
+from headstart.facts import RunFacts
+from headstart.stats import wilson
+
+LISTED_CLASSES = 20  # longer lists of classes are in the header of the model file
 
 
-def model_card(folder: Path, values: dict[str, Any], *, chosen_on_val: bool) -> str:
-    """Markdown with a metadata block as the Hugging Face hub reads it."""
-    info = read_info(folder / "model.safetensors")
-    low, high = values["accuracy_ci95"]
-    classes = ", ".join(info.classes)
-    spec = info.preprocess
-    chosen = (
-        "The epoch was chosen on these same images, so expect a\nlittle less on new ones."
-        if chosen_on_val
-        else "These images chose nothing."
-    )
-    return f"""---
-library_name: headstart
-pipeline_tag: image-classification
-tags: [image-classification, resnet18, transfer-learning]
----
+def model_card(facts: RunFacts) -> str:
+    """Markdown with the metadata block that the Hugging Face hub reads: huggingface.co/docs/hub/model-cards."""
+    info, val, summary = facts.info, facts.summary["val"], facts.summary
+    spec, name = info.preprocess, facts.path.resolve().name
+    low, high = val["accuracy_ci95"]
+    classes = _listed(info.classes)
+    return f"""{_metadata(facts, name)}
 # ResNet-18 for {classes}
 
-Strategy `{info.strategy}` on `{info.weights}` weights, seed {info.seed}, trained with headstart {info.versions["headstart"]}.
+An image classifier with {len(info.classes)} classes: torchvision's ResNet-18, strategy `{info.strategy}`, started from `{info.weights}`
+weights and trained with headstart {info.versions["headstart"]}.
 
-Validation: accuracy {values["accuracy"]:.4f} ({values["correct"]} of {values["n"]} images, Wilson 95 % interval
-{low:.4f} to {high:.4f}), log loss {values["loss"]:.4f}. {chosen}
+## Results
+
+| on {val["n"]} validation images | value | 95 % interval (Wilson) |
+|---|---|---|
+| accuracy | **{val["accuracy"]:.4f}** ({val["correct"]} of {val["n"]}) | {low:.4f} to {high:.4f} |
+{_class_rows(facts)}| balanced accuracy | {val["balanced_accuracy"]:.4f} | |
+| macro F1 | {val["macro_f1"]:.4f} | |
+| log loss | {val["loss"]:.4f} | |
+
+{_chosen(facts)}
+
+## Data
+
+{_data(facts)}
+
+## Recipe
+
+{_recipe(facts)}
+
+## Limits
+
+{_limits(facts)}
+
+## Use
 
 Input: RGB, short side to {spec.resize_size} px ({spec.interpolation}, antialiased), central {spec.image_size} px square, divided by 255,
-mean {list(spec.mean)}, std {list(spec.std)}. Output: logits of {len(info.classes)} classes, in this order: {classes}.
+mean {list(spec.mean)}, std {list(spec.std)}. Output: logits of {len(info.classes)} classes, in this order: {classes}. All of it
+stands in the header of `model.safetensors`, and `headstart` reads it there.
 
 ```
-headstart predict {folder.name} IMAGES...
+headstart predict {name} IMAGES...
 ```
+
+In plain torchvision:
 
 ```python
 from safetensors.torch import load_file
@@ -44,4 +65,127 @@ model = resnet18(num_classes={len(info.classes)})
 model.load_state_dict(load_file("model.safetensors"), strict=True)
 model.eval()
 ```
+
+With transformers, after `headstart export {name} --format transformers --out {name}-transformers`:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="{name}-transformers")
+```
+
+Seed {summary["seed"]}, {summary["mixed_precision"]} precision on {summary["world_size"]} x {summary["device"]}; {_versions(summary)}.
 """
+
+
+def _metadata(facts: RunFacts, name: str) -> str:
+    """The YAML block. Strings are quoted as JSON, which is YAML whatever a class or a folder is called."""
+    val = facts.summary["val"]
+    data = str(facts.config.get("data", {}).get("root", "")).rstrip("/").rsplit("/", 1)[-1] or "images"
+    metrics = [("accuracy", "Accuracy", val["accuracy"]), ("f1", "Macro F1", val["macro_f1"]), ("loss", "Log loss", val["loss"])]  # fmt: skip
+    listed = "".join(
+        f"    - type: {kind}\n      name: {title}\n      value: {value!r}\n"
+        for kind, title, value in metrics
+        if value is not None and math.isfinite(value)
+    )
+    return f"""---
+library_name: headstart
+pipeline_tag: image-classification
+tags: [image-classification, resnet18, transfer-learning, headstart]
+metrics: [accuracy]
+model-index:
+- name: {_quoted(name)}
+  results:
+  - task:
+      type: image-classification
+    dataset:
+      type: imagefolder
+      name: {_quoted(data)}
+      split: validation
+    metrics:
+{listed}---"""
+
+
+def _class_rows(facts: RunFacts) -> str:
+    """A line per class, for as many as can be read."""
+    if len(facts.classes) > LISTED_CLASSES:
+        return ""
+    lines = []
+    for place, name in enumerate(facts.classes):
+        n = int((facts.labels == place).sum())
+        hits = int(((facts.labels == place) & facts.right).sum())
+        if n:
+            low, high = wilson(hits, n)
+            lines.append(f"| recall of {_cell(name)} | {hits / n:.4f} ({hits} of {n}) | {low:.4f} to {high:.4f} |\n")
+    return "".join(lines)
+
+
+def _chosen(facts: RunFacts) -> str:
+    if facts.chosen_on_val:
+        return "The epoch was chosen on these same images, so expect a little less on new ones."
+    return "These images chose nothing."
+
+
+def _data(facts: RunFacts) -> str:
+    trained, skipped = facts.trained_on, facts.summary.get("skipped", [])
+    lines = [
+        f"{sum(trained.values())} training and {len(facts.labels)} validation images of {len(facts.classes)} classes"
+        + (f", {len(skipped)} files not used" if skipped else "")
+        + f"; `manifest.parquet` lists them by content, SHA-256 of it all `{facts.info.manifest_sha256}`."
+    ]
+    if len(facts.classes) <= LISTED_CLASSES:
+        rows = [
+            f"| {_cell(name)} | {trained.get(name, 0)} | {int((facts.labels == place).sum())} |"
+            for place, name in enumerate(facts.classes)
+        ]
+        lines += ["", "| class | training | validation |", "|---|---|---|", *rows]
+    return "\n".join(lines)
+
+
+def _recipe(facts: RunFacts) -> str:
+    changed = ", ".join(f"`{key}` {_plain(value)}" for key, value in facts.changed_keys().items())
+    return f"{changed or 'The defaults'}; everything else as by default, and all of it in `config.yaml`."
+
+
+def _limits(facts: RunFacts) -> str:
+    """What follows from the facts, and nothing else."""
+    low, high = facts.summary["val"]["accuracy_ci95"]
+    said = [
+        f"The accuracy is known to {100 * (high - low) / 2:.1f} points either way, by the number of validation images alone.",
+        "It holds for images like the validation images: the same kind of camera, place and subject.",
+        f"Whatever an image shows, the answer is one of the {len(facts.classes)} classes.",
+    ]
+    if getattr(facts.info, "calibration", None) is not None and facts.info.calibration.open_set is not None:  # type: ignore[attr-defined]
+        said[-1] = (
+            f"The answer is one of the {len(facts.classes)} classes; how unlike all of them an image is, is told beside it, and that is "
+            "a warning and no proof."
+        )
+    few = [name for name in facts.classes if facts.trained_on.get(name, 0) < 20]
+    if few:
+        said.append(f"Fewer than 20 training images: {_listed(few)}.")
+    unmeasured = [name for place, name in enumerate(facts.classes) if not (facts.labels == place).any()]
+    if unmeasured:
+        said.append(f"Not measured, for want of validation images: {_listed(unmeasured)}.")
+    return "\n".join(f"- {sentence}" for sentence in said)
+
+
+def _listed(names: "tuple[str, ...] | list[str]") -> str:
+    more = f" and {len(names) - LISTED_CLASSES} more" if len(names) > LISTED_CLASSES else ""
+    return ", ".join(names[:LISTED_CLASSES]) + more
+
+
+def _versions(summary: Any) -> str:
+    return ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+
+
+def _cell(text: str) -> str:
+    """A name in a cell of a table."""
+    return text.replace("|", "\\|")
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The command line: headstart train | evaluate | predict | export | probe | data | bench | doctor. The only place that ends the process."""
+"""The command line, and the only place that ends the process."""
 
 import os
 import signal
@@ -19,7 +19,11 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart train --config frozen_head --data.root DIR   train (headstart train --help lists every key)
   headstart evaluate RUN --data DIR                      measure a finished run on a folder
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
+  headstart compare RUN_A RUN_B [...] [--out PAGE.html]  is one better, and how sure is that
+  headstart serve RUN_OR_MODEL                           a page and an HTTP API that classify images, on this machine
   headstart export RUN --format FMT --out P              for another program: timm, transformers, onnx, pt2 and more
+  headstart report RUN                                   write report.html and the model card of a run anew
+  headstart watch RUN                                    follow a training run from another terminal
   headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
   headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
   headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
@@ -33,7 +37,20 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
 
-COMMANDS = ("train", "evaluate", "predict", "export", "probe", "data", "bench", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "compare",
+    "probe",
+    "data",
+    "bench",
+    "doctor",
+    "serve",
+    "export",
+    "report",
+    "watch",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -97,8 +114,14 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _evaluate
         case "predict":
             return _predict
+        case "compare":
+            return _compare
         case "export":
             return _export
+        case "report":
+            return _report
+        case "watch":
+            return _watch
         case "probe":
             return _probe
         case "data":
@@ -107,6 +130,8 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _bench
         case "doctor":
             return _doctor
+        case "serve":
+            return _serve
         case _:
             from headstart.parsing import nearest
 
@@ -143,6 +168,18 @@ def _predict(argv: list[str]) -> None:
 
     predict_cli.add_arguments(parser)
     predict_cli.predict_command(parser.parse_args(argv))
+
+
+def _compare(argv: list[str]) -> None:
+    parser = _parser("compare", "Finished runs on the same validation images: each of the others against the first.")
+    parser.add_argument("runs", nargs="+", help="run folders")
+    parser.add_argument("--out", help="write a page (.html) with the images they disagree on")
+    parser.add_argument("--common", action="store_true", help="leave out the images that not all runs were measured on")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    args = parser.parse_args(argv)
+    from headstart.compare import compare_command
+
+    compare_command(args.runs, common=args.common, out=args.out, as_json=args.json)
 
 
 def _export(argv: list[str]) -> None:
@@ -186,6 +223,27 @@ def _export(argv: list[str]) -> None:
     except Refused as refusal:
         print(f"headstart: {args.format} is not written: {refusal}", file=sys.stderr)
         sys.exit(1)
+
+
+def _report(argv: list[str]) -> None:
+    parser = _parser("report", "Write report.html and README.md of a finished run anew, from its folder.")
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--data", help="where the images are now; default: where the run found them")
+    parser.add_argument("--doctor", help="folder that headstart data check --out wrote; default: RUN, if it holds one")
+    args = parser.parse_args(argv)
+    from headstart.report.command import report_command
+
+    report_command(args.run, data=args.data, doctor=args.doctor)
+
+
+def _watch(argv: list[str]) -> None:
+    parser = _parser("watch", "Follow a training run from another terminal, until it ends.")
+    parser.add_argument("run", help="run folder; it may not be there yet")
+    parser.add_argument("--once", action="store_true", help="say where the run is, and end")
+    args = parser.parse_args(argv)
+    from headstart.watch import watch_command
+
+    watch_command(args.run, once=args.once)
 
 
 def _probe(argv: list[str]) -> None:
@@ -343,6 +401,14 @@ def _doctor(argv: list[str]) -> None:
         print(f"- {sentence}")
 
 
+def _serve(argv: list[str]) -> None:
+    parser = _parser("serve", "Answer with a finished run: a page to drop images on, and an HTTP API.")
+    from headstart.serve import options
+
+    options.add_options(parser)
+    options.run(parser.parse_args(argv))
+
+
 def _parity(argv: list[str]) -> None:
     parser = _parser(
         "doctor parity",
@@ -352,15 +418,28 @@ def _parity(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each run (default: 10)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="default: 1 2")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="default: 0 2")
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=["fine_tune", "frozen_head"],
+        help="examine each of these, a frozen head with its features recomputed (default: what the configuration says)",
+    )
     args, rest = parser.parse_known_args(argv)
     if args.steps < 5 or min(args.processes) < 1 or min(args.workers) < 0:
         raise InputError("--steps must be at least 5, --processes at least 1, --workers at least 0")
+    from dataclasses import replace
+
     from rich.console import Console
 
     from headstart.parity import check_parity, table_of
     from headstart.parsing import parse_train
 
-    checks = check_parity(parse_train(rest), steps=args.steps, processes=args.processes, workers=args.workers)
+    checks = []
+    for strategy in args.strategies or [""]:
+        chosen = ["--strategy.name", strategy, "--strategy.features", "recompute"] if strategy else []
+        config = parse_train([*rest, *chosen])
+        found = check_parity(config, steps=args.steps, processes=args.processes, workers=args.workers)
+        checks += [replace(check, name=f"{strategy} {check.name}".lstrip()) for check in found]
     Console(width=None if sys.stdout.isatty() else 130).print(table_of(checks))
     if not all(check.passed for check in checks):
         sys.exit(1)

@@ -1,8 +1,9 @@
 """The configuration: one frozen tree, checked when it is built. Knows no torch, so that help is instant."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from headstart.errors import InputError
 
@@ -280,6 +281,12 @@ class RuntimeConfig:
     """Stay on the CPU although there is a GPU."""
     bank: str = ""
     """Folder of the feature bank. Empty: headstart/bank in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    quiet: bool = False
+    """Say nothing but warnings, mistakes and, at the end, the run folder."""
+    trackers: str = ""
+    """Who else is told of the run: tensorboard, trackio, mlflow, wandb, several with commas between (docs/tracking.md)."""
+    tracker_project: str = "headstart"
+    """The project, or experiment, that trackers file the run under."""
     compile: bool = False
     """Compile the network with torch.compile (inductor; on a CPU it needs a C++ compiler). Weights and keys stay as they are."""
     timeout_minutes: float = 30.0
@@ -338,6 +345,14 @@ class RunConfig:
     def uses_bank(self) -> bool:
         """Whether the head is solved for on stored features (and not, or not only, trained by epochs)."""
         return self.strategy.name != "fine_tune" and self.strategy.features == "bank"
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as nested dicts -> {"data.root": ..., "seed": ...}."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def check_divisible(train: TrainConfig, *, num_processes: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import traceback
 
 
@@ -26,6 +27,11 @@ class Stopped(Exception):
 # what torch's process groups say when a peer is gone
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Connection refused",
          "timed out", "Timeout", "ProcessGroup", "NCCL", "Socket", "gloo")  # fmt: skip
+
+
+def warn(sentence: str) -> None:
+    """One line that is heard in quiet runs too: something went wrong, and the run goes on."""
+    print(f"headstart: warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def known_failure(error: Exception) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from headstart.artifacts import ModelInfo, find_model, load_model
+from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, Calibration, cross_fitted
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_eval_manifest
 from headstart.data.samples import Manifest, summarize
@@ -24,10 +25,12 @@ from headstart.runtime import StopRequest, on_main, set_threads, start_accelerat
 
 @dataclass(frozen=True)
 class Predictions:
-    """logits: (n, C) float32; labels: (n,) int64; both in the order of the split's samples."""
+    """logits: (n, C) float32; labels: (n,) int64; features: (n, 512) float32, what the head saw, if asked for; all in the
+    order of the split's samples."""
 
     logits: np.ndarray
     labels: np.ndarray
+    features: np.ndarray | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -55,29 +58,41 @@ def collect(
     num_samples: int,
     stop: StopRequest,
     channels_last: bool,
+    head: torch.nn.Module | None = None,
 ) -> Predictions:
     """Run a prepared eval loader through the model, the same result in every process.
 
     Accelerate evens the last batch out by repeating samples; rows are put in place by sample index, so each
-    counts once. Raises Stopped within one batch of a signal.
+    counts once. head: the layer of the model whose inputs are wanted as features; the model must not be compiled then.
+    Raises Stopped within one batch of a signal.
     """
     model.eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    with torch.inference_mode():
-        for batch in loader:
-            pixels = spec.normalize(batch["pixels"].contiguous(memory_format=layout))
-            parts.append((batch["index"], batch["label"], model(pixels).float()))
-            if stop.agreed(accelerator):
-                raise Stopped("evaluation was interrupted")
-        index, label, logits = (accelerator.gather(torch.cat(column)) for column in zip(*parts, strict=True))
+    parts: list[tuple[torch.Tensor, ...]] = []
+    seen: list[torch.Tensor] = []
+    hook = None if head is None else head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
+    try:
+        with torch.inference_mode():
+            for batch in loader:
+                pixels = spec.normalize(batch["pixels"].contiguous(memory_format=layout))
+                parts.append((batch["index"], batch["label"], model(pixels).float(), *seen))
+                seen.clear()
+                if stop.agreed(accelerator):
+                    raise Stopped("evaluation was interrupted")
+            index, labels, *columns = (accelerator.gather(torch.cat(column)) for column in zip(*parts, strict=True))
+    finally:
+        if hook is not None:
+            hook.remove()
     rows = index.cpu().numpy()
-    all_logits = np.empty((num_samples, logits.shape[1]), dtype=np.float32)
     all_labels = np.full(num_samples, -1, dtype=np.int64)
-    all_logits[rows] = logits.cpu().numpy()
-    all_labels[rows] = label.cpu().numpy()
+    all_labels[rows] = labels.cpu().numpy()
     assert (all_labels >= 0).all(), "a sample was not evaluated"
-    return Predictions(all_logits, all_labels)
+    tables = []
+    for column in columns:
+        table = np.empty((num_samples, column.shape[1]), dtype=np.float32)
+        table[rows] = column.cpu().numpy()
+        tables.append(table)
+    return Predictions(tables[0], all_labels, tables[1] if head is not None else None)
 
 
 def describe(
@@ -90,27 +105,81 @@ def describe(
 
     measure: metrics.measure, or what runs it elsewhere.
     """
-    from headstart.stats import wilson
+    from headstart import stats
 
     if measure is None:
         from headstart import metrics  # imports evaluate, which takes its time
 
         measure = metrics.measure
     values = measure(predictions.probabilities, predictions.labels)
-    low, high = wilson(values["correct"], values["n"])
     order = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss")
     described: dict[str, Any] = {name: values[name] for name in order if name in values}
-    described["accuracy_ci95"] = [low, high]
+    described["accuracy_ci95"] = list(stats.wilson(values["correct"], values["n"]))
+    probabilities, labels = predictions.probabilities, predictions.labels
+    counts = np.array(values["confusion_matrix"])
+    described["balanced_accuracy_ci95"] = list(stats.balanced_accuracy_interval(np.diag(counts), counts.sum(axis=1)))
+    described["loss_ci95"] = list(stats.bootstrap(stats.log_losses(probabilities, labels), labels))
+    brier = stats.brier_scores(probabilities, labels)
+    described["brier"] = float(brier.mean())
+    described["brier_ci95"] = list(stats.bootstrap(brier, labels))
+    described |= asdict(stats.calibration_error(probabilities, labels))
     described["per_class"] = {
         name: {
             "precision": values["precision"][i],
+            "precision_ci95": _interval(counts[i, i], counts[:, i].sum()),
             "recall": values["recall"][i],
-            "n": sum(values["confusion_matrix"][i]),
+            "recall_ci95": _interval(counts[i, i], counts[i].sum()),
+            "n": int(counts[i].sum()),
         }
         for i, name in enumerate(classes)
     }
     described["confusion_matrix"] = values["confusion_matrix"]
     return described
+
+
+def describe_calibration(predictions: Predictions, calibration: Calibration) -> dict[str, Any]:
+    """What the model file's calibration says of the validation images that it was fitted on, or by.
+
+    A temperature that was fitted on them is measured by cross-fitting: each tenth with that of the other nine."""
+    from headstart import stats
+
+    logits, labels = predictions.logits, predictions.labels
+    if calibration.fitted_on == "validation logits":
+        probabilities = cross_fitted(logits, labels)
+    else:
+        probabilities = calibration.probabilities(logits)
+    sizes = calibration.prediction_sets(logits).sum(axis=1)
+    described: dict[str, Any] = {
+        "temperature": calibration.temperature,
+        "fitted_on": calibration.fitted_on,
+        "n": calibration.n,
+        "loss": float(stats.log_losses(probabilities, labels).mean()),
+        "brier": float(stats.brier_scores(probabilities, labels).mean()),
+        **asdict(stats.calibration_error(probabilities, labels)),
+        "prediction_sets": {
+            "confidence": CONFIDENCE,
+            "exact": calibration.conformal.exact,
+            "mean_size": float(sizes.mean()),
+            "of_one_class": int((sizes == 1).sum()),
+            "n": calibration.conformal.n,
+        },
+    }
+    open_set = calibration.open_set
+    if open_set is not None:
+        described["none_of_these"] = {
+            "wrongly_flagged": WRONGLY_FLAGGED,
+            "distance": open_set.limits[WRONGLY_FLAGGED],
+            "reference_images": len(open_set.reference),
+            "n": open_set.n,
+        }
+    return described
+
+
+def _interval(successes: Any, total: Any) -> list[float] | None:
+    """Wilson's, None of nothing."""
+    from headstart.stats import wilson
+
+    return list(wilson(int(successes), int(total))) if total else None
 
 
 def headline(values: dict[str, Any]) -> str:
@@ -170,9 +239,10 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
             stop=stop,
         )
         head = probe.Head(tensors["fc.weight"].double().numpy(), tensors["fc.bias"].double().numpy())
-        logits = head.logits(features_of(bank, rows)).astype(np.float32)
+        features = features_of(bank, rows)[:]
+        logits = head.logits(features).astype(np.float32)
         accelerator.wait_for_everyone()
-    return Predictions(logits, samples.codes(info.classes))
+    return Predictions(logits, samples.codes(info.classes), features)
 
 
 def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:

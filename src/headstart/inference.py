@@ -14,12 +14,16 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Form(Protocol):
-    """How logits are computed."""
+    """How logits are computed. weight: (C, 512) of the head."""
 
     device: torch.device
+    weight: torch.Tensor
 
-    def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32 (n, 3, S, S) normalised, on the device -> (features (n, 512) float32, logits (n, C) float32), there."""
+    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 (n, 3, S, S) normalised, on the device -> (n, 512, S/32, S/32), what the last stage puts out, there."""
+
+    def head(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(features (n, 512) float32, logits (n, C) float32), there."""
 
 
 def form_of(
@@ -49,20 +53,29 @@ class Network:
                 value = value.to(self._dtype)
             layout = self._layout if value.dim() == 4 else torch.preserve_format
             self._tensors[name] = value.to(device, memory_format=layout)
+        self.weight = self._tensors["fc.weight"]
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
         x = pixels.contiguous(memory_format=self._layout)
-        mixed = self._dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self._dtype) if mixed else contextlib.nullcontext():
+        with self._autocast():
             x = F.relu(self._norm("bn1", self._conv("conv1", x, stride=2, padding=3)), inplace=True)
             x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
             for stage in range(1, 5):
                 for block in range(2):
                     x = self._block(x, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
-            features = torch.flatten(F.adaptive_avg_pool2d(x, (1, 1)), 1)
+        return x
+
+    @torch.inference_mode()
+    def head(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with self._autocast():
+            features = torch.flatten(F.adaptive_avg_pool2d(maps, (1, 1)), 1)
             logits = F.linear(features, self._tensors["fc.weight"], self._tensors["fc.bias"])
         return features.float(), logits.float()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        mixed = self._dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self._dtype) if mixed else contextlib.nullcontext()
 
     def _block(self, x: torch.Tensor, name: str, *, stride: int) -> torch.Tensor:
         y = F.relu(self._norm(f"{name}.bn1", self._conv(f"{name}.conv1", x, stride=stride, padding=1)), inplace=True)
@@ -88,10 +101,13 @@ class TrunkAndHead:
         self.device = device
         self._trunk = FrozenTrunk(tensors, precision=precision, device=device)
         exact = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
-        self._weight, self._bias = (tensors[f"fc.{name}"].to(exact, torch.float64) for name in ("weight", "bias"))
+        self.weight, self._bias = (tensors[f"fc.{name}"].to(exact, torch.float64) for name in ("weight", "bias"))
+
+    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._trunk.maps(pixels)
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self._trunk(pixels)
-        exact = features.to(self._weight.device, torch.float64)
-        return features, (exact @ self._weight.T + self._bias).float()
+    def head(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = maps.mean(dim=(2, 3))
+        exact = features.to(self.weight.device, torch.float64)
+        return features, (exact @ self.weight.T + self._bias).float()

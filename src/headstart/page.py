@@ -1,7 +1,5 @@
 """`doctor.html`: one file that needs nothing else, with thumbnails inside."""
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.findings import KINDS, Finding, number_of, shown
+from headstart.pages import environment, jpeg_uri
 
 THUMBNAIL_PX = 144
 MAX_FINDINGS = 60  # of a kind that are shown; doctor.json has them all
@@ -51,15 +50,6 @@ def doctor_page(
     files: int,
 ) -> str:
     """The whole report as HTML. findings: in the order of their kinds; lines: what the folder is; counts: its classes."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("headstart", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = []
     for kind in KINDS:
         ours = [finding for finding in findings if finding.kind == kind]
@@ -73,7 +63,7 @@ def doctor_page(
         (shown(label), [str(counts[(split, label)]) if (split, label) in counts else "no folder" for split in splits])
         for label in sorted({label for _, label in counts})
     ]
-    return environment.get_template("doctor.html").render(
+    return environment().get_template("doctor.html").render(
         root=shown(root.name or str(root)), lines=lines, sections=sections, files=files,
         splits=[split or "images" for split in splits], rows=rows,
     )  # fmt: skip
@@ -94,6 +84,4 @@ def _picture(path: Path) -> str | None:
     except (UnreadableImage, OSError):
         return None
     image.thumbnail((2 * THUMBNAIL_PX, THUMBNAIL_PX))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=75)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return jpeg_uri(image)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from headstart import checkpoint
 from headstart.artifacts import ModelInfo, RunFolder
-from headstart.config import RunConfig
+from headstart.config import RunConfig, flat
 from headstart.data.samples import Manifest
 from headstart.errors import InputError, Stopped
 from headstart.model import Classifier
@@ -89,7 +89,7 @@ def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any],
             f"the images in {manifest.root} are not those that the interrupted run began with: "
             f"{_differences(folder, manifest)}; restore them, or start anew in another --out"
         )
-    now, before = _flat(json.loads(json.dumps(asdict(config)))), _flat(saved["config"])
+    now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved["config"])
     changed = {
         name: f"{name} {now.get(name)} (was {before.get(name)})"
         for name in sorted(now.keys() | before.keys())
@@ -103,14 +103,6 @@ def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any],
             f"or start anew in another --out (these may change: {', '.join(MAY_CHANGE)})"
         )
     return ", ".join(changed[name] for name in allowed if name not in ("train.resume", "out"))
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """{"data.root": ..., "seed": ...}."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _differences(folder: RunFolder, manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from headstart.artifacts import ModelInfo, find_model, load_tensors
 from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, log_softmax
 from headstart.data.decode import UnreadableImage
 from headstart.errors import InputError
+from headstart.gradcam import heat
 from headstart.inference import form_of
 from headstart.inputs import One, each, rgb_image
 from headstart.preprocess import Preprocess
@@ -58,10 +59,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Outputs:
-    """features: (n, 512) float32, the pooled features; logits: (n, C) float32."""
+    """features: (n, 512) float32, the pooled features; logits: (n, C) float32; maps: (n, 512, S/32, S/32), which the features are the
+    means of, on the device; None where they were not kept."""
 
     features: np.ndarray
     logits: np.ndarray
+    maps: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Predictor:
             rows = iter(range(len(pixels)))
             for image, reason in zip(batch, reasons, strict=True):
                 path = str(image) if isinstance(image, str | Path) else None
-                found.append(self._named(answers, next(rows), path) if reason is None else _unread(path, reason))
+                found.append(self.named(answers, next(rows), path) if reason is None else _unread(path, reason))
         return found
 
     def view(self, image: One) -> torch.Tensor:
@@ -149,9 +152,17 @@ class Predictor:
     def compute(self, pixels: torch.Tensor) -> Outputs:
         """uint8 (n, 3, S, S) as `view` makes them -> features and logits."""
         if not len(pixels):
-            return Outputs(np.zeros((0, FEATURES), np.float32), np.zeros((0, len(self.classes)), np.float32))
-        features, logits = self._form(self.info.preprocess.normalize(pixels.to(self.device)))
-        return Outputs(features.cpu().numpy(), logits.cpu().numpy())
+            no_features, no_logits = np.zeros((0, FEATURES), np.float32), np.zeros((0, len(self.classes)), np.float32)
+            return Outputs(no_features, no_logits, torch.zeros((0, FEATURES, 1, 1)))
+        maps = self._form.maps(self.info.preprocess.normalize(pixels.to(self.device)))
+        features, logits = self._form.head(maps)
+        return Outputs(features.cpu().numpy(), logits.cpu().numpy(), maps)
+
+    def attention(self, outputs: Outputs) -> np.ndarray:
+        """float32 (n, S/32, S/32) in [0, 1]: where each image speaks for its most probable class (Grad-CAM)."""
+        assert outputs.maps is not None, "the maps were not kept"
+        weights = self._form.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._form.weight.device)]
+        return np.asarray(heat(outputs.maps, weights.float().to(outputs.maps.device)).cpu().numpy())
 
     def check(self, question: Question) -> None:
         """Raises InputError for what this model cannot be asked."""
@@ -183,7 +194,8 @@ class Predictor:
             outputs.features if question.embeddings else None,
         )
 
-    def _named(self, answers: Answers, row: int, path: str | None) -> Prediction:
+    def named(self, answers: Answers, row: int, path: str | None) -> Prediction:
+        """One image of the answers."""
         values = answers.probabilities[row].tolist()
         top = tuple((self.classes[code], values[code]) for code in answers.best[row])
         inside = None if answers.inside is None else answers.inside[row]

@@ -66,6 +66,7 @@ def predict_command(args: argparse.Namespace) -> None:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     parts = args.out is not None and (args.out.endswith(("/", os.sep)) or Path(args.out).is_dir())
     _check(args, several=several, parts=parts)
+    images = None if several else _images(args)  # several processes: one of them looks, below
     from headstart.predict import Predictor, Question
     from headstart.runtime import StopRequest, set_threads
 
@@ -88,9 +89,10 @@ def predict_command(args: argparse.Namespace) -> None:
         )
         predictor.check(question)
         if parts:
-            _to_parts(args, accelerator, predictor, question, stop)
+            _to_parts(args, accelerator, predictor, question, images, stop)
         else:
-            _to_file_or_screen(args, predictor, question, stop)
+            assert images is not None
+            _to_file_or_screen(args, predictor, question, images, stop)
 
 
 def _check(args: argparse.Namespace, *, several: bool, parts: bool) -> None:
@@ -147,9 +149,12 @@ def _stream(
 
 
 def _to_file_or_screen(
-    args: argparse.Namespace, predictor: "Predictor", question: "Question", stop: "StopRequest"
+    args: argparse.Namespace,
+    predictor: "Predictor",
+    question: "Question",
+    images: "Iterator[Listed]",
+    stop: "StopRequest",
 ) -> None:
-    images = _images(args)
     told, counts = _Told(None), Counter[str | None]()
     shown: list[dict[str, Any]] = []
     columns = _columns(args, predictor, question)
@@ -200,7 +205,12 @@ def _incomplete(out: Path) -> Path:
 
 
 def _to_parts(
-    args: argparse.Namespace, accelerator: Any, predictor: "Predictor", question: "Question", stop: "StopRequest"
+    args: argparse.Namespace,
+    accelerator: Any,
+    predictor: "Predictor",
+    question: "Question",
+    images: "Iterator[Listed] | None",
+    stop: "StopRequest",
 ) -> None:
     from headstart.jobs import begin_or_continue
     from headstart.runtime import on_main
@@ -218,7 +228,7 @@ def _to_parts(
 
     def begin() -> "Job":
         try:
-            return begin_or_continue(folder, _images(args), asked, block_rows=args.part_rows)
+            return begin_or_continue(folder, images or _images(args), asked, block_rows=args.part_rows)
         except OSError as error:
             raise InputError(f"--out {folder}: {error.strerror}; name another place") from None
 

@@ -31,6 +31,7 @@ _IN_MEMORY_BYTES = 1 << 29  # up to this much as float64 is converted once and k
 _CHUNK_ROWS = 8192
 _CURVATURE_ROWS = 20_000  # rows that the preconditioner looks at; it decides the speed and not the result
 _MEMORY = 10  # pairs of L-BFGS
+_KEPT_ROWS = 2000  # of the images held out in cross-validation, whose logits are returned
 
 
 class Features(Protocol):
@@ -74,7 +75,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Mean validation log loss and accuracy over the folds for each strength, and the strength that was chosen."""
+    """Mean validation log loss and accuracy over the folds for each strength, and the strength that was chosen.
+
+    logits: (m, C) float32 of at most 2,000 images, each by the head of that strength that did not see it; labels: (m,) int."""
 
     l2: float
     grid: tuple[float, ...]
@@ -82,6 +85,8 @@ class CrossValidation:
     loss_errors: tuple[float, ...]  # standard error over the folds
     accuracies: tuple[float, ...]
     folds: int
+    logits: np.ndarray
+    labels: np.ndarray
 
 
 def fit(
@@ -231,15 +236,21 @@ def cross_validate(
     num_folds = int(folds.max()) + 1
     grid = tuple(sorted(grid, reverse=True))
     losses, hits, sizes = np.zeros((num_folds, len(grid))), np.zeros(len(grid)), np.zeros(num_folds)
+    kept = np.flatnonzero(counted)
+    kept = kept[:: -(-len(kept) // _KEPT_ROWS)]
+    out_of_fold = np.empty((len(grid), len(kept), num_classes), dtype=np.float32)
     for fold in range(num_folds):
         train, held_out = folds != fold, (folds == fold) & counted
         problem = Problem(features[train], labels[train], num_classes=num_classes, weights=_mean_one(weights[train]))
         sizes[fold] = held_out.sum()
         held_features, held_labels, held_weights = features[held_out], labels[held_out], weights[held_out]
+        here = held_out[kept]
+        places = np.searchsorted(np.flatnonzero(held_out), kept[here])
         start: np.ndarray | None = None
         for position, l2 in enumerate(grid):  # from strong to weak, each from the solution before
             found, start = problem.solve(l2 * rows_per_image, gradient_norm=SELECTION_GRADIENT_NORM, start=start)
             logits = found.head.logits(held_features)
+            out_of_fold[position, here] = logits[places]
             hits[position] += (logits.argmax(axis=1) == held_labels).sum()
             loss, _ = _cross_entropy(logits, held_labels, held_weights)
             losses[fold, position] = loss / held_weights.sum()
@@ -249,7 +260,14 @@ def cross_validate(
     if one_standard_error:
         best = int(np.flatnonzero(means <= means[best] + errors[best])[0])  # the grid begins with the strongest
     return CrossValidation(
-        grid[best], grid, tuple(means.tolist()), tuple(errors.tolist()), tuple((hits / sizes.sum()).tolist()), num_folds
+        grid[best],
+        grid,
+        tuple(means.tolist()),
+        tuple(errors.tolist()),
+        tuple((hits / sizes.sum()).tolist()),
+        num_folds,
+        out_of_fold[best],
+        labels[kept],
     )
 
 

@@ -22,6 +22,7 @@ from headstart.artifacts import (
     is_unfinished,
     save_model_tensors,
 )
+from headstart.calibration import calibrate, reference_rows
 from headstart.companion import Companion
 from headstart.config import OptimConfig, ProbeConfig, RunConfig
 from headstart.data.manifest import build_manifest
@@ -29,13 +30,22 @@ from headstart.data.samples import Manifest, Source
 from headstart.data.sampling import StepSampler, epoch_ends, epoch_order, keys_of
 from headstart.data.source import open_source
 from headstart.errors import InputError
-from headstart.evaluate import Predictions, describe
+from headstart.evaluate import Predictions, describe, describe_calibration
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
 from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess, View
-from headstart.results import describe_data, draw_predictions, model_info, say_result, summarize_run, write_predictions
+from headstart.results import (
+    describe_data,
+    draw_predictions,
+    model_info,
+    say_result,
+    summarize_run,
+    write_pages,
+    write_predictions,
+)
+from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
     choose_precision,
@@ -46,6 +56,7 @@ from headstart.runtime import (
 )
 from headstart.schedule import lr_factor
 from headstart.stats import log_loss
+from headstart.trackers import Trackers, asked_for
 from headstart.trunk import FEATURES, FrozenTrunk, form_of
 from headstart.weights import Weights, ensure_available, load_weights
 
@@ -72,7 +83,8 @@ class BankFeatures:
 class Solved:
     """A head, what the run folder says of how it was found, and its lines of metrics.jsonl.
 
-    chosen_on_val: whether the validation images chose among several heads."""
+    chosen_on_val: whether the validation images chose among several heads; out_of_fold: logits and labels of training
+    images, by heads that did not see them."""
 
     head: probe.Head
     facts: dict[str, Any]
@@ -80,6 +92,7 @@ class Solved:
     best_epoch: int = 1
     epochs: int = 1
     chosen_on_val: bool = False
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def run(config: RunConfig) -> Path:
@@ -101,6 +114,7 @@ def run(config: RunConfig) -> Path:
     with ExitStack() as context:
         accelerator = start_accelerator(config.runtime)
         companion = context.enter_context(Companion()) if accelerator.is_main_process else None
+        trackers_asked = asked_for(config.runtime)
         config = _resolve(config, accelerator, threads=threads)
         path = on_main(accelerator, lambda: _choose(config))
         weights, spec, bank, views, manifest = open_data(accelerator, config)
@@ -115,7 +129,18 @@ def run(config: RunConfig) -> Path:
         if accelerator.is_main_process:
             assert companion is not None
             _write(
-                config, accelerator, views, manifest, weights, spec, features, solved, companion, path, started=started
+                config,
+                accelerator,
+                views,
+                manifest,
+                weights,
+                spec,
+                features,
+                solved,
+                companion,
+                path,
+                trackers_asked,
+                started=started,
             )
         accelerator.wait_for_everyone()
         accelerator.end_training()
@@ -249,6 +274,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
     facts = _facts(config)
     lines: list[dict[str, Any]] = []
     l2 = config.probe.l2
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
     if l2 is None:
         chosen = _choose_l2(config.probe, num_classes, features, weights, seed=config.seed)
         l2 = chosen.l2
@@ -256,6 +282,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         for strength, loss, error, accuracy in rows:
             lines.append({"step": 0, "l2": strength, "cv_loss": loss, "cv_loss_se": error, "cv_accuracy": accuracy})
         facts |= {"l2_chosen_by": f"{chosen.folds}-fold cross-validation"}
+        out_of_fold = chosen.logits, chosen.labels
     # every view of an image counts, all of them together as one image: so l2 means the same for any number of views
     found = probe.fit(features.train, features.train_labels, num_classes=num_classes, l2=l2 * views, weights=weights)
     head = found.head
@@ -264,6 +291,8 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         # of the cross-validation are the same too
         offsets = logit_offsets(config.optim, features.train_labels, num_classes=num_classes)
         head = replace(head, bias=head.bias - offsets)
+        if out_of_fold is not None:
+            out_of_fold = out_of_fold[0] - offsets, out_of_fold[1]
     facts |= {
         "l2": l2,
         "objective": found.objective,
@@ -272,7 +301,8 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         "converged": found.converged,
         "fit_s": time.perf_counter() - started,
     }
-    return _with_epoch_line(Solved(_as_stored(head), facts, lines), features, step=found.iterations)
+    solved = Solved(_as_stored(head), facts, lines, out_of_fold=out_of_fold)
+    return _with_epoch_line(solved, features, step=found.iterations)
 
 
 def _choose_l2(
@@ -439,7 +469,8 @@ def _measure(head: probe.Head, features: BankFeatures) -> tuple[int, float]:
 
 
 def _predict(head: probe.Head, features: BankFeatures) -> Predictions:
-    return Predictions(head.logits(features.val).astype(np.float32), features.val_labels)
+    rows = features.val[:]
+    return Predictions(head.logits(rows).astype(np.float32), features.val_labels, rows)
 
 
 def _with_epoch_line(solved: Solved, features: BankFeatures, *, step: int) -> Solved:
@@ -485,29 +516,46 @@ def _write(
     solved: Solved,
     companion: Companion,
     path: Path,
+    trackers_asked: Sequence[str],
     *,
     started: float,
 ) -> None:
     """The run folder, and the last lines on the terminal."""
     folder = create_folder(path)
+    running = Running(path)
     folder.forget_metrics_after(-1)  # what a run left that was killed while it wrote
     folder.write_text("config.yaml", to_yaml(config))
     folder.write_table("manifest.parquet", manifest.table())
+    _draw_views(folder, config, manifest, views)
+    trackers = Trackers(accelerator, trackers_asked, path, config.runtime, asdict(config), step=0)
+    folder.also_tell = trackers.record
+    trackers.picture("training images", path / "train_views.png", step=0)
     for line in solved.lines:
         folder.log(line)
-    _draw_views(folder, config, manifest, views)
     predictions = _predict(solved.head, features)
     values = describe(predictions, manifest.classes, measure=companion.measure)
     _begin_curves(folder, solved, companion)
+    plain = np.flatnonzero(features.plain)
+    plain = plain[reference_rows(features.train_labels[plain], seed=config.seed)]
+    calibration = calibrate(
+        predictions.logits,
+        predictions.labels,
+        predictions.features,
+        chosen_on_val=solved.chosen_on_val,
+        out_of_fold=solved.out_of_fold,
+        others=(features.train[plain], features.train_labels[plain]),
+        seed=config.seed,
+    )
     info = replace(
         model_info(config, manifest, spec, weights, measured_on="feature bank"),
         metrics={"val": values, "best_epoch": solved.best_epoch},
+        calibration=calibration,
     )
     backbone, _ = _backbone(config, weights)
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
                "fc.bias": torch.from_numpy(solved.head.bias).float()}  # fmt: skip
     save_model_tensors(folder.model_file, tensors, info)
-    write_predictions(folder, manifest, predictions, values, chosen_on_val=solved.chosen_on_val)
+    write_predictions(folder, manifest, predictions)
     draw_predictions(folder, manifest, predictions, spec)
     nearest = probe.knn_accuracy(
         features.train[features.plain], features.train_labels[features.plain], features.val, features.val_labels
@@ -517,6 +565,7 @@ def _write(
         config, accelerator, manifest, weights, values, folder, best_epoch=solved.best_epoch, epochs=solved.epochs
     )
     summary["train_images_per_s"] = extraction.computed / extraction.seconds if extraction.computed else None
+    summary["calibration"] = describe_calibration(predictions, calibration)
     summary["probe"] = {**solved.facts, "knn_accuracy": nearest}
     summary["features"] = {
         "bank": str(features.folder),
@@ -525,9 +574,13 @@ def _write(
         "computed": extraction.computed,
         "seconds": extraction.seconds,
     }
+    summary["wall_s"] = time.perf_counter() - started
+    write_pages(folder, manifest, summary)
     companion.wait()
     summary["wall_s"] = time.perf_counter() - started
     folder.write_json("summary.json", summary)
+    running.end()
+    trackers.finish(folder.model_file, summary)
     accelerator.print(f"5 nearest neighbours on the same features: accuracy {nearest:.1%}".replace("%", " %"))
     say_result(accelerator, values, _in_words(solved), wall_s=summary["wall_s"], path=path)
 

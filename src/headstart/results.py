@@ -8,10 +8,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from headstart.artifacts import ModelInfo, RunFolder, predictions_table
-from headstart.card import model_card
 from headstart.config import RunConfig
 from headstart.data.balance import quick_check
 from headstart.data.samples import Manifest, summarize
+from headstart.errors import warn
 from headstart.evaluate import Predictions, headline
 from headstart.preprocess import Preprocess
 from headstart.runtime import versions
@@ -47,10 +47,8 @@ def model_info(
     )
 
 
-def write_predictions(
-    folder: RunFolder, manifest: Manifest, predictions: Predictions, values: dict[str, Any], *, chosen_on_val: bool
-) -> None:
-    """predictions.parquet and the model card. chosen_on_val: whether the validation images chose the epoch."""
+def write_predictions(folder: RunFolder, manifest: Manifest, predictions: Predictions) -> None:
+    """predictions.parquet."""
     samples = manifest.of("val")
     folder.write_table(
         "predictions.parquet",
@@ -62,7 +60,21 @@ def write_predictions(
             classes=manifest.classes,
         ),
     )
-    folder.write_text("README.md", model_card(folder.path, values, chosen_on_val=chosen_on_val))
+
+
+def write_pages(folder: RunFolder, manifest: Manifest, summary: dict[str, Any]) -> None:
+    """report.html and the model card, out of the files that are in the folder and the summary that will be. A run never fails
+    for the sake of its pages: what goes wrong is one warning."""
+    try:
+        from headstart.report.command import write_pages as write
+
+        write(folder.path, read=manifest.source.read, summary=summary)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        warn(
+            f"report.html and README.md were not written ({type(error).__name__}: {reason}); the run is whole, and "
+            f"headstart report {folder.path} tries again"
+        )
 
 
 def draw_curves(folder: RunFolder, epochs: list[dict[str, Any]]) -> None:
@@ -126,6 +138,6 @@ def say_result(accelerator: Accelerator, values: dict[str, Any], found: str, *, 
     """found: how the model was found, such as 'epoch 3 of 10'."""
     accelerator.print(
         f"{headline(values)}, {found}, {wall_s:.{0 if wall_s >= 10 else 1}f} s\n"
-        f"{path}: model.safetensors, summary.json, predictions.parquet, curves.png and more\n"
+        f"{path}: model.safetensors, report.html, summary.json, predictions.parquet and more\n"
         f"next: headstart predict {path} IMAGES..."
     )

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import torch
 
 from headstart.config import DataConfig, RuntimeConfig
@@ -124,6 +125,13 @@ def _has_accelerator() -> bool:
 
 def _accelerator_type() -> str:
     return "cuda" if torch.cuda.is_available() else "mps"
+
+
+def memory_in_use(device: torch.device) -> int | None:
+    """Bytes: what torch has reserved of a GPU, or what this process holds in memory. Does not wait for the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved(device))
+    return int(psutil.Process().memory_info().rss)
 
 
 def on_main(accelerator: "Accelerator", work: Callable[[], _T]) -> _T:

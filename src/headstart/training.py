@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from headstart.artifacts import (
     load_model,
     save_model,
 )
+from headstart.calibration import calibrate
 from headstart.config import OptimConfig, RunConfig, check_divisible
 from headstart.data.device_views import DeviceViews, Pictures, collate_pictures
 from headstart.data.loading import Views, collate, eval_loader, load_images, train_loader
@@ -32,7 +34,7 @@ from headstart.data.samples import Manifest
 from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
-from headstart.evaluate import Predictions, collect, describe, round_up
+from headstart.evaluate import Predictions, collect, describe, describe_calibration, round_up
 from headstart.extract import views_of
 from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
@@ -48,12 +50,15 @@ from headstart.results import (
     model_info,
     say_result,
     summarize_run,
+    write_pages,
     write_predictions,
 )
+from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
     agree,
     choose_precision,
+    memory_in_use,
     on_main,
     room_for_images,
     set_threads,
@@ -62,6 +67,7 @@ from headstart.runtime import (
 from headstart.schedule import image_size_at, lr_factor
 from headstart.stats import log_loss, paired
 from headstart.strategy import build_optimizer, plan
+from headstart.trackers import Trackers, asked_for
 from headstart.weights import Weights, ensure_available, load_weights
 from headstart.workers import measure_num_workers
 
@@ -80,6 +86,7 @@ def run(config: RunConfig) -> Path:
     batchnorm_trains = config.strategy.name != "frozen_head" and config.strategy.batchnorm == "train"
     accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
     check_divisible(config.train, num_processes=accelerator.num_processes)
+    trackers_asked = asked_for(config.runtime)
     config = resolve(config, accelerator, threads=threads)
 
     # data: scanned, hashed, decoded once and split by the main process; told to the others
@@ -190,6 +197,7 @@ def run(config: RunConfig) -> Path:
     # the run folder: nothing was written up to here
     folder = RunFolder(path)
     on_main(accelerator, lambda: create_folder(path).path)
+    running = Running(path if accelerator.is_main_process else None)
     if accelerator.is_main_process:
         if resumed is None:
             folder.forget_metrics_after(-1)  # what a run left that was killed before its first checkpoint
@@ -205,28 +213,36 @@ def run(config: RunConfig) -> Path:
                 f"continuing {path} after step {state.step} of {ends[-1]}" + (f", with {changed}" if changed else "")
             )
     info = model_info(config, manifest, spec, weights, measured_on="network")
+    trackers = Trackers(accelerator, trackers_asked, path, config.runtime, asdict(config), step=state.step)
+    folder.also_tell = trackers.record
+    if resumed is None:
+        trackers.picture("training images", path / "train_views.png", step=0)
 
     with (
         StopRequest() as stop,
         TrainingProgress(
-            total_steps=ends[-1],
+            ends=ends,
             start_step=state.step,
             batch_size=config.train.batch_size,
             speaks=accelerator.is_main_process,
+            memory=partial(memory_in_use, accelerator.device),
         ) as progress,
+        running,
+        trackers,
     ):
 
-        def measure_epoch() -> Predictions:
+        def measure_epoch(network: torch.nn.Module = model, head: torch.nn.Module | None = None) -> Predictions:
             """The validation images through the network as it is. A stop meanwhile is saved before it is raised."""
             try:
                 return collect(
                     accelerator,
-                    model,
+                    network,
                     val_batches,
                     spec,
                     num_samples=len(val_samples),
                     stop=stop,
                     channels_last=config.runtime.channels_last,
+                    head=head,
                 )
             except Stopped:
                 save_position(accelerator, folder, state, config, info, bare_model, optimizer)
@@ -260,15 +276,18 @@ def run(config: RunConfig) -> Path:
         accelerator.wait_for_everyone()
         best, _ = load_model(folder.model_file)
         bare_model.load_state_dict(best.state_dict())
-        predictions = measure_epoch()
+        predictions = measure_epoch(bare_model, bare_model.fc)
     if accelerator.is_main_process:
         values = describe(predictions, manifest.classes)
+        calibration = calibrate(
+            predictions.logits, predictions.labels, predictions.features, chosen_on_val=True, seed=config.seed
+        )
         save_model(
             folder.model_file,
             bare_model,
-            replace(info, metrics={"val": values, "best_epoch": state.best_epoch}),
+            replace(info, metrics={"val": values, "best_epoch": state.best_epoch}, calibration=calibration),
         )
-        write_predictions(folder, manifest, predictions, values, chosen_on_val=True)
+        write_predictions(folder, manifest, predictions)
         draw_curves(folder, state.curve)
         draw_predictions(folder, manifest, predictions, spec)
         summary = summarize_run(
@@ -282,12 +301,17 @@ def run(config: RunConfig) -> Path:
             epochs=config.train.epochs,
         )
         trained = (ends[-1] - first) * config.train.batch_size
+        summary["calibration"] = describe_calibration(predictions, calibration)
         summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
         if state.probe:
             summary["probe"], verdict = _compare_with_probe(state, predictions)
             accelerator.print(verdict)
         summary["wall_s"] = time.perf_counter() - started
+        write_pages(folder, manifest, summary)
+        summary["wall_s"] = time.perf_counter() - started
         folder.write_json("summary.json", summary)
+        running.end()
+        trackers.finish(folder.model_file, summary)
         found = f"epoch {state.best_epoch} of {config.train.epochs}"
         say_result(accelerator, values, found, wall_s=summary["wall_s"], path=path)
     accelerator.wait_for_everyone()
@@ -367,15 +391,19 @@ def fit(
                 tally += torch.stack([loss.detach() * size, correct, torch.tensor(size, device=loss.device)]).to(tally)
         state.step += 1
         unread.append((state.step, rates, tally))
-        on_cpu = accelerator.device.type == "cpu"
-        progress.step_done(float(tally[0] / tally[2]) if on_cpu else None)
+        if (
+            accelerator.device.type == "cpu"
+        ):  # elsewhere it would wait for the device; the sums are told when they are read
+            progress.seen(*tally.tolist())
+        progress.step_done()
         at_end = state.step in ends
         stopping, long_ago = agree(
             accelerator, stop.signal_name is not None, every_s > 0 and time.perf_counter() - saved_at > every_s
         )
         due = state.step < ends[-1] and (stopping or long_ago or (every_steps and state.step % every_steps == 0))
         if at_end or due or len(unread) == FLUSH_STEPS:
-            _read_losses(accelerator, unread, optimizer, config, state, folder, spent_s=time.perf_counter() - entered)
+            spent_s = time.perf_counter() - entered
+            _read_losses(accelerator, unread, optimizer, config, state, folder, progress, spent_s=spent_s)
             train_s, entered = train_s + time.perf_counter() - entered, time.perf_counter()
         if at_end:
             end_epoch()
@@ -512,6 +540,7 @@ def _read_losses(
     config: RunConfig,
     state: Position,
     folder: RunFolder,
+    progress: TrainingProgress,
     *,
     spent_s: float,
 ) -> None:
@@ -526,11 +555,14 @@ def _read_losses(
         state.train_loss_sum += loss_sum
         state.train_correct += int(correct)
         state.train_seen += int(count)
+        if accelerator.device.type != "cpu":
+            progress.seen(loss_sum, correct, count)
         if accelerator.is_main_process:
             folder.log(
                 {
                     "step": step,
                     "loss": loss_sum / count,
+                    "accuracy": correct / count,
                     "lr": dict(zip(names, rates, strict=True)),
                     "time_s": spent_s / len(unread),
                 }

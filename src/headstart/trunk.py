@@ -65,6 +65,11 @@ class FrozenTrunk:
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 (n, 3, S, S) normalised -> float32 (n, 512) pooled features."""
+        return self.maps(pixels).mean(dim=(2, 3))
+
+    @torch.inference_mode()
+    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 (n, 3, S, S) normalised -> float32 (n, 512, S/32, S/32): what the last stage puts out."""
         x = pixels.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
         x = F.relu_(self._conv("conv1", x, stride=2, padding=3))
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
@@ -76,7 +81,7 @@ class FrozenTrunk:
                 if stride == 2:
                     x = self._conv(f"{name}.downsample.0", x, stride=2)
                 x = F.relu_(y.add_(x))
-        return x.float().mean(dim=(2, 3))
+        return x.float()
 
     def _conv(self, name: str, x: torch.Tensor, *, stride: int = 1, padding: int = 0) -> torch.Tensor:
         weight, bias = self._layers[name]

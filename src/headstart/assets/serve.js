@@ -1,0 +1,248 @@
+"use strict";
+(() => {
+  const MAX_BYTES = Number(document.body.dataset.maxBytes);
+  const MAX_MIB = document.body.dataset.maxMib;
+  const AT_ONCE = 4; // requests; what is dropped together waits here, not at the server
+  const PREVIEW_BYTES = 8 * 2 ** 20; // a larger file is not decoded a second time just to be looked at
+  const RETRIES = 8;
+  const HUE = [255, 110, 0];
+
+  const find = (id) => document.getElementById(id);
+  const results = find("results");
+  const queue = [];
+  let running = 0, added = 0, done = 0;
+
+  function element(tag, className, text) {
+    const made = document.createElement(tag);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  function button(text, act) {
+    const made = element("button", "quiet", text);
+    made.type = "button";
+    made.addEventListener("click", act);
+    return made;
+  }
+
+  function percent(share) {
+    if (share > 0.999 && share < 1) return "> 99.9 %";
+    if (share < 0.001 && share > 0) return "< 0.1 %";
+    return (100 * share).toFixed(1) + " %";
+  }
+
+  function say(text) {
+    find("live").textContent = text;
+  }
+
+  function count() {
+    find("count").textContent = added === 0 ? "" : done < added ? `${done} of ${added} images done` : `${added} ${added === 1 ? "image" : "images"} done`;
+    find("clear").hidden = results.children.length < 2;
+  }
+
+  function add(files) {
+    for (const file of files) {
+      added += 1;
+      const card = element("li", "waiting");
+      const title = element("h2", "name", file.name || "pasted image");
+      title.id = `image-${added}`;
+      card.setAttribute("aria-labelledby", title.id);
+      const picture = element("figure", "picture");
+      const body = element("div");
+      body.append(title, element("p", "said", "Waiting…"));
+      card.append(picture, body);
+      if (file.type.startsWith("image/") && file.size <= PREVIEW_BYTES) {
+        const image = element("img");
+        image.alt = "";
+        image.src = URL.createObjectURL(file);
+        image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+        image.addEventListener("error", () => image.remove(), { once: true });
+        picture.append(image);
+      }
+      results.prepend(card);
+      queue.push({ file, card, picture, body, title });
+    }
+    count();
+    next();
+  }
+
+  function next() {
+    while (running < AT_ONCE && queue.length > 0) {
+      running += 1;
+      const item = queue.shift();
+      ask(item.file)
+        .then((answer) => show(item, answer), (problem) => refuse(item, problem.message))
+        .finally(() => {
+          running -= 1;
+          done += 1;
+          item.card.classList.remove("waiting");
+          count();
+          next();
+        });
+    }
+  }
+
+  async function ask(file) {
+    if (file.size > MAX_BYTES) throw new Error(`the file is larger than ${MAX_MIB} MiB`);
+    let content;
+    try {
+      content = await file.arrayBuffer();
+    } catch {
+      throw new Error("the browser cannot read it; a folder has to be opened, and its images dropped");
+    }
+    for (let attempt = 0; ; attempt += 1) {
+      let response;
+      try {
+        response = await fetch("predict?top=5&gradcam=true&view=true", {
+          method: "POST",
+          headers: { "Content-Type": "application/octet-stream" },
+          body: content,
+        });
+      } catch {
+        throw new Error("the server cannot be reached; is it still running?");
+      }
+      if (response.ok) return (await response.json()).results[0];
+      if (response.status !== 503 || attempt === RETRIES) {
+        const problem = await response.json().catch(() => null);
+        throw new Error(problem?.detail ?? `the server answered ${response.status}`);
+      }
+      const seconds = Number(response.headers.get("Retry-After")) || 1;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (1 + Math.random())));
+    }
+  }
+
+  function show({ card, picture, body, title }, answer) {
+    const image = element("img");
+    image.alt = `The square of ${title.textContent} that the model saw`;
+    image.src = answer.view;
+    picture.replaceChildren(image);
+
+    const none = answer.none_of_these === true;
+    const sure = percent(answer.probability);
+    const said = none ? "None of these" : `${answer.label}, ${sure}`;
+    body.replaceChildren(title, element("p", "said", said));
+    if (none) {
+      card.classList.add("doubted");
+      body.append(element("p", "note warn", `Unlike the images that the model knows. The nearest class would be ${answer.label}.`));
+    } else if (answer.prediction_set?.length > 1) {
+      body.append(element("p", "note", `Not certain: it may be ${answer.prediction_set.join(" or ")}.`));
+    }
+
+    const bars = element("ol", "bars");
+    bars.setAttribute("aria-label", "Probabilities");
+    for (const { class: name, probability } of answer.top) {
+      const row = element("li");
+      const text = element("div");
+      text.append(element("span", "what", name), element("span", "share", percent(probability)));
+      const track = element("span", "track");
+      track.setAttribute("aria-hidden", "true");
+      const bar = element("span");
+      bar.style.width = `${100 * probability}%`;
+      track.append(bar);
+      row.append(text, track);
+      bars.append(row);
+    }
+    body.append(bars);
+
+    const actions = element("div", "actions");
+    const map = heatMap(answer.gradcam);
+    const look = button("Where it looked", () => {
+      const on = look.getAttribute("aria-pressed") !== "true";
+      look.setAttribute("aria-pressed", String(on));
+      card.classList.toggle("looked", on);
+      if (on) picture.append(map);
+      else map.remove();
+    });
+    look.setAttribute("aria-pressed", "false");
+    look.title = `Orange: what speaks most for ${answer.label} (Grad-CAM)`;
+    actions.append(look, remover(card, title));
+    body.append(actions);
+    say(`${title.textContent}: ${said}`);
+  }
+
+  function refuse({ card, picture, body, title }, why) {
+    picture.remove();
+    card.classList.add("refused");
+    const actions = element("div", "actions");
+    actions.append(remover(card, title));
+    body.replaceChildren(title, element("p", "why", `Not classified: ${why}.`), actions);
+    say(`${title.textContent} was not classified: ${why}`);
+  }
+
+  function remover(card, title) {
+    const made = button("Remove", () => {
+      const neighbour = card.nextElementSibling ?? card.previousElementSibling;
+      card.remove();
+      forget(1);
+      (neighbour?.querySelector(".actions button:last-child") ?? find("pick")).focus();
+      say(`${title.textContent} removed`);
+    });
+    made.setAttribute("aria-label", `Remove ${title.textContent}`);
+    return made;
+  }
+
+  function forget(number) {
+    added -= number;
+    done -= number;
+    count();
+  }
+
+  // rows of numbers in 0..1 -> a canvas over the picture
+  function heatMap(rows) {
+    const small = element("canvas");
+    small.width = rows[0].length;
+    small.height = rows.length;
+    const pixels = new ImageData(small.width, small.height);
+    rows.flat().forEach((share, place) => pixels.data.set([...HUE, Math.round(210 * share)], 4 * place));
+    small.getContext("2d").putImageData(pixels, 0, 0);
+    const map = element("canvas");
+    map.width = map.height = 224;
+    map.setAttribute("role", "img");
+    map.setAttribute("aria-label", "Where the model looked, in orange");
+    const context = map.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(small, 0, 0, map.width, map.height);
+    return map;
+  }
+
+  find("pick").addEventListener("click", () => find("files").click());
+  find("files").addEventListener("change", (event) => {
+    add(event.target.files);
+    event.target.value = "";
+  });
+  find("clear").addEventListener("click", () => {
+    const finished = [...results.children].filter((card) => !card.classList.contains("waiting"));
+    finished.forEach((card) => card.remove());
+    forget(finished.length);
+    find("pick").focus();
+    say("All removed");
+  });
+
+  let inside = 0; // dragenter and dragleave come for every element on the way
+  const over = (change) => {
+    inside = Math.max(0, inside + change);
+    document.body.classList.toggle("over", inside > 0);
+  };
+  addEventListener("dragenter", (event) => { event.preventDefault(); over(1); });
+  addEventListener("dragleave", () => over(-1));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    inside = 0;
+    over(0);
+    const files = event.dataTransfer.files;
+    if (files.length > 0) add(files);
+    else tell("That was no file. Save the image first, or copy it and paste it here.");
+  });
+  addEventListener("paste", (event) => {
+    const files = event.clipboardData.files;
+    if (files.length > 0) add(files);
+    else tell("There is no image in the clipboard.");
+  });
+
+  function tell(text) {
+    find("count").textContent = text;
+    say(text);
+  }
+})();

@@ -1,0 +1,347 @@
+"""`headstart compare`: runs on the same validation images, with how sure the difference is. Knows no torch."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headstart.errors import InputError
+from headstart.files import check_out, write_atomically
+from headstart.stats import bootstrap, holm, images_needed, log_losses, paired, wilson
+
+POWER, LEVEL = 0.8, 0.05
+NAMED = 3  # images that a message names
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run on its validation images. keys: (content, label, number of the copy) of each; labels: (n,) int64;
+    probabilities: (n, C) float64, in the order of `classes`; choices: among how many epochs these images chose."""
+
+    path: str
+    strategy: str
+    classes: tuple[str, ...]
+    keys: list[tuple[str, str, int]]
+    paths: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    choices: int
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) int64."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @property
+    def right(self) -> np.ndarray:
+        """(n,) bool."""
+        return np.asarray(self.predicted == self.labels)
+
+    def only(self, keys: Sequence[tuple[str, str, int]]) -> "Measured":
+        """The same run on these images, in this order."""
+        place = {key: row for row, key in enumerate(self.keys)}
+        rows = [place[key] for key in keys]
+        return Measured(
+            self.path,
+            self.strategy,
+            self.classes,
+            list(keys),
+            [self.paths[row] for row in rows],
+            self.labels[rows],
+            self.probabilities[rows],
+            self.choices,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`second` against `first`. difference: of the accuracies, second - first, with Newcombe's 95 % interval; loss_difference:
+    of the mean log losses, with that of a paired bootstrap; p_value: exact McNemar, p_holm: adjusted for the number of
+    comparisons; images_needed: to find the difference, were it as seen, with a probability of 0.8."""
+
+    first: str
+    second: str
+    n: int
+    gained: int
+    lost: int
+    difference: float
+    ci95: tuple[float, float]
+    loss_difference: float
+    loss_ci95: tuple[float, float]
+    p_value: float
+    p_holm: float
+    verdict: str  # better, worse, not proven
+    images_needed: int | None
+
+    def in_words(self) -> str:
+        """One or two sentences."""
+        low, high = self.ci95
+        p = f"p = {self.p_holm:.2g}"
+        seen = (
+            f"accuracy {self.difference:+.1%} [{low:+.1%}, {high:+.1%}], {self.gained} gained and {self.lost} lost of "
+            f"{self.n} images, {p}"
+        ).replace("%", " %")
+        if self.verdict != "not proven":
+            return f"{self.second} is {self.verdict} than {self.first}: {seen}"
+        sentence = f"Not proven with {self.n} images that {self.second} and {self.first} differ: {seen}. "
+        if self.images_needed is None:
+            return sentence + "They are right equally often, so nothing says how many images would show a difference."
+        return sentence + (
+            f"If the difference is what was seen, about {self.images_needed} images would show it (four times out of five)."
+        )
+
+
+def compare(runs: Sequence[Measured]) -> list[Comparison]:
+    """Every other run against the first one. The runs must have the same keys in the same order."""
+    first = runs[0]
+    found = [paired(first.right.tolist(), other.right.tolist()) for other in runs[1:]]
+    adjusted = holm([result.p_value for result in found])
+    first_losses = log_losses(first.probabilities, first.labels)
+    comparisons = []
+    for other, result, p_holm in zip(runs[1:], found, adjusted, strict=True):
+        losses = log_losses(other.probabilities, other.labels) - first_losses
+        proven = p_holm < LEVEL
+        verdict = ("better" if result.difference > 0 else "worse") if proven else "not proven"
+        comparisons.append(
+            Comparison(
+                first=first.path,
+                second=other.path,
+                n=len(first.keys),
+                gained=result.gained,
+                lost=result.lost,
+                difference=result.difference,
+                ci95=result.ci95,
+                loss_difference=float(losses.mean()),
+                loss_ci95=bootstrap(losses, first.labels),
+                p_value=result.p_value,
+                p_holm=p_holm,
+                verdict=verdict,
+                images_needed=images_needed(
+                    gained=result.gained, lost=result.lost, total=len(first.keys), power=POWER, level=LEVEL / len(found)
+                ),
+            )
+        )
+    return comparisons
+
+
+def read_measured(run: str) -> Measured:
+    """A finished run folder. Raises InputError if it is none, or damaged."""
+    folder = Path(run)
+    if not folder.is_dir():
+        raise InputError(f"{run} is not a folder; name a finished run folder")
+    summary = _summary(folder)
+    if "runs" in summary and not (folder / "predictions.parquet").exists():
+        raise InputError(f"{run} holds repeated runs that share their validation images; name one of them, such as "
+                         f"{folder / summary['runs'][0]['folder']}")  # fmt: skip
+    manifest, predictions = _table(folder / "manifest.parquet"), _table(folder / "predictions.parquet")
+    try:
+        classes = tuple(json.loads(predictions.schema.metadata[b"classes"]))
+        content = dict(zip(manifest.column("id").to_pylist(), manifest.column("sha256").to_pylist(), strict=True))
+        labels = predictions.column("label").to_pylist()
+        contents = [content[name] for name in predictions.column("id").to_pylist()]
+        code = {name: place for place, name in enumerate(classes)}
+        codes = np.array([code[label] for label in labels], dtype=np.int64)
+        probabilities = np.array(predictions.column("probabilities").to_pylist(), dtype=np.float64)
+        probabilities = probabilities.reshape(len(labels), len(classes))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'predictions.parquet'} does not fit its manifest.parquet ({error}); use a copy "
+                         "that is whole") from None  # fmt: skip
+    seen: Counter[tuple[str, str]] = Counter()
+    keys = []
+    for pair in zip(contents, labels, strict=True):
+        seen[pair] += 1
+        keys.append((*pair, seen[pair]))
+    return Measured(
+        path=run,
+        strategy=str(summary.get("strategy", "?")),
+        classes=classes,
+        keys=keys,
+        paths=predictions.column("path").to_pylist(),
+        labels=codes,
+        probabilities=probabilities,
+        choices=int(summary.get("epochs", 1)),
+    )
+
+
+def on_the_same_images(runs: Sequence[Measured], *, common: bool) -> list[Measured]:
+    """The runs with their images in the order of the first one's. Raises InputError, which counts and names the differences,
+    unless they are the same ones; common: leaves out what not all have."""
+    first = runs[0]
+    for other in runs[1:]:
+        if other.classes != first.classes:
+            raise InputError(
+                f"{other.path} knows the classes {', '.join(other.classes)} and {first.path} {', '.join(first.classes)}; "
+                "only runs with the same classes can be compared"
+            )
+    shared = set(first.keys).intersection(*(other.keys for other in runs[1:]))
+    if not common:
+        for other in runs[1:]:
+            if set(other.keys) != set(first.keys):
+                raise InputError(_differences(first, other, num_shared=len(shared)))
+    if not shared:
+        raise InputError(f"{' and '.join(run.path for run in runs)} have no validation image in common")
+    keys = [key for key in first.keys if key in shared]
+    return [run.only(keys) for run in runs]
+
+
+def compare_command(paths: Sequence[str], *, common: bool, out: str | None, as_json: bool) -> dict[str, Any]:
+    """`headstart compare`: print tables and verdicts, write a page, and return what `--json` prints."""
+    if len(paths) < 2:
+        raise InputError("name at least two run folders; each of the others is compared with the first")
+    repeated = [path for path, count in Counter(str(Path(path)) for path in paths).items() if count > 1]
+    if repeated:
+        raise InputError(f"{repeated[0]} is named twice; a run differs from itself by nothing")
+    if out is not None and Path(out).suffix != ".html":
+        raise InputError(f"--out {out}: it is an HTML page; name a file that ends in .html")
+    check_out(out)
+    measured = [read_measured(path) for path in paths]
+    runs = on_the_same_images(measured, common=common)
+    comparisons = compare(runs)
+    notes = notes_of(measured, runs)
+    found = {
+        "runs": [_facts(run) for run in runs],
+        "comparisons": [
+            asdict(comparison) | {"in_words": comparison.in_words(), "disagreements": disagreements(runs[0], other)}
+            for comparison, other in zip(comparisons, runs[1:], strict=True)
+        ],
+        "notes": notes,
+    }
+    if out is not None:
+        from headstart.compare_page import compare_page
+
+        page = compare_page(runs, comparisons, notes)
+        write_atomically(Path(out), lambda path: path.write_text(page, encoding="utf-8"))
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _print(runs, comparisons, notes, out=out)
+    return found
+
+
+def disagreements(first: Measured, second: Measured) -> list[dict[str, Any]]:
+    """The images that the two call by different names: path, label, and what each says how surely."""
+    classes = first.classes
+    found = []
+    for row in np.flatnonzero(first.predicted != second.predicted).tolist():
+        a, b, truth = int(first.predicted[row]), int(second.predicted[row]), int(first.labels[row])
+        found.append(
+            {
+                "path": first.paths[row],
+                "label": classes[truth],
+                "first": classes[a],
+                "first_probability": float(first.probabilities[row, a]),
+                "second": classes[b],
+                "second_probability": float(second.probabilities[row, b]),
+                "right": "first" if a == truth else "second" if b == truth else "neither",
+            }
+        )
+    return found
+
+
+def notes_of(measured: Sequence[Measured], runs: Sequence[Measured]) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    notes = []
+    left_out = max(len(run.keys) for run in measured) - len(runs[0].keys)
+    if left_out:
+        counts = ", ".join(f"{run.path} {len(run.keys)}" for run in measured)
+        notes.append(f"Only the {len(runs[0].keys)} images that all runs have in common are compared ({counts}).")
+    chosen = [run for run in runs if run.choices > 1]
+    if chosen and len({run.choices for run in runs}) > 1:
+        names = ", ".join(f"{run.path} (the best of {run.choices})" for run in chosen)
+        notes.append(f"These same images chose the epoch of {names}, which flatters it a little.")
+    if len(runs) > 2:
+        notes.append(f"The p-values are adjusted for {len(runs) - 1} comparisons (Holm).")
+    return notes
+
+
+def _differences(first: Measured, other: Measured, *, num_shared: int) -> str:
+    """One sentence: how many images, and the first ones by name."""
+    mine, theirs = Counter(key[:2] for key in first.keys), Counter(key[:2] for key in other.keys)
+    labels = {content: label for content, label in theirs}
+    relabelled = {content for content, label in mine if content in labels and (content, label) not in theirs}
+    parts = []
+    for run, extra in ((first, mine - theirs), (other, theirs - mine)):
+        rows = [
+            path for path, key in zip(run.paths, run.keys, strict=True) if key[:2] in extra and key[0] not in relabelled
+        ]
+        if rows:
+            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+            parts.append(f"{len(rows)} only in {run.path} ({', '.join(rows[:NAMED])}{more})")
+    if relabelled:
+        rows = [path for path, key in zip(first.paths, first.keys, strict=True) if key[0] in relabelled]
+        parts.append(f"{len(relabelled)} with another label ({', '.join(rows[:NAMED])})")
+    hint = f"; --common compares the {num_shared} that all have" if num_shared else ""
+    return f"{first.path} and {other.path} were not measured on the same images: {', '.join(parts)}{hint}"
+
+
+def _facts(run: Measured) -> dict[str, Any]:
+    correct = int(run.right.sum())
+    return {
+        "path": run.path,
+        "strategy": run.strategy,
+        "n": len(run.keys),
+        "correct": correct,
+        "accuracy": correct / len(run.keys),
+        "accuracy_ci95": list(wilson(correct, len(run.keys))),
+        "loss": float(log_losses(run.probabilities, run.labels).mean()),
+    }
+
+
+def _print(
+    runs: Sequence[Measured], comparisons: Sequence[Comparison], notes: Sequence[str], *, out: str | None
+) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    table = Table(
+        "run", "strategy", "accuracy", *(Column(name, no_wrap=True) for name in ("95 % interval", "correct", "loss"))
+    )
+    for run in runs:
+        facts = _facts(run)
+        low, high = facts["accuracy_ci95"]
+        table.add_row(
+            run.path,
+            run.strategy,
+            f"{100 * facts['accuracy']:.1f} %",
+            f"{100 * low:.1f} to {100 * high:.1f} %",
+            f"{facts['correct']} of {facts['n']}",
+            f"{facts['loss']:.4f}",
+        )
+    console.print(table)
+    for comparison in comparisons:
+        low, high = comparison.loss_ci95
+        console.print(comparison.in_words(), soft_wrap=True)
+        console.print(f"  loss {comparison.loss_difference:+.4f} [{low:+.4f}, {high:+.4f}]", soft_wrap=True)
+    for note in notes:
+        console.print(note, soft_wrap=True)
+    if out is not None:
+        console.print(f"{out}: the images they disagree on")
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / "summary.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no summary.json; name a finished run folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); use a copy that is whole") from None
+    return values
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} has no {path.name}; name a finished run folder") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())[:100]}); use a copy that is whole"
+        ) from None

@@ -1,0 +1,60 @@
+"""`headstart report`, and what every run calls at its end: report.html and README.md of a run folder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from headstart.card import model_card
+from headstart.config import DataConfig
+from headstart.errors import InputError
+from headstart.facts import RunFacts, read_run
+from headstart.files import write_atomically
+from headstart.report.document import render
+from headstart.report.gallery import hang
+
+
+def write_pages(
+    path: Path,
+    *,
+    read: Callable[[str], bytes] | str,
+    summary: Mapping[str, Any] | None = None,
+    doctor: Path | None = None,
+) -> RunFacts:
+    """report.html and README.md. read: an image's bytes by its path, or why there are none. Raises InputError if the
+    folder lacks something."""
+    facts = read_run(path, summary=summary, doctor=doctor)
+    card, page = model_card(facts), render(facts, hang(facts, read))
+    write_atomically(path / "README.md", lambda staging: staging.write_text(card, encoding="utf-8"))
+    write_atomically(path / "report.html", lambda staging: staging.write_text(page, encoding="utf-8"))
+    return facts
+
+
+def report_command(run: str, *, data: str | None, doctor: str | None) -> Path:
+    """Write the pages of a finished run anew and say where. Raises InputError."""
+    path = Path(run)
+    facts = read_run(path)
+    read = _reader(facts, data)
+    write_pages(path, read=read, doctor=Path(doctor) if doctor else None)
+    if isinstance(read, str):
+        print(f"without images: {read}")
+    out = path / "report.html"
+    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, and README.md, the model card")
+    return out
+
+
+def _reader(facts: RunFacts, data: str | None) -> Callable[[str], bytes] | str:
+    from headstart.data.source import open_source
+
+    try:
+        config = DataConfig(**facts.config["data"])
+    except (TypeError, InputError) as error:
+        return f"the configuration is of another version of headstart ({error})"
+    if data is not None:
+        config = replace(config, root=data)
+    try:
+        return open_source(config).read
+    except InputError as error:
+        if data is not None:
+            raise
+        return f"{error}; --data names where they are now"

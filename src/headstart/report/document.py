@@ -1,0 +1,359 @@
+"""From the facts of a run to the page: what stands in which section, in words and charts."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+from markupsafe import Markup
+
+from headstart.facts import RunFacts
+from headstart.pages import environment
+from headstart.report.charts import Line, Mark, line_chart, reliability_chart
+from headstart.report.gallery import Gallery
+from headstart.report.measures import Bin, ClassRow, bins, confusions, per_class
+
+MAX_MATRIX = 24  # classes that a table of all confusions can hold on a screen
+MAX_CLASSES = 1000  # rows of the table of classes
+MAX_CONFUSIONS = 12
+MAX_ROWS = 60  # of the table under a curve
+STRATEGIES = {
+    "fine_tune": "every layer fine-tuned",
+    "frozen_head": "a new head on a frozen backbone",
+    "probe_then_tune": "the exact head first, then every layer fine-tuned",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, its caption, the names of its curves by kind, and its numbers as a table."""
+
+    title: str
+    svg: Markup
+    legend: list[tuple[str, str]]
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def render(facts: RunFacts, gallery: Gallery) -> str:
+    """The whole page as HTML. gallery: the images that are shown, or why there are none."""
+    confusion = np.array(facts.summary["val"]["confusion_matrix"], dtype=np.int64)
+    rows = per_class(confusion, facts.classes, facts.trained_on)
+    template = environment()
+    template.filters |= {"percent": percent, "interval": interval, "plain": plain}
+    return template.get_template("report.html").render(
+        name=facts.path.resolve().name,
+        classes=facts.classes,
+        subject=subject(facts.classes),
+        strategy=STRATEGIES[facts.info.strategy],
+        weights=facts.info.weights,
+        val=facts.summary["val"],
+        baseline=_baseline(rows),
+        chosen_on_val=facts.chosen_on_val,
+        tiles=_tiles(facts),
+        curves=_curves(facts),
+        matrix=_matrix(confusion) if len(facts.classes) <= MAX_MATRIX else None,
+        confusions=confusions(confusion, facts.classes, limit=MAX_CONFUSIONS) if len(facts.classes) > 2 else [],
+        rows=rows[:MAX_CLASSES],
+        more_rows=max(0, len(rows) - MAX_CLASSES),
+        reliability=_reliability(facts),
+        calibration=_calibration(facts),
+        gallery=gallery,
+        doctor=_doctor(facts),
+        splits=_splits(facts),
+        data=facts.config.get("data", {}),
+        skipped=facts.summary.get("skipped", []),
+        manifest_sha256=facts.info.manifest_sha256,
+        changed=facts.changed_keys(),
+        config=yaml.safe_dump(dict(facts.config), sort_keys=False, allow_unicode=True),
+        timings=_timings(facts),
+        environment=_environment(facts),
+        versions=facts.summary["versions"],
+        spec=facts.info.preprocess,
+    )
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """'91.8 %' with a space that does not break; a dash for nothing."""
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}\u00a0%"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """'86.4 to 95.2 %'."""
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}\u00a0%"
+
+
+def plain(value: Any) -> str:
+    """A value of the configuration or a measurement, as short as it is exact enough to read."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def subject(classes: Sequence[str]) -> str:
+    """'ants and bees', or how many classes there are."""
+    if len(classes) > 4:
+        return f"{len(classes)} classes"
+    return " and ".join([", ".join(classes[:-1]), classes[-1]]) if len(classes) > 1 else classes[0]
+
+
+def duration(seconds: float) -> str:
+    """'8.3 s', '3 min 42 s', '1 h 5 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _baseline(rows: Sequence[ClassRow]) -> dict[str, Any]:
+    """What always answering the most frequent class of the training images would score."""
+    favourite = max(rows, key=lambda row: row.trained_on)
+    total = sum(row.recall.n for row in rows)
+    return {"name": favourite.name, "share": favourite.recall.n / total}
+
+
+def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
+    """(what, value, what it means)."""
+    val, summary = facts.summary["val"], facts.summary
+    tiles = [
+        ("Log loss", f"{val['loss']:.3f}", f"guessing: {math.log(len(facts.classes)):.3f}"),
+        ("Balanced accuracy", percent(val["balanced_accuracy"]), "every class counts the same"),
+        ("Macro F1", f"{val['macro_f1']:.3f}", "mean over the classes, best is 1"),
+    ]
+    if "top5_accuracy" in val and len(facts.classes) > 5:
+        tiles.append(("Top 5", percent(val["top5_accuracy"]), "the right class among five answers"))
+    if val.get("ece") is not None:
+        tiles.append(("Calibration error", percent(val["ece"]), "confidence against accuracy, best is 0"))
+    tiles.append(("Trained in", duration(summary["wall_s"]), f"on {summary['world_size']} x {summary['device']}"))
+    return tiles
+
+
+def _curves(facts: RunFacts) -> list[Figure]:
+    epochs, steps, strengths = facts.epochs(), facts.steps(), facts.strengths()
+    figures = []
+    if len(epochs) > 1:
+        best = Mark(facts.summary["best_epoch"], f"kept: epoch {facts.summary['best_epoch']}")
+        figures += [
+            _epoch_figure(epochs, "Loss", "loss", lambda value: f"{value:.3g}", best),
+            _epoch_figure(epochs, "Accuracy", "accuracy", lambda value: f"{100 * value:.3g} %", best),
+        ]
+    if strengths:
+        figures += _choice_figures(strengths, facts)
+    if len(steps) > 1:
+        x = [float(line["step"]) for line in steps]
+        if len(epochs) <= 1:
+            figures.append(_step_figure("Training loss", [("loss", [line["loss"] for line in steps])], x))
+        names = list(steps[0]["lr"])
+        rates = [(name, [line["lr"].get(name, 0.0) for line in steps]) for name in names]
+        figures.append(_step_figure("Learning rate", _distinct(rates), x))
+    return figures
+
+
+def _distinct(curves: list[tuple[str, list[float]]]) -> list[tuple[str, list[float]]]:
+    """Curves that are the same are drawn once, under all their names."""
+    found: dict[tuple[float, ...], list[str]] = {}
+    for name, values in curves:
+        found.setdefault(tuple(values), []).append(name)
+    return [(", ".join(names), list(values)) for values, names in found.items()]
+
+
+def _epoch_figure(
+    epochs: Sequence[Mapping[str, Any]], title: str, key: str, as_text: Callable[[float], str], best: Mark
+) -> Figure:
+    kinds = (("train", "training"), ("val", "validation"))
+    lines = []
+    for kind, name in kinds:
+        rows = [row for row in epochs if f"{kind}_{key}" in row]
+        lines.append(Line(name, kind, [row["epoch"] for row in rows], [row[f"{kind}_{key}"] for row in rows]))
+    step = max(1, math.ceil(len(epochs) / MAX_ROWS))
+    table = [
+        [str(row["epoch"]), *(f"{row[f'{kind}_{key}']:.4f}" if f"{kind}_{key}" in row else "–" for kind, _ in kinds)]
+        for row in epochs[::step]
+    ]
+    return Figure(
+        title,
+        line_chart(lines, title=f"{title} of training and validation over the epochs", x_label="epoch", as_text=as_text, mark=best),
+        list(kinds),
+        ["epoch", "training", "validation"],
+        table,
+    )  # fmt: skip
+
+
+def _step_figure(title: str, curves: Sequence[tuple[str, list[float]]], x: list[float]) -> Figure:
+    kinds = ["val", "train", "plain", "plain"]
+    lines = [Line(name, kinds[min(i, 3)], x, values) for i, (name, values) in enumerate(curves)]
+    positive = [value for _, values in curves for value in values if value > 0]
+    spread = len(curves) > 1 and max(positive) / min(max(values) for _, values in curves) > 10
+    every = max(1, math.ceil(len(x) / MAX_ROWS))
+    table = [[f"{x[i]:g}", *(f"{values[i]:.4g}" for _, values in curves)] for i in range(0, len(x), every)]
+    svg = line_chart(lines, title=f"{title} over the steps", x_label="step", as_text=lambda value: f"{value:.3g}",
+                     log_y=spread, zero=not spread)  # fmt: skip
+    return Figure(
+        title, svg, [(line.kind, line.name) for line in lines], ["step", *(name for name, _ in curves)], table
+    )
+
+
+def _choice_figures(strengths: Sequence[Mapping[str, Any]], facts: RunFacts) -> list[Figure]:
+    x = [row["l2"] for row in strengths]
+    chosen = facts.summary["probe"]["l2"]
+    mark = Mark(chosen, f"chosen: {chosen:.3g}")
+    losses, errors = [row["cv_loss"] for row in strengths], [row["cv_loss_se"] for row in strengths]
+    band = [(loss - error, loss + error) for loss, error in zip(losses, errors, strict=True)]
+    columns = ["probe.l2", "log loss", "standard error", "accuracy"]
+    table = [
+        [f"{row['l2']:.3g}", f"{row['cv_loss']:.4f}", f"{row['cv_loss_se']:.4f}", percent(row["cv_accuracy"])]
+        for row in strengths
+    ]
+    return [
+        Figure(
+            "Cross-validated log loss",
+            line_chart([Line("log loss", "val", x, losses, band)], title="Cross-validated log loss over the strength of regularisation",
+                       x_label="probe.l2", as_text=lambda value: f"{value:.3g}", log_x=True, mark=mark),
+            [], columns, table, "Bars: one standard error.",
+        ),
+        Figure(
+            "Cross-validated accuracy",
+            line_chart([Line("accuracy", "val", x, [row["cv_accuracy"] for row in strengths])],
+                       title="Cross-validated accuracy over the strength of regularisation", x_label="probe.l2",
+                       as_text=lambda value: f"{100 * value:.3g} %", log_x=True, mark=mark),
+            [], columns, table,
+        ),
+    ]  # fmt: skip
+
+
+def _matrix(confusion: np.ndarray) -> list[list[dict[str, Any]]]:
+    """Rows of cells: count, share of the row's class, and the colour behind it."""
+    totals = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    rates = confusion / totals
+    return [
+        [
+            {
+                "count": int(confusion[i, j]),
+                "rate": float(rates[i, j]),
+                "right": i == j,
+                # one hue for both themes, thin enough that the letters keep their contrast
+                "colour": f"rgb({'46 160 67' if i == j else '248 81 73'} / {0.42 * rates[i, j] ** 0.7:.2f})",
+            }
+            for j in range(len(confusion))
+        ]
+        for i in range(len(confusion))
+    ]
+
+
+def _reliability(facts: RunFacts) -> list[Figure]:
+    """Before temperature scaling, and after it if the model file knows a temperature."""
+    confidence = facts.confidence
+    figures = [_reliability_figure("As the network answers", bins(confidence, facts.right))]
+    calibration = getattr(facts.info, "calibration", None)
+    if calibration is not None:
+        scaled = _calibrated(facts).max(axis=1)
+        title = f"After temperature scaling, T = {calibration.temperature:.2f}"
+        figures.append(_reliability_figure(title, bins(scaled, facts.right)))
+    return figures
+
+
+def _calibrated(facts: RunFacts) -> np.ndarray:
+    """(n, C): the logarithm of a probability is its logit, but for a constant per image that the softmax takes out again."""
+    logits = np.log(np.maximum(facts.probabilities, np.finfo(np.float64).tiny))
+    return np.asarray(facts.info.calibration.probabilities(logits))  # type: ignore[attr-defined]
+
+
+def _reliability_figure(title: str, parts: Sequence[Bin]) -> Figure:
+    gap = sum(part.right.n * abs(part.confidence - part.right.value) for part in parts) / sum(p.right.n for p in parts)
+    mean = sum(part.right.n * part.confidence for part in parts) / sum(p.right.n for p in parts)
+    right = sum(part.right.hits for part in parts) / sum(p.right.n for p in parts)
+    table = [
+        [percent(part.confidence), percent(part.right.value), interval(part.right.ci95), str(part.right.n)]
+        for part in parts
+    ]
+    return Figure(
+        title,
+        reliability_chart(parts, title=f"{title}: share of right answers by confidence"),
+        [],
+        ["mean confidence", "right", "95 % interval", "images"],
+        table,
+        f"Mean confidence {percent(mean)}, right {percent(right)}; mean gap over the points {percent(gap)}.",
+    )
+
+
+def _calibration(facts: RunFacts) -> list[str]:
+    """What the model file promises beyond its best guess, in sentences."""
+    calibration = getattr(facts.info, "calibration", None)
+    if calibration is None:
+        return []
+    said = [f"The temperature was fitted on {calibration.n} {calibration.fitted_on}."]
+    conformal = calibration.conformal
+    logits = np.log(np.maximum(facts.probabilities, np.finfo(np.float64).tiny))
+    sets = calibration.prediction_sets(logits)
+    said.append(
+        f"Sets of classes that hold the right one in 90 of 100 images have {sets.sum(axis=1).mean():.2f} classes on average on "
+        f"these images (from {conformal.n} images{'' if conformal.exact else ', which also chose the epoch'})."
+    )
+    if calibration.open_set is not None:
+        said.append("Images unlike any of the classes can be told by their features: predictions say 'none of these'.")
+    return said
+
+
+def _doctor(facts: RunFacts) -> dict[str, Any] | None:
+    """Leaks and suspected labels of a report by `headstart data check`, and how much else it found."""
+    if facts.doctor is None:
+        return None
+    from headstart.data.findings import KINDS, number_of, shown
+
+    told = ("duplicate_across_splits", "near_duplicate_across_splits", "suspected_label")
+    findings = facts.doctor["findings"]
+    sections = []
+    for kind in told:
+        ours = [finding for finding in findings if finding["kind"] == kind]
+        sections.append(
+            {
+                "title": KINDS[kind].title,
+                "counted": number_of(kind, len(ours)),
+                "what_to_do": KINDS[kind].what_to_do,
+                "entries": [(shown(one["message"]), [shown(path) for path in one["paths"][:6]]) for one in ours[:20]],
+                "more": max(0, len(ours) - 20),
+            }
+        )
+    others = [(KINDS[kind].title, number_of(kind, count)) for kind, count in facts.doctor["counts"].items()
+              if kind not in told and kind in KINDS]  # fmt: skip
+    return {"root": shown(str(facts.doctor["root"])), "sections": sections, "others": others}
+
+
+def _splits(facts: RunFacts) -> list[tuple[str, int, int]]:
+    """(class, training images, validation images)."""
+    measured = np.bincount(facts.labels, minlength=len(facts.classes))
+    trained = facts.trained_on
+    return [(name, trained.get(name, 0), int(measured[i])) for i, name in enumerate(facts.classes)][:MAX_CLASSES]
+
+
+def _timings(facts: RunFacts) -> list[tuple[str, str]]:
+    summary = facts.summary
+    rows = [("Whole run", duration(summary["wall_s"]))]
+    spent = [line["time_s"] for line in facts.epochs() if "time_s" in line]
+    if spent:
+        rows.append(("An epoch with its validation, median", duration(float(np.median(spent)))))
+    if summary.get("train_images_per_s"):
+        rows.append(("Training images per second", f"{summary['train_images_per_s']:.0f}"))
+    features = summary.get("features")
+    if features:
+        known = features["rows"] - features["computed"]
+        rows.append(
+            ("Features", f"{features['computed']} computed in {duration(features['seconds'])}, {known} were known")
+        )
+    return rows
+
+
+def _environment(facts: RunFacts) -> list[tuple[str, str]]:
+    summary = facts.summary
+    return [
+        ("Processes", f"{summary['world_size']} on {summary['device']}"),
+        ("Precision", summary["mixed_precision"]),
+        ("Seed", str(summary["seed"])),
+        ("Model file, SHA-256", summary["model_sha256"]),
+        *((name, number) for name, number in summary["versions"].items()),
+    ]

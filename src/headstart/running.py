@@ -1,0 +1,72 @@
+"""What a run tells others while it goes on: that it does, in running.json, and how far it is, in metrics.jsonl. Knows no torch."""
+
+import json
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from headstart.errors import InputError
+from headstart.files import write_atomically
+
+RUNNING = "running.json"
+
+
+class Running:
+    """A file in the run folder that names the process which writes there, until `end` or until an error passes through the `with` block.
+    A killed process leaves it, and then there is no such process."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """None: does nothing, for processes that do not write."""
+        self._path = None if folder is None else folder / RUNNING
+        if self._path is not None:
+            process = psutil.Process()
+            about = {"pid": process.pid, "host": socket.gethostname(), "since": process.create_time()}
+            write_atomically(self._path, lambda staging: staging.write_text(json.dumps(about) + "\n"))
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.end()
+
+    def end(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def is_over(path: Path) -> bool:
+    """Whether no process writes there any more, as far as this machine can tell."""
+    try:
+        about = json.loads((path / RUNNING).read_text())
+    except FileNotFoundError:
+        return has_begun(path)
+    except (OSError, ValueError):
+        return False
+    if about["host"] != socket.gethostname():
+        return False
+    try:
+        return bool(psutil.Process(about["pid"]).create_time() != about["since"])
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def has_begun(path: Path) -> bool:
+    """Whether a run has laid out its folder there."""
+    return (path / "config.yaml").is_file() and (path / "manifest.parquet").is_file()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without a last line that is still being written. Raises InputError if it is damaged."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); use a copy of the run folder") from None

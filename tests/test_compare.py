@@ -1,0 +1,273 @@
+"""Runs on the same images: who is better, how sure that is, and what is refused."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from headstart import cli
+from headstart.artifacts import predictions_table
+from headstart.config import DataConfig
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import COLUMNS, Sample, Samples
+from headstart.data.source import open_source
+from headstart.stats import newcombe
+
+WriteRun = Callable[..., str]
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> WriteRun:
+    """write_run("a", images, answers): a run folder. images: (content, label) of each; answers: the class it says."""
+
+    def write(
+        name: str,
+        images: Sequence[tuple[str, str]],
+        answers: Sequence[str],
+        *,
+        classes: Sequence[str] = ("ants", "bees"),
+        root: str = "/nowhere",
+        epochs: int = 1,
+        paths: Sequence[str] | None = None,
+    ) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        ids = [f"{content[:16]}{number}" for number, (content, _) in enumerate(images)]
+        paths = paths or [f"val/{label}/{content}.jpg" for content, label in images]
+        rows = zip(ids, paths, images, strict=True)
+        samples = [Sample(id, path, content, "val", label) for id, path, (content, label) in rows]
+        samples.append(Sample("train", "train/ants/x.jpg", "trained on", "train", classes[0]))
+        table = Samples.of(samples, [""] * len(samples), None).table.select(COLUMNS)  # type: ignore[arg-type]
+        pq.write_table(table, folder / "manifest.parquet")
+        probabilities = np.full((len(images), len(classes)), 0.3 / (len(classes) - 1))
+        probabilities[np.arange(len(images)), [classes.index(answer) for answer in answers]] = 0.7
+        predictions = predictions_table(
+            ids=ids,
+            paths=paths,
+            labels=[label for _, label in images],
+            probabilities=probabilities,
+            classes=classes,
+        )
+        pq.write_table(predictions, folder / "predictions.parquet")
+        (folder / "summary.json").write_text(json.dumps({"strategy": "fine_tune", "epochs": epochs}))
+        (folder / "config.yaml").write_text(yaml.dump({"data": {"root": root, "of_another_version": 1}}))
+        return str(folder)
+
+    return write
+
+
+def flip(label: str) -> str:
+    return "bees" if label == "ants" else "ants"
+
+
+IMAGES = [(f"image {number}", ("ants", "bees")[number % 2]) for number in range(100)]
+RIGHT = [label for _, label in IMAGES]
+
+
+def wrong_at(*places: int) -> list[str]:
+    return [flip(label) if number in places else label for number, label in enumerate(RIGHT)]
+
+
+def compared(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
+    assert cli._exit_code(["compare", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert cli._exit_code(["compare", *argv]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+# ------------------------------------------------------------------------------------------------- the verdict
+
+
+def test_a_better_run_is_called_better_and_the_other_way_round_worse(write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, wrong_at(*range(20))), write_run("b", IMAGES, wrong_at(*range(4), 50))
+    found = compared(capsys, a, b)["comparisons"][0]
+    assert (found["gained"], found["lost"], found["n"]) == (16, 1, 100)
+    assert found["verdict"] == "better"
+    assert found["difference"] == pytest.approx(0.15)
+    assert found["ci95"] == pytest.approx(newcombe(gained=16, lost=1, both=79, total=100))
+    assert found["p_value"] == pytest.approx(2 * 18 / 2**17)
+    assert found["loss_difference"] < 0
+    assert found["loss_ci95"][1] < 0
+    assert compared(capsys, b, a)["comparisons"][0]["verdict"] == "worse"
+
+
+def test_what_could_be_chance_is_not_proven_and_the_images_needed_are_said(write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, wrong_at(*range(6))), write_run("b", IMAGES, wrong_at(0, 1, 2))
+    found = compared(capsys, a, b)["comparisons"][0]
+    assert found["verdict"] == "not proven"
+    assert found["images_needed"] > 100
+    assert f"Not proven with 100 images that {b} and {a} differ" in found["in_words"]
+    assert f"about {found['images_needed']} images would show it" in found["in_words"]
+
+
+def test_runs_that_are_right_equally_often_ask_for_no_number(write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, wrong_at(1, 2)), write_run("b", IMAGES, wrong_at(2, 3))
+    found = compared(capsys, a, b)["comparisons"][0]
+    assert (found["verdict"], found["images_needed"], found["p_value"]) == ("not proven", None, 1.0)
+    assert "right equally often" in found["in_words"]
+
+
+def test_looking_several_times_needs_more_proof(write_run, capsys) -> None:
+    """8 to 1 has p = 0.039: enough for one comparison and not for three."""
+    a, b = write_run("a", IMAGES, wrong_at(*range(8))), write_run("b", IMAGES, wrong_at(9))
+    c, d = write_run("c", IMAGES, wrong_at(*range(7))), write_run("d", IMAGES, wrong_at(*range(8), 20))
+    assert compared(capsys, a, b)["comparisons"][0]["verdict"] == "better"
+    found = compared(capsys, a, b, c, d)
+    assert [row["verdict"] for row in found["comparisons"]] == ["not proven"] * 3
+    assert found["comparisons"][0]["p_holm"] == pytest.approx(3 * found["comparisons"][0]["p_value"])
+    assert any("adjusted for 3 comparisons" in note for note in found["notes"])
+
+
+def test_a_run_whose_epoch_the_images_chose_is_named(write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT, epochs=8)
+    assert compared(capsys, a, b)["notes"] == [
+        f"These same images chose the epoch of {b} (the best of 8), which flatters it a little."
+    ]
+
+
+def test_the_order_of_the_images_and_their_names_do_not_matter(write_run, capsys) -> None:
+    a = write_run("a", IMAGES, wrong_at(*range(20)))
+    order = np.random.default_rng(0).permutation(100)
+    b = write_run(
+        "b",
+        [IMAGES[k] for k in order],
+        [wrong_at(*range(4))[k] for k in order],
+        paths=[f"moved/{k}.png" for k in order],
+    )
+    found = compared(capsys, a, b)["comparisons"][0]
+    assert (found["gained"], found["lost"]) == (16, 0)
+
+
+def test_copies_of_an_image_are_paired_one_by_one(write_run, capsys) -> None:
+    images = [*IMAGES, IMAGES[0], IMAGES[0]]
+    a = write_run("a", images, [*RIGHT, *RIGHT[:1] * 2])
+    b = write_run("b", images, [*RIGHT, RIGHT[0], flip(RIGHT[0])])
+    found = compared(capsys, a, b)["comparisons"][0]
+    assert (found["n"], found["gained"], found["lost"]) == (102, 0, 1)
+
+
+def test_the_disagreements_are_listed_with_what_each_says(write_run, capsys) -> None:
+    classes = ("ants", "bees", "wasps")
+    a = write_run("a", IMAGES, ["wasps", "ants", *RIGHT[2:]], classes=classes)
+    b = write_run("b", IMAGES, ["bees", "bees", "bees", *RIGHT[3:]], classes=classes)
+    rows = compared(capsys, a, b)["comparisons"][0]["disagreements"]
+    assert [(row["first"], row["second"], row["right"]) for row in rows] == [
+        ("wasps", "bees", "neither"),
+        ("ants", "bees", "second"),
+        ("ants", "bees", "first"),
+    ]
+    assert rows[0]["path"] == "val/ants/image 0.jpg"
+    assert rows[0]["first_probability"] == pytest.approx(0.7)
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_other_images_are_refused_counted_and_named(write_run, capsys) -> None:
+    a = write_run("a", IMAGES, RIGHT)
+    others = [*IMAGES[5:], ("image new", "ants")]
+    b = write_run("b", others, [label for _, label in others])
+    message = refused(capsys, a, b)
+    assert f"5 only in {a} (val/ants/image 0.jpg, val/bees/image 1.jpg, val/ants/image 2.jpg and 2 more)" in message
+    assert f"1 only in {b} (val/ants/image new.jpg)" in message
+    assert "--common compares the 95 that all have" in message
+
+
+def test_common_compares_what_all_have_and_says_so(write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES[5:], wrong_at(50)[5:])
+    found = compared(capsys, a, b, "--common")
+    assert [run["n"] for run in found["runs"]] == [95, 95]
+    assert found["comparisons"][0]["lost"] == 1
+    assert found["notes"] == [f"Only the 95 images that all runs have in common are compared ({a} 100, {b} 95)."]
+
+
+def test_the_same_image_with_another_label_is_a_difference(write_run, capsys) -> None:
+    a = write_run("a", IMAGES, RIGHT)
+    b = write_run("b", [("image 0", "bees"), *IMAGES[1:]], RIGHT)
+    assert "1 with another label (val/ants/image 0.jpg); --common compares the 99 that all have" in refused(
+        capsys, a, b
+    )
+
+
+def test_nothing_in_common_is_refused_in_any_case(write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES[:50], RIGHT[:50]), write_run("b", IMAGES[50:], RIGHT[50:])
+    assert "no validation image in common" in refused(capsys, a, b, "--common")
+
+
+def test_other_classes_are_refused(write_run, capsys) -> None:
+    a = write_run("a", IMAGES, RIGHT)
+    b = write_run("b", IMAGES, RIGHT, classes=("ants", "bees", "wasps"))
+    assert "knows the classes ants, bees, wasps" in refused(capsys, a, b)
+
+
+def test_what_is_no_run_is_refused(write_run, capsys, tmp_path) -> None:
+    a = write_run("a", IMAGES, RIGHT)
+    assert "name at least two run folders" in refused(capsys, a)
+    assert "is named twice" in refused(capsys, a, f"{a}/")
+    assert "is not a folder" in refused(capsys, a, str(tmp_path / "nowhere"))
+    assert "has no summary.json" in refused(capsys, a, str(tmp_path))
+    b = write_run("b", IMAGES, RIGHT)
+    assert "ends in .html" in refused(capsys, a, b, "--out", "page.png")
+    Path(b, "predictions.parquet").write_bytes(b"PAR1")
+    assert "predictions.parquet is damaged" in refused(capsys, a, b)
+    Path(b, "manifest.parquet").unlink()
+    assert "has no manifest.parquet" in refused(capsys, a, b)
+    Path(b, "summary.json").write_text("{")
+    assert "summary.json is damaged" in refused(capsys, a, b)
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pictures: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "img":
+            assert values["alt"]
+            self.pictures.append(values["src"] or "")
+        self.links += [values[name] or "" for name in ("href", "src") if name in values]
+
+
+def test_the_page_holds_its_pictures_and_asks_no_network(write_run, capsys, tiny_data, tmp_path) -> None:
+    manifest = build_manifest(
+        open_source(DataConfig(root=str(tiny_data))), DataConfig(root=str(tiny_data)), seed=0, say=print
+    ).of("val")
+    images = list(zip(manifest.column("sha256"), manifest.column("label"), strict=True))
+    classes = sorted(set(manifest.column("label")))
+    arguments = {"classes": classes, "paths": manifest.column("path"), "root": str(tiny_data)}
+    a = write_run("a", images, [label for _, label in images], **arguments)
+    b = write_run("b<script>", images, [*[classes[2]] * 3, *[label for _, label in images[3:]]], **arguments)
+    assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
+    assert f"Not proven with 15 images that {b}" in " ".join(capsys.readouterr().out.split())
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(page.pictures) == 3
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.links)
+    assert not re.search(r"https?://", text)
+    assert "b<script>" not in text
+    assert manifest.column("path")[0] in text
+
+
+def test_without_the_images_the_page_names_them(write_run, tmp_path) -> None:
+    a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, wrong_at(3))
+    assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert Page(text).pictures == []
+    assert "val/bees/image 3.jpg" in text
