@@ -177,7 +177,7 @@ def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
     return [value > 0 for value in accelerator.reduce(raised, "sum").tolist()]
 
 
-def finish(accelerator: Accelerator, *, last: bool) -> None:
+def finish(accelerator: "Accelerator", *, last: bool) -> None:
     """The end of a run. last: the processes part; otherwise they stay together for the next run, and trackers end alone."""
     accelerator.wait_for_everyone()
     if last:
