@@ -156,6 +156,13 @@ def test_a_single_run_is_not_turned_into_several(seeds: Path, tiny_data, bank) -
         run(repeated(tiny_data, seeds / "seed_0", bank, seeds=2, resume="auto"))
 
 
+def test_a_single_run_does_not_continue_several(seeds: Path, tiny_data, bank, tmp_path) -> None:
+    shutil.copytree(seeds, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(InputError, match="holds a run"):
+        run(repeated(tiny_data, tmp_path / "run", bank, resume="auto"))
+
+
 def test_a_mistake_leaves_nothing_behind(tmp_path, bank) -> None:
     with pytest.raises(InputError, match="seed_0: "):
         run(repeated(tmp_path / "nowhere", tmp_path / "run", bank, seeds=2))
