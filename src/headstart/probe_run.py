@@ -50,6 +50,7 @@ from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
     choose_precision,
+    finish,
     on_main,
     room_for_images,
     set_threads,
@@ -96,8 +97,8 @@ class Solved:
     out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def run(config: RunConfig) -> Path:
-    """Solve for the head as configured, measure it, and return the run folder.
+def run(config: RunConfig, *, last: bool = True) -> Path:
+    """Solve for the head as configured, measure it, and return the run folder. last: whether the processes may part.
 
     Raises InputError before anything is written if the input is wrong, Stopped after a signal; features that were
     computed until then are kept in the bank, and nothing else is lost.
@@ -143,8 +144,7 @@ def run(config: RunConfig) -> Path:
                 trackers_asked,
                 started=started,
             )
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+        finish(accelerator, last=last)
     return path
 
 

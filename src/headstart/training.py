@@ -60,6 +60,7 @@ from headstart.runtime import (
     StopRequest,
     agree,
     choose_precision,
+    finish,
     memory_in_use,
     on_main,
     room_for_images,
@@ -76,9 +77,10 @@ from headstart.workers import measure_num_workers
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device
 
 
-def run(config: RunConfig) -> Path:
+def run(config: RunConfig, *, last: bool = True) -> Path:
     """Train as configured, measure the best weights, and return the run folder.
 
+    last: whether the processes may part afterwards.
     Raises InputError before anything is written if the input is wrong, Stopped after a signal and a checkpoint.
     """
     started = time.perf_counter()
@@ -329,8 +331,7 @@ def run(config: RunConfig) -> Path:
             trackers.finish(folder.model_file, summary)
             found = f"epoch {state.best_epoch} of {config.train.epochs}"
             say_result(accelerator, values, found, wall_s=summary["wall_s"], path=path)
-        accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish(accelerator, last=last)
     return path
 
 
