@@ -170,6 +170,22 @@ def test_full_batches_begin_at_the_loss_of_guessing_and_never_rise(tiny_data, ba
     assert all(later < before for before, later in pairwise(losses))
 
 
+@pytest.mark.parametrize(
+    ("solver", "steps", "what"),
+    [("sgd", 4, "loss"), ("sgd", 1, "validation loss"), ("full_batch", 4, "loss"), ("full_batch", 1, "validation loss")],
+)
+def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_written(
+    solver, steps, what, tiny_data, bank, tmp_path
+) -> None:
+    config = on_bank(
+        tiny_data, tmp_path / "run", bank, probe=ProbeConfig(solver=solver, steps=steps),
+        optim={"lr": 3e38, "momentum": 0.0}, train={"epochs": 1, "batch_size": 36 // steps},
+    )  # fmt: skip
+    with pytest.raises(InputError, match=rf"^the {what} became (nan|inf) at step \d+; lower optim\.lr \(now 3e\+38\)"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_views_train_and_never_measure(tiny_data, bank, tmp_path) -> None:
     folder = run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(views=2, l2=10.0)))
     found = summary(folder)

@@ -1,5 +1,6 @@
 """A run on the feature bank: fill the bank, solve for the head, write the same run folder as every other run."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -372,6 +373,8 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
         index = torch.tensor([sample * views + _view_in(epoch, config.probe.views) for sample, epoch in batch])
         logits = head(rows[index])
         losses = loss_of.of_each(logits, labels[index])
+        loss_now = float(losses.detach().double().mean())
+        _must_be_finite("loss", loss_now, step, config)
         optimizer.zero_grad()
         losses.mean().backward()  # type: ignore[no-untyped-call]
         if optim.clip_norm is not None:
@@ -381,10 +384,11 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
             seen_loss += float(losses.double().sum())
             seen_correct += int((logits.argmax(dim=1) == labels[index]).sum())
         seen += len(batch)
-        lines.append({"step": step, "loss": float(losses.detach().double().mean()), "lr": {"head": rate * factor}})
+        lines.append({"step": step, "loss": loss_now, "lr": {"head": rate * factor}})
         if step in ends:
             now = _head_of(head)
             correct, loss = _measure(now, features)
+            _must_be_finite("validation loss", loss, step, config)
             epoch = ends.index(step) + 1
             lines.append(
                 _epoch_line(step, epoch, seen_loss / seen, seen_correct / seen, correct, loss, len(features.val_labels))
@@ -413,13 +417,24 @@ def _solve_by_full_batches(config: RunConfig, num_classes: int, features: BankFe
     lines: list[dict[str, Any]] = []
     for step in range(1, config.probe.steps + 1):
         losses = loss_of.of_each(head(rows), labels)
+        loss_now = float(losses.detach().mean())
+        _must_be_finite("loss", loss_now, step, config)
         optimizer.zero_grad()
         losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        lines.append({"step": step, "loss": float(losses.detach().mean()), "lr": {"head": config.optim.lr}})
+        lines.append({"step": step, "loss": loss_now, "lr": {"head": config.optim.lr}})
     facts = _facts(config) | {"steps": config.probe.steps}
     facts |= {"fit_s": time.perf_counter() - started}
-    return _with_epoch_line(Solved(_head_of(head), facts, lines), features, step=config.probe.steps)
+    solved = _with_epoch_line(Solved(_head_of(head), facts, lines), features, step=config.probe.steps)
+    _must_be_finite("validation loss", solved.lines[-1]["val_loss"], config.probe.steps, config)
+    return solved
+
+
+def _must_be_finite(what: str, value: float, step: int, config: RunConfig) -> None:
+    """The sentence of the loop over epochs. Nothing was written yet, so there is nothing to keep."""
+    if not math.isfinite(value):
+        clipping = " or set optim.clip_norm 1" if config.probe.solver == "sgd" else ""  # the others clip nothing
+        raise InputError(f"the {what} became {value} at step {step}; lower optim.lr (now {config.optim.lr}){clipping}")
 
 
 def _loss_of(config: RunConfig, features: BankFeatures, *, num_classes: int) -> TrainingLoss:
@@ -464,29 +479,32 @@ def _as_stored(head: probe.Head) -> probe.Head:
 
 def _measure(head: probe.Head, features: BankFeatures) -> tuple[int, float]:
     """Correct predictions and mean loss on the validation images."""
-    predictions = _predict(head, features)
-    return predictions.correct, log_loss(predictions.probabilities, predictions.labels)
+    return _tally(_predict(head, features))
+
+
+def _tally(predictions: Predictions) -> tuple[int, float]:
+    """Correct predictions and mean loss; nan for a head that ran away."""
+    with np.errstate(invalid="ignore"):
+        return predictions.correct, log_loss(predictions.probabilities, predictions.labels)
 
 
 def _predict(head: probe.Head, features: BankFeatures) -> Predictions:
     rows = features.val[:]
-    return Predictions(head.logits(rows).astype(np.float32), features.val_labels, rows)
+    return Predictions(_logits(head, rows), features.val_labels, rows)
+
+
+def _logits(head: probe.Head, features: probe.Features) -> np.ndarray:
+    """(n, C) float32; inf where a head ran away, so that its loss is not finite, which is said."""
+    with np.errstate(over="ignore"):
+        return head.logits(features).astype(np.float32)
 
 
 def _with_epoch_line(solved: Solved, features: BankFeatures, *, step: int) -> Solved:
     """The line of metrics.jsonl that an epoch has, once, at the end."""
-    logits = solved.head.logits(features.train)
-    train = Predictions(logits.astype(np.float32), features.train_labels)
+    train_correct, train_loss = _tally(Predictions(_logits(solved.head, features.train), features.train_labels))
     correct, loss = _measure(solved.head, features)
-    line = _epoch_line(
-        step,
-        1,
-        log_loss(train.probabilities, train.labels),
-        train.correct / len(train.labels),
-        correct,
-        loss,
-        len(features.val_labels),
-    )
+    train_accuracy = train_correct / len(features.train_labels)
+    line = _epoch_line(step, 1, train_loss, train_accuracy, correct, loss, len(features.val_labels))
     return replace(solved, lines=[*solved.lines, line])
 
 
