@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from headstart.cores import usable_cores
+from headstart.errors import InputError
 
 _T = TypeVar("_T")
 
@@ -413,10 +414,15 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) 
 
 
 def _moments(features: Features, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation per column, (d,) float64; a constant column has deviation 1."""
+    """Weighted mean and standard deviation per column, (d,) float64; a constant column has deviation 1.
+
+    Raises InputError for inf and nan."""
     pieces = _pieces(features.shape[0])
     sums = _map(lambda rows: weights[rows] @ np.asarray(features[rows], dtype=np.float64), pieces)
     mean = np.sum(list(sums), axis=0) / weights.sum()
+    if not np.isfinite(mean).all():
+        odd = sum(_map(lambda rows: int((~np.isfinite(features[rows]).all(axis=1)).sum()), pieces))
+        raise InputError(f"{odd} of {features.shape[0]} rows of features hold inf or nan; use other weights of the backbone")
     squares = _map(lambda rows: weights[rows] @ (np.asarray(features[rows], dtype=np.float64) - mean) ** 2, pieces)
     std = np.sqrt(np.sum(list(squares), axis=0) / weights.sum())
     return mean, np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
