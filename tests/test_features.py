@@ -215,6 +215,15 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
         assert "\n" not in str(caught.value)
 
 
+def test_weights_that_give_no_numbers_are_named_with_the_image_and_nothing_is_stored(
+    tiny_data, tmp_path, backbone
+) -> None:
+    broken = backbone | {"conv1.weight": torch.full_like(backbone["conv1.weight"], torch.nan)}
+    with pytest.raises(InputError, match=r"\.(jpg|png): its features are inf or nan; use other --model\.weights"):
+        extract(tiny_data, tmp_path, broken)
+    assert not list(tmp_path.glob("*/*.safetensors"))
+
+
 # ---- the files
 
 
