@@ -192,6 +192,14 @@ def test_views_train_and_never_measure(tiny_data, bank, tmp_path) -> None:
     assert found["features"]["rows"] == 36 * 3 + 15
     assert found["val"]["n"] == 15
     assert found["probe"]["l2"] == 10.0
+    assert found["probe"]["knn_images"] == 36
+
+
+def test_where_neighbours_are_looked_for_among_a_sample_it_is_said(tiny_data, bank, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("headstart.probe.NEIGHBOUR_ROWS", 10)
+    found = summary(run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(views=2, l2=10.0))))
+    assert found["probe"]["knn_images"] == 9  # every fourth
+    assert "5 nearest neighbours on the same features, among 9 of the 36 training images: accuracy" in capsys.readouterr().out
 
 
 def test_a_checkpoint_to_resume_from_is_refused_with_the_way_out(tiny_data, bank, tmp_path) -> None:

@@ -198,6 +198,28 @@ def test_neighbours_vote() -> None:
     assert probe.knn_accuracy(features[:150], shuffled, features[150:], labels[150:]) < 0.8
 
 
+def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_piece(monkeypatch) -> None:
+    features, labels = blobs(3000, 20, 3, spread=1.0)
+    monkeypatch.setattr(probe, "NEIGHBOUR_ROWS", 1000)
+    pieces: list[int] = []
+
+    class Watched:
+        """Rows that are not to be taken all at once."""
+
+        def __init__(self, rows: np.ndarray) -> None:
+            self.rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+
+        def __getitem__(self, which):
+            pieces.append(len(self.rows[which]))
+            return self.rows[which]
+
+    sampled = probe.knn_accuracy(Watched(features), labels, Watched(features), labels)
+    assert sampled == probe.knn_accuracy(features[::3], labels[::3], features, labels)
+    assert max(pieces) == 1000
+    assert sum(pieces) == 1000 + 3000
+    assert sampled > 0.8
+
+
 def test_minimize_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:
     curvature = 10.0 ** np.arange(-3, 4)
     target = np.arange(7.0)

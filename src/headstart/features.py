@@ -150,6 +150,10 @@ class BankRows:
             out[here] = self._maps[shard][where[here, 1]]
         return out
 
+    def only(self, which: np.ndarray) -> "BankRows":
+        """The rows of a mask or of indices, left where they are."""
+        return BankRows(self._maps, self._where[which], width=self.shape[1])
+
 
 class Writer:
     """Adds rows; what `add` was given is on disk when it returns. Only the writer's own shards are merged."""

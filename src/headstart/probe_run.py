@@ -575,16 +575,16 @@ def _write(
     save_model_tensors(folder.model_file, tensors, info)
     write_predictions(folder, manifest, predictions)
     draw_predictions(folder, manifest, predictions, spec)
-    nearest = probe.knn_accuracy(
-        features.train[features.plain], features.train_labels[features.plain], features.val, features.val_labels
-    )
+    known = features.train_labels[features.plain]
+    nearest = probe.knn_accuracy(features.train.only(features.plain), known, features.val, features.val_labels)
+    among = len(known[probe.neighbours(len(known))])
     extraction = features.extraction
     summary = summarize_run(
         config, accelerator, manifest, weights, values, folder, best_epoch=solved.best_epoch, epochs=solved.epochs
     )
     summary["train_images_per_s"] = extraction.computed / extraction.seconds if extraction.computed else None
     summary["calibration"] = describe_calibration(predictions, calibration)
-    summary["probe"] = {**solved.facts, "knn_accuracy": nearest}
+    summary["probe"] = {**solved.facts, "knn_accuracy": nearest, "knn_images": among}
     summary["features"] = {
         "bank": str(features.folder),
         "form": features.form,
@@ -599,7 +599,8 @@ def _write(
     folder.write_json("summary.json", summary)
     running.end()
     trackers.finish(folder.model_file, summary)
-    accelerator.print(f"5 nearest neighbours on the same features: accuracy {nearest:.1%}".replace("%", " %"))
+    sampled = f", among {among} of the {len(known)} training images" if among < len(known) else ""
+    accelerator.print(f"5 nearest neighbours on the same features{sampled}: accuracy {nearest:.1%}".replace("%", " %"))
     say_result(accelerator, values, _in_words(solved), wall_s=summary["wall_s"], path=path)
 
 
