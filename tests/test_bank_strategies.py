@@ -360,9 +360,8 @@ def test_stopped_while_computing_features_it_exits_143_and_writes_no_run_folder(
 def test_keys_that_an_exact_head_does_not_look_at_are_named(tiny_data, bank, tmp_path, capsys) -> None:
     run(on_bank(tiny_data, tmp_path / "run", bank, train={"epochs": 99}, data={"vflip": True}))
     said = capsys.readouterr().out
-    assert "without effect on a head that is solved for:" in said
+    assert "without effect on a head that is solved for by lbfgs: data.min_crop_scale, data.vflip, " in said
     assert "train.epochs" in said
-    assert "data.vflip" in said
 
 
 @pytest.mark.slow

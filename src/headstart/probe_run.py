@@ -34,6 +34,7 @@ from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe, describe_calibration
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
+from headstart.idle import describe_idle
 from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess, View
@@ -119,11 +120,8 @@ def run(config: RunConfig) -> Path:
         config = _resolve(config, accelerator, threads=threads)
         path = on_main(accelerator, lambda: _choose(config))
         weights, spec, bank, views, manifest = open_data(accelerator, config)
-        unused = _unused(config)
-        if unused:
-            accelerator.print(
-                f"without effect on a head that is solved for: {', '.join(unused)} (--strategy.features recompute trains it)"
-            )
+        if ignored := describe_idle(config):
+            accelerator.print(ignored)
         with StopRequest() as stop:
             features = bank_features(accelerator, config, bank, views, manifest, weights, spec, stop=stop)
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
@@ -646,20 +644,6 @@ def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> Ru
         f"{threads} thread{'s' if threads > 1 else ''} each, head by {config.probe.solver} on the feature bank"
     )
     return replace(config, runtime=runtime, data=data)
-
-
-def _unused(config: RunConfig) -> list[str]:
-    """Keys that differ from their defaults and that an exact head does not look at."""
-    if config.probe.solver != "lbfgs":
-        return []
-    idle = {"model.head_init", "strategy.batchnorm"}
-    if not config.probe.views:
-        idle |= {"data.min_crop_scale", "data.hflip", "data.vflip"}
-    now, default = asdict(config), asdict(RunConfig())
-    idle |= {f"{section}.{key}" for section in ("optim", "train") for key in now[section]}
-    idle -= {"train.resume", "train.eval_batch_size", "optim.class_weights", "optim.logit_adjustment"}
-    parts = [key.split(".") for key in sorted(idle)]
-    return [f"{section}.{key}" for section, key in parts if now[section][key] != default[section][key]]
 
 
 def _choose(config: RunConfig) -> Path:
