@@ -172,7 +172,12 @@ def test_full_batches_begin_at_the_loss_of_guessing_and_never_rise(tiny_data, ba
 
 @pytest.mark.parametrize(
     ("solver", "steps", "what"),
-    [("sgd", 4, "loss"), ("sgd", 1, "validation loss"), ("full_batch", 4, "loss"), ("full_batch", 1, "validation loss")],
+    [
+        ("sgd", 4, "loss"),
+        ("sgd", 1, "validation loss"),
+        ("full_batch", 4, "loss"),
+        ("full_batch", 1, "validation loss"),
+    ],
 )
 def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_written(
     solver, steps, what, tiny_data, bank, tmp_path
@@ -199,7 +204,10 @@ def test_where_neighbours_are_looked_for_among_a_sample_it_is_said(tiny_data, ba
     monkeypatch.setattr("headstart.probe.NEIGHBOUR_ROWS", 10)
     found = summary(run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(views=2, l2=10.0))))
     assert found["probe"]["knn_images"] == 9  # every fourth
-    assert "5 nearest neighbours on the same features, among 9 of the 36 training images: accuracy" in capsys.readouterr().out
+    assert (
+        "5 nearest neighbours on the same features, among 9 of the 36 training images: accuracy"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_checkpoint_to_resume_from_is_refused_with_the_way_out(tiny_data, bank, tmp_path) -> None:

@@ -242,7 +242,9 @@ def prune(location: Path, *, name: str | None = None, unused_days: float | None 
     if name is not None and unused_days is not None:
         raise InputError("--prune KEY and --prune_unused DAYS are two ways to choose what to delete; use one of them")
     if unused_days is not None and not (math.isfinite(unused_days) and unused_days > 0):
-        raise InputError(f"--prune_unused is {unused_days}; use a number of days above 0, or --prune all to delete every key")
+        raise InputError(
+            f"--prune_unused is {unused_days}; use a number of days above 0, or --prune all to delete every key"
+        )
     entries = stored(location)
     if name is not None:
         gone = [entry for entry in entries if name == "all" or entry.name.startswith(name)]

@@ -51,7 +51,14 @@ def _of_probe(config: RunConfig) -> set[str]:
 
 def _of_bank(config: RunConfig, optim: set[str]) -> set[str]:
     """Of the other sections, where nothing but a head is trained, on stored features. optim: the keys of that section."""
-    idle = {"strategy.batchnorm", "runtime.compile", "data.views", "data.shuffle_images", "optim.backbone_lr", *_OF_EPOCHS}
+    idle = {
+        "strategy.batchnorm",
+        "runtime.compile",
+        "data.views",
+        "data.shuffle_images",
+        "optim.backbone_lr",
+        *_OF_EPOCHS,
+    }
     if not config.probe.views:
         idle |= {"data.min_crop_scale", "data.hflip", "data.vflip"}
     match config.probe.solver:

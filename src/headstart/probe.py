@@ -436,7 +436,9 @@ def _moments(features: Features, weights: np.ndarray) -> tuple[np.ndarray, np.nd
     mean = np.sum(list(sums), axis=0) / weights.sum()
     if not np.isfinite(mean).all():
         odd = sum(_map(lambda rows: int((~np.isfinite(features[rows]).all(axis=1)).sum()), pieces))
-        raise InputError(f"{odd} of {features.shape[0]} rows of features hold inf or nan; use other weights of the backbone")
+        raise InputError(
+            f"{odd} of {features.shape[0]} rows of features hold inf or nan; use other weights of the backbone"
+        )
     squares = _map(lambda rows: weights[rows] @ (np.asarray(features[rows], dtype=np.float64) - mean) ** 2, pieces)
     std = np.sqrt(np.sum(list(squares), axis=0) / weights.sum())
     return mean, np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
