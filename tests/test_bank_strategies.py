@@ -33,7 +33,7 @@ from headstart.weights import load_weights
 
 FILES = {
     "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
-    "predictions.parquet", "summary.json", "train_views.png", "val_predictions.png",
+    "predictions.parquet", "report.html", "summary.json", "train_views.png", "val_predictions.png",
 }  # fmt: skip
 
 
