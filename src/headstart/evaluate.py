@@ -279,7 +279,7 @@ def evaluate_command(
     if accelerator.is_main_process:
         _print(values)
         if out is not None:
-            text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             try:
                 write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
             except OSError as error:

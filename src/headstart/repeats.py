@@ -214,7 +214,7 @@ def _pool(path: Path, measured: Sequence[Measured]) -> dict[str, Any]:
         labels.append(run.labels)
     pooled, codes = np.concatenate(probabilities), np.concatenate(labels)
     folder = RunFolder(path)
-    table = Samples.of(samples, [""] * len(samples), None).table  # type: ignore[arg-type]
+    table = Samples.of(samples, [], None).table  # type: ignore[arg-type]
     folder.write_table("manifest.parquet", table.select(COLUMNS))
     folder.write_table(
         "predictions.parquet",

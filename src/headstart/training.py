@@ -38,6 +38,7 @@ from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, describe_calibration, round_up
 from headstart.extract import views_of
 from headstart.golden import record as record_golden
+from headstart.idle import describe_idle
 from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
@@ -91,6 +92,8 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
     check_divisible(config.train, num_processes=accelerator.num_processes)
     trackers_asked = asked_for(config.runtime)
+    if ignored := describe_idle(config):
+        accelerator.print(ignored)
     config = resolve(config, accelerator, threads=threads)
 
     # data: scanned, hashed, decoded once and split by the main process; told to the others
