@@ -73,7 +73,8 @@ class DataConfig:
     """scaled: large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, in training and ever after, as long as twice the
     pixels remain that the smallest crop needs; 1.6 times as fast for 12 megapixels (docs/data.md)."""
     shuffle_images: int = 10_000
-    """Parquet shards: images that are shuffled together, so that a row group need not be read for every image."""
+    """Parquet shards: images that are shuffled together at most, in row groups of 128 MiB at most, so that a row group need not
+    be read for every image."""
     cache: Literal["auto", "disk", "off"] = "auto"
     """auto: decode each image once and keep the pixels, in up to a quarter of the free memory. disk: in a file that is
     mapped into memory, up to a quarter of the free disk under ~/.cache, gone with the run. off: decode for every use.
@@ -95,6 +96,10 @@ class DataConfig:
         _require(
             self.split != "folder" or not (self.folds or self.groups),
             "data.folds and data.groups say how to split; add --data.split stratified or stable",
+        )
+        _require(
+            not (self.groups and self.group_column),
+            f"data.groups and data.group_column {self.group_column!r} both say what stays together; leave one of them out",
         )
         _require(self.image_size >= 32, f"data.image_size is {self.image_size}; ResNet-18 needs at least 32 px")
         _require(
@@ -353,6 +358,25 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         found |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
     return found
+
+
+MAY_CHANGE = (
+    "out",
+    "runtime",
+    "data.root",
+    "data.cache",
+    "data.num_workers",
+    "data.rescan",
+    "train.accumulation",
+    "train.resume",
+    "train.checkpoint_steps",
+    "train.checkpoint_minutes",
+)
+"""Keys, and one whole section, that an interrupted run may be continued with other values of."""
+
+
+def may_change(name: str) -> bool:
+    return name in MAY_CHANGE or name.split(".")[0] in MAY_CHANGE
 
 
 def check_divisible(train: TrainConfig, *, num_processes: int) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, Calibration, cros
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_eval_manifest
 from headstart.data.samples import Manifest, summarize
-from headstart.data.source import open_source
+from headstart.data.source import COLUMN_KEYS, open_source
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out, write_atomically
 from headstart.preprocess import Preprocess
@@ -245,19 +245,32 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
     return Predictions(logits, samples.codes(info.classes), features)
 
 
-def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:
-    """`headstart evaluate`: print the measurements and return them."""
+def evaluate_command(
+    run: str,
+    *,
+    data: str,
+    out: str | None,
+    on_bad_file: str,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """`headstart evaluate`: print the measurements and return them. split: see build_eval_manifest; columns: of the keys
+    data.*_column those that are not the run's."""
     check_out(out)
     set_threads(None)
     model, info = load_model(find_model(run))
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
+    asked, trained = dict(columns or {}), _data_of(Path(run))
+    theirs = {key: trained[key] for key in COLUMN_KEYS if key != "group_column" and trained.get(key)}
     manifest = on_main(
         accelerator,
         lambda: build_eval_manifest(
-            open_source(DataConfig(root=data), to_measure=True),
+            open_source(DataConfig(root=data, **(theirs | asked)), to_measure=True, asked=asked),
             classes=info.classes,
             on_bad_file=on_bad_file,
             trained_on=_training_images(Path(run)),
+            split=split,
+            anew=trained.get("split", "folder") != "folder",
         ),
     )
     if manifest.skipped:
@@ -276,6 +289,19 @@ def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) 
 
 def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+def _data_of(run: Path) -> dict[str, Any]:
+    """The section data of the run's configuration; empty if only the model file is at hand."""
+    path = (run if run.is_dir() else run.parent) / "config.yaml"
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is damaged ({error}); it says how the data were split") from None
 
 
 def _training_images(run: Path) -> Callable[[str, str], bool]:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from headstart import checkpoint
 from headstart.artifacts import ModelInfo, RunFolder
-from headstart.config import RunConfig, flat
+from headstart.config import MAY_CHANGE, RunConfig, flat, may_change
 from headstart.data.samples import Manifest
 from headstart.errors import InputError, Stopped
 from headstart.model import Classifier
@@ -30,6 +30,7 @@ class Position:
     train_loss_sum: float = 0.0  # of the samples since the last epoch ended
     train_correct: int = 0
     train_seen: int = 0
+    layout: str = ""  # of blocks of samples (sampling.py), "" without: the order of the samples depends on it
     probe: dict[str, Any] = field(default_factory=dict)  # probe_then_tune: what it started from, "right" per image
     curve: list[dict[str, Any]] = field(default_factory=list)
 
@@ -43,7 +44,15 @@ def save_position(
     model: Classifier,
     optimizer: Any,
 ) -> None:
-    """From the main process; the others wait until it is there."""
+    """From the main process; the others wait until it is there.
+
+    Raises InputError, in every process, if a weight is not finite: nothing could be continued from there.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise InputError(
+            f"a weight is not finite after step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
+            "optim.clip_norm 1; the checkpoint before this one is kept"
+        )
     if accelerator.is_main_process:
         folder.fsync_metrics()
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
@@ -67,27 +76,19 @@ def stopped(stop: StopRequest, state: Position, folder: RunFolder, *, total: int
     )
 
 
-MAY_CHANGE = (
-    "out",
-    "runtime",
-    "data.root",
-    "data.cache",
-    "data.num_workers",
-    "data.rescan",
-    "train.accumulation",
-    "train.resume",
-    "train.checkpoint_steps",
-    "train.checkpoint_minutes",
-)
-"""Keys, and one whole section, that an interrupted run may be continued with other values of."""
-
-
-def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder) -> str:
+def check_same_run(
+    config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder, *, layout: str
+) -> str:
     """Raise InputError if continuing would mix two recipes or two data sets. The machine may change; says what did."""
     if manifest.sha256 != saved["manifest_sha256"]:
         raise InputError(
             f"the images in {manifest.root} are not those that the interrupted run began with: "
             f"{_differences(folder, manifest)}; restore them, or start anew in another --out"
+        )
+    if layout != saved.get("layout", ""):
+        raise InputError(
+            f"the images in {manifest.root} lie in other row groups than those of {saved['config']['data']['root']}, so their "
+            "order would change; name the data that the interrupted run began with, or start anew in another --out"
         )
     now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved["config"])
     changed = {
@@ -95,7 +96,7 @@ def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any],
         for name in sorted(now.keys() | before.keys())
         if now.get(name) != before.get(name)
     }
-    allowed = [name for name in changed if name in MAY_CHANGE or name.split(".")[0] in MAY_CHANGE]
+    allowed = [name for name in changed if may_change(name)]
     refused = [text for name, text in changed.items() if name not in allowed]
     if refused:
         raise InputError(

@@ -33,6 +33,7 @@ from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe, describe_calibration
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
+from headstart.golden import record as record_golden
 from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess, View
@@ -128,7 +129,7 @@ def run(config: RunConfig) -> Path:
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
         if accelerator.is_main_process:
             assert companion is not None
-            _write(
+            path = _write(
                 config,
                 accelerator,
                 views,
@@ -519,11 +520,12 @@ def _write(
     trackers_asked: Sequence[str],
     *,
     started: float,
-) -> None:
+) -> Path:
     """The run folder, and the last lines on the terminal."""
-    folder = create_folder(path)
+    folder = create_folder(path, new=config.train.resume == "never", numbered=not config.out)
+    path = folder.path
     running = Running(path)
-    folder.forget_metrics_after(-1)  # what a run left that was killed while it wrote
+    folder.forget_metrics_after(-1, epoch=-1)  # what a run left that was killed while it wrote
     folder.write_text("config.yaml", to_yaml(config))
     folder.write_table("manifest.parquet", manifest.table())
     _draw_views(folder, config, manifest, views)
@@ -554,7 +556,7 @@ def _write(
     backbone, _ = _backbone(config, weights)
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
                "fc.bias": torch.from_numpy(solved.head.bias).float()}  # fmt: skip
-    save_model_tensors(folder.model_file, tensors, info)
+    save_model_tensors(folder.model_file, tensors, replace(info, golden=record_golden(info, tensors)))
     write_predictions(folder, manifest, predictions)
     draw_predictions(folder, manifest, predictions, spec)
     nearest = probe.knn_accuracy(
@@ -583,6 +585,7 @@ def _write(
     trackers.finish(folder.model_file, summary)
     accelerator.print(f"5 nearest neighbours on the same features: accuracy {nearest:.1%}".replace("%", " %"))
     say_result(accelerator, values, _in_words(solved), wall_s=summary["wall_s"], path=path)
+    return path
 
 
 def _begin_curves(folder: RunFolder, solved: Solved, companion: Companion) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+from dataclasses import asdict
 from pathlib import Path
 
-from headstart.config import RunConfig
+from headstart.config import RunConfig, flat, may_change
+from headstart.errors import InputError
 
 
 def run(config: RunConfig) -> Path:
@@ -18,9 +20,27 @@ def run(config: RunConfig) -> Path:
     return path
 
 
+def _check_same(config: RunConfig, folder: Path) -> None:
+    """Raise InputError if the finished run is of another recipe. What a run chooses itself where nothing is asked for may differ."""
+    from headstart.parsing import parse_train
+
+    then = flat(asdict(parse_train(["--config", str(folder / "config.yaml")])))
+    now = flat(asdict(config))
+    changed = [
+        f"{name} {value} (was {then[name]})"
+        for name, value in now.items()
+        if value != then[name] and value is not None and not may_change(name)
+    ]
+    if changed:
+        raise InputError(
+            f"--out {folder} is a finished run of another recipe: {', '.join(changed)}; train in another --out"
+        )
+
+
 def _run(config: RunConfig) -> Path:
     """A finished run that is to be continued is left as it is: a job that is queued again has nothing to do."""
     if config.train.resume == "auto" and config.out and (Path(config.out) / "summary.json").exists():
+        _check_same(config, Path(config.out))
         if os.environ.get("RANK", "0") == "0":
             print(f"{config.out} is finished, so there is nothing to continue; train in another --out")
         return Path(config.out)

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from headstart.calibration import cross_fitted
 from headstart.facts import RunFacts
 from headstart.pages import environment
 from headstart.report.charts import Line, Mark, line_chart, reliability_chart
@@ -18,6 +19,7 @@ from headstart.report.measures import Bin, ClassRow, bins, confusions, per_class
 MAX_MATRIX = 24  # classes that a table of all confusions can hold on a screen
 MAX_CLASSES = 1000  # rows of the table of classes
 MAX_CONFUSIONS = 12
+MAX_FINDINGS = 10  # of a kind; doctor.html has them all, with pictures
 MAX_ROWS = 60  # of the table under a curve
 STRATEGIES = {
     "fine_tune": "every layer fine-tuned",
@@ -96,10 +98,10 @@ def plain(value: Any) -> str:
 
 
 def subject(classes: Sequence[str]) -> str:
-    """'ants and bees', or how many classes there are."""
+    """'ants or bees', or how many classes there are."""
     if len(classes) > 4:
         return f"{len(classes)} classes"
-    return " and ".join([", ".join(classes[:-1]), classes[-1]]) if len(classes) > 1 else classes[0]
+    return " or ".join([", ".join(classes[:-1]), classes[-1]]) if len(classes) > 1 else classes[0]
 
 
 def duration(seconds: float) -> str:
@@ -128,7 +130,7 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     if "top5_accuracy" in val and len(facts.classes) > 5:
         tiles.append(("Top 5", percent(val["top5_accuracy"]), "the right class among five answers"))
     if val.get("ece") is not None:
-        tiles.append(("Calibration error", percent(val["ece"]), "confidence against accuracy, best is 0"))
+        tiles.append(("Calibration error", percent(val["ece"]), "confidence against accuracy"))
     tiles.append(("Trained in", duration(summary["wall_s"]), f"on {summary['world_size']} x {summary['device']}"))
     return tiles
 
@@ -155,11 +157,11 @@ def _curves(facts: RunFacts) -> list[Figure]:
 
 
 def _distinct(curves: list[tuple[str, list[float]]]) -> list[tuple[str, list[float]]]:
-    """Curves that are the same are drawn once, under all their names."""
+    """Curves that are the same are drawn once, under all their names; whether weights decay makes no difference here."""
     found: dict[tuple[float, ...], list[str]] = {}
     for name, values in curves:
-        found.setdefault(tuple(values), []).append(name)
-    return [(", ".join(names), list(values)) for values, names in found.items()]
+        found.setdefault(tuple(values), []).append(name.removesuffix("_decay").removesuffix("_no"))
+    return [(", ".join(dict.fromkeys(names)), list(values)) for values, names in found.items()]
 
 
 def _epoch_figure(
@@ -187,8 +189,8 @@ def _epoch_figure(
 def _step_figure(title: str, curves: Sequence[tuple[str, list[float]]], x: list[float]) -> Figure:
     kinds = ["val", "train", "plain", "plain"]
     lines = [Line(name, kinds[min(i, 3)], x, values) for i, (name, values) in enumerate(curves)]
-    positive = [value for _, values in curves for value in values if value > 0]
-    spread = len(curves) > 1 and max(positive) / min(max(values) for _, values in curves) > 10
+    peaks = [max(values) for _, values in curves]
+    spread = min(peaks) > 0 and max(peaks) / min(peaks) > 10
     every = max(1, math.ceil(len(x) / MAX_ROWS))
     table = [[f"{x[i]:g}", *(f"{values[i]:.4g}" for _, values in curves)] for i in range(0, len(x), every)]
     svg = line_chart(lines, title=f"{title} over the steps", x_label="step", as_text=lambda value: f"{value:.3g}",
@@ -247,55 +249,66 @@ def _matrix(confusion: np.ndarray) -> list[list[dict[str, Any]]]:
 
 def _reliability(facts: RunFacts) -> list[Figure]:
     """Before temperature scaling, and after it if the model file knows a temperature."""
-    confidence = facts.confidence
-    figures = [_reliability_figure("As the network answers", bins(confidence, facts.right))]
-    calibration = getattr(facts.info, "calibration", None)
-    if calibration is not None:
-        scaled = _calibrated(facts).max(axis=1)
-        title = f"After temperature scaling, T = {calibration.temperature:.2f}"
-        figures.append(_reliability_figure(title, bins(scaled, facts.right)))
-    return figures
+    figures = [_reliability_figure("As the network answers", bins(facts.confidence, facts.right), facts.summary["val"])]
+    calibration = facts.info.calibration
+    if calibration is None:
+        return figures
+    logits = facts.logits
+    if calibration.fitted_on == "validation logits":  # on images that it was not fitted on, as the summary measures it
+        scaled = cross_fitted(logits, facts.labels)
+    else:
+        scaled = calibration.probabilities(logits)
+    title = f"After temperature scaling, T = {calibration.temperature:.2f}"
+    parts = bins(scaled.max(axis=1), facts.right)
+    return [*figures, _reliability_figure(title, parts, facts.summary.get("calibration", {}))]
 
 
-def _calibrated(facts: RunFacts) -> np.ndarray:
-    """(n, C): the logarithm of a probability is its logit, but for a constant per image that the softmax takes out again."""
-    logits = np.log(np.maximum(facts.probabilities, np.finfo(np.float64).tiny))
-    return np.asarray(facts.info.calibration.probabilities(logits))  # type: ignore[attr-defined]
-
-
-def _reliability_figure(title: str, parts: Sequence[Bin]) -> Figure:
-    gap = sum(part.right.n * abs(part.confidence - part.right.value) for part in parts) / sum(p.right.n for p in parts)
-    mean = sum(part.right.n * part.confidence for part in parts) / sum(p.right.n for p in parts)
-    right = sum(part.right.hits for part in parts) / sum(p.right.n for p in parts)
+def _reliability_figure(title: str, parts: Sequence[Bin], measured: Mapping[str, Any]) -> Figure:
+    """measured: what the summary says of these probabilities."""
     table = [
         [percent(part.confidence), percent(part.right.value), interval(part.right.ci95), str(part.right.n)]
         for part in parts
     ]
+    note = ""
+    if "ece" in measured:
+        note = (
+            f"Calibration error {percent(measured['ece'])}; a network whose confidence is right would stay below "
+            f"{percent(measured['ece_by_chance95'])} on so many images, 95 times of 100. Log loss {measured['loss']:.3f}, Brier score "
+            f"{measured['brier']:.3f}."
+        )
     return Figure(
         title,
         reliability_chart(parts, title=f"{title}: share of right answers by confidence"),
         [],
         ["mean confidence", "right", "95 % interval", "images"],
         table,
-        f"Mean confidence {percent(mean)}, right {percent(right)}; mean gap over the points {percent(gap)}.",
+        note,
     )
 
 
 def _calibration(facts: RunFacts) -> list[str]:
     """What the model file promises beyond its best guess, in sentences."""
-    calibration = getattr(facts.info, "calibration", None)
-    if calibration is None:
+    told = facts.summary.get("calibration")
+    if facts.info.calibration is None or told is None:
         return []
-    said = [f"The temperature was fitted on {calibration.n} {calibration.fitted_on}."]
-    conformal = calibration.conformal
-    logits = np.log(np.maximum(facts.probabilities, np.finfo(np.float64).tiny))
-    sets = calibration.prediction_sets(logits)
-    said.append(
-        f"Sets of classes that hold the right one in 90 of 100 images have {sets.sum(axis=1).mean():.2f} classes on average on "
-        f"these images (from {conformal.n} images{'' if conformal.exact else ', which also chose the epoch'})."
-    )
-    if calibration.open_set is not None:
-        said.append("Images unlike any of the classes can be told by their features: predictions say 'none of these'.")
+    sets = told["prediction_sets"]
+    said = [
+        f"The temperature was fitted on the {told['fitted_on']} of {told['n']} images"
+        + (
+            ", and is measured here tenth by tenth, each with that of the other nine."
+            if told["fitted_on"] == "validation logits"
+            else "."
+        ),
+        f"A prediction can be a set of classes that holds the right one {100 * sets['confidence']:g} times of 100: here "
+        f"{sets['mean_size']:.2f} classes on average, a single one for {sets['of_one_class']} of {sets['n']} images"
+        + ("." if sets["exact"] else "; the same images chose the epoch, so that this is approximate."),
+    ]
+    nothing = told.get("none_of_these")
+    if nothing:
+        said.append(
+            f"An image that is unlike all training images can be flagged as none of the classes, at the cost of {100 * nothing['wrongly_flagged']:g} of 100 "
+            "good images that are flagged too."
+        )
     return said
 
 
@@ -315,8 +328,10 @@ def _doctor(facts: RunFacts) -> dict[str, Any] | None:
                 "title": KINDS[kind].title,
                 "counted": number_of(kind, len(ours)),
                 "what_to_do": KINDS[kind].what_to_do,
-                "entries": [(shown(one["message"]), [shown(path) for path in one["paths"][:6]]) for one in ours[:20]],
-                "more": max(0, len(ours) - 20),
+                "entries": [
+                    (shown(one["message"]), [shown(path) for path in one["paths"][:6]]) for one in ours[:MAX_FINDINGS]
+                ],
+                "more": max(0, len(ours) - MAX_FINDINGS),
             }
         )
     others = [(KINDS[kind].title, number_of(kind, count)) for kind, count in facts.doctor["counts"].items()
