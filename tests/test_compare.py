@@ -108,7 +108,7 @@ def test_what_could_be_chance_is_not_proven_and_the_images_needed_are_said(write
     assert found["verdict"] == "not proven"
     assert found["images_needed"] > 100
     assert f"Not proven with 100 images that {b} and {a} differ" in found["in_words"]
-    assert f"about {found['images_needed']} images would show it" in found["in_words"]
+    assert f"about {found['images_needed']:,} images would show it" in found["in_words"]
 
 
 def test_runs_that_are_right_equally_often_ask_for_no_number(write_run, capsys) -> None:

@@ -97,6 +97,7 @@ RULES = {
         "headstart.page",
         "headstart.cli",
     },
+    "headstart.export.": {"headstart.training", "headstart.evaluate", "headstart.checkpoint", "headstart.cli"},
     "headstart.predict": {"headstart.training", "headstart.evaluate", "headstart.checkpoint", "headstart.cli"},
     "headstart.evaluate": {"headstart.training", "headstart.checkpoint", "headstart.cli"},
     "headstart.training": {"headstart.predict", "headstart.cli"},

@@ -73,7 +73,7 @@ class RunFolder:
         write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_table(self, name: str, table: "pa.Table") -> None:
         import pyarrow.parquet as pq
@@ -83,7 +83,7 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl. A line cut short by a crash is removed when the run is resumed."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+            lines.write(json.dumps(record, allow_nan=False) + "\n")
         if self.also_tell is not None:
             self.also_tell(record)
 

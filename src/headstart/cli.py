@@ -274,7 +274,7 @@ def _export(argv: list[str]) -> None:
         "--images", type=int, default=1000, help="validation images that are compared at most (default: 1000)"
     )
     parser.add_argument(
-        "--allow_loss", type=float, metavar="SHARE", help="int8: accuracy that may be lost (default: 0.01, one point)"
+        "--allow_loss", type=float, metavar="SHARE", help="int8: accuracy that may be lost (default: 0.02, two points)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     args = parser.parse_args(argv)

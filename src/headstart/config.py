@@ -248,6 +248,11 @@ class TrainConfig:
     """Images per forward pass in evaluation, over all processes (rounded up to a multiple of them)."""
     first_image_size: int | None = None
     """Train on smaller images first, px: the side rises to data.image_size over two thirds of the run. null: no."""
+    seeds: int = 1
+    """Train with so many seeds, from `seed` on, in --out/seed_0 and so on, and sum up: mean, spread, interval."""
+    folds: int = 0
+    """Train so many times, each with another part of all images set aside, in --out/fold_0 and so on, so that each image is
+    measured once by a network that did not see it. 0: no."""
     resume: str = "never"
     """never, auto (continue the run in --out if it has a checkpoint, else start), or the path of a checkpoint."""
     checkpoint_steps: int = 0
@@ -257,7 +262,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require_finite("train", self)
-        for name in ("epochs", "batch_size", "accumulation", "eval_batch_size"):
+        _require(self.folds == 0 or self.folds >= 2, f"train.folds is {self.folds}; use at least 2, or 0 for none")
+        _require(
+            self.folds == 0 or self.seeds == 1,
+            f"train.folds {self.folds} and train.seeds {self.seeds} go one at a time",
+        )
+        for name in ("epochs", "batch_size", "accumulation", "eval_batch_size", "seeds"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}; it must be at least 1")
         _require(
@@ -339,6 +349,10 @@ class RunConfig:
         _require(
             len(asked) < 2,
             f"{' and '.join(asked)} each make up for rare classes, and together they overdo it; choose one",
+        )
+        _require(
+            not (self.train.folds and self.data.folds),
+            f"train.folds {self.train.folds} trains on every fold, and data.folds {self.data.folds} on one; choose one of them",
         )
         first = self.train.first_image_size
         _require(

@@ -279,7 +279,7 @@ def evaluate_command(
     if accelerator.is_main_process:
         _print(values)
         if out is not None:
-            text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             try:
                 write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
             except OSError as error:
@@ -334,8 +334,15 @@ def _print(values: dict[str, Any]) -> None:
         f"loss {values['loss']:.4f}, balanced accuracy {values['balanced_accuracy']:.4f}, macro F1 {values['macro_f1']:.4f}",
         highlight=False,
     )
-    table = Table("class", "n", "precision", "recall")
+    console.print(
+        f"Brier score {values['brier']:.4f}, calibration error {values['ece']:.4f} (up to {values['ece_by_chance95']:.4f} by chance)",
+        highlight=False,
+    )
+    table = Table("class", "n", "precision", "recall", "95 % interval")
     for name, row in values["per_class"].items():
-        seen = [f"{row['precision']:.3f}", f"{row['recall']:.3f}"] if row["n"] else ["-", "-"]
+        seen = ["-", "-", "-"]
+        if row["n"]:
+            low, high = row["recall_ci95"]
+            seen = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"]
         table.add_row(name, str(row["n"]), *seen)
     console.print(table)

@@ -102,7 +102,9 @@ def check_parity(
                 split_column=None,
                 group_column=None,
             ),
-            train=replace(config.train, epochs=epochs, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0),
+            train=replace(
+                config.train, epochs=epochs, seeds=1, folds=0, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0
+            ),
             optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
             runtime=replace(config.runtime, mixed_precision="no"),
         )

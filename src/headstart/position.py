@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -90,18 +91,23 @@ def check_same_run(
             f"the images in {manifest.root} lie in other row groups than those of {saved['config']['data']['root']}, so their "
             "order would change; name the data that the interrupted run began with, or start anew in another --out"
         )
-    now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved["config"])
+    return check_same_recipe(config, saved["config"])
+
+
+def check_same_recipe(config: RunConfig, saved: dict[str, Any], *, more: Sequence[str] = ()) -> str:
+    """Raise InputError if a key that may not change differs from those saved; says which others do. more: also may."""
+    now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved)
     changed = {
         name: f"{name} {now.get(name)} (was {before.get(name)})"
         for name in sorted(now.keys() | before.keys())
         if now.get(name) != before.get(name)
     }
-    allowed = [name for name in changed if may_change(name)]
+    allowed = [name for name in changed if may_change(name) or name in more]
     refused = [text for name, text in changed.items() if name not in allowed]
     if refused:
         raise InputError(
             f"{', '.join(refused)} would change the interrupted run; continue it with --config {config.out}/config.yaml, "
-            f"or start anew in another --out (these may change: {', '.join(MAY_CHANGE)})"
+            f"or start anew in another --out (these may change: {', '.join([*MAY_CHANGE, *more])})"
         )
     return ", ".join(changed[name] for name in allowed if name not in ("train.resume", "out"))
 

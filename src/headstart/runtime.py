@@ -177,6 +177,16 @@ def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
     return [value > 0 for value in accelerator.reduce(raised, "sum").tolist()]
 
 
+def finish(accelerator: "Accelerator", *, last: bool) -> None:
+    """The end of a run. last: the processes part; otherwise they stay together for the next run, and trackers end alone."""
+    accelerator.wait_for_everyone()
+    if last:
+        accelerator.end_training()
+    else:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
 def end_with_launcher() -> None:
     """Ask the system for SIGTERM when torchrun's agent dies: it starts processes in sessions of their own, so that a killed
     agent would leave them training. Linux only."""

@@ -10,7 +10,7 @@ from headstart.errors import InputError
 
 
 def run(config: RunConfig) -> Path:
-    """Train as configured and return the run folder. Raises InputError and Stopped."""
+    """Train as configured, once or several times, and return the run folder. Raises InputError and Stopped."""
     if not config.runtime.quiet:
         return _run(config)
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):  # warnings go to the other stream
@@ -38,7 +38,17 @@ def _check_same(config: RunConfig, folder: Path) -> None:
 
 
 def _run(config: RunConfig) -> Path:
-    """A finished run that is to be continued is left as it is: a job that is queued again has nothing to do."""
+    if config.train.seeds > 1 or config.train.folds:
+        from headstart.repeats import run_repeats
+
+        return run_repeats(config, _run_once)
+    return _run_once(config)
+
+
+def _run_once(config: RunConfig, *, last: bool = True) -> Path:
+    """last: whether the processes may part afterwards.
+
+    A finished run that is to be continued is left as it is: a job that is queued again has nothing to do."""
     if config.train.resume == "auto" and config.out and (Path(config.out) / "summary.json").exists():
         _check_same(config, Path(config.out))
         if os.environ.get("RANK", "0") == "0":
@@ -48,7 +58,7 @@ def _run(config: RunConfig) -> Path:
         # without torchvision, datasets and evaluate: importing them takes longer than the run
         from headstart.probe_run import run as solve_for_head
 
-        return solve_for_head(config)
+        return solve_for_head(config, last=last)
     from headstart.training import run as train_by_epochs
 
-    return train_by_epochs(config)
+    return train_by_epochs(config, last=last)

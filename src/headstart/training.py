@@ -38,6 +38,7 @@ from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, describe_calibration, round_up
 from headstart.extract import views_of
 from headstart.golden import record as record_golden
+from headstart.idle import describe_idle
 from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
@@ -60,6 +61,7 @@ from headstart.runtime import (
     StopRequest,
     agree,
     choose_precision,
+    finish,
     memory_in_use,
     on_main,
     room_for_images,
@@ -76,9 +78,10 @@ from headstart.workers import measure_num_workers
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device
 
 
-def run(config: RunConfig) -> Path:
+def run(config: RunConfig, *, last: bool = True) -> Path:
     """Train as configured, measure the best weights, and return the run folder.
 
+    last: whether the processes may part afterwards.
     Raises InputError before anything is written if the input is wrong, Stopped after a signal and a checkpoint.
     """
     started = time.perf_counter()
@@ -89,6 +92,8 @@ def run(config: RunConfig) -> Path:
     accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
     check_divisible(config.train, num_processes=accelerator.num_processes)
     trackers_asked = asked_for(config.runtime)
+    if ignored := describe_idle(config):
+        accelerator.print(ignored)
     config = resolve(config, accelerator, threads=threads)
 
     # data: scanned, hashed, decoded once and split by the main process; told to the others
@@ -329,8 +334,7 @@ def run(config: RunConfig) -> Path:
             trackers.finish(folder.model_file, summary)
             found = f"epoch {state.best_epoch} of {config.train.epochs}"
             say_result(accelerator, values, found, wall_s=summary["wall_s"], path=path)
-        accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish(accelerator, last=last)
     return path
 
 

@@ -78,7 +78,7 @@ FORMAT = Format(
     modules=("onnx", "onnxscript", "onnxruntime"),
     extra="onnx",
     tolerance=0.05,
-    largest_loss=0.01,
+    largest_loss=0.02,
     write=write,
     open=open_it,
 )

@@ -1,6 +1,7 @@
 """ONNX: the network alone. Normalised float32 pixels in, logits out."""
 
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,20 @@ def network_graph(original: Original) -> "onnx.ModelProto":
     """BatchNorm is folded into the convolutions. Without notes on the Python code that it came from."""
     import onnx
 
+    model: onnx.ModelProto = onnx.ModelProto.FromString(
+        _exported(original.network, original.info.preprocess.image_size)
+    )
+    describe(model, original)
+    return model
+
+
+@lru_cache(maxsize=1)  # several formats begin with it, and it takes seconds
+def _exported(network: torch.nn.Module, side: int) -> bytes:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own future
         program = torch.onnx.export(
-            original.network,
-            (original.example,),
+            network,
+            (torch.zeros(2, 3, side, side),),  # two, because a batch of one would be taken for a constant
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("n")},),
             input_names=[PIXELS],
@@ -41,10 +51,9 @@ def network_graph(original: Original) -> "onnx.ModelProto":
             verbose=False,
         )
     assert program is not None
-    model: onnx.ModelProto = program.model_proto
+    model = program.model_proto
     _forget_the_source(model)
-    describe(model, original)
-    return model
+    return bytes(model.SerializeToString())
 
 
 def describe(model: "onnx.ModelProto", original: Original) -> None:

@@ -14,13 +14,15 @@ _NAME, _SAID = "model.xml", "headstart.json"
 
 
 def write(original: Original, path: Path) -> None:
-    """model.xml and model.bin, by way of ONNX; inputs and outputs as in as_onnx.py; class names and preprocessing in headstart.json."""
+    """model.xml and model.bin, by way of ONNX; inputs and outputs as in as_onnx.py; class names and preprocessing in headstart.json.
+
+    openvino.convert_model would do the same and report to its makers; the runtime's own reader reports to nobody."""
     import openvino
 
     path.mkdir()
     exact = path / "exact.onnx"
     exact.write_bytes(network_graph(original).SerializeToString())
-    openvino.save_model(openvino.convert_model(exact), path / _NAME, compress_to_fp16=False)
+    openvino.save_model(openvino.Core().read_model(exact), path / _NAME, compress_to_fp16=False)
     exact.unlink()
     (path / _SAID).write_text(json.dumps(original.metadata(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -16,10 +16,10 @@ def write(original: Original, path: Path) -> None:
     """Normalised float32 (n, 3, S, S) in, logits (n, C) out, for any n; class names and preprocessing in an extra file.
 
     Without example inputs, which would be stored as a pickle, and without the paths of source files on this machine."""
+    side = original.info.preprocess.image_size
+    example = torch.zeros(2, 3, side, side)  # two, because a batch of one would be taken for a constant
     with torch.no_grad():
-        program = torch.export.export(
-            original.network, (original.example,), dynamic_shapes=({0: torch.export.Dim("n")},)
-        )
+        program = torch.export.export(original.network, (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
     for node in program.graph.nodes:
         for told in ("stack_trace", "nn_module_stack"):
             node.meta.pop(told, None)

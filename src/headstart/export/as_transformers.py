@@ -52,15 +52,15 @@ def transformers_name(name: str) -> str:
     match name.split("."):
         case ["fc", leaf]:
             return f"classifier.1.{leaf}"
-        case ["conv1" | "bn1" as kind, leaf]:
-            return f"resnet.embedder.embedder.{kinds[kind[:-1]]}.{leaf}"
+        case ["conv1" | "bn1" as step, leaf]:
+            return f"resnet.embedder.embedder.{kinds[step[:-1]]}.{leaf}"
         case [stage, block, "downsample", "0" | "1" as place, leaf]:
-            layer, kind = "shortcut", ("convolution", "normalization")[int(place)]
+            layer = f"shortcut.{('convolution', 'normalization')[int(place)]}"
         case [stage, block, step, leaf]:
-            layer, kind = f"layer.{int(step[-1]) - 1}", kinds[step[:-1]]
+            layer = f"layer.{int(step[-1]) - 1}.{kinds[step[:-1]]}"
         case _:
             raise AssertionError(f"{name} is not of a resnet18")
-    return f"resnet.encoder.stages.{int(stage.removeprefix('layer')) - 1}.layers.{block}.{layer}.{kind}.{leaf}"
+    return f"resnet.encoder.stages.{int(stage.removeprefix('layer')) - 1}.layers.{block}.{layer}.{leaf}"
 
 
 def open_it(path: Path) -> Answer:

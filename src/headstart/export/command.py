@@ -32,7 +32,7 @@ from headstart.files import fsync
 from headstart.parsing import nearest
 from headstart.runtime import set_threads
 
-FORMATS = {
+FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT
     for module in (as_torchvision, as_transformers, as_timm, as_onnx, as_onnx_image, as_int8, as_pt2, as_openvino)
 }

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -15,8 +16,13 @@ _SIZES = (
 )  # fmt: skip
 
 
-def drawn_files() -> Iterator[tuple[str, bytes]]:
-    """(name, content) of NUM_DRAWN files, always the same: 22 odd sizes, then one of each mode and way of storing."""
+@cache
+def drawn_files() -> tuple[tuple[str, bytes], ...]:
+    """(name, content) of NUM_DRAWN files, always the same: odd sizes, then one of each mode and way of storing."""
+    return tuple(_draw())
+
+
+def _draw() -> Iterator[tuple[str, bytes]]:
     for number, (width, height) in enumerate(_SIZES):
         yield f"size_{width}x{height}.png", _encoded(_scene(number, width, height), "PNG")
     for number, (name, draw) in enumerate(_MODES.items(), start=len(_SIZES)):

@@ -93,7 +93,7 @@ def check(
     images and single ones may be larger. Raises Refused.
     """
     reference = Reference(original)
-    drawn = list(drawn_files())
+    drawn = drawn_files()
     spec = original.info.preprocess
     images = ((name, spec.decode(content), content) for name, content in drawn)
     rows = [(name, reference.answer(content), answer(image)) for name, image, content in images]

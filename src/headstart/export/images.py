@@ -40,11 +40,21 @@ class RunImages:
                 ) from None
             return RunImages(missing=f"{folder} has no manifest.parquet and config.yaml that name them")
         try:
-            return RunImages(rows, open_source(replace(config, root=data or config.root)))
+            source = open_source(replace(config, root=data or config.root))
         except InputError as error:
             if data is not None:
                 raise
             return RunImages(missing=str(error))
+        if data is not None and rows.num_rows:
+            first = rows.column("path")[0].as_py()
+            try:
+                source.read(first)
+            except (OSError, KeyError) as error:
+                reason = getattr(error, "strerror", None) or "not there"
+                raise InputError(
+                    f"--data {data}: {first}, which the run has seen, cannot be read there ({reason})"
+                ) from None
+        return RunImages(rows, source)
 
     def of_split(self, split: str, *, at_most: int) -> Iterator[tuple[str, Image.Image, str]]:
         """(path, RGB at full size, label) of images that are what they were, evenly spread over the split."""

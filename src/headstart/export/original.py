@@ -18,7 +18,7 @@ Answer = Callable[[Image.Image], Mapping[str, float]]
 """An exported model in its own runtime: an RGB image of any size -> probability by class name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no equality
 class Original:
     """network: fp32, in eval mode, its head divided by the temperature, so that the softmax of its logits is what `predict`
     answers; temperature: what it was divided by, 1 where the model file holds no calibration; images: those of the run."""
@@ -28,12 +28,6 @@ class Original:
     info: ModelInfo
     temperature: float
     images: RunImages
-
-    @property
-    def example(self) -> torch.Tensor:
-        """float32 (2, 3, S, S): two, because a batch of one would be taken for a constant."""
-        side = self.info.preprocess.image_size
-        return torch.zeros(2, 3, side, side)
 
     def says(self) -> dict[str, Any]:
         """What whoever opens the exported model has to know; JSON values."""
