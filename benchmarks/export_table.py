@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="image folder with val/")
     parser.add_argument("--node", type=Path, help="folder with node_modules")
     parser.add_argument("--images", type=int, default=1000, help="at most")
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     args = parser.parse_args()
     paths = [path.absolute() for path in image_files(args.data / "val")[0]]
     paths = paths[:: max(1, -(-len(paths) // args.images))]
@@ -128,7 +129,8 @@ def main() -> None:
         predicted("measured"),
     )
     with tempfile.TemporaryDirectory() as place:
-        for name, format in FORMATS.items():
+        for name in args.formats:
+            format = FORMATS[name]
             check_runtime(format)
             out = Path(place) / f"{name}{format.suffix}"
             parity = export(original, format, out, at_most=1)

@@ -102,7 +102,7 @@ def test_every_format_passes_the_gate_in_its_own_runtime(name, exported) -> None
 
 
 FAULTS: dict[str, Callable[[Original], Original]] = {
-    "interpolation": lambda o: with_preprocess(o, interpolation="bicubic"),
+    "interpolation": lambda o: with_preprocess(o, interpolation="bicubic", antialias=False),
     "crop": lambda o: with_preprocess(o, resize_size=o.info.preprocess.resize_size + 1),
     "channel order": lambda o: replace(o, network=blue_first(o)),
     "class order": lambda o: replace(o, info=replace(o.info, classes=tuple(reversed(o.info.classes)))),
@@ -397,7 +397,7 @@ class TestThePageOfDocumentation:
         names: dict[str, dict[str, float]] = {}
         exec(block, names)
         assert names["answer"].keys() == expected.keys()
-        assert [names["answer"][name] for name in expected] == pytest.approx(list(expected.values()), abs=2e-3)
+        assert [names["answer"][name] for name in expected] == pytest.approx(list(expected.values()), abs=1e-4)
 
     def test_its_javascript_answers_as_predict_does(self, exported, expected) -> None:
         modules = os.environ.get("HEADSTART_TEST_NODE")
@@ -410,4 +410,4 @@ class TestThePageOfDocumentation:
         done = subprocess.run(["node", "page.mjs"], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert [found[name] for name in expected] == pytest.approx(list(expected.values()), abs=2e-3)
+        assert [found[name] for name in expected] == pytest.approx(list(expected.values()), abs=1e-4)

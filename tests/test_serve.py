@@ -114,6 +114,14 @@ def test_many_clients_at_once_get_what_one_alone_gets(server, photos) -> None:
     assert together == pytest.approx(alone, rel=1e-5)
 
 
+def test_what_one_asks_for_is_not_what_its_neighbours_in_the_batch_ask_for(predictor) -> None:
+    with running(predictor, wait_ms=500) as server, ThreadPoolExecutor(3) as clients:
+        queries = ["?top=1", "?top=3", "?top=2&gradcam=true"]
+        replies = list(clients.map(lambda query: server.predict(TINY, query).json["results"][0], queries))
+    assert [len(reply["top"]) for reply in replies] == [1, 3, 2]
+    assert [reply["gradcam"] is None for reply in replies] == [True, True, False]
+
+
 def test_what_arrives_while_the_network_computes_is_its_next_batch() -> None:
     sizes: list[int] = []
     started, go_on = threading.Event(), threading.Event()

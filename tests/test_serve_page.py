@@ -1,6 +1,7 @@
 """The page of headstart serve in a browser: every way to bring an image, without a mouse, without a network."""
 
 import base64
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import Watched
 from PIL import Image
 from planting import encoded, scene
 from serving import Running, calibration_of, png, running, write_model
@@ -18,7 +20,9 @@ from headstart.predict import Predictor
 sync_api = pytest.importorskip("playwright.sync_api", reason="NOT TESTED IN A BROWSER: pip install playwright")
 expect = sync_api.expect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = os.environ.get("HEADSTART_TEST_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED IN A BROWSER: no chromium on this machine"),
@@ -217,6 +221,7 @@ def test_nothing_is_cut_off_on_a_small_screen(width: int, scheme: str, page, tmp
         if address:
             page.goto(page.url + address)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        assert Watched(page).faults_of_accessibility() == []
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 

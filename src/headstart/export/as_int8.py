@@ -20,11 +20,14 @@ def write(original: Original, path: Path) -> None:
     Raises InputError if the training images of the run cannot be read."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    exact = path.with_name("exact.onnx")
+    exact, shaped = path.with_name("exact.onnx"), path.with_name("shaped.onnx")
     exact.write_bytes(network_graph(original).SerializeToString())
+    # shapes of everything in between; the graph is optimised for a processor when it is opened, not here
+    quant_pre_process(exact, shaped, skip_optimization=True, skip_symbolic_shape=True)
     quantize_static(
-        exact,
+        shaped,
         path,
         _reader(original),
         quant_format=QuantFormat.QDQ,
@@ -35,6 +38,7 @@ def write(original: Original, path: Path) -> None:
         calibrate_method=CalibrationMethod.MinMax,
     )
     exact.unlink()
+    shaped.unlink()
     quantised = onnx.load(path)
     describe(quantised, original)
     path.write_bytes(quantised.SerializeToString())

@@ -68,11 +68,13 @@ def open_it(path: Path) -> Answer:
     from transformers import pipeline
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it would tell that TimmWrapperImageProcessor exists once, which is as it should be
     try:
         classify = pipeline("image-classification", model=str(path), device="cpu")
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -58,28 +60,28 @@ class RunImages:
 
     def of_split(self, split: str, *, at_most: int) -> Iterator[tuple[str, Image.Image, str]]:
         """(path, RGB at full size, label) of images that are what they were, evenly spread over the split."""
-        if self.rows is None or self.source is None:
+        rows = self._picked(split, at_most)
+        if rows is None or self.source is None:
             return
-        rows = [row for row in self.rows.to_pylist() if row["split"] == split]
-        for row in rows[:: max(1, -(-len(rows) // at_most))]:
+        for row in rows.to_pylist():
             try:
                 content = self.source.read(row["path"])
                 if hashlib.sha256(content).hexdigest() == row["sha256"]:
                     yield row["path"], decode(content), row["label"]
-            except (
-                OSError,
-                KeyError,
-                InputError,
-                UnreadableImage,
-            ):  # counted by who asks: what does not come is not there
+            except (OSError, KeyError, InputError, UnreadableImage):  # what does not come is counted by who asks
                 continue
 
     def count(self, split: str, *, at_most: int) -> int:
         """How many `of_split` would give if all were there."""
+        rows = self._picked(split, at_most)
+        return 0 if rows is None else int(rows.num_rows)
+
+    def _picked(self, split: str, at_most: int) -> pa.Table | None:
+        """Every k-th row of the split."""
         if self.rows is None:
-            return 0
-        total = sum(name == split for name in self.rows.column("split").to_pylist())
-        return len(range(0, total, max(1, -(-total // at_most))))
+            return None
+        rows = self.rows.filter(pc.equal(self.rows.column("split"), split))
+        return rows.take(np.arange(0, rows.num_rows, max(1, -(-rows.num_rows // at_most))))
 
 
 def _data_config(text: str) -> DataConfig:
