@@ -4,6 +4,7 @@
 #   ./launch.sh                                the demo: solar cells, frozen head, then fine-tuning
 #   ./launch.sh CONFIG [--key value ...]       train CONFIG (a file, or the name of a shipped one)
 #   ./launch.sh --processes N CONFIG ...       the same on N processes
+#   ./launch.sh predict RUN PATHS --out DIR/   classify images; with --processes N or several GPUs the work is shared
 #   ./launch.sh test [pytest arguments]        the tests
 set -eu
 
@@ -41,7 +42,7 @@ set_up() { # $1: extras, demo or dev; dev holds all that demo does
   printf '%s' "$fingerprint" > "$venv/.installed-$1"
 }
 
-train() { # headstart train with the launcher that fits; $1: processes or "", rest: its arguments
+headstart() { # a command with the launcher that fits; $1: processes or "", $2: train or predict, rest: its arguments
   local processes="$1" gpus=0
   shift
   if command -v nvidia-smi >/dev/null; then gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"; fi
@@ -50,13 +51,13 @@ train() { # headstart train with the launcher that fits; $1: processes or "", re
     [ "$processes" -le "$gpus" ] || fail "--processes $processes, but this machine has $gpus GPU(s)"
     say "$gpus GPU(s): accelerate launch with $processes process(es)"
     "$venv/bin/accelerate" launch $([ "$processes" -gt 1 ] && echo --multi_gpu) --num_processes "$processes" \
-      --num_machines 1 --mixed_precision no --dynamo_backend no -m headstart train "$@"
+      --num_machines 1 --mixed_precision no --dynamo_backend no -m headstart "$@"
   elif [ "${processes:-1}" -gt 1 ]; then
     say "no GPU: torchrun with $processes processes on the CPU"
-    ACCELERATE_USE_CPU=true "$venv/bin/torchrun" --standalone --nproc_per_node "$processes" -m headstart train "$@"
+    ACCELERATE_USE_CPU=true "$venv/bin/torchrun" --standalone --nproc_per_node "$processes" -m headstart "$@"
   else
-    say "one process: python -m headstart train"
-    "$python" -m headstart train "$@"
+    say "one process: python -m headstart $1"
+    "$python" -m headstart "$@"
   fi
 }
 
@@ -70,7 +71,7 @@ demo() { # $1: processes or ""
       say "runs/demo-$strategy is there already; remove it to train again"
     else
       rm -rf "runs/demo-$strategy" # what an interrupted demo left
-      train "$1" --config "configs/$strategy.yaml" --config configs/demo.yaml --out "runs/demo-$strategy"
+      headstart "$1" train --config "configs/$strategy.yaml" --config configs/demo.yaml --out "runs/demo-$strategy"
     fi
   done
   printf '\n'
@@ -98,12 +99,16 @@ case "${1:-}" in
     set_up dev
     exec "$home/scripts/test" "$@"
     ;;
-  -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+  predict)
+    set_up demo
+    headstart "$processes" "$@"
+    ;;
+  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
   -*) fail "unknown option $1; see ./launch.sh --help" ;;
   *)
     config="$1"
     shift
     set_up demo
-    train "$processes" --config "$config" "$@"
+    headstart "$processes" train --config "$config" "$@"
     ;;
 esac

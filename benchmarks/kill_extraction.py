@@ -1,12 +1,15 @@
-"""Kill -9 in the middle of extraction, many times at random moments; the bank must be right and the work kept.
+"""Kill -9 at random moments of a whole run on the feature bank; the bank must be right, and the work kept.
 
     python benchmarks/kill_extraction.py --data hymenoptera_data --kills 10
 
-Every attempt is the whole command on the same bank, killed with its workers at a random moment of the extraction.
-Then the run is left to end, and its head is compared byte by byte with that of a run that nobody disturbed.
+Every attempt is the same command, killed with its workers at a moment drawn evenly from the time that an undisturbed run
+takes: it imports, scans, extracts, merges, solves or writes its run folder by then. The next attempt continues on the same
+bank and run folder; after one that came to its end a new series begins with empty ones. Every series is left to
+end, and its head is compared byte by byte with that of the undisturbed run.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -14,15 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from safetensors.numpy import load_file
 
 
-def start(data: Path, bank: Path, out: Path) -> subprocess.Popen:
-    arguments = ["--config", "frozen_head", "--data.root", data, "--model.weights", "bundled", "--runtime.bank", bank]
+def start(data: Path, folder: Path, rest: list[str]) -> subprocess.Popen:
+    """The command, in a process group of its own; bank and run folder are below `folder`."""
+    arguments = ["--config", "frozen_head", "--data.root", data, "--model.weights", "bundled", "--train.resume", "auto",
+                 "--runtime.bank", folder / "bank", "--out", folder / "run", *rest]  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-m", "headstart", "train", *map(str, arguments), "--out", str(out)],
+        [sys.executable, "-m", "headstart", "train", *map(str, arguments)],
         stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
@@ -34,11 +40,26 @@ def rows(bank: Path) -> int:
     key = next(bank.glob("*/key.json"), None)
     if key is None:
         return 0
-    import json
-
     opened = Bank(bank, json.loads(key.read_text()), width=512)
     assert not opened.damaged, opened.damaged
     return len(opened)
+
+
+def where(folder: Path, *, before: int, total: int) -> str:
+    """What the attempt was doing when it was killed, as far as its files say."""
+    now = rows(folder / "bank")
+    if (folder / "run" / "summary.json").exists():
+        return "after its end"
+    if (folder / "run").exists() and now == total:
+        return "writing the run folder"
+    if now == total:
+        return "between the last feature and the run folder"
+    return "extracting" if now > before else "before its first feature"
+
+
+def head(folder: Path) -> dict[str, bytes]:
+    tensors = load_file(folder / "run" / "model.safetensors")
+    return {name: tensors[name].tobytes() for name in ("fc.weight", "fc.bias")}
 
 
 def main() -> None:
@@ -46,30 +67,42 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="image folder")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    args = parser.parse_args()
+    args, rest = parser.parse_known_args()  # what is not known goes to headstart train
     moments = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        undisturbed, bank = folder / "undisturbed", folder / "bank"
-        assert start(args.data, folder / "other", undisturbed).wait() == 0
-        total = rows(folder / "other")
-        kept = []
-        for number in range(args.kills):
-            before = rows(bank)
-            process = start(args.data, bank, folder / f"killed-{number}")
-            # the first feature of this attempt, and then a random moment; near the end as likely as near the start
-            while process.poll() is None and rows(bank) == before and before < total:
-                time.sleep(0.02)
-            time.sleep(moments.uniform(0, 0.6))
-            if process.poll() is None:
+        undisturbed = Path(name) / "undisturbed"
+        started = time.perf_counter()
+        assert start(args.data, undisturbed, rest).wait() == 0
+        whole_s = time.perf_counter() - started
+        total, expected = rows(undisturbed / "bank"), head(undisturbed)
+        killed: Counter[str] = Counter()
+        kept: list[list[int]] = [[]]
+
+        def end(series: Path) -> None:
+            assert start(args.data, series, rest).wait() == 0
+            assert rows(series / "bank") == total
+            assert head(series) == expected, f"series {len(kept)} ended with another head"
+
+        while killed.total() < args.kills:
+            series = Path(name) / f"series-{len(kept)}"
+            before = rows(series / "bank")
+            process = start(args.data, series, rest)
+            try:
+                code = process.wait(timeout=moments.uniform(0, whole_s))
+            except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kept.append(rows(bank))
-            assert kept[-1] >= before
-        assert start(args.data, bank, folder / "last").wait() == 0
-        heads = [load_file(run / "model.safetensors") for run in (undisturbed, folder / "last")]
-        same = all((heads[0][tensor] == heads[1][tensor]).all() for tensor in ("fc.weight", "fc.bias"))
-    print(f"rows kept after each kill: {kept} of {total}; no shard damaged; final head identical: {same}")
+                code = process.wait()
+            assert code in (0, -signal.SIGKILL), code
+            assert rows(series / "bank") >= before
+            if code == 0:
+                end(series)
+                kept.append([])
+            else:
+                killed[where(series, before=before, total=total)] += 1
+                kept[-1].append(rows(series / "bank"))
+        end(Path(name) / f"series-{len(kept)}")
+    print(f"killed {', '.join(f'{times} x {moment}' for moment, times in killed.most_common())}, within {whole_s:.1f} s each; "
+          f"rows kept after each kill, by series: {kept} of {total}; no shard damaged; all heads identical")  # fmt: skip
 
 
 if __name__ == "__main__":

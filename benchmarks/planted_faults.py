@@ -22,6 +22,7 @@ from planting import CLASSES, good_folder, hostile, plant
 
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.check import check_files
+from headstart.data.folders import ClassFolders
 from headstart.inspection import inspect
 
 
@@ -50,7 +51,7 @@ def attacked(root: Path, *, count: int) -> None:
     warnings.filterwarnings("ignore", module="PIL")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    checked = check_files(root)
+    checked = check_files(ClassFolders(str(root)))
     seconds = time.perf_counter() - started
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     kinds = Counter(finding.kind for finding in checked.findings)

@@ -15,6 +15,7 @@ import numpy as np
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.check import check_files
 from headstart.data.duplicates import clusters
+from headstart.data.folders import ClassFolders
 from headstart.inspection import features_of_images
 from headstart.noise import study_labels
 
@@ -33,8 +34,8 @@ def main() -> None:
             model=ModelConfig(weights=args.weights),
             runtime=RuntimeConfig(bank=args.bank),
         )
-        good = check_files(root).good
-        features = features_of_images(config, root, good)
+        good = check_files(ClassFolders(str(root))).good
+        features = features_of_images(config, ClassFolders(str(root)), good)
         shared = clusters([image.sha256 for image in good], np.array([image.hashes for image in good]), features)
         owners = [str(number) for number in shared]
         classes = sorted({image.file.label for image in good})

@@ -19,6 +19,7 @@ from headstart.artifacts import (
     choose_folder,
     create_folder,
     find_model,
+    is_unfinished,
     load_model,
     predictions_table,
     read_info,
@@ -308,10 +309,45 @@ def test_metrics_after_a_step_and_a_cut_line_are_forgotten(tmp_path: Path) -> No
         folder.log({"step": step, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 4, "lo')
-    folder.forget_metrics_after(3)
+    folder.forget_metrics_after(3, epoch=0)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
-    folder.forget_metrics_after(1)
+    folder.forget_metrics_after(1, epoch=0)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "kept"), [(2, 0, ["probe", 1, 2]), (2, 1, ["probe", 1, 2, "epoch"]), (0, 0, [])]
+)
+def test_an_epoch_that_is_measured_again_is_not_there_twice(tmp_path: Path, step, epoch, kept) -> None:
+    """A checkpoint of the last step of an epoch may have been written before the epoch was measured, or after."""
+    folder = RunFolder(tmp_path)
+    folder.log({"step": 0, "epoch": 0, "name": "probe"})
+    for number in (1, 2):
+        folder.log({"step": number, "name": number})
+    folder.log({"step": 2, "epoch": 1, "name": "epoch"})
+    folder.forget_metrics_after(step, epoch=epoch)
+    assert [json.loads(line)["name"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == kept
+
+
+def test_two_runs_that_begin_at_once_get_a_folder_each(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = choose_folder("", strategy="fine_tune")  # by both, before either has made it
+    made = [create_folder(chosen, new=True, numbered=True).path.name for _ in range(2)]
+    assert made == ["fine_tune-001", "fine_tune-002"]
+    create_folder(tmp_path / "named", new=True)
+    with pytest.raises(InputError, match="another run has just begun there"):
+        create_folder(tmp_path / "named", new=True)
+
+
+def test_what_a_killed_process_left_half_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / ".config.yaml.0123456789ab.tmp").touch()
+    assert is_unfinished(tmp_path)
+    create_folder(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoints"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").touch()  # somebody's project
+    assert not is_unfinished(tmp_path / "mine")
 
 
 def test_the_table_of_predictions_names_its_classes_in_order() -> None:

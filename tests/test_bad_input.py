@@ -135,7 +135,7 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     "file as folder": (nothing, (*TRAIN, "--data.root", str(IMAGE)), (str(IMAGE), "is a file")),
     "empty class": (empty_class, TRAIN, ("violet holds no images",)),
     "one class": (one_class, TRAIN, ("single class, 'green_stripes'",)),
-    "train without val": (no_val, TRAIN, ("no val/",)),
+    "train without val": (no_val, TRAIN, ("no val",)),
     "truncated jpeg": (cut_image, TRAIN, ("red_checks_00.jpg", "truncated")),
     "zero bytes": (empty_image, TRAIN, ("red_checks_00.jpg", "0 bytes")),
     "text named jpg": (text_image, TRAIN, ("red_checks_00.jpg", "not an image")),

@@ -14,6 +14,7 @@ from headstart.calibration import (
     fit_open_set,
     fit_temperature,
     log_softmax,
+    reference_rows,
     upper_limit,
 )
 
@@ -187,6 +188,14 @@ def test_a_large_reference_is_thinned_out_evenly_over_the_classes() -> None:
     assert 900 <= len(open_set.reference) <= 1000
     new = draw_features(rng, 4000)[0]
     assert open_set.is_none_of_these(new).mean() == pytest.approx(0.05, abs=0.012)
+
+
+def test_of_many_images_every_class_keeps_its_share() -> None:
+    labels = np.arange(5000) % 5  # every fifth row would be of one class
+    kept = reference_rows(labels, seed=0)
+    assert len(kept) == 1000
+    assert np.bincount(labels[kept]).tolist() == [200] * 5
+    assert not np.array_equal(kept, reference_rows(labels, seed=1))
 
 
 def test_classes_of_one_image_have_no_neighbours() -> None:

@@ -43,7 +43,7 @@ def write_run(tmp_path: Path) -> WriteRun:
         rows = zip(ids, paths, images, strict=True)
         samples = [Sample(id, path, content, "val", label) for id, path, (content, label) in rows]
         samples.append(Sample("train", "train/ants/x.jpg", "trained on", "train", classes[0]))
-        table = Samples.of(samples, [""] * len(samples), None).table.select(COLUMNS)  # type: ignore[arg-type]
+        table = Samples.of(samples, [], None).table.select(COLUMNS)  # type: ignore[arg-type]
         pq.write_table(table, folder / "manifest.parquet")
         probabilities = np.full((len(images), len(classes)), 0.3 / (len(classes) - 1))
         probabilities[np.arange(len(images)), [classes.index(answer) for answer in answers]] = 0.7
@@ -108,7 +108,7 @@ def test_what_could_be_chance_is_not_proven_and_the_images_needed_are_said(write
     assert found["verdict"] == "not proven"
     assert found["images_needed"] > 100
     assert f"Not proven with 100 images that {b} and {a} differ" in found["in_words"]
-    assert f"about {found['images_needed']} images would show it" in found["in_words"]
+    assert f"about {found['images_needed']:,} images would show it" in found["in_words"]
 
 
 def test_runs_that_are_right_equally_often_ask_for_no_number(write_run, capsys) -> None:

@@ -63,7 +63,7 @@ def test_every_planted_fault_is_named_and_no_good_image(checked):
     found = {(finding["kind"], tuple(finding["paths"])) for finding in values["findings"]}
     assert planted - found == set()
     assert {kind for kind, _ in found - planted} == {"imbalance"}  # of the thin classes
-    assert {kind for kind, _ in planted} | {"imbalance", "missing_split", "suspected_label"} == set(KINDS)
+    assert {kind for kind, _ in planted} | {"imbalance", "missing_split", "suspected_label", "left_out"} == set(KINDS)
     in_classes = [path for path in data.glob("*/*/*") if path.is_file() and not path.name.startswith("bad_name")]
     assert values["files"] == len(in_classes)
     assert values["counts"]["truncated"] == 5
@@ -72,7 +72,7 @@ def test_every_planted_fault_is_named_and_no_good_image(checked):
 @pytest.mark.slow
 def test_training_on_all_those_faults_ends_well_and_lists_them(checked, tmp_path, capsys):
     data, planted, _, _ = checked
-    config = small(data, tmp_path / "run", train={"epochs": 1}, data={"on_bad_file": "skip"})
+    config = small(data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, data={"on_bad_file": "skip"})
     with pytest.raises(InputError, match=r"class folder .*hollow_0 holds no images"):
         run(small(data, tmp_path / "not"))
     summary = json.loads((run(config) / "summary.json").read_text())
@@ -266,3 +266,38 @@ def test_every_run_says_what_the_manifest_gives_away(tmp_path):
         "train/moths/00000.jpg, val/moths/again.jpg",
         f"look closer: headstart data check {data}",
     ]
+
+
+@pytest.mark.slow
+def test_a_table_is_checked_with_its_columns_and_applied_by_hand(tmp_path, capsys):
+    good_folder(tmp_path / "data", train=10, val=10)
+    (tmp_path / "data/val/moths/copy.png").write_bytes(encoded(ImageOps.mirror(scene(1, 0)), "PNG"))
+    rows = [path.relative_to(tmp_path) for path in sorted((tmp_path / "data").glob("*/*/*"))]
+    lines = [f"{row.as_posix()},{row.parts[2]},{row.parts[1]}\n" for row in rows]
+    (tmp_path / "list.csv").write_text(
+        "picture,animal,part\n" + "".join(lines) + "data/gone.png,moths,train\n,moths,train\n"
+    )
+    columns = ("--image_column", "picture", "--label_column", "animal", "--split_column", "part")
+    where = ("--out", tmp_path / "report", "--bank", tmp_path / "bank")
+    assert exit_code("data", "check", tmp_path / "list.csv", *columns, *where) == 0
+    assert "data apply" not in capsys.readouterr().out
+    values = json.loads((tmp_path / "report/doctor.json").read_text())
+    found = {(f["kind"], tuple(f["paths"])) for f in values["findings"]}
+    assert found == {
+        ("near_duplicate_across_splits", ("data/train/moths/00000.jpg", "data/val/moths/copy.png")),
+        ("unreadable", ("data/gone.png",)),
+        ("left_out", ("row 63",)),
+    }
+    pictures = [attrs for tag, attrs in Page((tmp_path / "report/doctor.html").read_text()).tags if tag == "img"]
+    assert len(pictures) == 2
+    applied = (
+        "data",
+        "apply",
+        tmp_path / "report/fixes.csv",
+        "--data",
+        tmp_path / "list.csv",
+        "--out",
+        tmp_path / "new",
+    )
+    assert exit_code(*applied) == 2
+    assert "only of a folder can a new one of links be laid out" in capsys.readouterr().err

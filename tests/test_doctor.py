@@ -56,6 +56,8 @@ def outcome(*losses: float, rate: float = 0.1, correct: int = 5, weights: bytes 
         (outcome(1.0), 1e-5, False),
         (outcome(1.0, float("nan")), 1e-5, False),
         (outcome(1.0, 0.6), None, True),
+        (outcome(1.0, 0.6, rate=0.2), None, False),
+        (outcome(1.0), None, False),
     ],
 )
 def test_a_check_passes_only_within_its_tolerance(other: Outcome, tolerance: float | None, passes: bool) -> None:
@@ -64,9 +66,9 @@ def test_a_check_passes_only_within_its_tolerance(other: Outcome, tolerance: flo
     assert check.passed is passes
 
 
-def test_a_head_that_is_solved_for_has_no_steps_to_compare(tiny_data, capsys) -> None:
-    assert exit_code("doctor", "parity", "--data.root", tiny_data, "--strategy.name", "frozen_head") == 2
-    assert "recompute" in capsys.readouterr().err
+def test_a_start_that_is_computed_has_no_reference(tiny_data, capsys) -> None:
+    assert exit_code("doctor", "parity", "--data.root", tiny_data, "--strategy.name", "probe_then_tune") == 2
+    assert "--strategies fine_tune frozen_head" in capsys.readouterr().err
 
 
 def test_processes_that_do_not_divide_the_batch_are_refused(tiny_data, capsys) -> None:

@@ -1,5 +1,6 @@
 """The feature bank and what is computed into it: content keys, checksums, sharing, kills, the trunk's form."""
 
+import errno
 import json
 import os
 import shutil
@@ -214,6 +215,15 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
         assert "\n" not in str(caught.value)
 
 
+def test_weights_that_give_no_numbers_are_named_with_the_image_and_nothing_is_stored(
+    tiny_data, tmp_path, backbone
+) -> None:
+    broken = backbone | {"conv1.weight": torch.full_like(backbone["conv1.weight"], torch.nan)}
+    with pytest.raises(InputError, match=r"\.(jpg|png): its features are inf or nan; use other --model\.weights"):
+        extract(tiny_data, tmp_path, broken)
+    assert not list(tmp_path.glob("*/*.safetensors"))
+
+
 # ---- the files
 
 
@@ -308,6 +318,59 @@ def test_a_bank_that_cannot_be_kept_is_the_users_to_mend(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"--runtime\.bank DIR"):
         Bank(tmp_path / "file", KEY, width=8)
+
+
+def test_a_complete_bank_that_cannot_be_written_is_read(tmp_path, monkeypatch) -> None:
+    names, features = fill_bank(tmp_path, shards=2)
+
+    def read_only(path, *_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("headstart.features.os.utime", read_only)
+    monkeypatch.setattr("headstart.features.write_atomically", read_only)
+    bank = Bank(tmp_path, KEY, width=8)
+    assert np.array_equal(bank.rows(names)[:], features)
+    with pytest.raises(InputError, match=r"cannot be kept in .*Read-only.*--runtime\.bank DIR"):
+        bank.writer().add([row_name("new", "eval")], features[:1])
+
+
+def test_a_bank_that_is_pruned_under_its_writer_is_one_sentence(tmp_path) -> None:
+    fill_bank(tmp_path, shards=1)
+    writer = Bank(tmp_path, KEY, width=8).writer()
+    row = np.zeros((1, 8), np.float32)
+    writer.add([row_name("a", "eval")], row)
+    writer.add([row_name("b", "eval")], row)
+    prune(tmp_path, name="all")
+    with pytest.raises(InputError, match="was deleted while it was being filled"):
+        writer.merge()
+    with pytest.raises(InputError, match="was deleted while it was being filled"):
+        writer.add([row_name("c", "eval")], row)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_stored(odd, tmp_path) -> None:
+    bank = Bank(tmp_path, KEY, width=8)
+    features = np.zeros((3, 8), np.float32)
+    features[1, 4] = odd
+    with pytest.raises(ValueError, match="no features"):
+        bank.writer().add([row_name(str(i), "eval") for i in range(3)], features)
+    assert not list(bank.path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"unused_days": -1.0}, "days above 0"),
+        ({"unused_days": float("nan")}, "days above 0"),
+        ({"unused_days": float("inf")}, "days above 0"),
+        ({"unused_days": 1.0, "name": "all"}, "use one of them"),
+    ],
+)
+def test_a_choice_of_keys_that_makes_no_sense_deletes_nothing(choice, said, tmp_path) -> None:
+    fill_bank(tmp_path, shards=1)
+    with pytest.raises(InputError, match=said):
+        prune(tmp_path, **choice)
+    assert len(stored(tmp_path)) == 1
 
 
 def test_keys_are_listed_and_pruned(tmp_path) -> None:

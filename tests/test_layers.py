@@ -75,7 +75,7 @@ def test_imports_are_seen_at_the_top_and_in_functions() -> None:
     assert "headstart.model" in reaches("headstart.predict", inside_functions=True)
 
 
-@pytest.mark.parametrize("name", ["config", "errors", "parsing", "cli", "data_cli", "schedule"])
+@pytest.mark.parametrize("name", ["config", "errors", "parsing", "cli", "data_cli", "serve.options", "schedule"])
 def test_what_help_needs_imports_nothing_heavy(name: str) -> None:
     assert reaches(f"headstart.{name}", inside_functions=False) & HEAVY == set()
 
@@ -102,8 +102,14 @@ RULES = {
     "headstart.evaluate": {"headstart.training", "headstart.checkpoint", "headstart.cli"},
     "headstart.training": {"headstart.predict", "headstart.cli"},
     "headstart.model": {"headstart.data", "headstart.training", "headstart.strategy", "headstart.config"},
+    "headstart.report.": {"headstart.training", "headstart.probe_run", "headstart.predict", "headstart.cli"},
+    "headstart.facts": {"headstart.training", "headstart.probe_run", "headstart.report", "headstart.card"},
+    "headstart.watch": {"torch", "accelerate", "headstart.training", "headstart.artifacts"},
+    "headstart.progress": {"torch", "headstart.watch", "headstart.training"},
     "headstart.loss": {"headstart.data", "headstart.training", "headstart.probe_run"},
     "headstart.bench_data": {"headstart.cli", "headstart.predict"},
+    "headstart.serve": {"headstart.training", "headstart.evaluate", "headstart.checkpoint", "headstart.cli"},
+    "headstart.gradcam": {"headstart.predict", "headstart.model", "headstart.data"},
     "headstart.schedule": {"headstart.config", "headstart.training"},
     "headstart.probe_run": {"headstart.training", "headstart.cli"},
     "headstart.features": {"headstart.extract", "headstart.probe_run", "headstart.data", "headstart.model"},

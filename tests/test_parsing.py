@@ -213,7 +213,7 @@ def test_a_misspelt_key_of_a_file_never_parses_and_the_nearest_key_is_named(
         ("--optim.learning_rate", None),
         ("--train.lr", "optim.lr"),
         ("--strategy.nam", "strategy.name"),
-        ("--seeds", "seed"),
+        ("--seeds", "train.seeds"),
     ],
 )
 def test_the_suggestion_for_a_likely_slip_is_the_key_that_was_meant(wrong: str, right: str | None) -> None:
@@ -436,7 +436,7 @@ def test_every_key_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]) 
 
 
 COMMANDS = (
-    ["train"], ["evaluate"], ["predict"], ["probe"], ["data"], ["data", "demo"], ["data", "bank"], ["bench", "features"],
+    ["train"], ["evaluate"], ["predict"], ["compare"], ["probe"], ["data"], ["data", "demo"], ["data", "bank"], ["bench", "features"],
     ["bench", "data"], ["doctor"], ["doctor", "parity"],
 )  # fmt: skip
 

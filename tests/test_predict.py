@@ -1,5 +1,6 @@
 """A loaded model: the logits that were measured, whatever an image is given as; what is no image is refused in one sentence."""
 
+import ast
 import io
 import json
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from models import write_model
 from PIL import Image
 from runs import small
 
@@ -58,7 +60,7 @@ def test_the_probabilities_are_those_of_the_measurement(which, request, tiny_dat
     folder = request.getfixturevalue(which)
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
     predictor = headstart.load(folder)
-    predictions = predictor.predict([tiny_data / row["path"] for row in rows])
+    predictions = predictor.predict([tiny_data / row["path"] for row in rows], calibrated=False)
     assert len(rows) == len(predictions) == 15
     for row, prediction in zip(rows, predictions, strict=True):
         assert tuple(prediction.probabilities) == predictor.classes
@@ -222,6 +224,17 @@ def test_a_precision_or_device_that_is_not_there_is_refused(on_bank) -> None:
     ):
         with pytest.raises(InputError, match=reason):
             headstart.load(on_bank, **changes)
+
+
+def test_the_ten_lines_of_plain_torchvision_say_the_same(photo, tmp_path, capsys) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+    (code,) = [block for block in blocks if "torchvision" in block]
+    folder = write_model(tmp_path)
+    exec(code.replace("runs/first", str(folder)).replace("a.jpg", str(photo)), {})
+    theirs = ast.literal_eval(capsys.readouterr().out)
+    ours = headstart.load(folder).predict(photo)[0].probabilities
+    assert theirs == pytest.approx(ours, abs=1e-5)
 
 
 def test_nothing_is_imported_that_is_not_needed(network, photo) -> None:

@@ -5,7 +5,9 @@ import dataclasses
 import io
 import json
 import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -245,6 +247,21 @@ def test_a_process_that_died_with_the_lock_in_its_hand_costs_time_and_no_more(mo
     kept._lock.acquire()
     kept.put("a", SPEC.eval_view(picture()))
     assert kept.get("a") is None
+
+
+def test_threads_that_keep_images_at_once_each_have_their_own_place() -> None:
+    class Slow(dict[str, int]):
+        def __len__(self) -> int:
+            length = super().__len__()
+            time.sleep(0.002)  # others run meanwhile
+            return length
+
+    kept = pixels_module.Pixels(Room(10**6))
+    kept._slots = Slow()
+    images = {str(k): torch.full((3, 4, 4), k, dtype=torch.uint8) for k in range(16)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: kept.put(name, images[name]), images))
+    assert all(torch.equal(kept.get(name), image) for name, image in images.items())  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------- large JPEG files

@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from headstart import probe
+from headstart.errors import InputError
 from headstart.features import BankRows
 
 
@@ -76,6 +77,35 @@ def test_a_constant_feature_has_no_weight() -> None:
     found = probe.fit(features, labels, num_classes=2, l2=1.0)
     assert np.abs(found.head.weight[:, 4]).max() < 1e-12
     assert np.isfinite(found.head.weight).all()
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(odd) -> None:
+    features, labels = blobs(60, 16, 3)
+    features[5, 2] = odd
+    with pytest.raises(InputError, match="1 of 60 rows of features hold inf or nan"):
+        probe.fit(features, labels, num_classes=3, l2=1.0)
+
+
+@pytest.mark.parametrize(("classes", "n", "d"), [(2, 90, 30), (4, 200, 40)])
+def test_class_weights_and_views_give_the_coefficients_of_scikit_learn(classes, n, d) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.choice(classes, n, p=[0.7] + [0.3 / (classes - 1)] * (classes - 1))
+    plain = np.abs(rng.normal(1, 1, (n, d))) + rng.normal(0, 0.4, (classes, d))[labels]
+    views = 3
+    features = (np.repeat(plain, views, axis=0) + rng.normal(0, 0.1, (n * views, d))).astype(np.float32)
+    labels = np.repeat(labels, views)
+    weights = probe.class_weights(labels, num_classes=classes)
+    found = probe.fit(features, labels, num_classes=classes, l2=2.0 * views, weights=weights)
+    mean = np.average(features.astype(np.float64), axis=0, weights=weights)
+    std = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
+    strength = 1 / (2.0 * views) if classes > 2 else 2 / (2.0 * views)
+    reference = LogisticRegression(C=strength, tol=1e-11, max_iter=20_000, class_weight="balanced")
+    reference.fit((features - mean) / std, labels)
+    ours = found.head.weight * std
+    ours = ours if classes > 2 else ours[1:] - ours[:1]
+    assert found.converged
+    assert np.abs(ours - reference.coef_).max() < 1e-5
 
 
 def test_out_of_memory_maps_the_optimum_is_the_same(monkeypatch, tmp_path) -> None:
@@ -166,6 +196,28 @@ def test_neighbours_vote() -> None:
     assert probe.knn_accuracy(features[:150], labels[:150], features[150:], labels[150:]) > 0.9
     shuffled = np.random.default_rng(0).permutation(labels[:150])
     assert probe.knn_accuracy(features[:150], shuffled, features[150:], labels[150:]) < 0.8
+
+
+def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_piece(monkeypatch) -> None:
+    features, labels = blobs(3000, 20, 3, spread=1.0)
+    monkeypatch.setattr(probe, "NEIGHBOUR_ROWS", 1000)
+    pieces: list[int] = []
+
+    class Watched:
+        """Rows that are not to be taken all at once."""
+
+        def __init__(self, rows: np.ndarray) -> None:
+            self.rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+
+        def __getitem__(self, which):
+            pieces.append(len(self.rows[which]))
+            return self.rows[which]
+
+    sampled = probe.knn_accuracy(Watched(features), labels, Watched(features), labels)
+    assert sampled == probe.knn_accuracy(features[::3], labels[::3], features, labels)
+    assert max(pieces) == 1000
+    assert sum(pieces) == 1000 + 3000
+    assert sampled > 0.8
 
 
 def test_minimize_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:

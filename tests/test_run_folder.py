@@ -102,7 +102,7 @@ def test_plain_torchvision_opens_the_model_and_predicts_the_same(folder, tiny_da
     pixels = info.preprocess.normalize(info.preprocess.eval_view(decode(path.read_bytes()))[None])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=info.mixed_precision == "bf16"):
         theirs = model.eval()(pixels).double().softmax(1)[0]
-    ours = headstart.load(folder).predict([path])[0].probabilities
+    ours = headstart.load(folder).predict([path], calibrated=False)[0].probabilities
     assert list(ours) == list(info.classes)
     assert list(ours.values()) == pytest.approx(theirs.tolist(), abs=1e-6 if info.mixed_precision == "no" else 5e-3)
 
@@ -131,15 +131,24 @@ def test_evaluate_reproduces_the_training_run_to_the_last_digit(folder, tiny_dat
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_evaluate_on_class_folders_leaves_the_training_images_out(tiny_data, tmp_path, capsys):
-    flat = tiny_data / "train"
-    trained = run(
-        small(flat, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, data={"val_fraction": 0.25})
-    )
+def test_evaluate_takes_columns_and_split_from_the_run_and_leaves_its_training_images_out(tiny_data, tmp_path, capsys):
+    table = tmp_path / "list.csv"
+    rows = (path.relative_to(tiny_data).parts for path in sorted(tiny_data.glob("*/*/*")))
+    lines = [f"{tiny_data}/{'/'.join(parts)},{parts[1]},{parts[0]}" for parts in rows]
+    table.write_text("\n".join(["picture,kind,part", *lines]) + "\n")
+    data = {"image_column": "picture", "label_column": "kind", "split_column": "part"}
+    anew = data | {"split": "stratified", "val_fraction": 0.25}  # what the table calls val was trained on, too
+    trained = run(small(table, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, data=anew))
     out = tmp_path / "numbers.json"
-    assert exit_code("evaluate", trained, "--data", flat, "--out", out) == 0
+    assert exit_code("evaluate", trained, "--data", table, "--out", out) == 0
     assert json.loads(out.read_text()) == json.loads((trained / "summary.json").read_text())["val"]
-    assert "not used, 27" in capsys.readouterr().out
+    assert "not used, 38" in capsys.readouterr().out
+
+    table.write_text(table.read_text().replace("picture,kind,part", "file,class,when").replace(",val\n", ",later\n"))
+    named = ("--image_column", "file", "--label_column", "class", "--split_column", "when", "--split", "later")
+    assert exit_code("evaluate", trained / "model.safetensors", "--data", table, *named, "--out", out) == 0
+    assert exit_code("evaluate", trained, "--data", tiny_data, "--image_column", "file") == 2
+    assert "data.image_column is 'file', and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

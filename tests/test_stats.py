@@ -185,6 +185,17 @@ def test_newcombes_interval_is_that_of_his_paper() -> None:
     assert newcombe(both=36, gained=12, lost=2, total=50) == pytest.approx((0.0569, 0.3404), abs=5e-4)
 
 
+def test_newcombes_interval_knows_how_alike_the_two_are() -> None:
+    """By hand for 40 both, 6 and 4, 50 neither: the correlation, less his correction for continuity, narrows the interval."""
+    low1, high1 = wilson(44, 100)
+    low2, high2 = wilson(46, 100)
+    phi = (40 * 50 - 6 * 4 - 100 / 2) / math.sqrt(44 * 56 * 46 * 54)
+    down = math.sqrt((0.46 - low2) ** 2 - 2 * phi * (0.46 - low2) * (high1 - 0.44) + (high1 - 0.44) ** 2)
+    up = math.sqrt((high2 - 0.46) ** 2 - 2 * phi * (high2 - 0.46) * (0.44 - low1) + (0.44 - low1) ** 2)
+    assert newcombe(both=40, gained=6, lost=4, total=100) == pytest.approx((0.02 - down, 0.02 + up))
+    assert down + up < 0.16  # without phi: 0.27
+
+
 @pytest.mark.parametrize(("gained", "lost"), [(0.05, 0.05), (0.08, 0.03), (0.15, 0.05)])
 @pytest.mark.parametrize("total", [153, 656])
 def test_the_interval_of_the_difference_covers_as_often_as_it_says(total: int, gained: float, lost: float) -> None:

@@ -1,12 +1,14 @@
 """headstart probe, headstart data bank, headstart bench features."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from headstart import cli
+from headstart.stats import wilson
 from headstart.studies import _student_t, study
 
 
@@ -76,6 +78,40 @@ def test_the_commands_study_list_and_prune(tiny_data, tmp_path, capsys) -> None:
     assert exit_code("data", "bank", "--bank", bank, "--prune_unused", 1) == 0
     assert exit_code("data", "bank", "--bank", bank, "--prune", key[:6]) == 0
     assert list(Path(bank).iterdir()) == []
+
+
+def test_a_class_of_copies_is_named_before_anything_is_computed(image_folder, tmp_path, capsys) -> None:
+    folder = image_folder(train=3)
+    copies = folder / "zcopy"
+    copies.mkdir()
+    for path in sorted((folder / "red_checks").iterdir())[:2]:
+        shutil.copy(path, copies)
+    bank = tmp_path / "bank"
+    assert exit_code("probe", folder, "--weights", "bundled", "--image_size", 32, "--bank", bank) == 2
+    complaint = capsys.readouterr().err
+    assert "red_checks has 1 image besides copies" in complaint or "zcopy has 0 images besides copies" in complaint
+    assert complaint.count("\n") == 1
+    assert not list(bank.glob("*/*.safetensors"))
+
+
+def test_fewer_folds_than_asked_for_are_said(image_folder, tmp_path, capsys) -> None:
+    options = ["--weights", "bundled", "--image_size", 32, "--repeats", 2, "--bank", tmp_path / "bank"]
+    assert exit_code("probe", image_folder(train=3), *options, "--out", tmp_path / "found.json") == 0
+    assert "2 x 3-fold over 9 images (the smallest class has 3)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["folds"] == 3
+
+
+def test_folds_that_do_not_vary_leave_the_uncertainty_of_so_many_images() -> None:
+    result = found(51, spread=3.0)
+    assert result.mean == 1.0
+    assert result.ci95 == pytest.approx(wilson(51, 51))
+
+
+def test_the_interval_is_never_narrower_than_that_of_one_measurement_of_all_images() -> None:
+    result = found(spread=0.8)
+    low, high = wilson(round(result.mean * 150), 150)
+    assert result.ci95[0] <= low
+    assert result.ci95[1] >= high
 
 
 @pytest.mark.slow

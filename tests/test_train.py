@@ -352,16 +352,75 @@ def test_resumed_from_a_checkpoint_a_run_ends_with_the_same_bits(interrupted, fi
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_found(damage, name, interrupted):
     folder = Path(interrupted.out) / "checkpoints"
-    if name == "state.json" and damage is damage_flip:
-        (folder / "step_000014" / name).write_text("{")
-    else:
-        damage(folder / "step_000014" / name)
+    damage(folder / "step_000014" / name)
     said = []
     assert checkpoint.find("auto", folder, say=said.append) == folder / "step_000007"
     assert len(said) == 1
     assert "step_000014" in said[0]
     with pytest.raises(InputError, match="step_000014"):
         checkpoint.find(str(folder / "step_000014"), folder, say=said.append)
+
+
+def test_another_step_in_the_state_is_noticed(interrupted):
+    folder = Path(interrupted.out) / "checkpoints"
+    state = folder / "step_000014" / "state.json"
+    state.write_text(state.read_text().replace('"step": 14', '"step": 15'))
+    said = []
+    assert checkpoint.find("auto", folder, say=said.append) == folder / "step_000007"
+    assert "state.json is not as it was written" in said[0]
+
+
+def test_a_checkpoint_that_is_written_again_is_never_missing(interrupted):
+    """Killed between the two renames: the older one of the same step is found, and goes with the next that is written."""
+    folder = Path(interrupted.out) / "checkpoints"
+    shutil.rmtree(folder / "step_000007")
+    (folder / "step_000014").rename(folder / "step_000014.old")
+    assert checkpoint.find("auto", folder, say=print) == folder / "step_000014.old"
+    run(replace(interrupted, train=replace(interrupted.train, checkpoint_steps=16)))
+    assert [path.name for path in folder.iterdir()] == ["step_000016"]
+
+
+def test_from_an_older_checkpoint_the_later_ones_go(interrupted, fine_tuned):
+    folder = Path(interrupted.out)
+    older = replace(interrupted.train, resume=str(folder / "checkpoints/step_000007"), checkpoint_steps=0)
+    run(replace(interrupted, train=older))
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000007"]
+    assert without_times(lines(folder)) == without_times(lines(fine_tuned))
+
+
+def test_weights_that_are_not_finite_are_not_saved(interrupted, monkeypatch):
+    """A gradient that overflows is seen in the loss of the next step; a checkpoint in between would be the last one for ever."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    step = AcceleratedOptimizer.step
+
+    def overflowing(self, closure=None):
+        step(self, closure)
+        self.param_groups[-1]["params"][0].data.fill_(float("inf"))
+
+    monkeypatch.setattr(AcceleratedOptimizer, "step", overflowing)
+    with pytest.raises(InputError, match=r"a weight is not finite after step 15; lower optim\.lr"):
+        run(replace(interrupted, train=replace(interrupted.train, checkpoint_steps=1)))
+    folder = Path(interrupted.out) / "checkpoints"
+    assert checkpoint.find("auto", folder, say=print) == folder / "step_000014"
+
+
+def test_a_rate_is_a_function_of_the_step_also_after_one_that_the_scaler_skipped(
+    fine_tuned, tiny_data, tmp_path, monkeypatch
+):
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    step, skipped = AcceleratedOptimizer.step, []
+
+    def skipping(self, closure=None):
+        skipped.append(len(skipped) < 3)  # as GradScaler does when the first gradients overflow
+        if not skipped[-1]:
+            step(self, closure)
+
+    monkeypatch.setattr(AcceleratedOptimizer, "step", skipping)
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda _: bool(skipped) and skipped[-1]))
+    folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 4}))
+    assert [row["lr"] for row in steps(folder)] == [row["lr"] for row in steps(fine_tuned)]
 
 
 def test_without_a_whole_checkpoint_nothing_is_started_anew_by_itself(interrupted):
@@ -435,7 +494,7 @@ def test_other_images_are_refused_by_name(interrupted, tiny_data, tmp_path):
 
 def test_killed_before_the_first_checkpoint_it_starts_again(tiny_data, tmp_path, frozen):
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
     for name in ("config.yaml", "manifest.parquet", "metrics.jsonl", "model.safetensors"):
         shutil.copy(frozen / name, folder / name)
     config = small(tiny_data, folder, strategy="frozen_head")
@@ -485,6 +544,12 @@ def test_accelerates_own_way_to_resume_would_not_pass(interrupted, fine_tuned, m
     after = [row["loss"] for row in steps(straight)]
     assert after[:14] == before[:14]
     assert after[14] != pytest.approx(before[14], rel=1e-3)
+
+
+def test_a_finished_run_is_not_taken_for_another_recipe(fine_tuned, tiny_data):
+    other = small(tiny_data, fine_tuned, train={"epochs": 4, "resume": "auto"}, optim={"lr": 0.5})
+    with pytest.raises(InputError, match=r"finished run of another recipe: optim.lr 0.5 \(was 0.02\)"):
+        start.run(other)
 
 
 def test_a_finished_run_that_is_started_again_has_nothing_to_do(fine_tuned, tiny_data, capsys):

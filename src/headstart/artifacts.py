@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow,
     from headstart.model import Classifier
 
 SCHEMA = 1
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # of write_atomically
 _PREFIX = "headstart."  # of our keys in the safetensors header, whose values are JSON
 
 
@@ -47,6 +49,7 @@ class ModelInfo:
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
     calibration: Calibration | None = None  # None until the run has ended, and in files of before there was any
+    golden: Mapping[str, Any] | None = None  # of golden.py; None until the run has ended
     backbone: str = BACKBONE
     schema: int = SCHEMA
 
@@ -70,7 +73,7 @@ class RunFolder:
         write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_table(self, name: str, table: "pa.Table") -> None:
         import pyarrow.parquet as pq
@@ -80,7 +83,7 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl. A line cut short by a crash is removed when the run is resumed."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+            lines.write(json.dumps(record, allow_nan=False) + "\n")
         if self.also_tell is not None:
             self.also_tell(record)
 
@@ -89,14 +92,18 @@ class RunFolder:
         if (self.path / "metrics.jsonl").exists():
             fsync(self.path / "metrics.jsonl")
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that are about to be done again, and a half-written last line."""
+    def forget_metrics_after(self, step: int, *, epoch: int) -> None:
+        """Drop the lines of steps and of measured epochs that are about to be done again, and a half-written last line."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
+            if not line.endswith("\n"):
+                break
+            row = json.loads(line)
+            again = step == 0 if row.get("epoch") == 0 else row.get("epoch", 0) > epoch  # epoch 0: the probe
+            if row["step"] > step or again:
                 break
             kept.append(line)
         self.write_text("metrics.jsonl", "".join(kept))
@@ -132,16 +139,34 @@ def is_unfinished(path: Path) -> bool:
     """Whether a run was begun there, and nothing else is there: what a kill before the first checkpoint leaves."""
     if not path.is_dir() or (path / "summary.json").exists():
         return False
-    return (path / "config.yaml").exists() or {entry.name for entry in path.iterdir()} <= {"checkpoints", RUNNING}
+    names = {entry.name for entry in path.iterdir() if not _TEMPORARY.fullmatch(entry.name)}
+    return names <= {"checkpoints", RUNNING} or ("config.yaml" in names and "checkpoints" in names)
 
 
-def create_folder(path: Path) -> RunFolder:
-    """Make the folder. Raises InputError with the system's reason if it cannot be made."""
+def create_folder(path: Path, *, new: bool = False, numbered: bool = False) -> RunFolder:
+    """Make the folder, and remove what a killed process left half-written in it.
+
+    new: no run is continued there, so two that begin at once must not both have it; numbered: `path` is from
+    `choose_folder` without a name, so the next free one will do.
+    Raises InputError with the system's reason if it cannot be made, or if another run was faster.
+    """
     try:
+        while new and numbered:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                path = path.with_name(f"{path.name.rpartition('-')[0]}-{int(path.name.rpartition('-')[2]) + 1:03d}")
         path.mkdir(parents=True, exist_ok=True)
-        (path / "checkpoints").mkdir(exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=not new)
+    except FileExistsError:
+        raise InputError(f"--out {path}: another run has just begun there; name another folder") from None
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror}; name another place") from None
+    for entry in path.iterdir():
+        if _TEMPORARY.fullmatch(entry.name):
+            entry.unlink()
     return RunFolder(path)
 
 
@@ -194,6 +219,7 @@ def read_info(path: Path) -> ModelInfo:
     if fields.get("schema") != SCHEMA:
         raise InputError(f"{path} is of schema {fields.get('schema')}, this version reads {SCHEMA}; update headstart")
     fields.setdefault("calibration", None)
+    fields.setdefault("golden", None)
     known = {field.name for field in dataclasses.fields(ModelInfo)}
     if set(fields) != known:
         odd = sorted(set(fields) ^ known)

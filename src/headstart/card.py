@@ -30,7 +30,7 @@ weights and trained with headstart {info.versions["headstart"]}.
 {_class_rows(facts)}| balanced accuracy | {val["balanced_accuracy"]:.4f} | |
 | macro F1 | {val["macro_f1"]:.4f} | |
 | log loss | {val["loss"]:.4f} | |
-
+{_calibration_rows(facts)}
 {_chosen(facts)}
 
 ## Data
@@ -120,6 +120,17 @@ def _class_rows(facts: RunFacts) -> str:
     return "".join(lines)
 
 
+def _calibration_rows(facts: RunFacts) -> str:
+    """How far the probabilities can be trusted, if the run measured it."""
+    val, told = facts.summary["val"], facts.summary.get("calibration")
+    if "ece" not in val or told is None:
+        return ""
+    return (
+        f"| calibration error | {val['ece']:.4f} | |\n"
+        f"| the same with temperature {told['temperature']:.3f}, fitted on {told['n']} {told['fitted_on']} | {told['ece']:.4f} | |\n"
+    )
+
+
 def _chosen(facts: RunFacts) -> str:
     if facts.chosen_on_val:
         return "The epoch was chosen on these same images, so expect a little less on new ones."
@@ -155,7 +166,7 @@ def _limits(facts: RunFacts) -> str:
         "It holds for images like the validation images: the same kind of camera, place and subject.",
         f"Whatever an image shows, the answer is one of the {len(facts.classes)} classes.",
     ]
-    if getattr(facts.info, "calibration", None) is not None and facts.info.calibration.open_set is not None:  # type: ignore[attr-defined]
+    if facts.info.calibration is not None and facts.info.calibration.open_set is not None:
         said[-1] = (
             f"The answer is one of the {len(facts.classes)} classes; how unlike all of them an image is, is told beside it, and that is "
             "a warning and no proof."

@@ -17,7 +17,7 @@ from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 
 KEEP = 2
-_NAME = re.compile(r"step_(\d{6,})$")
+_NAME = re.compile(r"step_(\d{6,})(\.old)?$")  # .old: about to be replaced by one of the same step
 _TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 BEST = "best.safetensors"
 
@@ -57,17 +57,32 @@ def save(
     if best.exists():
         _link_or_copy(best, staging / BEST)
     checksums = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
-    (staging / "state.json").write_text(json.dumps({"step": step, "sha256": checksums, **state}, indent=2))
+    position = {"step": step, "sha256": checksums, **state}
+    (staging / "state.json").write_text(json.dumps({**position, "state_sha256": _digest(position)}, indent=2))
     for path in staging.iterdir():
         fsync(path)
     fsync(staging)
-    if target.exists():
-        shutil.rmtree(target)
+    if target.exists():  # stopped again at the step it was continued from
+        os.replace(target, target.with_name(target.name + ".old"))
     os.replace(staging, target)
     fsync(folder)
-    for old in _complete(folder)[:-KEEP]:
-        shutil.rmtree(old)
+    kept = [path for path in _complete(folder) if path.suffix != ".old"][-KEEP:]
+    _discard([path for path in _complete(folder) if path not in kept])
     return target
+
+
+def discard_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: the run goes on from an earlier one that was named."""
+    _discard([path for path in _complete(folder) if _step(path) > step])
+
+
+def _discard(paths: list[Path]) -> None:
+    """Out of sight first: one that is half removed must not be found."""
+    for path in paths:
+        gone = path.with_name(path.name + ".tmp")
+        shutil.rmtree(gone, ignore_errors=True)
+        os.replace(path, gone)
+        shutil.rmtree(gone)
 
 
 def find(resume: str, folder: Path, *, say: Callable[[str], object]) -> Path | None:
@@ -142,14 +157,26 @@ def _complete(folder: Path) -> list[Path]:
         return []
     return sorted(
         (path for path in folder.iterdir() if _NAME.match(path.name)),
-        key=lambda path: int(path.name.removeprefix("step_")),
+        key=lambda path: (_step(path), path.suffix != ".old"),
     )
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_").removesuffix(".old"))
+
+
+def _digest(position: Mapping[str, Any]) -> str:
+    """Of JSON values, whatever the order of their names."""
+    return hashlib.sha256(json.dumps(position, sort_keys=True).encode()).hexdigest()
 
 
 def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint: a file is missing or not as it was written."""
     try:
-        sums = json.loads((path / "state.json").read_text())["sha256"]
+        position = json.loads((path / "state.json").read_text())
+        if position.pop("state_sha256") != _digest(position):
+            return f"{path / 'state.json'} is not as it was written (checksum)"
+        sums = position["sha256"]
         for name in {*sums, *_TENSOR_FILES}:
             if _sha256(path / name) != sums[name]:
                 return f"{path / name} is not as it was written (checksum)"

@@ -19,6 +19,9 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart train --config frozen_head --data.root DIR   train (headstart train --help lists every key)
   headstart evaluate RUN --data DIR                      measure a finished run on a folder
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
+  headstart inspect RUN_OR_MODEL [--json]                what is inside a model file
+  headstart verify RUN_OR_MODEL                          does this machine compute what the file says it should?
+  headstart push RUN REPO_ID [--dry-run]                 to a Hugging Face repository: model, card, report
   headstart compare RUN_A RUN_B [...] [--out PAGE.html]  is one better, and how sure is that
   headstart serve RUN_OR_MODEL                           a page and an HTTP API that classify images, on this machine
   headstart export RUN --format FMT --out P              for another program: timm, transformers, onnx, pt2 and more
@@ -41,6 +44,9 @@ COMMANDS = (
     "train",
     "evaluate",
     "predict",
+    "inspect",
+    "verify",
+    "push",
     "compare",
     "probe",
     "data",
@@ -69,6 +75,8 @@ def _exit_code(argv: list[str]) -> int:
             print("headstart", version("headstart"))
             return 0
         command = _command(argv[0])
+        if argv[0] == "push":  # the one command that asks for the network, unless the user has forbidden it
+            os.environ.setdefault("HF_HUB_OFFLINE", "0")
         prepare_environment()
         # numpy's matrices here are small or are shared out by ourselves; its own threads would wait for each other
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -93,7 +101,7 @@ def _exit_code(argv: list[str]) -> int:
             signal, "SIGCHLD"
         ):  # torch raises in this signal's handler when a worker has died: not while we speak
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if known := known_failure(error):
+        if known := known_failure(error, command=argv[0]):
             print(f"headstart: {known}", file=sys.stderr)
             return 1
         traceback.print_exc()
@@ -114,6 +122,12 @@ def _command(name: str) -> Callable[[list[str]], None]:
             return _evaluate
         case "predict":
             return _predict
+        case "inspect":
+            return _inspect
+        case "verify":
+            return _verify
+        case "push":
+            return _push
         case "compare":
             return _compare
         case "export":
@@ -148,15 +162,28 @@ def _train(argv: list[str]) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
-    parser = _parser("evaluate", "Measure a finished run on an image folder, each image once.")
+    from headstart import data_cli
+
+    parser = _parser("evaluate", "Measure a finished run on images with classes, each image once.")
     parser.add_argument("run", help="run folder, or a model.safetensors")
-    parser.add_argument("--data", required=True, help="image folder; its val/ if it has one, else all of it")
+    parser.add_argument(
+        "--data", required=True, help="any source of train; its val if it has one, else test, else all of it"
+    )
+    parser.add_argument("--split", help="measure on this split instead, such as test")
+    data_cli.add_columns(parser, default="that of the run")
     parser.add_argument("--out", help="write the measurements to this .json file as well")
     parser.add_argument("--on_bad_file", choices=["refuse", "skip"], default="refuse", help="default: refuse")
     args = parser.parse_args(argv)
     from headstart.evaluate import evaluate_command
 
-    evaluate_command(args.run, data=args.data, out=args.out, on_bad_file=args.on_bad_file)
+    evaluate_command(
+        args.run,
+        data=args.data,
+        out=args.out,
+        on_bad_file=args.on_bad_file,
+        split=args.split,
+        columns=data_cli.columns_of(args),
+    )
 
 
 def _predict(argv: list[str]) -> None:
@@ -168,6 +195,53 @@ def _predict(argv: list[str]) -> None:
 
     predict_cli.add_arguments(parser)
     predict_cli.predict_command(parser.parse_args(argv))
+
+
+def _inspect(argv: list[str]) -> None:
+    parser = _parser("inspect", "What is inside a model file: its header, without loading tensors.")
+    parser.add_argument("run", help="run folder, or a model.safetensors")
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    args = parser.parse_args(argv)
+    from headstart.header import inspect_command
+
+    inspect_command(args.run, as_json=args.json)
+
+
+def _verify(argv: list[str]) -> None:
+    parser = _parser(
+        "verify",
+        "Draw the golden inputs of a model file again and compare what this machine makes of them, in fp32 and as it was measured. "
+        "Exit code 1 if a difference exceeds its tolerance.",
+    )
+    parser.add_argument("run", help="run folder, or a model.safetensors")
+    parser.add_argument("--precision", help="only this one: measured, fp32, bf16, fp16 or auto")
+    parser.add_argument("--device", help="default: the GPU if there is one, else cpu")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(argv)
+    from headstart.verify import verify_command
+
+    if not verify_command(args.run, device=args.device, precision=args.precision, as_json=args.json):
+        sys.exit(1)
+
+
+def _push(argv: list[str]) -> None:
+    parser = _parser(
+        "push",
+        "Send a finished run to a Hugging Face repository: model file, model card, report. No images, no checkpoints.",
+    )
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("repo", metavar="REPO_ID", help="such as your-name/ants-and-bees; made if it is not there")
+    parser.add_argument("--private", action="store_true", help="if it is made, for you alone")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be sent; sends nothing, needs no network"
+    )
+    parser.add_argument(
+        "--with_pictures", action="store_true", help="send report.html also if it holds images of the data"
+    )
+    args = parser.parse_args(argv)
+    from headstart.push import push_command
+
+    push_command(args.run, args.repo, private=args.private, dry_run=args.dry_run, with_pictures=args.with_pictures)
 
 
 def _compare(argv: list[str]) -> None:
@@ -247,8 +321,11 @@ def _watch(argv: list[str]) -> None:
 
 
 def _probe(argv: list[str]) -> None:
+    from headstart import data_cli
+
     parser = _parser("probe", "What a frozen backbone can do on a folder: cross-validated accuracy, learning curve.")
-    parser.add_argument("dir", help="image folder; all its images are used, train/ and val/ alike")
+    parser.add_argument("dir", help="image folder or another source; all its images are used, train and val alike")
+    data_cli.add_columns(parser, default="found by name")
     parser.add_argument("--weights", default="imagenet", help="as --model.weights of train (default: imagenet)")
     parser.add_argument("--image_size", type=int, default=224, help="px (default: 224)")
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: 5)")
@@ -264,7 +341,13 @@ def _probe(argv: list[str]) -> None:
 
     config = RunConfig(
         seed=args.seed,
-        data=DataConfig(root=args.dir, image_size=args.image_size, on_bad_file=args.on_bad_file),
+        data=DataConfig(
+            root=args.dir,
+            split="stratified",  # which is which is of no account here, so one part alone will do
+            image_size=args.image_size,
+            on_bad_file=args.on_bad_file,
+            **data_cli.columns_of(args),
+        ),
         model=ModelConfig(weights=args.weights),
         strategy=StrategyConfig(name="frozen_head"),
         probe=ProbeConfig(folds=args.folds),

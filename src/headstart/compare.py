@@ -1,6 +1,7 @@
 """`headstart compare`: runs on the same validation images, with how sure the difference is. Knows no torch."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -84,16 +85,16 @@ class Comparison:
         low, high = self.ci95
         p = f"p = {self.p_holm:.2g}"
         seen = (
-            f"accuracy {self.difference:+.1%} [{low:+.1%}, {high:+.1%}], {self.gained} gained and {self.lost} lost of "
-            f"{self.n} images, {p}"
-        ).replace("%", " %")
+            f"accuracy {100 * self.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], {self.gained} gained and "
+            f"{self.lost} lost of {self.n} images, {p}"
+        )
         if self.verdict != "not proven":
             return f"{self.second} is {self.verdict} than {self.first}: {seen}"
         sentence = f"Not proven with {self.n} images that {self.second} and {self.first} differ: {seen}. "
         if self.images_needed is None:
             return sentence + "They are right equally often, so nothing says how many images would show a difference."
         return sentence + (
-            f"If the difference is what was seen, about {self.images_needed} images would show it (four times out of five)."
+            f"If the difference is what was seen, about {self.images_needed:,} images would show it (four times out of five)."
         )
 
 
@@ -299,9 +300,12 @@ def _print(
     from rich.console import Console
     from rich.table import Column, Table
 
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 130, markup=False, emoji=False, highlight=False)
     table = Table(
-        "run", "strategy", "accuracy", *(Column(name, no_wrap=True) for name in ("95 % interval", "correct", "loss"))
+        Column("run", overflow="fold"),
+        "strategy",
+        "accuracy",
+        *(Column(name, no_wrap=True) for name in ("95 % interval", "correct", "loss")),
     )
     for run in runs:
         facts = _facts(run)

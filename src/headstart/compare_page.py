@@ -1,7 +1,5 @@
 """The page of `headstart compare`: one HTML file that needs nothing else, with the images that two runs disagree on."""
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +12,7 @@ from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.source import open_source
 from headstart.errors import InputError
+from headstart.pages import environment, jpeg_uri
 from headstart.stats import wilson
 
 THUMBNAIL_PX = 144
@@ -64,15 +63,6 @@ class _Section:
 
 def compare_page(runs: Sequence[Measured], comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
     """The whole page. The thumbnails come from where the first run found its images; without those it has none."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("headstart", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     picture = _pictures(Path(runs[0].path))
     sections = [_section(runs[0], other, found, picture) for other, found in zip(runs[1:], comparisons, strict=True)]
     rows = []
@@ -82,8 +72,10 @@ def compare_page(runs: Sequence[Measured], comparisons: Sequence[Comparison], no
         rows.append(
             (run.path, run.strategy, _percent(correct / count), f"{_percent(low)} to {_percent(high)}", correct)
         )
-    return environment.get_template("compare.html").render(
-        rows=rows, n=len(runs[0].keys), sections=sections, notes=notes
+    return (
+        environment()
+        .get_template("compare.html")
+        .render(rows=rows, n=len(runs[0].keys), sections=sections, notes=notes)
     )
 
 
@@ -139,9 +131,7 @@ def _pictures(run: Path) -> Callable[[str], str | None]:
         except (UnreadableImage, OSError, KeyError):
             return None
         image.thumbnail((2 * THUMBNAIL_PX, THUMBNAIL_PX))
-        out = io.BytesIO()
-        image.save(out, "JPEG", quality=75)
-        return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+        return jpeg_uri(image)
 
     return picture
 

@@ -73,7 +73,8 @@ class DataConfig:
     """scaled: large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, in training and ever after, as long as twice the
     pixels remain that the smallest crop needs; 1.6 times as fast for 12 megapixels (docs/data.md)."""
     shuffle_images: int = 10_000
-    """Parquet shards: images that are shuffled together, so that a row group need not be read for every image."""
+    """Parquet shards: images that are shuffled together at most, in row groups of 128 MiB at most, so that a row group need not
+    be read for every image."""
     cache: Literal["auto", "disk", "off"] = "auto"
     """auto: decode each image once and keep the pixels, in up to a quarter of the free memory. disk: in a file that is
     mapped into memory, up to a quarter of the free disk under ~/.cache, gone with the run. off: decode for every use.
@@ -95,6 +96,10 @@ class DataConfig:
         _require(
             self.split != "folder" or not (self.folds or self.groups),
             "data.folds and data.groups say how to split; add --data.split stratified or stable",
+        )
+        _require(
+            not (self.groups and self.group_column),
+            f"data.groups and data.group_column {self.group_column!r} both say what stays together; leave one of them out",
         )
         _require(self.image_size >= 32, f"data.image_size is {self.image_size}; ResNet-18 needs at least 32 px")
         _require(
@@ -243,6 +248,11 @@ class TrainConfig:
     """Images per forward pass in evaluation, over all processes (rounded up to a multiple of them)."""
     first_image_size: int | None = None
     """Train on smaller images first, px: the side rises to data.image_size over two thirds of the run. null: no."""
+    seeds: int = 1
+    """Train with so many seeds, from `seed` on, in --out/seed_0 and so on, and sum up: mean, spread, interval."""
+    folds: int = 0
+    """Train so many times, each with another part of all images set aside, in --out/fold_0 and so on, so that each image is
+    measured once by a network that did not see it. 0: no."""
     resume: str = "never"
     """never, auto (continue the run in --out if it has a checkpoint, else start), or the path of a checkpoint."""
     checkpoint_steps: int = 0
@@ -252,7 +262,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require_finite("train", self)
-        for name in ("epochs", "batch_size", "accumulation", "eval_batch_size"):
+        _require(self.folds == 0 or self.folds >= 2, f"train.folds is {self.folds}; use at least 2, or 0 for none")
+        _require(
+            self.folds == 0 or self.seeds == 1,
+            f"train.folds {self.folds} and train.seeds {self.seeds} go one at a time",
+        )
+        for name in ("epochs", "batch_size", "accumulation", "eval_batch_size", "seeds"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}; it must be at least 1")
         _require(
@@ -335,6 +350,10 @@ class RunConfig:
             len(asked) < 2,
             f"{' and '.join(asked)} each make up for rare classes, and together they overdo it; choose one",
         )
+        _require(
+            not (self.train.folds and self.data.folds),
+            f"train.folds {self.train.folds} trains on every fold, and data.folds {self.data.folds} on one; choose one of them",
+        )
         first = self.train.first_image_size
         _require(
             first is None or first <= self.data.image_size,
@@ -353,6 +372,25 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         found |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
     return found
+
+
+MAY_CHANGE = (
+    "out",
+    "runtime",
+    "data.root",
+    "data.cache",
+    "data.num_workers",
+    "data.rescan",
+    "train.accumulation",
+    "train.resume",
+    "train.checkpoint_steps",
+    "train.checkpoint_minutes",
+)
+"""Keys, and one whole section, that an interrupted run may be continued with other values of."""
+
+
+def may_change(name: str) -> bool:
+    return name in MAY_CHANGE or name.split(".")[0] in MAY_CHANGE
 
 
 def check_divisible(train: TrainConfig, *, num_processes: int) -> None:

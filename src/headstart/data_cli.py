@@ -8,11 +8,12 @@ def add_parsers(what: Any) -> None:
     """what: the sub-parsers of `headstart data`."""
     check = what.add_parser(
         "check",
-        help="look at every file of an image folder: broken files, copies, leaks, thin classes, wrong labels",
-        description="Look at every file of an image folder and name every fault. Nothing in the folder is changed. "
+        help="look at every image of a folder or another source: broken files, copies, leaks, thin classes, wrong labels",
+        description="Look at every image and name every fault. Nothing in the data is changed. "
         "The exit code is 0 whatever is found.",
     )
-    check.add_argument("dir", help="image folder: train/ and val/ of class folders, or just class folders")
+    check.add_argument("dir", help="train/ and val/ of class folders, just class folders, or any other source of train")
+    add_columns(check, default="found by name")
     check.add_argument("--out", metavar="FOLDER", help="write doctor.html, doctor.json and fixes.csv there")
     check.add_argument("--labels", action="store_true", help="look for wrong labels, too")
     check.add_argument("--weights", default="bundled", help="as --model.weights of train (default: bundled)")
@@ -31,12 +32,28 @@ def add_parsers(what: Any) -> None:
     apply.add_argument("--out", required=True, metavar="NEW", help="folder to create")
 
 
+def add_columns(parser: Any, *, default: str) -> None:
+    """The options that name the columns of a table, of shards or of a saved dataset."""
+    for key, what in (
+        ("image", "names or holds the images"),
+        ("label", "has the classes"),
+        ("split", "says train or val"),
+    ):
+        parser.add_argument(f"--{key}_column", metavar="NAME", help=f"where a table {what} (default: {default})")
+
+
+def columns_of(args: Namespace) -> dict[str, Any]:
+    """Those that were given, by their keys in the section data."""
+    keys = ("image_column", "label_column", "split_column")
+    return {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+
+
 def check(args: Namespace) -> None:
     from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
 
     config = RunConfig(
         seed=args.seed,
-        data=DataConfig(root=args.dir, image_size=args.image_size, on_bad_file="skip"),
+        data=DataConfig(root=args.dir, image_size=args.image_size, on_bad_file="skip", **columns_of(args)),
         model=ModelConfig(weights=args.weights),
         strategy=StrategyConfig(name="frozen_head"),
         probe=ProbeConfig(folds=args.folds),

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, Calibration, cros
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_eval_manifest
 from headstart.data.samples import Manifest, summarize
-from headstart.data.source import open_source
+from headstart.data.source import COLUMN_KEYS, open_source
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out, write_atomically
 from headstart.preprocess import Preprocess
@@ -245,19 +245,32 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
     return Predictions(logits, samples.codes(info.classes), features)
 
 
-def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) -> dict[str, Any]:
-    """`headstart evaluate`: print the measurements and return them."""
+def evaluate_command(
+    run: str,
+    *,
+    data: str,
+    out: str | None,
+    on_bad_file: str,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """`headstart evaluate`: print the measurements and return them. split: see build_eval_manifest; columns: of the keys
+    data.*_column those that are not the run's."""
     check_out(out)
     set_threads(None)
     model, info = load_model(find_model(run))
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
+    asked, trained = dict(columns or {}), _data_of(Path(run))
+    theirs = {key: trained[key] for key in COLUMN_KEYS if key != "group_column" and trained.get(key)}
     manifest = on_main(
         accelerator,
         lambda: build_eval_manifest(
-            open_source(DataConfig(root=data), to_measure=True),
+            open_source(DataConfig(root=data, **(theirs | asked)), to_measure=True, asked=asked),
             classes=info.classes,
             on_bad_file=on_bad_file,
             trained_on=_training_images(Path(run)),
+            split=split,
+            anew=trained.get("split", "folder") != "folder",
         ),
     )
     if manifest.skipped:
@@ -266,7 +279,7 @@ def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) 
     if accelerator.is_main_process:
         _print(values)
         if out is not None:
-            text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             try:
                 write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
             except OSError as error:
@@ -276,6 +289,19 @@ def evaluate_command(run: str, *, data: str, out: str | None, on_bad_file: str) 
 
 def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+def _data_of(run: Path) -> dict[str, Any]:
+    """The section data of the run's configuration; empty if only the model file is at hand."""
+    path = (run if run.is_dir() else run.parent) / "config.yaml"
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is damaged ({error}); it says how the data were split") from None
 
 
 def _training_images(run: Path) -> Callable[[str, str], bool]:
@@ -308,8 +334,15 @@ def _print(values: dict[str, Any]) -> None:
         f"loss {values['loss']:.4f}, balanced accuracy {values['balanced_accuracy']:.4f}, macro F1 {values['macro_f1']:.4f}",
         highlight=False,
     )
-    table = Table("class", "n", "precision", "recall")
+    console.print(
+        f"Brier score {values['brier']:.4f}, calibration error {values['ece']:.4f} (up to {values['ece_by_chance95']:.4f} by chance)",
+        highlight=False,
+    )
+    table = Table("class", "n", "precision", "recall", "95 % interval")
     for name, row in values["per_class"].items():
-        seen = [f"{row['precision']:.3f}", f"{row['recall']:.3f}"] if row["n"] else ["-", "-"]
+        seen = ["-", "-", "-"]
+        if row["n"]:
+            low, high = row["recall_ci95"]
+            seen = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"]
         table.add_row(name, str(row["n"]), *seen)
     console.print(table)

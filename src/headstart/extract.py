@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -27,12 +29,16 @@ from headstart.errors import InputError, Stopped
 from headstart.features import EVAL_VIEW, Bank, BankRows, row_name
 from headstart.pool import in_workers
 from headstart.preprocess import Preprocess, View, train_view
-from headstart.runtime import StopRequest, on_main
+from headstart.runtime import StopRequest, agree, on_main
 from headstart.trunk import FrozenTrunk
+
+_T = TypeVar("_T")
 
 # A batch always has this many images, the last one filled up with black: what a feature is does not depend on which
 # other images are computed with it. One shard is written per batch, so this is also what a kill can cost.
 BATCH_CPU, BATCH_GPU = 16, 256
+
+EXCHANGE_S = 1.0  # so often the processes tell each other whether one must stop or failed, between two batches
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,9 @@ def fill(
 ) -> Extraction:
     """Compute what `bank` lacks of `rows`; each process takes its share and stores it batch by batch.
 
-    The trunk is not even built if nothing is missing. Raises Stopped after a signal, with the finished batches kept,
-    and InputError if a file changed since it was scanned.
+    The trunk is not even built if nothing is missing. All processes raise the same: Stopped after a signal to any of them,
+    with the finished batches kept, and InputError if a file changed since it was scanned, its features are not finite, or
+    the bank cannot be written.
     """
     started = time.perf_counter()
     first_of = {row.name: index for index, row in reversed(list(enumerate(rows)))}
@@ -112,43 +119,97 @@ def fill(
     )
     if missing:
         share = [rows[index] for index in missing[accelerator.process_index :: accelerator.num_processes]]
-        reason = _compute(share, bank, spec, trunk(), num_workers=num_workers, stop=stop) if share else None
-        reasons = [reason]
-        if accelerator.num_processes > 1:
-            from accelerate.utils import gather_object
-
-            reasons = gather_object(reasons)
-        for reason in reasons:
-            if reason is not None:
-                raise InputError(reason)
+        pact = _Pact(accelerator, stop)
+        reason = _compute(share, bank, spec, trunk, pact, num_workers=num_workers)
+        for told in _from_all(accelerator, reason):
+            if told is not None:
+                raise InputError(told)
         if stop.agreed(accelerator):
             raise Stopped(
                 f"stopped by {stop.signal_name or 'a signal'} while computing features; those that are finished are kept in "
                 f"{bank.path}, and the same command continues"
             )
-        accelerator.wait_for_everyone()
-        bank.refresh()
-        lacking = sum(row.name not in bank for row in rows)
-        if lacking:
-            raise InputError(
-                f"{lacking} of {len(rows)} features are not in {bank.path} although every process stored its share; "
-                "all processes must see the same storage there: name it with --runtime.bank DIR"
-            )
-        if accelerator.is_main_process:
-            bank.remove_damaged()
+    # whatever the main process lacked: another run may have stored rows after this process opened the bank
+    bank.refresh()
+    lacking = max(_from_all(accelerator, sum(name not in bank for name in first_of)))
+    if lacking:
+        raise InputError(
+            f"{lacking} of {len(first_of)} features are not in {bank.path} although every process stored its share; "
+            "all processes must see the same storage there: name it with --runtime.bank DIR"
+        )
+    if missing and accelerator.is_main_process:
+        bank.remove_damaged()
     return Extraction(len(first_of), len(missing), time.perf_counter() - started)
+
+
+class _Pact:
+    """What the processes tell each other between batches, about once a second, so that one that must stop or failed does not
+    wait for shares that are computed in vain, and none waits for long.
+
+    All take part in every exchange: who has nothing left to do goes on with them until nobody has."""
+
+    def __init__(self, accelerator: Accelerator, stop: StopRequest) -> None:
+        self._accelerator, self._stop = accelerator, stop
+        self._told_at = time.monotonic()
+        self._over = False
+        self.failed = False
+
+    @property
+    def ends(self) -> bool:
+        """No batch is to be begun any more."""
+        return self._over or self._stop.signal_name is not None
+
+    def after_batch(self) -> None:
+        if not self._over and time.monotonic() - self._told_at >= EXCHANGE_S:
+            self._exchange(failed=False, busy=True)
+
+    def finish(self, *, failed: bool) -> None:
+        """This process is done; returns when all are, or as soon as one must stop or failed."""
+        while not self._over:
+            self._exchange(failed=failed, busy=False)
+
+    def _exchange(self, *, failed: bool, busy: bool) -> None:
+        stopped = self._stop.signal_name is not None
+        stopped, self.failed, busy = agree(self._accelerator, stopped, failed, busy)
+        self._over = stopped or self.failed or not busy
+        self._told_at = time.monotonic()
+
+
+def _from_all(accelerator: Accelerator, value: _T) -> list[_T]:
+    """Every process's value, in every process."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    found: list[_T] = gather_object([value])
+    return found
 
 
 def _compute(
     rows: Sequence[Row],
     bank: Bank,
     spec: Preprocess,
-    trunk: FrozenTrunk,
+    build_trunk: Callable[[], FrozenTrunk],
+    pact: _Pact,
     *,
     num_workers: int | None,
-    stop: StopRequest,
 ) -> str | None:
-    """Store the features of all rows; returns what is wrong with the input, if anything is."""
+    """Store the features of all rows, or of those that were begun when the pact ends; returns what is wrong with the input,
+    if anything is."""
+    reason = None
+    if rows:  # there may be fewer than processes
+        try:
+            reason = _store(rows, bank, spec, build_trunk(), pact, num_workers=num_workers)
+        except InputError as error:
+            reason = str(error)
+    pact.finish(failed=reason is not None)
+    return reason
+
+
+def _store(
+    rows: Sequence[Row], bank: Bank, spec: Preprocess, trunk: FrozenTrunk, pact: _Pact, *, num_workers: int | None
+) -> str | None:
+    """The part of `_compute` that this process can do alone, but for the pact between batches."""
     on_cpu = trunk.device.type == "cpu"
     size = BATCH_CPU if on_cpu else BATCH_GPU
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -159,21 +220,31 @@ def _compute(
 
     def numbers() -> Iterator[int]:
         for number in range(len(work)):
-            if stop.signal_name is not None:
+            if pact.ends:
                 return
             yield number
 
     writer = bank.writer()
-    try:
-        for number, (pixels, reason) in enumerate(in_workers(work, numbers, num_workers=num_workers)):
-            if reason is not None:
-                return reason
-            features = pixels if on_cpu else trunk(spec.normalize(pixels.to(trunk.device))).cpu()
-            batch = batches[number]
-            writer.add([row.name for row in batch], features[: len(batch)].numpy())
-    finally:
-        writer.merge()
-    return None
+    reason = None
+    for number, (pixels, reason) in enumerate(in_workers(work, numbers, num_workers=num_workers)):
+        if reason is not None:
+            break
+        batch = batches[number]
+        features = (pixels if on_cpu else trunk(spec.normalize(pixels.to(trunk.device))).cpu())[: len(batch)].numpy()
+        odd = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(odd):
+            row = batch[int(odd[0])]
+            reason = (
+                f"{os.path.join(row.source.root, row.path)}: its features are inf or nan; use other --model.weights, or "
+                f"--runtime.mixed_precision no (now {str(trunk.dtype).removeprefix('torch.')})"
+            )
+            break
+        writer.add([row.name for row in batch], features)
+        pact.after_batch()
+        if pact.failed:
+            break
+    writer.merge()
+    return reason
 
 
 class _Work(Dataset[tuple[torch.Tensor, str | None]]):

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,27 +42,32 @@ class RunFacts:
     def classes(self) -> tuple[str, ...]:
         return self.info.classes
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
         """(n,) int64."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
-    @property
+    @cached_property
     def confidence(self) -> np.ndarray:
         """(n,) float64: the probability of the answer."""
         return np.asarray(self.probabilities.max(axis=1))
 
-    @property
+    @cached_property
     def right(self) -> np.ndarray:
         """(n,) bool."""
         return np.asarray(self.predicted == self.labels)
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """(n, C) float64: a logarithm of a probability is its logit, but for a constant per image that a softmax takes out again."""
+        return np.asarray(np.log(np.maximum(self.probabilities, np.finfo(np.float64).tiny)))
 
     @property
     def chosen_on_val(self) -> bool:
         """Whether the validation images chose among several networks, so that they flatter the one that is kept."""
         return len(self.epochs()) > 1
 
-    @property
+    @cached_property
     def trained_on(self) -> dict[str, int]:
         """Training images per class."""
         rows = zip(self.manifest.column("split").to_pylist(), self.manifest.column("label").to_pylist(), strict=True)

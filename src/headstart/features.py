@@ -6,13 +6,15 @@ so runs may share a bank without a lock: each writes shards of its own names and
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,8 @@ class Bank:
     """The rows of one key. Opening reads and checks every shard; features stay memory-mapped."""
 
     def __init__(self, location: Path, key: Mapping[str, Any], *, width: int) -> None:
-        """Raises InputError if nothing can be stored at `location`."""
+        """Raises InputError if there is no bank of this key at `location` and none can be made. One that cannot be
+        written is read."""
         text = json.dumps(key, sort_keys=True, ensure_ascii=False)
         self.path = location / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.width = width
@@ -67,10 +70,10 @@ class Bank:
             self.path.mkdir(parents=True, exist_ok=True)
             if not (self.path / "key.json").exists():
                 _write_atomically(self.path / "key.json", (json.dumps(key, indent=2, sort_keys=True) + "\n").encode())
-            os.utime(self.path)  # last used: for pruning
         except OSError as error:
-            raise InputError(f"the feature bank cannot be kept in {location}: {error.strerror}; "
-                             "name another place with --runtime.bank DIR") from None  # fmt: skip
+            raise _cannot_be_kept(location, error) from None
+        with contextlib.suppress(OSError):
+            os.utime(self.path)  # last used: for pruning
         self.refresh()
 
     def __len__(self) -> int:
@@ -147,6 +150,10 @@ class BankRows:
             out[here] = self._maps[shard][where[here, 1]]
         return out
 
+    def only(self, which: np.ndarray) -> "BankRows":
+        """The rows of a mask or of indices, left where they are."""
+        return BankRows(self._maps, self._where[which], width=self.shape[1])
+
 
 class Writer:
     """Adds rows; what `add` was given is on disk when it returns. Only the writer's own shards are merged."""
@@ -155,30 +162,49 @@ class Writer:
         self._path, self._width = path, width
         self._small: list[Path] = []
         for left in path.glob(".*.tmp"):  # of writers that were killed
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > STALE_S:
                     left.unlink()
 
     def add(self, names: Sequence[bytes], features: np.ndarray) -> None:
-        """features: float32 (n, width), a row per name."""
+        """features: float32 (n, width), a row per name. Raises ValueError for inf and nan, InputError if the bank cannot be
+        written or is gone."""
         assert features.shape == (len(names), self._width)
         assert features.dtype == np.float32
+        if not np.isfinite(features).all():
+            raise ValueError("inf and nan are no features")
         if not names:
             return
-        self._small.append(_write_shard(self._path, names, features))
+        with self._in_words():
+            self._small.append(_write_shard(self._path, names, features))
         if len(self._small) >= MERGE_SHARDS:
             self.merge()
 
     def merge(self) -> None:
         """Small shards into one. The large one is complete on disk before the small ones go."""
         if len(self._small) > 1:
-            parts = [_read_shard(path, width=self._width) for path in self._small]
-            _write_shard(
-                self._path, [name for names, _ in parts for name in names], np.concatenate([rows for _, rows in parts])
-            )
+            with self._in_words():
+                parts = [_read_shard(path, width=self._width) for path in self._small]
+                names = [name for named, _ in parts for name in named]
+                _write_shard(self._path, names, np.concatenate([rows for _, rows in parts]))
             for path in self._small:
                 path.unlink(missing_ok=True)
         self._small = []
+
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """What the user can mend, as InputError; a full disk stays what it is."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise InputError(
+                f"the feature bank {self._path} was deleted while it was being filled (headstart data bank --prune?); "
+                "the same command computes the features anew"
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise _cannot_be_kept(self._path, error) from None
+            raise
 
 
 @dataclass(frozen=True)
@@ -211,8 +237,14 @@ def stored(location: Path) -> list[Stored]:
 def prune(location: Path, *, name: str | None = None, unused_days: float | None = None) -> list[Stored]:
     """Delete the keys whose name starts with `name` ("all": every one), or that nobody used for so many days.
 
-    Returns what went. Raises InputError if the name matches none.
+    Returns what went. Raises InputError if the name matches none, for both at once and for a number of days not above 0.
     """
+    if name is not None and unused_days is not None:
+        raise InputError("--prune KEY and --prune_unused DAYS are two ways to choose what to delete; use one of them")
+    if unused_days is not None and not (math.isfinite(unused_days) and unused_days > 0):
+        raise InputError(
+            f"--prune_unused is {unused_days}; use a number of days above 0, or --prune all to delete every key"
+        )
     entries = stored(location)
     if name is not None:
         gone = [entry for entry in entries if name == "all" or entry.name.startswith(name)]
@@ -224,6 +256,12 @@ def prune(location: Path, *, name: str | None = None, unused_days: float | None 
     for entry in gone:
         shutil.rmtree(entry.path)
     return gone
+
+
+def _cannot_be_kept(location: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the feature bank cannot be kept in {location}: {error.strerror}; name another place with --runtime.bank DIR"
+    )
 
 
 def _write_shard(folder: Path, names: Sequence[bytes], features: np.ndarray) -> Path:

@@ -59,8 +59,9 @@ class Network:
     def maps(self, pixels: torch.Tensor) -> torch.Tensor:
         x = pixels.contiguous(memory_format=self._layout)
         with self._autocast():
-            x = F.relu(self._norm("bn1", self._conv("conv1", x, stride=2, padding=3)), inplace=True)
-            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+            x = self._norm("bn1", self._conv("conv1", x, stride=2, padding=3))
+            # the other way round than torchvision: the same bits, and a quarter of the numbers to look at
+            x = F.relu(F.max_pool2d(x, kernel_size=3, stride=2, padding=1), inplace=True)
             for stage in range(1, 5):
                 for block in range(2):
                     x = self._block(x, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)

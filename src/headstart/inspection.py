@@ -1,4 +1,4 @@
-"""`headstart data check`: every file, every pair, every label of an image folder; told, and written as a report."""
+"""`headstart data check`: every image, every pair, every label of a source; told, and written as a report."""
 
 import sys
 import warnings
@@ -16,6 +16,9 @@ from headstart.data.check import Checked, Good, check_files
 from headstart.data.duplicates import Pair, candidates, confirmed, joined
 from headstart.data.findings import KINDS, MAYBE, Finding, listed, number_of, shown
 from headstart.data.fixes import write_fixes, write_groups
+from headstart.data.folders import ClassFolders
+from headstart.data.samples import Source
+from headstart.data.source import open_source
 from headstart.errors import InputError
 from headstart.files import write_atomically
 
@@ -43,7 +46,7 @@ class Report:
         checked = self.checked
         return {
             "headstart": version("headstart"),
-            "root": str(checked.root),
+            "root": checked.source.root,
             "files": checked.num_files,
             "images": len(checked.good),
             "classes": {"/".join(filter(None, key)): count for key, count in sorted(checked.counts.items())},
@@ -57,28 +60,30 @@ class Report:
 
 def check_command(config: RunConfig, *, labels: bool, out: str | None) -> Report:
     """Check config.data.root, print a summary and write the report. Raises InputError before the work if it cannot be."""
-    root = Path(config.data.root)
     if out is not None:
-        _check_report_folder(Path(out), root)
+        _check_report_folder(Path(out), Path(config.data.root))
     report = inspect(config, labels=labels)
     _print(report)
     if out is not None:
         write_report(report, Path(out))
         print(f"{out}: {', '.join(REPORT_FILES)}")
-        if report.findings:
-            print(f"next: edit {out}/fixes.csv, then headstart data apply {out}/fixes.csv --data {root} --out NEW")
+        source = report.checked.source
+        if report.findings and isinstance(source, ClassFolders):
+            print(
+                f"next: edit {out}/fixes.csv, then headstart data apply {out}/fixes.csv --data {source.root} --out NEW"
+            )
     return report
 
 
 def inspect(config: RunConfig, *, labels: bool) -> Report:
     """The checks in order: files and folders, exact copies, near-copies, and the labels if asked."""
     warnings.filterwarnings("ignore", module="PIL")  # what it warns of is decoded all the same, or is a finding
-    checked = _check_with_progress(Path(config.data.root))
+    checked = _check_with_progress(open_source(config.data, to_measure=True))
     findings = checked.findings + copies((image.sha256, image.file) for image in checked.good)
     distinct = list({image.sha256: image for image in reversed(checked.good)}.values())[::-1]
     pairs = candidates(np.array([image.hashes for image in distinct])) if distinct else []
     looked_at = distinct if labels else [distinct[i] for i in sorted({i for p in pairs for i in (p.first, p.second)})]
-    features = features_of_images(config, checked.root, looked_at) if looked_at else np.empty((0, 0))
+    features = features_of_images(config, checked.source, looked_at) if looked_at else np.empty((0, 0))
     row_of = {image.sha256: row for row, image in enumerate(looked_at)}
     places = [row_of.get(image.sha256, -1) for image in distinct]  # index of a pair -> row of the features
     pairs = confirmed(pairs, features, rows=np.array(places, dtype=np.int64))
@@ -94,20 +99,19 @@ def inspect(config: RunConfig, *, labels: bool) -> Report:
     return Report(checked, findings, notes, study, cluster_of)
 
 
-def _check_with_progress(root: Path) -> Checked:
+def _check_with_progress(source: Source) -> Checked:
     from rich.console import Console
     from rich.progress import Progress
 
     if not sys.stderr.isatty():
-        return check_files(root)
+        return check_files(source)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("files", total=None)
-        return check_files(root, progress=lambda done: progress.advance(task, done))
+        return check_files(source, progress=lambda done: progress.advance(task, done))
 
 
-def features_of_images(config: RunConfig, root: Path, images: list[Good]) -> np.ndarray:
+def features_of_images(config: RunConfig, source: Source, images: list[Good]) -> np.ndarray:
     """float32 (n, 512) of the evaluation view, by way of the feature bank."""
-    from headstart.data.folders import ClassFolders
     from headstart.extract import Row, features_of, fill, views_of
     from headstart.preprocess import Preprocess
     from headstart.probe_run import describe_extraction, open_bank, trunk_of
@@ -122,7 +126,6 @@ def features_of_images(config: RunConfig, root: Path, images: list[Good]) -> np.
     weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
     view = views_of(config.data, spec, num_views=0, seed=config.seed)[0]
-    source = ClassFolders(str(root))
     rows = [Row(image.file.path, image.sha256, view, source) for image in images]
     trunk = trunk_of(accelerator, config, weights)
     with StopRequest() as stop:
@@ -185,7 +188,8 @@ def _labels(
     for suspect in study.suspects:
         file, other = images[suspect.index].file, classes[suspect.suggested]
         message = f"looks like {other} ({suspect.p_suggested:.0%}), is called {file.label} ({suspect.p_given:.0%})"
-        target = f"{file.path.split('/')[0]}/{other}" if file.split else other
+        in_part = file.split and isinstance(checked.source, ClassFolders)
+        target = f"{file.path.split('/')[0]}/{other}" if in_part else other
         found.append(Finding.of("suspected_label", file.path, message, f"{MAYBE} {target}"))
     wrong = float(1 - np.trace(study.joint))
     return found, {"images": len(images), "accuracy": study.accuracy, "estimated_wrong": wrong, "classes": classes,
@@ -214,7 +218,7 @@ def summary_lines(report: Report) -> list[str]:
     checked, census = report.checked, report.checked.census
     labels = {label for _, label in checked.counts}
     lines = [
-        f"{shown(str(checked.root))}: {checked.num_files} files, {len(checked.good)} images that can be used, {len(labels)} classes"
+        f"{shown(checked.source.root)}: {checked.num_files} files, {len(checked.good)} images that can be used, {len(labels)} classes"
     ]
     if checked.good:
         assert census.smallest is not None
@@ -258,7 +262,8 @@ def write_report(report: Report, out: Path) -> None:
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=True) + "\n"  # escapes: a name may be no UTF-8
     write_atomically(out / "doctor.json", lambda path: path.write_text(text, encoding="utf-8"))
     page = doctor_page(
-        report.checked.root,
+        report.checked.source.root,
+        report.checked.source.read,
         report.findings,
         summary_lines(report),
         report.checked.counts,

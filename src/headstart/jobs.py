@@ -53,7 +53,12 @@ class Job:
 
     def images(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Listed]:
         """The rows of the ranges, which lie each in one block."""
-        with pq.ParquetFile(self.folder / LIST) as stored:
+        path = self.folder / LIST
+        try:
+            stored = pq.ParquetFile(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are among these
+            raise InputError(f"{path} is damaged ({' '.join(str(error).split())}); name a new folder") from None
+        with stored:
             for start, stop in ranges:
                 block, first = divmod(start, self.block_rows)
                 rows = stored.read_row_group(block).slice(first, stop - start)
@@ -83,14 +88,20 @@ class Job:
         for start, stop, path in parts:
             if start > at:
                 return None
-            if start < at or pq.read_metadata(path).num_rows != stop - start:
-                raise InputError(f"{path} is not as it was written; delete it, and the same command makes it anew")
+            if start < at:
+                raise _altered(path)
             at = stop
         if at < self.num_images:
             return None
         counts: Counter[str | None] = Counter()
-        for _, _, path in parts:
-            counts.update(pq.read_table(path, columns=["predicted"])["predicted"].to_pylist())
+        for start, stop, path in parts:
+            try:
+                said = pq.read_table(path, columns=["predicted"])["predicted"].to_pylist()
+            except (OSError, ValueError):  # pyarrow's errors are among these
+                raise _altered(path) from None
+            if len(said) != stop - start:
+                raise _altered(path)
+            counts.update(said)
         unread = counts.pop(None, 0)
         return {"images": self.num_images, "unreadable": unread, "predicted": dict(sorted(counts.items()))}
 
@@ -103,6 +114,10 @@ class Job:
             for left in self.folder.glob(".part-*.tmp"):  # by a process that was killed
                 left.unlink(missing_ok=True)
         return summary
+
+
+def _altered(path: Path) -> InputError:
+    return InputError(f"{path} is not as it was written; delete it, and the same command makes it anew")
 
 
 def begin_or_continue(folder: Path, images: Iterable[Listed], asked: Mapping[str, Any], *, block_rows: int) -> Job:

@@ -28,7 +28,7 @@ class TrainingLoss:
         """labels: (n,) int, of all training images; each class occurs."""
         weights = offsets = None
         if optim.class_weights == "balanced":
-            by_class = np.empty(num_classes)
+            by_class = np.ones(num_classes)
             by_class[labels] = probe.class_weights(labels, num_classes=num_classes)
             weights = torch.from_numpy(by_class).float().to(device)
         if optim.logit_adjustment:

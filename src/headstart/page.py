@@ -1,7 +1,7 @@
 """`doctor.html`: one file that needs nothing else, with thumbnails inside."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ MAX_FINDINGS = 60  # of a kind that are shown; doctor.json has them all
 MAX_IMAGES = 8  # of a finding
 _NO_PICTURE = {"empty_file", "truncated", "unreadable", "unsupported_pixels", "too_large", "bad_name", "hidden",
                "unused_folder", "missing_split", "empty_class", "class_in_one_split", "near_empty_class", "imbalance",
-               "unsupported_type"}  # fmt: skip
+               "unsupported_type", "left_out"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,20 @@ class _Section:
 
 
 def doctor_page(
-    root: Path,
+    root: str,
+    read: Callable[[str], bytes],
     findings: Sequence[Finding],
     lines: Sequence[str],
     counts: Counter[tuple[str, str]],
     *,
     files: int,
 ) -> str:
-    """The whole report as HTML. findings: in the order of their kinds; lines: what the folder is; counts: its classes."""
+    """The whole report as HTML. read: the file of an image, by its path in a finding; raises OSError. findings: in the order of their kinds; lines: what the folder is; counts: its classes."""
     sections = []
     for kind in KINDS:
         ours = [finding for finding in findings if finding.kind == kind]
         if ours:
-            entries = [_entry(root, finding) for finding in ours[:MAX_FINDINGS]]
+            entries = [_entry(read, finding) for finding in ours[:MAX_FINDINGS]]
             about, more = KINDS[kind], max(0, len(ours) - MAX_FINDINGS)
             counted = number_of(kind, len(ours))
             sections.append(_Section(kind, about.title, counted, about.what_to_do, entries, more))
@@ -64,23 +65,23 @@ def doctor_page(
         for label in sorted({label for _, label in counts})
     ]
     return environment().get_template("doctor.html").render(
-        root=shown(root.name or str(root)), lines=lines, sections=sections, files=files,
+        root=shown(Path(root).name or root), lines=lines, sections=sections, files=files,
         splits=[split or "images" for split in splits], rows=rows,
     )  # fmt: skip
 
 
-def _entry(root: Path, finding: Finding) -> _Entry:
+def _entry(read: Callable[[str], bytes], finding: Finding) -> _Entry:
     items = [
-        _Item(shown(path), suggestion, None if finding.kind in _NO_PICTURE else _picture(root / path))
+        _Item(shown(path), suggestion, None if finding.kind in _NO_PICTURE else _picture(read, path))
         for path, suggestion in list(zip(finding.paths, finding.suggestions, strict=True))[:MAX_IMAGES]
     ]
     return _Entry(shown(finding.message), items, len(finding.paths) - len(items))
 
 
-def _picture(path: Path) -> str | None:
+def _picture(read: Callable[[str], bytes], path: str) -> str | None:
     """The image as a small JPEG in a data URI; None for one that cannot be read any more."""
     try:
-        image = decode(path.read_bytes())
+        image = decode(read(path))
     except (UnreadableImage, OSError):
         return None
     image.thumbnail((2 * THUMBNAIL_PX, THUMBNAIL_PX))

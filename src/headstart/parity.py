@@ -53,11 +53,13 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        if not (self.rates_equal and np.isfinite(self.difference)):
+            return False
         if self.tolerance is None:
             return True
         if self.tolerance == 0:
             return self.bits_equal
-        return self.difference <= self.tolerance and self.rates_equal and (self.counts_equal or self.tolerance > 1e-3)
+        return self.difference <= self.tolerance and (self.counts_equal or self.tolerance > 1e-3)
 
 
 def check_parity(
@@ -68,11 +70,11 @@ def check_parity(
 
     Raises InputError if the configuration cannot be run at all.
     """
-    recomputes = config.strategy.name == "fine_tune" or config.strategy.features == "recompute"
-    if not recomputes:
-        raise InputError(
-            "parity compares training steps; use --strategy.name fine_tune, or frozen_head with --strategy.features recompute"
-        )
+    if config.strategy.name == "probe_then_tune":
+        raise InputError("parity compares training steps from the same start; use --strategies fine_tune frozen_head")
+    if config.uses_bank:
+        say("an exact head has no steps to compare: its features are recomputed here (strategy.features recompute)")
+        config = replace(config, strategy=replace(config.strategy, features="recompute"))
     batchnorm_moves = config.strategy.name == "fine_tune" and config.strategy.batchnorm == "train"
     several = None if batchnorm_moves else TOLERANCE
     data, size = config.data, config.train.batch_size
@@ -88,8 +90,21 @@ def check_parity(
         epochs = max(2, round(steps * size / count))
         base = replace(
             config,
-            data=replace(data, root=str(folder / "images"), num_workers=0),
-            train=replace(config.train, epochs=epochs, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0),
+            data=replace(
+                data,
+                root=str(folder / "images"),
+                num_workers=0,
+                split="folder",
+                folds=0,
+                groups="",
+                image_column=None,
+                label_column=None,
+                split_column=None,
+                group_column=None,
+            ),
+            train=replace(
+                config.train, epochs=epochs, seeds=1, folds=0, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0
+            ),
             optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
             runtime=replace(config.runtime, mixed_precision="no"),
         )

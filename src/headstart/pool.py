@@ -1,5 +1,7 @@
 """Work that is handed to worker processes item by item and comes back in order. Needs torch alone."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ def in_workers(work: "Dataset[_T]", items: Callable[[], Iterator[Any]], *, num_w
         num_workers=num_workers,
         collate_fn=_as_it_is,
         prefetch_factor=2 if num_workers else None,
-        worker_init_fn=_leave_signals_to_the_parent if num_workers else None,
+        worker_init_fn=leave_signals_to_the_parent if num_workers else None,
     )
     return iter(loader)
 
@@ -32,11 +34,21 @@ class _Lazily(Sampler[Any]):
         return self._items()
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def leave_signals_to_the_parent(worker: int) -> None:
     """A signal to the whole group must not cost the batches in work; a worker ends when its parent says so or is gone."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if number := getattr(signal, name, None):  # Windows has no SIGUSR1
             signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Those that are left when the interpreter ends: multiprocessing would send a SIGTERM, which they ignore, and wait."""
+    left = [worker for worker in multiprocessing.active_children() if worker.daemon]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call them lost
+    for worker in left:
+        worker.kill()
 
 
 def _as_it_is(item: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 
 from headstart import checkpoint
 from headstart.artifacts import ModelInfo, RunFolder
-from headstart.config import RunConfig, flat
+from headstart.config import MAY_CHANGE, RunConfig, flat, may_change
 from headstart.data.samples import Manifest
 from headstart.errors import InputError, Stopped
 from headstart.model import Classifier
@@ -30,6 +31,7 @@ class Position:
     train_loss_sum: float = 0.0  # of the samples since the last epoch ended
     train_correct: int = 0
     train_seen: int = 0
+    layout: str = ""  # of blocks of samples (sampling.py), "" without: the order of the samples depends on it
     probe: dict[str, Any] = field(default_factory=dict)  # probe_then_tune: what it started from, "right" per image
     curve: list[dict[str, Any]] = field(default_factory=list)
 
@@ -43,7 +45,15 @@ def save_position(
     model: Classifier,
     optimizer: Any,
 ) -> None:
-    """From the main process; the others wait until it is there."""
+    """From the main process; the others wait until it is there.
+
+    Raises InputError, in every process, if a weight is not finite: nothing could be continued from there.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise InputError(
+            f"a weight is not finite after step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
+            "optim.clip_norm 1; the checkpoint before this one is kept"
+        )
     if accelerator.is_main_process:
         folder.fsync_metrics()
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
@@ -67,40 +77,37 @@ def stopped(stop: StopRequest, state: Position, folder: RunFolder, *, total: int
     )
 
 
-MAY_CHANGE = (
-    "out",
-    "runtime",
-    "data.root",
-    "data.cache",
-    "data.num_workers",
-    "data.rescan",
-    "train.accumulation",
-    "train.resume",
-    "train.checkpoint_steps",
-    "train.checkpoint_minutes",
-)
-"""Keys, and one whole section, that an interrupted run may be continued with other values of."""
-
-
-def check_same_run(config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder) -> str:
+def check_same_run(
+    config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder, *, layout: str
+) -> str:
     """Raise InputError if continuing would mix two recipes or two data sets. The machine may change; says what did."""
     if manifest.sha256 != saved["manifest_sha256"]:
         raise InputError(
             f"the images in {manifest.root} are not those that the interrupted run began with: "
             f"{_differences(folder, manifest)}; restore them, or start anew in another --out"
         )
-    now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved["config"])
+    if layout != saved.get("layout", ""):
+        raise InputError(
+            f"the images in {manifest.root} lie in other row groups than those of {saved['config']['data']['root']}, so their "
+            "order would change; name the data that the interrupted run began with, or start anew in another --out"
+        )
+    return check_same_recipe(config, saved["config"])
+
+
+def check_same_recipe(config: RunConfig, saved: dict[str, Any], *, more: Sequence[str] = ()) -> str:
+    """Raise InputError if a key that may not change differs from those saved; says which others do. more: also may."""
+    now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved)
     changed = {
         name: f"{name} {now.get(name)} (was {before.get(name)})"
         for name in sorted(now.keys() | before.keys())
         if now.get(name) != before.get(name)
     }
-    allowed = [name for name in changed if name in MAY_CHANGE or name.split(".")[0] in MAY_CHANGE]
+    allowed = [name for name in changed if may_change(name) or name in more]
     refused = [text for name, text in changed.items() if name not in allowed]
     if refused:
         raise InputError(
             f"{', '.join(refused)} would change the interrupted run; continue it with --config {config.out}/config.yaml, "
-            f"or start anew in another --out (these may change: {', '.join(MAY_CHANGE)})"
+            f"or start anew in another --out (these may change: {', '.join([*MAY_CHANGE, *more])})"
         )
     return ", ".join(changed[name] for name in allowed if name not in ("train.resume", "out"))
 

@@ -192,12 +192,9 @@ def _write(out: Path, columns: "Columns", run: Any, stop: "StopRequest") -> None
         run(file)
         file.close()
 
-    try:
-        write_atomically(_incomplete(out), write)
-        if stop.signal_name is None:
-            os.replace(_incomplete(out), out)
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}") from None
+    write_atomically(_incomplete(out), write)
+    if stop.signal_name is None:
+        os.replace(_incomplete(out), out)
 
 
 def _incomplete(out: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from headstart.cores import usable_cores
+from headstart.errors import InputError
 
 _T = TypeVar("_T")
 
@@ -25,11 +26,13 @@ GRADIENT_NORM = 1e-8  # largest entry of the gradient, in the preconditioned coo
 STREAMED_GRADIENT_NORM = 1e-6  # where the features do not fit into memory: with so many rows the noise is far above it
 SELECTION_GRADIENT_NORM = 1e-4  # while only the validation losses of cross-validation are wanted
 MAX_ITERATIONS = 1000
+NEIGHBOUR_ROWS = 20_000  # that nearest neighbours are looked for among, at most
 L2_GRID = tuple(float(10.0 ** (k / 2)) for k in range(10, -5, -1))  # 1e5 down to 1e-2
 
 _IN_MEMORY_BYTES = 1 << 29  # up to this much as float64 is converted once and kept
 _CHUNK_ROWS = 8192
 _CURVATURE_ROWS = 20_000  # rows that the preconditioner looks at; it decides the speed and not the result
+_NEIGHBOUR_PIECE = 256  # test rows at once, beside NEIGHBOUR_ROWS: 20 MB of similarities
 _MEMORY = 10  # pairs of L-BFGS
 _KEPT_ROWS = 2000  # of the images held out in cross-validation, whose logits are returned
 
@@ -297,18 +300,30 @@ def class_weights(labels: np.ndarray, *, num_classes: int) -> np.ndarray:
 def knn_accuracy(
     features: Features, labels: np.ndarray, test_features: Features, test_labels: np.ndarray, *, k: int = 5
 ) -> float:
-    """Share of the test rows whose k most similar rows (cosine; the similarities are their votes) name the right class."""
+    """Share of the test rows whose k most similar rows (cosine; the similarities are their votes) name the right class.
+
+    Neighbours are looked for among `neighbours(len(labels))`; both sides are read piece by piece.
+    """
+    sample = neighbours(len(labels))
+    known, labels = _unit(features[sample]), labels[sample]
     k = min(k, len(labels))
-    known, num_classes = _unit(features[:]), int(max(labels.max(), test_labels.max())) + 1
+    num_classes = int(max(labels.max(), test_labels.max())) + 1
     correct = 0
-    for start in range(0, len(test_labels), 1024):
-        similarity = _unit(test_features[start : start + 1024]) @ known.T
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+    for start in range(0, len(test_labels), _NEIGHBOUR_PIECE):
+        rows = slice(start, start + _NEIGHBOUR_PIECE)
+        similarity = _unit(test_features[rows]) @ known.T
+        nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
         votes = np.zeros((len(nearest), num_classes))
-        rows = np.arange(len(nearest))[:, None]
-        np.add.at(votes, (rows, labels[nearest]), np.take_along_axis(similarity, nearest, axis=1))
-        correct += int((votes.argmax(axis=1) == test_labels[start : start + 1024]).sum())
+        np.add.at(
+            votes, (np.arange(len(nearest))[:, None], labels[nearest]), np.take_along_axis(similarity, nearest, axis=1)
+        )
+        correct += int((votes.argmax(axis=1) == test_labels[rows]).sum())
     return correct / len(test_labels)
+
+
+def neighbours(num_rows: int) -> slice:
+    """The rows that `knn_accuracy` looks for neighbours among: all, or an even sample of NEIGHBOUR_ROWS at most."""
+    return slice(0, num_rows, max(1, -(-num_rows // NEIGHBOUR_ROWS)))
 
 
 @dataclass(frozen=True)
@@ -413,10 +428,17 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) 
 
 
 def _moments(features: Features, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation per column, (d,) float64; a constant column has deviation 1."""
+    """Weighted mean and standard deviation per column, (d,) float64; a constant column has deviation 1.
+
+    Raises InputError for inf and nan."""
     pieces = _pieces(features.shape[0])
     sums = _map(lambda rows: weights[rows] @ np.asarray(features[rows], dtype=np.float64), pieces)
     mean = np.sum(list(sums), axis=0) / weights.sum()
+    if not np.isfinite(mean).all():
+        odd = sum(_map(lambda rows: int((~np.isfinite(features[rows]).all(axis=1)).sum()), pieces))
+        raise InputError(
+            f"{odd} of {features.shape[0]} rows of features hold inf or nan; use other weights of the backbone"
+        )
     squares = _map(lambda rows: weights[rows] @ (np.asarray(features[rows], dtype=np.float64) - mean) ** 2, pieces)
     std = np.sqrt(np.sum(list(squares), axis=0) / weights.sum())
     return mean, np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)

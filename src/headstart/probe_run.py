@@ -1,5 +1,6 @@
 """A run on the feature bank: fill the bank, solve for the head, write the same run folder as every other run."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,8 @@ from headstart.errors import InputError
 from headstart.evaluate import Predictions, describe, describe_calibration
 from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
+from headstart.golden import record as record_golden
+from headstart.idle import describe_idle
 from headstart.loss import TrainingLoss, logit_offsets
 from headstart.parsing import to_yaml
 from headstart.preprocess import Preprocess, View
@@ -49,6 +52,7 @@ from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
     choose_precision,
+    finish,
     on_main,
     room_for_images,
     set_threads,
@@ -95,8 +99,8 @@ class Solved:
     out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def run(config: RunConfig) -> Path:
-    """Solve for the head as configured, measure it, and return the run folder.
+def run(config: RunConfig, *, last: bool = True) -> Path:
+    """Solve for the head as configured, measure it, and return the run folder. last: whether the processes may part.
 
     Raises InputError before anything is written if the input is wrong, Stopped after a signal; features that were
     computed until then are kept in the bank, and nothing else is lost.
@@ -118,17 +122,14 @@ def run(config: RunConfig) -> Path:
         config = _resolve(config, accelerator, threads=threads)
         path = on_main(accelerator, lambda: _choose(config))
         weights, spec, bank, views, manifest = open_data(accelerator, config)
-        unused = _unused(config)
-        if unused:
-            accelerator.print(
-                f"without effect on a head that is solved for: {', '.join(unused)} (--strategy.features recompute trains it)"
-            )
+        if ignored := describe_idle(config):
+            accelerator.print(ignored)
         with StopRequest() as stop:
             features = bank_features(accelerator, config, bank, views, manifest, weights, spec, stop=stop)
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
         if accelerator.is_main_process:
             assert companion is not None
-            _write(
+            path = _write(
                 config,
                 accelerator,
                 views,
@@ -142,8 +143,7 @@ def run(config: RunConfig) -> Path:
                 trackers_asked,
                 started=started,
             )
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+        finish(accelerator, last=last)
     return path
 
 
@@ -372,6 +372,8 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
         index = torch.tensor([sample * views + _view_in(epoch, config.probe.views) for sample, epoch in batch])
         logits = head(rows[index])
         losses = loss_of.of_each(logits, labels[index])
+        loss_now = float(losses.detach().double().mean())
+        _must_be_finite("loss", loss_now, step, config)
         optimizer.zero_grad()
         losses.mean().backward()  # type: ignore[no-untyped-call]
         if optim.clip_norm is not None:
@@ -381,10 +383,11 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
             seen_loss += float(losses.double().sum())
             seen_correct += int((logits.argmax(dim=1) == labels[index]).sum())
         seen += len(batch)
-        lines.append({"step": step, "loss": float(losses.detach().double().mean()), "lr": {"head": rate * factor}})
+        lines.append({"step": step, "loss": loss_now, "lr": {"head": rate * factor}})
         if step in ends:
             now = _head_of(head)
             correct, loss = _measure(now, features)
+            _must_be_finite("validation loss", loss, step, config)
             epoch = ends.index(step) + 1
             lines.append(
                 _epoch_line(step, epoch, seen_loss / seen, seen_correct / seen, correct, loss, len(features.val_labels))
@@ -413,13 +416,24 @@ def _solve_by_full_batches(config: RunConfig, num_classes: int, features: BankFe
     lines: list[dict[str, Any]] = []
     for step in range(1, config.probe.steps + 1):
         losses = loss_of.of_each(head(rows), labels)
+        loss_now = float(losses.detach().mean())
+        _must_be_finite("loss", loss_now, step, config)
         optimizer.zero_grad()
         losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        lines.append({"step": step, "loss": float(losses.detach().mean()), "lr": {"head": config.optim.lr}})
+        lines.append({"step": step, "loss": loss_now, "lr": {"head": config.optim.lr}})
     facts = _facts(config) | {"steps": config.probe.steps}
     facts |= {"fit_s": time.perf_counter() - started}
-    return _with_epoch_line(Solved(_head_of(head), facts, lines), features, step=config.probe.steps)
+    solved = _with_epoch_line(Solved(_head_of(head), facts, lines), features, step=config.probe.steps)
+    _must_be_finite("validation loss", solved.lines[-1]["val_loss"], config.probe.steps, config)
+    return solved
+
+
+def _must_be_finite(what: str, value: float, step: int, config: RunConfig) -> None:
+    """The sentence of the loop over epochs. Nothing was written yet, so there is nothing to keep."""
+    if not math.isfinite(value):
+        clipping = " or set optim.clip_norm 1" if config.probe.solver == "sgd" else ""  # the others clip nothing
+        raise InputError(f"the {what} became {value} at step {step}; lower optim.lr (now {config.optim.lr}){clipping}")
 
 
 def _loss_of(config: RunConfig, features: BankFeatures, *, num_classes: int) -> TrainingLoss:
@@ -464,29 +478,32 @@ def _as_stored(head: probe.Head) -> probe.Head:
 
 def _measure(head: probe.Head, features: BankFeatures) -> tuple[int, float]:
     """Correct predictions and mean loss on the validation images."""
-    predictions = _predict(head, features)
-    return predictions.correct, log_loss(predictions.probabilities, predictions.labels)
+    return _tally(_predict(head, features))
+
+
+def _tally(predictions: Predictions) -> tuple[int, float]:
+    """Correct predictions and mean loss; nan for a head that ran away."""
+    with np.errstate(invalid="ignore"):
+        return predictions.correct, log_loss(predictions.probabilities, predictions.labels)
 
 
 def _predict(head: probe.Head, features: BankFeatures) -> Predictions:
     rows = features.val[:]
-    return Predictions(head.logits(rows).astype(np.float32), features.val_labels, rows)
+    return Predictions(_logits(head, rows), features.val_labels, rows)
+
+
+def _logits(head: probe.Head, features: probe.Features) -> np.ndarray:
+    """(n, C) float32; inf where a head ran away, so that its loss is not finite, which is said."""
+    with np.errstate(over="ignore"):
+        return head.logits(features).astype(np.float32)
 
 
 def _with_epoch_line(solved: Solved, features: BankFeatures, *, step: int) -> Solved:
     """The line of metrics.jsonl that an epoch has, once, at the end."""
-    logits = solved.head.logits(features.train)
-    train = Predictions(logits.astype(np.float32), features.train_labels)
+    train_correct, train_loss = _tally(Predictions(_logits(solved.head, features.train), features.train_labels))
     correct, loss = _measure(solved.head, features)
-    line = _epoch_line(
-        step,
-        1,
-        log_loss(train.probabilities, train.labels),
-        train.correct / len(train.labels),
-        correct,
-        loss,
-        len(features.val_labels),
-    )
+    train_accuracy = train_correct / len(features.train_labels)
+    line = _epoch_line(step, 1, train_loss, train_accuracy, correct, loss, len(features.val_labels))
     return replace(solved, lines=[*solved.lines, line])
 
 
@@ -519,11 +536,12 @@ def _write(
     trackers_asked: Sequence[str],
     *,
     started: float,
-) -> None:
+) -> Path:
     """The run folder, and the last lines on the terminal."""
-    folder = create_folder(path)
+    folder = create_folder(path, new=config.train.resume == "never", numbered=not config.out)
+    path = folder.path
     running = Running(path)
-    folder.forget_metrics_after(-1)  # what a run left that was killed while it wrote
+    folder.forget_metrics_after(-1, epoch=-1)  # what a run left that was killed while it wrote
     folder.write_text("config.yaml", to_yaml(config))
     folder.write_table("manifest.parquet", manifest.table())
     _draw_views(folder, config, manifest, views)
@@ -554,19 +572,19 @@ def _write(
     backbone, _ = _backbone(config, weights)
     tensors = {**backbone, "fc.weight": torch.from_numpy(solved.head.weight).float(),
                "fc.bias": torch.from_numpy(solved.head.bias).float()}  # fmt: skip
-    save_model_tensors(folder.model_file, tensors, info)
+    save_model_tensors(folder.model_file, tensors, replace(info, golden=record_golden(info, tensors)))
     write_predictions(folder, manifest, predictions)
     draw_predictions(folder, manifest, predictions, spec)
-    nearest = probe.knn_accuracy(
-        features.train[features.plain], features.train_labels[features.plain], features.val, features.val_labels
-    )
+    known = features.train_labels[features.plain]
+    nearest = probe.knn_accuracy(features.train.only(features.plain), known, features.val, features.val_labels)
+    among = len(known[probe.neighbours(len(known))])
     extraction = features.extraction
     summary = summarize_run(
         config, accelerator, manifest, weights, values, folder, best_epoch=solved.best_epoch, epochs=solved.epochs
     )
     summary["train_images_per_s"] = extraction.computed / extraction.seconds if extraction.computed else None
     summary["calibration"] = describe_calibration(predictions, calibration)
-    summary["probe"] = {**solved.facts, "knn_accuracy": nearest}
+    summary["probe"] = {**solved.facts, "knn_accuracy": nearest, "knn_images": among}
     summary["features"] = {
         "bank": str(features.folder),
         "form": features.form,
@@ -581,8 +599,10 @@ def _write(
     folder.write_json("summary.json", summary)
     running.end()
     trackers.finish(folder.model_file, summary)
-    accelerator.print(f"5 nearest neighbours on the same features: accuracy {nearest:.1%}".replace("%", " %"))
+    sampled = f", among {among} of the {len(known)} training images" if among < len(known) else ""
+    accelerator.print(f"5 nearest neighbours on the same features{sampled}: accuracy {nearest:.1%}".replace("%", " %"))
     say_result(accelerator, values, _in_words(solved), wall_s=summary["wall_s"], path=path)
+    return path
 
 
 def _begin_curves(folder: RunFolder, solved: Solved, companion: Companion) -> None:
@@ -627,20 +647,6 @@ def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> Ru
         f"{threads} thread{'s' if threads > 1 else ''} each, head by {config.probe.solver} on the feature bank"
     )
     return replace(config, runtime=runtime, data=data)
-
-
-def _unused(config: RunConfig) -> list[str]:
-    """Keys that differ from their defaults and that an exact head does not look at."""
-    if config.probe.solver != "lbfgs":
-        return []
-    idle = {"model.head_init", "strategy.batchnorm"}
-    if not config.probe.views:
-        idle |= {"data.min_crop_scale", "data.hflip", "data.vflip"}
-    now, default = asdict(config), asdict(RunConfig())
-    idle |= {f"{section}.{key}" for section in ("optim", "train") for key in now[section]}
-    idle -= {"train.resume", "train.eval_batch_size", "optim.class_weights", "optim.logit_adjustment"}
-    parts = [key.split(".") for key in sorted(idle)]
-    return [f"{section}.{key}" for section, key in parts if now[section][key] != default[section][key]]
 
 
 def _choose(config: RunConfig) -> Path:

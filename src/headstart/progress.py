@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -153,6 +153,15 @@ class TrainingProgress:
         """A line that stays, above the bar; the rate of images starts anew after it."""
         self._display.say(line)
         self._rate_from = (time.perf_counter(), self._step)
+
+
+def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+    """A line of metrics.jsonl that ends an epoch, in words; epoch 0 is the probe that a run starts from."""
+    val = f"val loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.1%} ({row['val_correct']} of {row['val_n']})"
+    if row["epoch"] == 0:
+        return f"probe  {val}".replace("%", " %")
+    train = f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.1%}"
+    return f"epoch {row['epoch']}/{epochs}  {train}  {val}".replace("%", " %")
 
 
 def _fields(status: Status) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a run tells others while it goes on: that it does, in running.json, and how far it is, in metrics.jsonl. Knows no torch."""
 
 import json
+import os
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,18 @@ def is_over(path: Path) -> bool:
         return True
     except psutil.Error:
         return False
+
+
+def writer_of(path: Path) -> int | None:
+    """The process of this machine that a run goes on in, or None."""
+    try:
+        about = json.loads((path / RUNNING).read_text())
+        here = about["host"] == socket.gethostname() and about["pid"] != os.getpid()
+        if here and psutil.Process(about["pid"]).create_time() == about["since"]:
+            return int(about["pid"])
+    except (OSError, ValueError, KeyError, psutil.Error):
+        pass
+    return None
 
 
 def has_begun(path: Path) -> bool:

@@ -40,9 +40,22 @@ def set_threads(threads: int | None) -> int:
 def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
     """("no" | "bf16" | "fp16", why), decided from what the device can do, never from a timing.
 
-    Raises InputError for fp16 where Accelerate would silently compute in fp32.
+    What the launcher was asked for (--mixed_precision, or its configuration file) counts as asked; its "no" is also what it says when
+    it was asked for nothing, so that decides nothing.
+    Raises InputError for fp16 where Accelerate would silently compute in fp32, and if launcher and configuration contradict.
     """
     kind = device.type
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launcher not in ("no", asked):
+        if asked != "auto":
+            raise InputError(
+                f"the launcher was asked for {launcher} and runtime.mixed_precision is {asked}; give the same to both, or to one"
+            )
+        if launcher not in ("bf16", "fp16"):
+            raise InputError(
+                f"the launcher was asked for {launcher}, which headstart does not do; use bf16, fp16 or no"
+            )
+        return choose_precision(launcher, device)[0], "as the launcher was asked"
     if asked == "fp16" and kind != "cuda":
         raise InputError(f"runtime.mixed_precision fp16 needs a CUDA GPU and this run is on {kind}; use bf16 or no")
     if asked != "auto":
@@ -162,6 +175,16 @@ def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
         return list(flags)
     raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
     return [value > 0 for value in accelerator.reduce(raised, "sum").tolist()]
+
+
+def finish(accelerator: "Accelerator", *, last: bool) -> None:
+    """The end of a run. last: the processes part; otherwise they stay together for the next run, and trackers end alone."""
+    accelerator.wait_for_everyone()
+    if last:
+        accelerator.end_training()
+    else:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def end_with_launcher() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from headstart import probe
 from headstart.config import RunConfig
+from headstart.errors import InputError
 from headstart.extract import features_of, fill, rows_of
 from headstart.probe_run import describe_extraction, open_data, trunk_of
 from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
@@ -21,12 +22,15 @@ LEARNING_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 class Study:
     """What was found. accuracies: (repeats,), of k-fold cross-validation over all images, each repeat with other folds.
 
-    ci95: of the mean over repeats, by the corrected t of Nadeau and Bengio (2003): the folds share images.
+    folds: of each cross-validation; no more than the smallest class has images.
+    ci95: of the mean over repeats, by the corrected t of Nadeau and Bengio (2003): the folds share images. It reaches as far at
+    least as Wilson's interval of one measurement of all images: folds that agree by chance leave that much open.
     curve: per class so many training images -> mean accuracy on the others, its standard deviation over repeats.
     """
 
     classes: tuple[str, ...]
     n: int
+    folds: int
     l2: float
     accuracies: list[float]
     mean: float
@@ -47,7 +51,7 @@ def study(
     repeats: int,
     seed: int,
 ) -> Study:
-    """All of it. features: (n, d) float32; labels: (n,) int; ids name the images. The strength is chosen once, by the
+    """All of it. features: (n, d) float32; labels: (n,) int, of each class two or more; ids name the images. The strength is chosen once, by the
     first repeat's folds, from a coarse grid: it has few ways to fit the noise."""
     num_classes, count = len(classes), len(labels)
     folds = min(folds, int(np.bincount(labels, minlength=num_classes).min()))
@@ -78,13 +82,15 @@ def study(
         accuracies.append(correct / count)
     mean = float(np.mean(accuracies))
     spread = _corrected_spread(np.array(by_fold), folds=folds)
+    low, high = wilson(round(mean * count), count)
     return Study(
         classes=classes,
         n=count,
+        folds=folds,
         l2=chosen.l2,
         accuracies=accuracies,
         mean=mean,
-        ci95=(max(0.0, mean - spread), min(1.0, mean + spread)),
+        ci95=(max(0.0, min(low, mean - spread)), min(1.0, max(high, mean + spread))),
         knn_accuracy=knn,
         per_class=_per_class(confusion, classes, repeats=repeats),
         confusion_matrix=confusion.tolist(),
@@ -173,6 +179,9 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
     weights, spec, bank, views, manifest = open_data(accelerator, config)
     samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
+    codes = {name: code for code, name in enumerate(manifest.classes)}
+    labels = np.array([codes[sample.label] for sample in samples])
+    _must_have_two_of_each(labels, manifest.classes)
     rows = rows_of(manifest.source, samples, views[:1])
     with StopRequest() as stop:
         extraction = fill(
@@ -185,11 +194,10 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
             stop=stop,
         )
     accelerator.print(describe_extraction(extraction, bank))
-    codes = {name: code for code, name in enumerate(manifest.classes)}
     started = time.perf_counter()
     found = study(
         features_of(bank, rows)[:],
-        np.array([codes[sample.label] for sample in samples]),
+        labels,
         [sample.sha256 for sample in samples],
         classes=manifest.classes,
         folds=config.probe.folds,
@@ -197,22 +205,33 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
         seed=config.seed,
     )
     if accelerator.is_main_process:
-        _print(found, folds=config.probe.folds, seconds=time.perf_counter() - started)
+        _print(found, asked=config.probe.folds, seconds=time.perf_counter() - started)
         if out is not None:
-            text = json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(asdict(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
     return found
 
 
-def _print(found: Study, *, folds: int, seconds: float) -> None:
+def _must_have_two_of_each(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Raise InputError for a class that cannot both train and be measured."""
+    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+        if count < 2:
+            raise InputError(
+                f"class {name} has {count} image{'' if count == 1 else 's'} besides copies of others, and cross-validation needs "
+                "2 at least; add images or take the class out (headstart data check lists the copies)"
+            )
+
+
+def _print(found: Study, *, asked: int, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     low, high = found.ci95
+    fewer = f" (the smallest class has {found.folds})" if found.folds < asked else ""
     console.print(
-        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {folds}-fold over {found.n} images, "
-        f"l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s".replace("%", " %")
+        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {found.folds}-fold over {found.n} images"
+        f"{fewer}, l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s".replace("%", " %")
     )
     table = Table("class", "n", "precision", "recall", "95 % interval")
     for name, row in found.per_class.items():

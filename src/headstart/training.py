@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -36,13 +37,15 @@ from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, collect, describe, describe_calibration, round_up
 from headstart.extract import views_of
+from headstart.golden import record as record_golden
+from headstart.idle import describe_idle
 from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
 from headstart.position import Position, check_same_run, save_position, stopped
 from headstart.preprocess import Preprocess, train_view
 from headstart.probe_run import bank_features, open_bank, solve
-from headstart.progress import TrainingProgress
+from headstart.progress import TrainingProgress, epoch_line
 from headstart.results import (
     describe_data,
     draw_curves,
@@ -53,11 +56,12 @@ from headstart.results import (
     write_pages,
     write_predictions,
 )
-from headstart.running import Running
+from headstart.running import Running, writer_of
 from headstart.runtime import (
     StopRequest,
     agree,
     choose_precision,
+    finish,
     memory_in_use,
     on_main,
     room_for_images,
@@ -74,9 +78,10 @@ from headstart.workers import measure_num_workers
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device
 
 
-def run(config: RunConfig) -> Path:
+def run(config: RunConfig, *, last: bool = True) -> Path:
     """Train as configured, measure the best weights, and return the run folder.
 
+    last: whether the processes may part afterwards.
     Raises InputError before anything is written if the input is wrong, Stopped after a signal and a checkpoint.
     """
     started = time.perf_counter()
@@ -87,6 +92,8 @@ def run(config: RunConfig) -> Path:
     accelerator = start_accelerator(config.runtime, accumulation=config.train.accumulation)
     check_divisible(config.train, num_processes=accelerator.num_processes)
     trackers_asked = asked_for(config.runtime)
+    if ignored := describe_idle(config):
+        accelerator.print(ignored)
     config = resolve(config, accelerator, threads=threads)
 
     # data: scanned, hashed, decoded once and split by the main process; told to the others
@@ -135,11 +142,14 @@ def run(config: RunConfig) -> Path:
     model.keep_in_eval(strategy.eval_modules)
     if config.runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    state = Position()
+    blocks = None
+    if config.data.sampling != "balanced":
+        blocks = Blocks.of(train_samples.column("block"), train_samples.column("size"), size=config.data.shuffle_images)
+    state = Position(layout="" if blocks is None else blocks.layout(train_samples.column("id")))
     resumed = None if resume_from is None else checkpoint.load(resume_from)
     if resumed is not None:
-        changed = check_same_run(config, manifest, resumed.state, RunFolder(path))
-        state = Position(**{name: resumed.state[name] for name in asdict(state)})
+        changed = check_same_run(config, manifest, resumed.state, RunFolder(path), layout=state.layout)
+        state = Position(**{name: resumed.state.get(name, value) for name, value in asdict(state).items()})
         model.load_state_dict(resumed.model, strict=True)
 
     if config.strategy.name == "probe_then_tune" and resumed is None:
@@ -169,7 +179,7 @@ def run(config: RunConfig) -> Path:
         seed=config.seed,
         num_workers=num_workers,
         labels=balanced,
-        blocks=Blocks.of(train_samples.column("block"), size=config.data.shuffle_images),
+        blocks=blocks,
         views_of=Pictures if on_device else Views,
         collate_fn=collate_pictures if on_device else collate,
     )
@@ -191,23 +201,27 @@ def run(config: RunConfig) -> Path:
     )
     if resumed is not None:
         checkpoint.restore_optimizer(bare_model, optimizer.optimizer, resumed.optimizer)
-        if accelerator.scaler is not None:
+        if accelerator.scaler is not None and resumed.state["scaler"] is not None:  # it began in fp16
             accelerator.scaler.load_state_dict(resumed.state["scaler"])
 
     # the run folder: nothing was written up to here
+    path = on_main(
+        accelerator, lambda: create_folder(path, new=config.train.resume == "never", numbered=not config.out).path
+    )
     folder = RunFolder(path)
-    on_main(accelerator, lambda: create_folder(path).path)
     running = Running(path if accelerator.is_main_process else None)
     if accelerator.is_main_process:
         if resumed is None:
-            folder.forget_metrics_after(-1)  # what a run left that was killed before its first checkpoint
+            folder.forget_metrics_after(-1, epoch=-1)  # what a run left that was killed before its first checkpoint
             folder.model_file.unlink(missing_ok=True)
             folder.write_text("config.yaml", to_yaml(config))
             folder.write_table("manifest.parquet", manifest.table())
             _draw_views(folder, batches.dataset, balanced)
         else:
             assert resume_from is not None
-            folder.forget_metrics_after(state.step)
+            checkpoint.discard_after(folder.checkpoints, state.step)
+            folder.forget_metrics_after(state.step, epoch=state.epochs_measured)
+            folder.write_text("config.yaml", to_yaml(config))
             checkpoint.restore_best(resume_from, folder.model_file)
             accelerator.print(
                 f"continuing {path} after step {state.step} of {ends[-1]}" + (f", with {changed}" if changed else "")
@@ -277,45 +291,50 @@ def run(config: RunConfig) -> Path:
         best, _ = load_model(folder.model_file)
         bare_model.load_state_dict(best.state_dict())
         predictions = measure_epoch(bare_model, bare_model.fc)
-    if accelerator.is_main_process:
-        values = describe(predictions, manifest.classes)
-        calibration = calibrate(
-            predictions.logits, predictions.labels, predictions.features, chosen_on_val=True, seed=config.seed
-        )
-        save_model(
-            folder.model_file,
-            bare_model,
-            replace(info, metrics={"val": values, "best_epoch": state.best_epoch}, calibration=calibration),
-        )
-        write_predictions(folder, manifest, predictions)
-        draw_curves(folder, state.curve)
-        draw_predictions(folder, manifest, predictions, spec)
-        summary = summarize_run(
-            config,
-            accelerator,
-            manifest,
-            weights,
-            values,
-            folder,
-            best_epoch=state.best_epoch,
-            epochs=config.train.epochs,
-        )
-        trained = (ends[-1] - first) * config.train.batch_size
-        summary["calibration"] = describe_calibration(predictions, calibration)
-        summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
-        if state.probe:
-            summary["probe"], verdict = _compare_with_probe(state, predictions)
-            accelerator.print(verdict)
-        summary["wall_s"] = time.perf_counter() - started
-        write_pages(folder, manifest, summary)
-        summary["wall_s"] = time.perf_counter() - started
-        folder.write_json("summary.json", summary)
-        running.end()
-        trackers.finish(folder.model_file, summary)
-        found = f"epoch {state.best_epoch} of {config.train.epochs}"
-        say_result(accelerator, values, found, wall_s=summary["wall_s"], path=path)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    with StopRequest():  # what is left takes seconds: a signal meanwhile does not cost the run
+        if accelerator.is_main_process:
+            values = describe(predictions, manifest.classes)
+            calibration = calibrate(
+                predictions.logits, predictions.labels, predictions.features, chosen_on_val=True, seed=config.seed
+            )
+            save_model(
+                folder.model_file,
+                bare_model,
+                replace(
+                    info,
+                    metrics={"val": values, "best_epoch": state.best_epoch},
+                    calibration=calibration,
+                    golden=record_golden(info, bare_model.state_dict()),
+                ),
+            )
+            write_predictions(folder, manifest, predictions)
+            draw_curves(folder, state.curve)
+            draw_predictions(folder, manifest, predictions, spec)
+            summary = summarize_run(
+                config,
+                accelerator,
+                manifest,
+                weights,
+                values,
+                folder,
+                best_epoch=state.best_epoch,
+                epochs=config.train.epochs,
+            )
+            trained = (ends[-1] - first) * config.train.batch_size
+            summary["calibration"] = describe_calibration(predictions, calibration)
+            summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
+            if state.probe:
+                summary["probe"], verdict = _compare_with_probe(state, predictions)
+                accelerator.print(verdict)
+            summary["wall_s"] = time.perf_counter() - started
+            write_pages(folder, manifest, summary)
+            summary["wall_s"] = time.perf_counter() - started
+            folder.write_json("summary.json", summary)
+            running.end()
+            trackers.finish(folder.model_file, summary)
+            found = f"epoch {state.best_epoch} of {config.train.epochs}"
+            say_result(accelerator, values, found, wall_s=summary["wall_s"], path=path)
+    finish(accelerator, last=last)
     return path
 
 
@@ -389,6 +408,12 @@ def fit(
                 correct = (logits.argmax(dim=1) == batch["label"]).sum()
                 size = len(batch["label"])
                 tally += torch.stack([loss.detach() * size, correct, torch.tensor(size, device=loss.device)]).to(tally)
+        if (
+            accelerator.optimizer_step_was_skipped
+        ):  # by the scaler: Accelerate's scheduler waits, a rate is a function of the step
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch would have the optimizer's step first, and there was none
+                scheduler.scheduler.step()
         state.step += 1
         unread.append((state.step, rates, tally))
         if (
@@ -446,6 +471,8 @@ def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
         )
     elif (path / "summary.json").exists():
         raise InputError(f"--out {path} holds a finished run; name another folder")
+    if (process := writer_of(path)) is not None:
+        raise InputError(f"--out {path}: process {process} is writing there; wait for it, or name another folder")
     return path, resume_from
 
 
@@ -485,9 +512,10 @@ def _record_probe(
     if accelerator.is_main_process:
         metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
         save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
-        row = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
-        folder.log({"step": 0, "epoch": 0, **row})
-        progress.say(f"probe  val loss {loss:.4f} accuracy {correct / count:.1%} ({correct} of {count})")
+        measured = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
+        row = {"step": 0, "epoch": 0, **measured}
+        folder.log(row)
+        progress.say(epoch_line(row, 0))
 
 
 def _compare_with_probe(state: Position, kept: Predictions) -> tuple[dict[str, Any], str]:
@@ -617,11 +645,7 @@ def _record_epoch(
             metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
             save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
         folder.log(timed)
-        progress.say(
-            f"epoch {state.epochs_measured}/{config.train.epochs}  train loss {row['train_loss']:.4f} "
-            f"accuracy {row['train_accuracy']:.1%}  val loss {loss:.4f} accuracy {correct / count:.1%} "
-            f"({correct} of {count}){'  best' if better else ''}"
-        )
+        progress.say(epoch_line(row, config.train.epochs) + ("  best" if better else ""))
 
 
 def _float64_device(accelerator: Accelerator) -> torch.device:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from headstart.errors import InputError
-from headstart.progress import Display, Status
+from headstart.progress import Display, Status, epoch_line
 from headstart.running import has_begun, is_over, read_lines
 
 LOOK_EVERY_S = 0.5
@@ -60,15 +60,6 @@ def watch_command(run: str, *, once: bool, pause: Callable[[float], None] = time
         finished
         or f"{run}: the process that wrote it is gone and there is no summary.json; --train.resume auto continues it"
     )
-
-
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """What the run itself says of an epoch; epoch 0 is the probe it starts from."""
-    val = f"val loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.1%} ({row['val_correct']} of {row['val_n']})"
-    if row["epoch"] == 0:
-        return f"probe  {val}"
-    train = f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.1%}"
-    return f"epoch {row['epoch']}/{epochs}  {train}  {val}"
 
 
 def _once(path: Path) -> str:

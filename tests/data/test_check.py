@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -9,16 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import WAYS
 from PIL import Image
 from planting import encoded, good_folder, hostile, huge_png, scene
 
+from headstart.config import DataConfig
 from headstart.data import check
 from headstart.data.balance import Named, copies, quick_check, thin_classes
-from headstart.data.check import check_files
+from headstart.data.check import Checked, check_files
 from headstart.data.findings import KINDS, listed, number_of, shown
 from headstart.data.folders import ClassFolders
 from headstart.data.samples import Manifest, Sample, Samples
+from headstart.data.source import open_source
 from headstart.errors import InputError
+
+
+def check_folder(root: Path, **settings: int) -> Checked:
+    return check_files(ClassFolders(str(root)), **settings)
 
 
 def folder(root: Path, files: dict[str, bytes]) -> Path:
@@ -34,17 +42,38 @@ def folder(root: Path, files: dict[str, bytes]) -> Path:
 def kinds(root: Path) -> dict[str, str]:
     """Path -> kind of everything found but for the smallness of such folders."""
     thin = ("near_empty_class", "imbalance")
-    return {f.paths[0]: f.kind for f in check_files(root, num_threads=2).findings if f.kind not in thin}
+    return {f.paths[0]: f.kind for f in check_folder(root, num_threads=2).findings if f.kind not in thin}
 
 
 def test_a_sound_folder_has_no_finding(tmp_path):
     good_folder(tmp_path / "data", train=10, val=10)
-    checked = check_files(tmp_path / "data")
+    checked = check_folder(tmp_path / "data")
     assert checked.findings == []
     assert (checked.num_files, len(checked.good)) == (60, 60)
     assert checked.census.formats == {"JPEG": 30, "PNG": 30}
     assert checked.census.largest == (160, 120)
     assert set(checked.counts.values()) == {10}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_source_is_looked_at_with_the_same_findings(way, tiny_data, tmp_path):
+    root = shutil.copytree(tiny_data, tmp_path / "data")
+    image = (root / "train/red_checks/red_checks_00.jpg").read_bytes()
+    faults = {"val/red_checks/leak.jpg": image, "train/blue_waves/other.jpg": image,
+              "train/red_checks/cut.jpg": image[:900], "train/red_checks/none.jpg": b"", "val/red_checks/text.jpg": b"text",
+              "val/blue_waves/small.png": encoded(scene(0, 1, (9, 9)), "PNG")}  # fmt: skip
+    for name, content in faults.items():
+        (root / name).write_bytes(content)
+    (tmp_path / "other").mkdir()
+
+    def found(source):
+        checked = check_files(source, num_threads=2)
+        whole = checked.findings + copies((image.sha256, image.file) for image in checked.good)
+        return Counter((f.kind, f.message) for f in whole), checked.counts, checked.census, checked.num_files
+
+    folder = found(ClassFolders(str(root)))
+    assert {"truncated", "empty_file", "unreadable", "tiny", "duplicate_across_splits"} <= {k for k, _ in folder[0]}
+    assert found(open_source(DataConfig(root=way(root, tmp_path / "other")), to_measure=True)) == folder
 
 
 def test_odd_but_usable_images_are_census_and_not_faults(tmp_path):
@@ -61,7 +90,7 @@ def test_odd_but_usable_images_are_census_and_not_faults(tmp_path):
     }
     root = folder(tmp_path, files)
     assert kinds(root) == {}
-    census = check_files(root).census
+    census = check_folder(root).census
     assert census.rotated == 1
     assert census.modes == {"RGB": 6, "L": 2, "P": 1, "I;16": 1}
     assert census.smallest == (80, 60)
@@ -134,7 +163,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     decode = check.decode
     monkeypatch.setattr(check, "decode", watched)
     monkeypatch.setattr(check, "_LARGE_PIXELS", 200 * 150 - 1)
-    assert len(check_files(root, num_threads=4).good) == 10
+    assert len(check_folder(root, num_threads=4).good) == 10
     assert most == [1] * 6
 
 
@@ -144,7 +173,7 @@ def test_an_image_that_does_not_fit_in_memory_is_a_finding(tmp_path, monkeypatch
 
     root = folder(tmp_path, {})
     monkeypatch.setattr(check, "decode", no_room)
-    assert {f.kind for f in check_files(root).findings} == {"too_large", "empty_class"}
+    assert {f.kind for f in check_folder(root).findings} == {"too_large", "empty_class"}
 
 
 def test_names_that_no_table_can_hold_are_named(tmp_path):
@@ -164,21 +193,21 @@ def test_half_a_split_and_classes_on_one_side_are_named(tmp_path):
     assert kinds(both) == {
         "train/c": "class_in_one_split", "val/d/empty.png": "empty_file", "val/d": "class_in_one_split",
     }  # fmt: skip
-    assert ("empty_class", ("val/d",)) in {(f.kind, f.paths) for f in check_files(both).findings}
+    assert ("empty_class", ("val/d",)) in {(f.kind, f.paths) for f in check_folder(both).findings}
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: None])
 def test_what_is_no_folder_of_class_folders_is_the_users_mistake(tmp_path, make):
     make(tmp_path / "it")
     with pytest.raises(InputError, match="it"):
-        check_files(tmp_path / "it")
+        check_folder(tmp_path / "it")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it forgives
 def test_hostile_bytes_end_as_findings(tmp_path):
     root = folder(tmp_path, {f"a/{name}": data for name, data in map(hostile, range(200))})
     started = time.perf_counter()
-    checked = check_files(root, num_threads=2)
+    checked = check_folder(root, num_threads=2)
     assert time.perf_counter() - started < 20
     assert checked.num_files == 204
     paths = {image.file.path for image in checked.good} | {path for f in checked.findings for path in f.paths}
@@ -254,5 +283,5 @@ def test_every_kind_is_explained():
 
 def test_a_content_is_known_by_its_sha256(tmp_path):
     root = folder(tmp_path, {})
-    image = check_files(root).good[0]
+    image = check_folder(root).good[0]
     assert image.sha256 == hashlib.sha256((root / image.file.path).read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from PIL import Image
 from headstart.config import DataConfig
 from headstart.data import manifest as manifest_module
 from headstart.data.folders import ClassFolders
-from headstart.data.manifest import build_manifest
+from headstart.data.manifest import build_eval_manifest, build_manifest
 from headstart.data.samples import Manifest
 
 
@@ -105,6 +105,25 @@ def test_rescan_reads_everything(settled: Path, read: list[str]) -> None:
     read.clear()
     scan(settled, rescan=True)
     assert len(read) == 15
+
+
+def test_a_measurement_of_one_part_leaves_what_is_known_of_the_other(settled: Path, read: list[str]) -> None:
+    def measure() -> None:
+        source = ClassFolders(str(settled))
+        classes = ("blue_waves", "green_stripes", "red_checks")
+        build_eval_manifest(source, classes=classes, on_bad_file="refuse", trained_on=lambda sha256, path: False)
+
+    scan(settled)
+    changed = settled / "val/red_checks/red_checks_00.jpg"
+    changed.write_bytes((settled / "val/red_checks/red_checks_01.png").read_bytes())
+    age(changed)
+    read.clear()
+    measure()
+    assert read == ["val/red_checks/red_checks_00.jpg"]
+    read.clear()
+    measure()
+    scan(settled)
+    assert read == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])

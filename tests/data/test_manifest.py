@@ -207,18 +207,14 @@ def test_a_class_of_one_split_only_is_refused_by_name(kept: str, lacking: str, i
     assert f"in {kept}/ but not in {lacking}/" in message
 
 
-def test_train_without_val_is_refused_with_both_ways_out(image_folder: Draw) -> None:
-    root = image_folder(train=3, val=2)
-    shutil.rmtree(root / "val")
-    message = refusal(root)
-    assert "add val/" in message
-    assert f"name {root / 'train'} as data.root" in message
-
-
-def test_val_without_train_is_refused(image_folder: Draw) -> None:
-    root = image_folder(train=3, val=2)
-    shutil.rmtree(root / "train")
-    assert "but no train/" in refusal(root)
+@pytest.mark.parametrize(("has", "lacks"), [("train", "val"), ("val", "train")])
+def test_one_half_of_a_split_is_refused_with_both_ways_out(has: str, lacks: str, image_folder: Draw) -> None:
+    root = image_folder(train=4, val=4)
+    shutil.rmtree(root / lacks)
+    assert f"has {has} but no {lacks}; add {lacks}" in refusal(root)
+    assert "--data.split stratified" in refusal(root)
+    assert len(scan(root, split="stratified").samples) == 12
+    assert len(scan_to_evaluate(root).samples) == 12
 
 
 def test_a_class_of_one_image_cannot_be_split(image_folder: Draw) -> None:
@@ -405,8 +401,10 @@ def test_a_folder_with_val_is_evaluated_on_it(tiny_data: Path) -> None:
     assert manifest.of("val") == scan(tiny_data).of("val")
 
 
-def test_images_of_val_count_whether_trained_on_or_not(tiny_data: Path) -> None:
-    assert len(scan_to_evaluate(tiny_data, trained_on=lambda sha256, path: True).samples) == 15
+def test_images_of_val_that_were_trained_on_do_not_count(tiny_data: Path) -> None:
+    manifest = scan_to_evaluate(tiny_data, trained_on=lambda sha256, path: "_00" in path)
+    assert len(manifest.samples) == 12
+    assert set(skipped(manifest)) == {f"val/{label}/{label}_00.jpg" for label in CLASSES}
 
 
 def test_a_folder_of_classes_is_evaluated_but_for_what_was_trained_on(image_folder: Draw) -> None:
@@ -428,8 +426,12 @@ def test_the_classes_are_those_of_the_model_in_its_order(image_folder: Draw) -> 
 
 
 def test_a_class_that_the_model_does_not_know_is_refused_by_name(image_folder: Draw) -> None:
+    root = image_folder(train=2, classes=("blue_waves", "violet"))
     with pytest.raises(InputError, match="'violet' that the model does not know"):
-        scan_to_evaluate(image_folder(train=2, classes=("blue_waves", "violet")))
+        scan_to_evaluate(root)
+    manifest = scan_to_evaluate(root, on_bad_file="skip")
+    assert len(manifest.samples) == 2
+    assert list(skipped(manifest)) == ["violet"]
 
 
 def test_a_single_class_can_be_evaluated(image_folder: Draw) -> None:
@@ -488,7 +490,7 @@ def test_a_validation_folder_without_a_training_folder_is_no_class(image_folder:
     for label in (root / "train").iterdir():
         label.rename(root / label.name)
     (root / "train").rmdir()
-    with pytest.raises(InputError, match="has val/ but no train/"):
+    with pytest.raises(InputError, match="has val but no train"):
         scan(root)
 
 

@@ -313,7 +313,7 @@ def test_processes_evaluate_every_sample_in_equally_many_batches(num_processes: 
 def test_blocks_are_shuffled_window_by_window(sizes: list[int], size: int, epoch: int) -> None:
     names = [f"block {number}" for number, count in enumerate(sizes) for _ in range(count)]
     keys = keys_of([str(i) for i in range(len(names))])
-    blocks = Blocks.of(names, size=size)
+    blocks = Blocks.of(names, [1] * len(names), size=size)
     order, drawn = epoch_draws(keys, seed=1, epoch=epoch, blocks=blocks)
     assert sorted(order) == list(range(len(names)))
     assert set(drawn) == {epoch}
@@ -328,8 +328,35 @@ def test_blocks_are_shuffled_window_by_window(sizes: list[int], size: int, epoch
         assert places[-1] - places[0] < size + max(sizes)
 
 
+def test_windows_hold_so_many_bytes_at_most_or_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.data.sampling.WINDOW_BYTES", 1000)
+    names, sizes = [f"block {i // 10}" for i in range(200)], [40 if i < 190 else 300 for i in range(200)]
+    blocks = Blocks.of(names, sizes, size=10_000)
+    assert blocks is not None
+    windows = blocks.windows(seed=0, epoch=0)
+    held = np.bincount(windows, weights=sizes)
+    assert sorted(np.unique(held)) == [400, 800, 3000]
+    assert len(np.unique(windows[190:])) == 1
+    assert Blocks.of(names, [1] * 200, size=10_000) is None
+
+
+def test_the_layout_of_blocks_tells_other_blocks_and_no_other_order_of_rows() -> None:
+    ids, names = [str(i) for i in range(200)], [f"block {i // 10}" for i in range(200)]
+
+    def layout(names: list[str], *, size: int = 20, sizes: int = 1) -> str:
+        blocks = Blocks.of(names, [sizes] * len(names), size=size)
+        assert blocks is not None
+        return blocks.layout(ids)
+
+    first = layout(names)
+    blocks = Blocks.of(names[::-1], [1] * 200, size=20)
+    assert blocks is not None
+    assert blocks.layout(ids[::-1]) == first
+    assert len({first, layout(names[::-1]), layout(names, size=30), layout(names, sizes=2)}) == 4
+
+
 def test_blocks_come_in_another_order_every_epoch() -> None:
     names = [f"block {i // 10}" for i in range(200)]
-    keys, blocks = keys_of([str(i) for i in range(200)]), Blocks.of(names, size=20)
+    keys, blocks = keys_of([str(i) for i in range(200)]), Blocks.of(names, [1] * 200, size=20)
     firsts = {names[epoch_draws(keys, seed=0, epoch=epoch, blocks=blocks)[0][0]] for epoch in range(12)}
     assert len(firsts) > 4

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headstart.data.classes import classes_of_one_side
 from headstart.data.samples import Entry
-from headstart.data.splits import groups_of, stratified_split
+from headstart.data.splits import groups_of, stratified_split, units_of
 from headstart.errors import InputError
 
 strata_lists = st.lists(st.sampled_from("abcd"), min_size=1, max_size=80)
@@ -115,21 +116,46 @@ def test_folds_measure_every_image_once_if_there_are_enough(strata: list[str], s
         for stratum, size in sizes.items():
             counts = [sum(s == "val" and t == stratum for s, t in zip(split, strata, strict=True)) for split in splits]
             assert max(counts) - min(counts) <= 1
-            assert sum(counts) == size or size == 1
+            assert sum(counts) == size
+        wholes = [split.count("val") for split in splits]
+        assert max(wholes) - min(wholes) <= 1  # over all strata, too
 
 
 @given(strata_lists, st.integers(0, 5), st.integers(1, 30))
 def test_a_stable_split_moves_no_image_when_others_come(strata: list[str], seed: int, more: int) -> None:
-    strata = [*strata, *["a", "b"] * 20]
     units = ids_of(strata)
     before = stratified_split(units, strata, val_fraction=0.3, seed=seed, stable=True)
     more_units = [f"new {number}" for number in range(more)]
     after = stratified_split([*more_units, *units], ["a"] * more + strata, val_fraction=0.3, seed=seed, stable=True)
-    # a class without any image below the threshold lends its first one; such a class can give it back
-    thin = {s for s in strata if sum(t == s for t in strata) < 20}
-    assert [x for x, s in zip(before, strata, strict=True) if s not in thin] == [
-        x for x, s in zip(after[more:], strata, strict=True) if s not in thin
-    ]
+    assert after[more:] == before
+
+
+def test_copies_join_groups_and_a_unit_is_called_by_its_first_group() -> None:
+    groups = ["p2", "p2", "p1", "p3", "", "", ""]
+    contents = ["a", "b", "b", "c", "c", "d", "d"]
+    assert units_of(groups, contents) == ["p1", "p1", "p1", "p3", "p3", "d", "d"]
+    assert units_of([""] * 7, contents) == contents
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "p", "q", "r", "s"]), st.sampled_from("abcdefgh")), max_size=30))
+def test_units_are_the_smallest_that_hold_groups_and_copies_together(images: list[tuple[str, str]]) -> None:
+    units = units_of([group for group, _ in images], [content for _, content in images])
+    linked = {frozenset((i, j)) for i, (g, c) in enumerate(images) for j, (h, d) in enumerate(images)
+              if i < j and (c == d or (g and g == h))}  # fmt: skip
+    reach = {i: {i} for i in range(len(images))}
+    for _ in images:
+        for i, j in map(tuple, linked):
+            reach[i] = reach[j] = reach[i] | reach[j]
+            for k in reach[i]:
+                reach[k] = reach[i]
+    assert all((units[i] == units[j]) == (j in reach[i]) for i in reach for j in reach)
+
+
+def test_a_class_on_one_side_is_named() -> None:
+    lacking = classes_of_one_side(["a", "a", "b", "b", "c", "c"], ["train", "val", "val", "val", "train", "train"])
+    assert list(lacking) == ["b", "c"]
+    assert lacking["b"].startswith("class 'b' lies in val with all of its 2 images")
+    assert "lies in train with all" in lacking["c"]
 
 
 def test_the_share_of_a_stable_split_is_that_on_average() -> None:

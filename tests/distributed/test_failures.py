@@ -15,6 +15,7 @@ import psutil
 import pytest
 from runs import small
 
+from headstart import checkpoint
 from headstart.config import RunConfig
 from headstart.errors import known_failure
 from headstart.parsing import parse_train, to_yaml
@@ -105,6 +106,29 @@ def test_one_of_two_processes_fails_and_both_end_and_one_continues(what, said, t
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())][-1].startswith("step_")
     run(config)  # elastic: on one process
     same_as_uninterrupted(config, reference)
+
+
+def test_a_signal_to_the_launcher_reaches_the_decoding_processes_and_costs_nothing(tiny_data, tmp_path):
+    """torchrun and Slurm signal everybody; a decoding process that died of it would take the checkpoint with it."""
+    config = config_of(tiny_data, tmp_path / "run", data={"num_workers": 1})
+    config = parse_train(
+        ["--config", _written(config, tmp_path), "--train.epochs", "500", "--train.checkpoint_steps", "0"]
+    )
+    process = start(config, tmp_path, rank=9, what="none", at=0)
+    give_up = time.monotonic() + 120
+    while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 4  # two processes, a worker each
+    process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=WITHIN_S)
+    for member in alive:
+        member.kill()
+    said = wait(process, tmp_path)
+    assert alive == []
+    assert "saved in" in said
+    assert "was killed" not in said
+    assert checkpoint.find("auto", tmp_path / "run/checkpoints", say=print) is not None
 
 
 def test_a_killed_launcher_leaves_no_process_behind(tiny_data, tmp_path):

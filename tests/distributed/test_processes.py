@@ -5,8 +5,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from runs import small
 
@@ -47,14 +50,18 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_on_the_same_samples_and_measure_the_same_counts(tiny_data, tmp_path):
-    # 36 training images in batches of 8 leave a tail; 15 validation images are not divisible by 2
-    config = small(tiny_data, tmp_path / "one", strategy="frozen_head", runtime={"cpu": True})
+@pytest.mark.parametrize(("processes", "strategy"), [(2, "frozen_head"), (3, "fine_tune")])
+def test_several_processes_train_on_the_same_samples_and_measure_the_same(processes, strategy, tiny_data, tmp_path):
+    # 36 training images in batches of 12; 16 validation images are not divisible by 3, 15 of them not by 2
+    config = small(
+        tiny_data, tmp_path / "one", strategy=strategy, runtime={"cpu": True}, train={"epochs": 3, "batch_size": 12}
+    )
+    config = replace(config, strategy=replace(config.strategy, batchnorm="freeze"))
     single = run(config)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     (tmp_path / "recorder.py").write_text(textwrap.dedent(RECORDER))
     done = torchrun(
-        2,
+        processes,
         tmp_path / "recorder.py",
         tmp_path,
         "--config",
@@ -64,7 +71,7 @@ def test_two_processes_train_on_the_same_samples_and_measure_the_same_counts(tin
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "2 processes on cpu" in done.stdout
+    assert f"{processes} processes on cpu" in done.stdout
 
     one = [row for row in lines(single) if "loss" in row]
     two = [row for row in lines(tmp_path / "two") if "loss" in row]
@@ -73,22 +80,31 @@ def test_two_processes_train_on_the_same_samples_and_measure_the_same_counts(tin
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
 
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (single, tmp_path / "two")]
-    assert summaries[1]["world_size"] == 2
+    assert summaries[1]["world_size"] == processes
     assert summaries[1]["val"]["confusion_matrix"] == summaries[0]["val"]["confusion_matrix"]
     assert summaries[1]["val"]["n"] == 15
     assert summaries[1]["val"]["loss"] == pytest.approx(summaries[0]["val"]["loss"], rel=1e-5)
 
-    shares = [json.loads((tmp_path / f"seen-{rank}.json").read_text())[:5] for rank in (0, 1)]
-    assert all(len(share) == 4 for rank in shares for share in rank[:5])
+    tables = [pq.read_table(folder / "predictions.parquet") for folder in (single, tmp_path / "two")]
+    exact = [name for name in tables[0].column_names if name != "probabilities"]
+    assert tables[1].select(exact).equals(tables[0].select(exact))
+    first, second = (np.array(table["probabilities"].to_pylist()) for table in tables)
+    np.testing.assert_allclose(second, first, rtol=0, atol=1e-5)
+
     from headstart.config import DataConfig
     from headstart.data.folders import ClassFolders
     from headstart.data.manifest import build_manifest
     from headstart.data.sampling import StepSampler, keys_of
 
+    shares = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(processes)]
     samples = build_manifest(ClassFolders(str(tiny_data)), DataConfig(), seed=0).of("train")
-    expected = list(StepSampler(keys_of([s.id for s in samples]), batch_size=8, num_steps=5, seed=0))
-    together = [left + right for left, right in zip(*shares, strict=True)]
-    assert together == [[index for index, _ in step] for step in expected]
+    expected = [
+        [index for index, _ in step]
+        for step in StepSampler(keys_of([s.id for s in samples]), batch_size=12, num_steps=9, seed=0)
+    ]
+    drawn = [[step for step in rank if len(step) == 12 // processes] for rank in shares]
+    together = [[index for part in parts for index in part] for parts in zip(*drawn, strict=True)]
+    assert together == expected
 
 
 def test_a_mistake_of_the_user_ends_all_processes_with_one_sentence(tiny_data, tmp_path):

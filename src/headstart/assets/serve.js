@@ -1,7 +1,6 @@
 "use strict";
 (() => {
-  const MAX_BYTES = Number(document.body.dataset.maxBytes);
-  const MAX_MIB = document.body.dataset.maxMib;
+  const LIMITS = document.querySelector("main").dataset;
   const AT_ONCE = 4; // requests; what is dropped together waits here, not at the server
   const PREVIEW_BYTES = 8 * 2 ** 20; // a larger file is not decoded a second time just to be looked at
   const RETRIES = 8;
@@ -32,6 +31,12 @@
     return (100 * share).toFixed(1) + " %";
   }
 
+  function either(names) {
+    const shown = names.slice(0, 5);
+    const more = names.length - shown.length;
+    return shown.join(" or ") + (more > 0 ? ` or one of ${more} others` : "");
+  }
+
   function say(text) {
     find("live").textContent = text;
   }
@@ -42,16 +47,19 @@
   }
 
   function add(files) {
+    const cards = [];
     for (const file of files) {
       added += 1;
       const card = element("li", "waiting");
       const title = element("h2", "name", file.name || "pasted image");
       title.id = `image-${added}`;
       card.setAttribute("aria-labelledby", title.id);
-      const picture = element("figure", "picture");
+      const figure = element("figure");
+      const picture = element("div", "picture");
+      figure.append(picture);
       const body = element("div");
       body.append(title, element("p", "said", "Waiting…"));
-      card.append(picture, body);
+      card.append(figure, body);
       if (file.type.startsWith("image/") && file.size <= PREVIEW_BYTES) {
         const image = element("img");
         image.alt = "";
@@ -60,9 +68,10 @@
         image.addEventListener("error", () => image.remove(), { once: true });
         picture.append(image);
       }
-      results.prepend(card);
-      queue.push({ file, card, picture, body, title });
+      cards.push(card);
+      queue.push({ file, card, figure, picture, body, title });
     }
+    results.prepend(...cards);
     count();
     next();
   }
@@ -84,7 +93,7 @@
   }
 
   async function ask(file) {
-    if (file.size > MAX_BYTES) throw new Error(`the file is larger than ${MAX_MIB} MiB`);
+    if (file.size > Number(LIMITS.maxBytes)) throw new Error(`the file is larger than ${LIMITS.maxMib} MiB`);
     let content;
     try {
       content = await file.arrayBuffer();
@@ -112,7 +121,7 @@
     }
   }
 
-  function show({ card, picture, body, title }, answer) {
+  function show({ card, figure, picture, body, title }, answer) {
     const image = element("img");
     image.alt = `The square of ${title.textContent} that the model saw`;
     image.src = answer.view;
@@ -126,7 +135,7 @@
       card.classList.add("doubted");
       body.append(element("p", "note warn", `Unlike the images that the model knows. The nearest class would be ${answer.label}.`));
     } else if (answer.prediction_set?.length > 1) {
-      body.append(element("p", "note", `Not certain: it may be ${answer.prediction_set.join(" or ")}.`));
+      body.append(element("p", "note", `Not certain: it may be ${either(answer.prediction_set)}.`));
     }
 
     const bars = element("ol", "bars");
@@ -147,22 +156,27 @@
 
     const actions = element("div", "actions");
     const map = heatMap(answer.gradcam);
+    const legend = element("figcaption", "soft small", `Orange: what speaks most for ${answer.label} (Grad-CAM)`);
     const look = button("Where it looked", () => {
       const on = look.getAttribute("aria-pressed") !== "true";
       look.setAttribute("aria-pressed", String(on));
       card.classList.toggle("looked", on);
-      if (on) picture.append(map);
-      else map.remove();
+      if (on) {
+        picture.append(map);
+        figure.append(legend);
+      } else {
+        map.remove();
+        legend.remove();
+      }
     });
     look.setAttribute("aria-pressed", "false");
-    look.title = `Orange: what speaks most for ${answer.label} (Grad-CAM)`;
     actions.append(look, remover(card, title));
     body.append(actions);
     say(`${title.textContent}: ${said}`);
   }
 
-  function refuse({ card, picture, body, title }, why) {
-    picture.remove();
+  function refuse({ card, figure, body, title }, why) {
+    figure.remove();
     card.classList.add("refused");
     const actions = element("div", "actions");
     actions.append(remover(card, title));

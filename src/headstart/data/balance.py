@@ -1,5 +1,6 @@
 """What a table of samples gives away without a look at the pixels: copies, thin classes, imbalance."""
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
         if 0 < count < NEAR_EMPTY:
             noun = "image" if count == 1 else "images"
             found.append(Finding.of("near_empty_class", _folder(split, label), f"{count} {noun}", KEEP))
-    training = {label: count for (split, label), count in counts.items() if split != "val" and count}
+    training = {label: count for (split, label), count in counts.items() if split in ("train", "") and count}
     if training:
         most, least = max(training, key=lambda x: (training[x], x)), min(training, key=lambda x: (training[x], x))
         ratio = training[most] / training[least]
@@ -89,7 +90,15 @@ def quick_check(manifest: Manifest) -> list[str]:
             example = f"{one.message}: {listed(one.paths)}" if len(one.paths) > 1 else f"{one.paths[0]}, {one.message}"
             more = f" and {len(ours) - 1} more" if len(ours) > 1 else ""
             lines.append(f"{sentence}: {example if kind != 'imbalance' else one.message}{more}")
-    return [*lines, f"look closer: headstart data check {manifest.root}"] if lines else []
+    return [*lines, f"look closer: headstart data check {_named(manifest)}"] if lines else []
+
+
+def _named(manifest: Manifest) -> str:
+    """The data as the command line names them."""
+    data = getattr(manifest.source, "data", None)  # of a source with columns, what the configuration says of them
+    keys = ("image_column", "label_column", "split_column")
+    columns = [(key, getattr(data, key)) for key in keys if data is not None and getattr(data, key) is not None]
+    return " ".join([shlex.quote(manifest.root), *(f"--{key} {shlex.quote(name)}" for key, name in columns)])
 
 
 _SENTENCES = {

@@ -1,4 +1,4 @@
-"""The data doctor's look at every file of an image folder: what is wrong with it, and what the good ones are.
+"""The data doctor's look at every image of a folder or another source: what is wrong with it, and what the good ones are.
 
 What it holds per file is bounded: files beyond MAX_FILE_BYTES and images beyond Pillow's limit are not loaded, only
 regular files are opened, and large files and images are looked at one at a time.
@@ -6,14 +6,13 @@ regular files are opened, and large files and images are looked at one at a time
 
 import hashlib
 import io
-import os
 import stat
 import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,10 @@ from headstart.data.balance import Named, thin_classes
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.duplicates import perceptual_hashes
 from headstart.data.findings import KEEP, Finding
-from headstart.data.folders import EXTENSIONS, TRAIN_NAMES, VAL_NAMES, check_is_folder, is_hidden
-from headstart.errors import InputError
+from headstart.data.folders import EXTENSIONS, ClassFolders
+from headstart.data.listed import ListedImages
+from headstart.data.samples import Source
+from headstart.data.survey import survey
 
 MAX_FILE_BYTES = 1 << 28
 TINY_PX = 16  # a side below this
@@ -62,9 +63,9 @@ class Census:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the files of a folder are. counts: usable images of each (split, class folder), also of empty ones."""
+    """What the images of a source are. counts: usable images of each (split, class), also of empty ones."""
 
-    root: Path
+    source: Source
     num_files: int
     good: list[Good]
     findings: list[Finding]
@@ -73,22 +74,21 @@ class Checked:
 
 
 def check_files(
-    root: Path,
+    source: Source,
     *,
     num_threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Checked:
-    """Read, hash and decode every file below `root`, and compare the class folders with each other.
+    """Read, hash and decode every file of a source, and compare the classes with each other.
 
     num_threads: None for one per core; progress: is told how many files are done, 1 at a time, in threads.
-    Raises InputError if `root` is no folder of class folders. Whatever is in the files is a finding, not an error.
+    Raises InputError if nothing is there to look at. Whatever is in the files is a finding, not an error.
     """
-    check_is_folder(root)
-    found = _scan(root)
+    found = survey(source)
     one_at_a_time = threading.RLock()
 
     def look(file: Named) -> tuple[Good | None, list[Finding]]:
-        result = _look(root, file, one_at_a_time)
+        result = _look(source, file, one_at_a_time)
         if progress is not None:
             progress(1)
         return result
@@ -100,111 +100,31 @@ def check_files(
     counts: Counter[tuple[str, str]] = Counter(dict.fromkeys(found.classes, 0))
     counts.update((image.file.split, image.file.label) for image in good)
     findings += _compare_classes(counts) + thin_classes(counts)
-    return Checked(root, len(found.files), good, findings, counts, _census(good))
+    return Checked(source, len(found.files), good, findings, counts, _census(good))
 
 
-@dataclass
-class _Scan:
-    files: list[Named] = field(default_factory=list)
-    classes: list[tuple[str, str]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-
-def _scan(root: Path) -> _Scan:
-    found = _Scan()
-    train, val = _named(root, TRAIN_NAMES), _named(root, VAL_NAMES)
-    bases = [(path, split) for path, split in ((train, "train"), (val, "val")) if path is not None]
-    if len(bases) == 1:
-        has, lacks = ("train", "val") if train else ("val", "train")
-        found.findings.append(Finding.of("missing_split", has, f"{has}/ is there and {lacks}/ is not", KEEP))
-    for base, split in bases or [(root, "")]:
-        for folder in _subfolders(base):
-            found.classes.append((split, folder.name))
-            _walk(found, root, folder, split=split, label=folder.name)
-        _loose(found, root, base)
-    if bases:
-        _loose(found, root, root)
-        for path in _subfolders(root):
-            if path not in (train, val):
-                found.findings.append(Finding.of("unused_folder", path.name, "beside train and val", KEEP))
-    if not found.classes:
-        raise InputError(f"{root} has no class folders; expected one folder of images per class")
-    return found
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
-
-
-def _named(root: Path, names: tuple[str, ...]) -> Path | None:
-    """As lay_out of folders.py finds train/ and val/: images alone make a folder of that name a class."""
-    return next((path for path in _subfolders(root) if path.name.lower() in names and _subfolders(path)), None)
-
-
-def _loose(found: _Scan, root: Path, folder: Path) -> None:
-    """What lies directly in a folder of class folders."""
-    for entry in sorted(folder.iterdir()):
-        path = entry.relative_to(root).as_posix()
-        if is_hidden(entry.name):
-            found.findings.append(_hidden_entry(entry, path))
-        elif not entry.is_dir() and entry.suffix.lower() in EXTENSIONS:
-            found.findings.append(Finding.of("outside_class", path, "in no class folder", KEEP))
-
-
-def _walk(found: _Scan, root: Path, folder: Path, *, split: str, label: str) -> None:
-    visited: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in visited:  # a link back into the folder
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(parent))
-        for name in sorted(folders + names):
-            path = Path(parent, name).relative_to(root).as_posix()
-            if is_hidden(name):
-                found.findings.append(_hidden_entry(Path(parent, name), path))
-            elif name in folders:
-                continue
-            elif _unusable(path):
-                found.findings.append(Finding.of("bad_name", path, "not valid UTF-8", KEEP))
-            else:
-                found.files.append(Named(path, split, label))
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-
-
-def _unusable(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _hidden_entry(entry: Path, path: str) -> Finding:
-    if not entry.is_dir():
-        return Finding.of("hidden", path, "a hidden file", KEEP)
-    count = sum(len(names) for _, _, names in os.walk(entry))
-    return Finding.of("hidden", path, f"a hidden folder of {count} {'file' if count == 1 else 'files'}", KEEP)
-
-
-def _look(root: Path, file: Named, one_at_a_time: threading.RLock) -> tuple[Good | None, list[Finding]]:
+def _look(source: Source, file: Named, one_at_a_time: threading.RLock) -> tuple[Good | None, list[Finding]]:
     with ExitStack() as turn:
-        return _examine(root, file, large=lambda: turn.enter_context(one_at_a_time))
+        return _examine(source, file, large=lambda: turn.enter_context(one_at_a_time))
 
 
-def _examine(root: Path, file: Named, *, large: Callable[[], object]) -> tuple[Good | None, list[Finding]]:
+def _examine(source: Source, file: Named, *, large: Callable[[], object]) -> tuple[Good | None, list[Finding]]:
     """large: is called before what takes much memory; it waits for its turn."""
     path, extension, data = file.path, Path(file.path).suffix.lower(), b""
+    by_name = isinstance(source, ClassFolders)  # elsewhere whatever is listed is read, and may have no extension
     try:
-        data = _read(root / path, large=large)
+        data = _read(source, path, large=large)
         if _claimed_pixels(data) > _LARGE_PIXELS:
             large()
-        if extension not in EXTENSIONS:
+        if by_name and extension not in EXTENSIONS:
             return None, [Finding.of("unsupported_type", path, _what(data, extension))]
         image = decode(data)
         hashes, flat = perceptual_hashes(image), _spread(image) <= FLAT
     except UnreadableImage as error:
         kind = "truncated" if error.kind == "unreadable" and _is_cut(data, str(error)) else error.kind
-        return None, [Finding.of(kind if extension in EXTENSIONS else "unsupported_type", path, str(error))]
+        return None, [
+            Finding.of(kind if extension in EXTENSIONS or not by_name else "unsupported_type", path, str(error))
+        ]
     except MemoryError:
         return None, [Finding.of("too_large", path, "it does not fit in the memory of this machine")]
     except OSError as error:
@@ -215,8 +135,14 @@ def _examine(root: Path, file: Named, *, large: Callable[[], object]) -> tuple[G
     return Good(file, sha256, image.size, header.mode, header.format, header.orientation, hashes), findings
 
 
-def _read(path: Path, *, large: Callable[[], object]) -> bytes:
+def _read(source: Source, name: str, *, large: Callable[[], object]) -> bytes:
     """Raises OSError, UnreadableImage for what is no regular file or too long to be an image."""
+    if not isinstance(source, ClassFolders | ListedImages):
+        data = source.read(name)
+        if len(data) > MAX_FILE_BYTES:
+            raise UnreadableImage(f"{len(data) / 2**20:.0f} MiB long", kind="too_large")
+        return data
+    path = source.base / name
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
         raise UnreadableImage("not a regular file")
@@ -260,7 +186,7 @@ def _oddities(path: str, size: tuple[int, int], header: _Header, *, flat: bool) 
     found = []
     extension = Path(path).suffix.lower()
     named = Image.registered_extensions().get(extension)
-    if named != header.format and not (extension == ".bmp" and header.format == "DIB"):
+    if extension in EXTENSIONS and named != header.format and not (extension == ".bmp" and header.format == "DIB"):
         message = f"a {header.format} image named {extension}"
         found.append(Finding.of("wrong_extension", path, message, KEEP))
     if min(size) < TINY_PX:
@@ -312,7 +238,8 @@ def _compare_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
             if not counts[(split, label)]:
                 found.append(Finding.of("empty_class", folder, "no image that can be used", KEEP))
         if len(there) < len(splits):
-            found.append(Finding.of("class_in_one_split", f"{there[0]}/{label}", f"in {there[0]} only", KEEP))
+            message = f"in {' and '.join(there)} only"
+            found.append(Finding.of("class_in_one_split", f"{there[0]}/{label}", message, KEEP))
     return found
 
 

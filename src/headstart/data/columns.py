@@ -24,6 +24,7 @@ LABEL = ("label", "labels", "class", "class_name", "category", "target", "cls", 
 SPLIT = ("split", "set", "subset", "partition")
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation", "dev")
+TEST = ("test", "testing")
 
 
 def image_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
@@ -42,10 +43,15 @@ def group_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str
     return _optional(data.group_column, (), columns, key="data.group_column", where=where)
 
 
-def split_named(name: str) -> str | None:
-    """ "train", "val", or None for a split that takes no part, such as a test set."""
+def required_group(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
+    return _required(data.group_column, (), columns, what="groups", key="data.group_column", where=where)
+
+
+def split_named(name: str) -> str:
+    """ "train", "val" or "test"; other names stay what they are, and take no part."""
     lowered = name.lower()
-    return "train" if lowered in TRAIN else "val" if lowered in VAL else None
+    known = (("train", TRAIN), ("val", VAL), ("test", TEST))
+    return next((split for split, names in known if lowered in names), name)
 
 
 def _required(

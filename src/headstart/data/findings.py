@@ -66,6 +66,8 @@ KINDS = {
     "outside_class": Kind("Images outside the class folders", _FILE, "Move them into a class; they are passed over."),
     "hidden": Kind("Hidden files and folders", ("entry", "entries"), "They are passed over."),
     "unused_folder": Kind("Folders beside train and val", _FOLDER, "They are passed over."),
+    "left_out": Kind("Entries that are passed over", ("entry", "entries"),
+        "Rows without a path or a class, repeated rows, shards that take no part: they are passed over."),
     "missing_split": Kind("One half of the split is missing", _FOLDER, "Training refuses the folder."),
     "empty_class": Kind("Classes without a usable image", _CLASS, "Fill them or remove them."),
     "class_in_one_split": Kind("Classes on one side of the split only", _CLASS, "Both sides need the same classes."),

@@ -47,7 +47,10 @@ def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
     the new folder then does not appear.
     """
     if not data.is_dir():
-        raise InputError(f"--data {data} is not a folder; name the one that was checked")
+        raise InputError(
+            f"--data {data} is not a folder, and only of a folder can a new one of links be laid out; take what {fixes} says "
+            "over into the table, or lay the images out in class folders first"
+        )
     if out.exists() or out.is_symlink():
         raise InputError(f"--out {out} exists; name a new folder")
     if data.resolve() in out.absolute().resolve().parents:

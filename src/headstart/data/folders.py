@@ -1,15 +1,15 @@
-"""Images in class folders: train/ and val/ of them, or just class folders. In a directory, or in a zip archive."""
+"""Images in class folders: train/ and val/ of them, or just class folders."""
 
 import os
+import stat
 import time
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
-from headstart.data.samples import Entry, PerProcess, Scan, Skipped
+from headstart.data.samples import Entry, Scan, Skipped
 from headstart.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -20,22 +20,26 @@ SETTLED_NS = 2_000_000_000  # as long as the coarsest clock of a file system (FA
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """A directory. to_measure: whether images are only measured, so that val/ is all that is wanted of it."""
+    """A directory."""
 
     root: str
-    to_measure: bool = False
+    columns: ClassVar[tuple[str, ...]] = ()
     base: Path = field(init=False)  # where the root is, although the working folder may change
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", Path(self.root).absolute())
 
+    @property
+    def identity(self) -> str:
+        return str(self.base)
+
     def scan(self) -> Scan:
         folder = Path(self.root)
         check_is_folder(folder)
-        return lay_out(_walk(folder), self.root, to_measure=self.to_measure)
+        return lay_out(_walk(folder), self.root)
 
     def read(self, path: str) -> bytes:
-        return (self.base / path).read_bytes()
+        return read_regular(self.base / path)
 
 
 @dataclass
@@ -52,12 +56,19 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     images: list[Path] = []
     others: list[Path] = []
     for name, _ in _walk(folder).files:
-        (images if _is_image(name) else others).append(folder / name)
+        (images if is_image(name) else others).append(folder / name)
     return images, others
 
 
-def lay_out(tree: Tree, root: str, *, to_measure: bool = False) -> Scan:
-    """Splits and labels by the names of folders. Raises InputError for a tree that cannot be trained on."""
+def read_regular(path: Path) -> bytes:
+    """The content of a file. Raises OSError, also for what is no file: a pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
+    return path.read_bytes()
+
+
+def lay_out(tree: Tree, root: str) -> Scan:
+    """Splits and labels by the names of folders. Raises InputError for a tree without class folders."""
     top = sorted({name for name in tree.folders if "/" not in name}, key=PurePosixPath)
     below = {name.split("/")[0] for name in tree.folders if "/" in name}
 
@@ -67,21 +78,17 @@ def lay_out(tree: Tree, root: str, *, to_measure: bool = False) -> Scan:
 
     tree.bad.sort(key=lambda skipped: skipped.path)
     train, val = named(TRAIN_NAMES), named(VAL_NAMES)
-    if to_measure:
-        return _class_folders(tree, root, val, split="val" if val else None)
-    if train and val:
-        first, second = _class_folders(tree, root, train, split="train"), _class_folders(tree, root, val, split="val")
-        unused = [Skipped(name, f"a folder beside {train}/ and {val}/") for name in top if name not in (train, val)]
-        skipped = first.skipped + second.skipped + unused
-        return Scan(first.entries + second.entries, skipped, first.empty + second.empty, tuple(tree.bad))
-    if train:
-        raise InputError(
-            f"{root} has {train}/ but no val/; add val/ with the same class folders, or name {os.path.join(root, train)} "
-            "as data.root to have a validation part split off"
-        )
-    if val:
-        raise InputError(f"{root} has {val}/ but no train/; add train/ with the same class folders")
-    return _class_folders(tree, root, None, split=None)
+    if not train and not val:
+        return _class_folders(tree, root, None, split=None)
+    parts = [_class_folders(tree, root, base, split=split) for base, split in ((train, "train"), (val, "val")) if base]
+    beside = " and ".join(f"{base}/" for base in (train, val) if base)
+    unused = [Skipped(name, f"a folder beside {beside}") for name in top if name not in (train, val)]
+    return Scan(
+        [entry for part in parts for entry in part.entries],
+        [skipped for part in parts for skipped in part.skipped] + unused,
+        tuple(name for part in parts for name in part.empty),
+        tuple(tree.bad),
+    )
 
 
 def check_is_folder(folder: Path) -> None:
@@ -91,12 +98,18 @@ def check_is_folder(folder: Path) -> None:
         raise InputError(f"{folder} is a file, not a folder; name a folder of class folders")
 
 
+def is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
 def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def check_name(path: str) -> None:
     """Raise InputError for a name that is no text: it could stand in no table that we write."""
+    if "\0" in path:
+        raise InputError(f"{path!a}: a name holds the character NUL, which no file has; repair the list of names")
     if not _is_text(path):
         raise InputError(f"{path!a}: the name is not valid UTF-8; rename the file or folder")
 
@@ -114,10 +127,6 @@ def stamp_of(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
 
 
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
-
-
 def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None) -> Scan:
     prefix = f"{base}/" if base else ""
     depth = prefix.count("/")
@@ -133,10 +142,10 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
         if not name.startswith(prefix):
             continue
         parts = name.split("/")
-        if _is_image(name) and len(parts) > depth + 1:
+        if is_image(name) and len(parts) > depth + 1:
             entries.append(Entry(name, parts[depth], split, stamp=stamp))
             filled.add(parts[depth])
-        elif _is_image(name):
+        elif is_image(name):
             skipped.append(Skipped(name, "an image outside the class folders"))
         elif len(parts) > depth + 1:
             kind = PurePosixPath(name).suffix.lower() or "no extension"
@@ -144,23 +153,35 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
     return Scan(entries, skipped, tuple(f"{prefix}{label}" for label in labels if label not in filled), tuple(tree.bad))
 
 
+def visible_files(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below `root`, the root first and each folder once, with the names of its files that are not hidden."""
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = sorted(name for name in below if not is_hidden(name)) if real not in seen else []
+        if real not in seen:
+            yield folder, sorted(name for name in names if not is_hidden(name))
+        seen.add(real)
+
+
 def _walk(root: Path) -> Tree:
-    """Level by level, the folders of a level at once: where a look into a folder takes long, many are waited for together."""
+    """Level by level, the folders of a level at once: where a look into a folder takes long, many are waited for together.
+
+    A link to a folder is followed unless it leads back into one that it lies in."""
     tree = Tree()
-    level, visited = [""], {os.path.realpath(root)}
+    level: list[tuple[str, frozenset[str]]] = [("", frozenset({os.path.realpath(root)}))]  # with the folders it lies in
     with ThreadPoolExecutor() as pool:
         while level:
-            found = list(pool.map(lambda name: _look_into(root, name), level))
+            found = list(pool.map(lambda place: _look_into(root, place[0]), level))
             tree.files += [file for files, _, _ in found for file in files]
             tree.bad += [skipped for _, _, bad in found for skipped in bad]
+            below = [(name, inside) for (_, inside), (_, names, _) in zip(level, found, strict=True) for name in names]
             level = []
-            for _, folders, _ in found:
-                for name in folders:
-                    tree.folders.append(name)
-                    real = os.path.realpath(root / name)
-                    if real not in visited:  # else a link back into the folder
-                        visited.add(real)
-                        level.append(name)
+            for name, inside in below:
+                tree.folders.append(name)
+                real = os.path.realpath(root / name)
+                if real not in inside:
+                    level.append((name, inside | {real}))
     tree.files.sort()
     return tree
 
@@ -191,64 +212,3 @@ def _stamp(entry: "os.DirEntry[str]") -> str:
         return stamp_of(entry.stat())
     except OSError:  # a link to nothing: reading it will say so
         return ""
-
-
-def tree_of(names: Iterable[tuple[str, str]]) -> Tree:
-    """Of (posix name, stamp) pairs, as an archive lists them; a name that ends in / is a folder."""
-    tree = Tree()
-    folders: set[str] = set()
-    for name, stamp in names:
-        parts: Sequence[str] = PurePosixPath(name).parts
-        if not parts or any(is_hidden(part) for part in parts):
-            continue
-        check_name(name)
-        inner = parts if name.endswith("/") else parts[:-1]
-        folders |= {"/".join(inner[: depth + 1]) for depth in range(len(inner))}
-        if not name.endswith("/"):
-            tree.files.append(("/".join(parts), stamp))
-    tree.files.sort()
-    tree.folders = sorted(folders)
-    return tree
-
-
-class ZippedFolders:
-    """A zip archive of class folders. Each image is read out of it when it is needed; nothing is unpacked."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self._archives = PerProcess(_opened, root)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ZippedFolders) and self.root == other.root
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def scan(self) -> Scan:
-        stamp = stamp_of(os.stat(self.root))
-        tree = tree_of((entry.filename, stamp) for entry in self._archives.get().infolist())
-        tops = {name.split("/")[0] for name in tree.folders}
-        if len(tops) == 1 and any(
-            "/" in name for name in tree.folders
-        ):  # the archive of a folder rather than of its content
-            top = tops.pop() + "/"
-            inner = Tree([(name.removeprefix(top), stamp) for name, stamp in tree.files if name.startswith(top)],
-                         [name.removeprefix(top) for name in tree.folders if name.startswith(top)])  # fmt: skip
-            scan = lay_out(inner, self.root)
-            entries = [replace(entry, path=top + entry.path) for entry in scan.entries]
-            return Scan(
-                entries, [Skipped(top + s.path, s.reason) for s in scan.skipped], tuple(top + e for e in scan.empty)
-            )
-        return lay_out(tree, self.root)
-
-    def read(self, path: str) -> bytes:
-        try:
-            return self._archives.get().read(path)
-        except (KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise OSError(f"not readable in {self.root}: {error}") from None
-
-
-def _opened(root: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(root)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{root} cannot be read as a zip archive: {error}") from None

@@ -1,18 +1,25 @@
 """Images that a table lists: .csv, .tsv, .jsonl or .parquet with a column of paths and one of classes."""
 
+import codecs
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from headstart.config import DataConfig
 from headstart.data import columns
-from headstart.data.folders import check_name, stamp_of
-from headstart.data.samples import Entry, Scan, Skipped
-from headstart.errors import InputError
+from headstart.data.folders import check_name, is_image, read_regular, stamp_of
+from headstart.data.samples import PARTS, Entry, Scan, Skipped
+from headstart.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -21,120 +28,137 @@ class ListedImages:
 
     root: str
     data: DataConfig
+    columns: ClassVar[tuple[str, ...]] = ("image_column", "label_column", "split_column", "group_column")
     base: Path = field(init=False)  # where the table lies, although the working folder may change
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", Path(self.root).absolute().parent)
 
+    @property
+    def identity(self) -> str:
+        return os.path.abspath(self.root)
+
     def scan(self) -> Scan:
-        names = _columns(Path(self.root))
-        image = columns.image_column(self.data, names, where=self.root)
+        table = Path(self.root)
+        names = _columns(table)
+        image = _image_column(table, self.data, names)
         label = columns.label_column(self.data, names, where=self.root)
         split = columns.split_column(self.data, names, where=self.root)
         group = columns.group_column(self.data, names, where=self.root)
-        return entries_of(
-            _rows(Path(self.root)),
-            image=image,
-            label=label,
-            split=split,
-            group=group,
-            stamp=self._stamp,
-            where=self.root,
-        )
+
+        def entry_of(row: Mapping[str, Any]) -> Entry:
+            path = text(row.get(image))
+            part = columns.split_named(text(row.get(split))) if split else None
+            member = text(row.get(group)) if group else ""
+            return Entry(path, text(row.get(label)), part, member, self._stamp(path))
+
+        return collect(map(entry_of, _rows(table)), where=self.root, numbered=True)
 
     def read(self, path: str) -> bytes:
-        return (self.base / path).read_bytes()
+        return read_regular(self.base / path)
 
     def _stamp(self, path: str) -> str:
         try:
-            return stamp_of(os.stat(self.base / path))
-        except OSError:  # reading it will say so
+            return stamp_of(os.stat(self.base / path)) if path else ""
+        except (OSError, ValueError):  # reading it will say so
             return ""
 
 
-def entries_of(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    image: str,
-    label: str,
-    split: str | None,
-    group: str | None,
-    stamp: Any,
-    where: str,
-) -> Scan:
-    """One image per row. Rows without a path or a class, of another split, and repeated paths are listed as skipped."""
-    entries: list[Entry] = []
+def collect(entries: Iterable[Entry], *, where: str, numbered: bool = False) -> Scan:
+    """What can be used of `entries`; those without a path or a class ("") and repeated ones are listed as skipped.
+
+    numbered: whether the place among the entries is what a person would look for."""
+    kept: list[Entry] = []
     skipped: list[Skipped] = []
-    other: dict[str, int] = {}
-    seen: dict[str, str] = {}
-    for number, row in enumerate(rows, start=1):
-        path, name = text(row.get(image)), text(row.get(label))
-        if not path or not name:
-            skipped.append(Skipped(path or f"row {number}", f"no {'class' if path else 'path'} in row {number}"))
+    idle: Counter[str] = Counter()  # of parts that take no part and need no classes
+    seen: dict[tuple[bool, str], str] = {}
+    for number, entry in enumerate(entries, start=1):
+        row = f" in row {number}" if numbered else ""
+        if not entry.path or not entry.label:
+            if entry.split in PARTS:
+                lacks = "no class" if entry.path else "no path"
+                skipped.append(Skipped(entry.path or f"row {number}", f"{lacks}{row}"))
+            else:
+                idle[str(entry.split)] += 1
             continue
-        check_name(path)
-        part = None
-        if split is not None:
-            part = columns.split_named(text(row.get(split)))
-            if part is None:
-                other[text(row.get(split))] = other.get(text(row.get(split)), 0) + 1
-                continue
-        if path in seen:
-            if seen[path] != name:
-                raise InputError(
-                    f"{where} lists {path} as {seen[path]!r} and, in row {number}, as {name!r}; keep one of them"
-                )
-            skipped.append(Skipped(path, f"listed again in row {number}"))
-            continue
-        seen[path] = name
-        entries.append(Entry(path, name, part, text(row.get(group)) if group else "", stamp(path)))
-    skipped += [
-        Skipped(f"split {name!r}", f"{count} rows that neither train nor measure")
-        for name, count in sorted(other.items())
-    ]
-    if not entries:
-        raise InputError(f"{where} lists no image to train on or to measure")
-    return Scan(check_splits(entries, where=where), skipped)
+        check_name(entry.path)
+        key = (entry.split in PARTS, entry.path)
+        if key not in seen:
+            seen[key] = entry.label
+            kept.append(entry)
+        elif seen[key] == entry.label:
+            skipped.append(Skipped(entry.path, f"listed again{row}"))
+        else:
+            raise InputError(
+                f"{where} lists {entry.path} as {seen[key]!r} and{row} as {entry.label!r}; keep one of them"
+            )
+    skipped += [Skipped(f"split {name!r}", f"{n} without a path or a class") for name, n in sorted(idle.items())]
+    return Scan(kept, skipped)
 
 
-def check_splits(entries: list[Entry], *, where: str) -> list[Entry]:
-    """Raises InputError if images of one split have no counterpart."""
-    parts = {entry.split for entry in entries}
-    if len(parts) == 1 and None not in parts:
-        only = parts.pop()
-        raise InputError(f"{where} has a split for {only!r} alone; it needs train and val, or no split column at all")
-    return entries
+def class_name(value: Any, names: Sequence[str], *, where: str) -> str:
+    """Of a value in a column of classes; "" for one that is missing (-1: how datasets marks what has no class).
+
+    names: of the numbers, if the values are numbers of classes."""
+    if value is None or value == -1:
+        return ""
+    if not names or isinstance(value, str):
+        return text(value)
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise InputError(f"{where}: the class is {value!r}, and the data name {len(names)} classes, numbered from 0")
+    return names[value]
 
 
 def text(value: Any) -> str:
-    """As a class or a path is written: 3 and 3.0 are '3', what is missing is ''."""
+    """As a class or a path is written: 3 and 3.0 are '3', what is missing is '', bytes are UTF-8. Raises InputError for
+    what holds several values."""
     if value is None or value != value:
         return ""
+    if isinstance(value, list | dict):
+        raise InputError(
+            f"{str(value)[:60]!r} stands where one name should; name the columns with --data.image_column and --data.label_column"
+        )
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def _columns(path: Path) -> list[str]:
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet as pq
+def _image_column(table: Path, data: DataConfig, names: Sequence[str]) -> str:
+    """Of several columns that by their names may hold paths, the one that does: an image may have a number, too."""
+    known = [name for name in names if name.lower() in columns.IMAGE]
+    if data.image_column is None and len(known) > 1:
+        first: Mapping[str, Any] = next(_rows(table), {})
+        names = [name for name in known if is_image(text(first.get(name)))] or names
+    return columns.image_column(data, names, where=str(table))
 
-        return list(pq.read_schema(path).names)
-    first = next(_rows(path), None)
-    if first is None:
+
+def _columns(path: Path) -> list[str]:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return list(_parquet(path).schema_arrow.names)
+    if kind in LINES:
+        names = list(dict.fromkeys(name for row in _rows(path) for name in row))  # a row may lack what others have
+    else:
+        names = [name for name in next(_rows(path), {}) if name]
+    if not names:
         raise InputError(f"{path} has no rows")
-    return list(first)
+    return names
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     kind = path.suffix.lower()
     if kind == ".parquet":
-        import pyarrow.parquet as pq
-
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+        table = _parquet(path)
+        for number in range(table.num_row_groups):
+            try:
+                rows = table.read_row_group(number).to_pylist()
+            except OSError as error:
+                raise InputError(f"{path}, row group {number} cannot be read: {one_line(error)}") from None
+            yield from rows
         return
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            if kind in (".jsonl", ".ndjson"):
+        with path.open(encoding=_encoding(path), newline="") as lines:
+            if kind in LINES:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         row = json.loads(line)
@@ -145,14 +169,30 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
                         yield row
             else:
                 yield from csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",")
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    except (OSError, UnicodeError, csv.Error, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def _parquet(path: Path) -> "pq.ParquetFile":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as parquet: {one_line(error)}") from None
+
+
+def _encoding(path: Path) -> str:
+    """By the mark at its beginning: UTF-16, as spreadsheets write it; else UTF-8."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def paths_listed(table: str, *, column: str | None) -> Iterator[str]:
     """The images of a table, row by row, as they can be opened; "" where a row names none. Raises InputError."""
     path = Path(table)
-    image = columns.image_column(DataConfig(image_column=column), _columns(path), where=table)
+    image = _image_column(path, DataConfig(image_column=column), _columns(path))
     for row in _rows(path):
         name = text(row.get(image))
         yield os.path.join(path.parent, name) if name else ""

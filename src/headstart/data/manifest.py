@@ -3,18 +3,19 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import compress
 
 from PIL import Image
 
 from headstart.config import DataConfig
+from headstart.data.classes import classes_of_one_side, lacking_classes, place_in, refuse_nothing, refuse_or_leave_out
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.index import Index
-from headstart.data.samples import Entry, Manifest, Sample, Samples, Scan, Skipped, Source, summarize
-from headstart.data.splits import split_as_configured
+from headstart.data.samples import PARTS, Entry, Manifest, Sample, Samples, Scan, Skipped, Source, summarize
+from headstart.data.splits import is_split_by_us, split_as_configured
 from headstart.errors import InputError
 
 Keep = Callable[[str | None, str, Image.Image], object]
@@ -57,19 +58,39 @@ def build_manifest(
     skip = data.on_bad_file == "skip"
     scan = source.scan()
     if scan.empty and not skip:
-        raise InputError(f"class folder {_name(source, scan.empty[0])} holds no images; fill it or remove it")
+        raise InputError(f"class folder {place_in(source, scan.empty[0])} holds no images; fill it or remove it")
+    entries = [entry for entry in scan.entries if entry.split in PARTS]
+    refuse_nothing(source, entries, scan)
+    by_us = is_split_by_us(source, entries, data)
     read, bad = _read_all(
-        source, scan, data, num_threads=num_threads, decodes=decodes, keep=keep, say=say, decoder=decoder
+        source,
+        scan,
+        data,
+        wanted=lambda entry: entry.split in PARTS,
+        num_threads=num_threads,
+        decodes=decodes,
+        keep=keep,
+        say=say,
+        decoder=decoder,
     )
     _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
-    left_out = [Skipped(name, "a class without images") for name in scan.empty]
-    by_us = data.split != "folder" or not any(r.entry.split for r in read)
-    read, classes, odd = _check_classes(source, scan, read, split_by_us=by_us, skip=skip)
+    lacking = lacking_classes(source, entries, [r.entry for r in read], split_by_us=by_us)
+    refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
+    read = [r for r in read if r.entry.label not in lacking]
     splits = [r.entry.split or "" for r in read]
     if by_us:
         splits = split_as_configured([r.entry for r in read], [r.sha256 for r in read], data, seed=seed)
-    samples = _samples(source, read, splits)
-    return Manifest(source, classes, samples, tuple([*scan.skipped, *left_out, *odd, *bad]))
+        one_sided = classes_of_one_side([r.entry.label for r in read], splits)
+        refuse_or_leave_out(source, one_sided, {r.entry.label for r in read}, skip=skip)
+        whole = [r.entry.label not in one_sided for r in read]
+        read, splits = list(compress(read, whole)), list(compress(splits, whole))
+        lacking |= one_sided
+    left_out = [Skipped(name, "a class without images") for name in scan.empty]
+    left_out += [Skipped(label, f"{reason.split(';')[0]}: left out") for label, reason in lacking.items()]
+    idle = Counter(entry.split for entry in scan.entries if entry.split not in PARTS)
+    left_out += [Skipped(f"split {part!r}", f"{n} images that neither train nor measure") for part, n in idle.items()]
+    classes = tuple(sorted({r.entry.label for r in read}))
+    return Manifest(source, classes, _samples(source, read, splits), tuple([*scan.skipped, *left_out, *bad]))
 
 
 def build_eval_manifest(
@@ -78,44 +99,66 @@ def build_eval_manifest(
     classes: Sequence[str],
     on_bad_file: str,
     trained_on: Callable[[str, str], bool],
+    split: str | None = None,
+    anew: bool = False,
     num_threads: int | None = None,
 ) -> Manifest:
     """The images of `source` to measure a finished model on, labelled by the model's own classes.
 
-    If the source holds images out to measure on, those are taken; else all of them, except those of which
-    `trained_on(sha256, path)` is true: they are listed as skipped. Raises InputError as build_manifest does, and for
-    a class that the model does not know.
+    split: which ones; None: those that the source holds out to measure on (val, else test), or all if it holds out none.
+    anew: the model's run split train and val anew, so the source's own do not say what it was trained on. Images of
+    which `trained_on(sha256, path)` is true are not measured on; they are listed as skipped. Raises InputError as
+    build_manifest does, and for a class that the model does not know.
     """
     scan = source.scan()
-    if any(entry.split == "val" for entry in scan.entries):
-        scan = Scan([entry for entry in scan.entries if entry.split == "val"], scan.skipped, scan.empty, scan.bad)
-    unknown = sorted({entry.label for entry in scan.entries} - set(classes))
-    if unknown:
+    part = _part_to_measure(source, scan, split, anew=anew)
+    entries = [entry for entry in scan.entries if entry.split in part]
+    refuse_nothing(source, entries, scan)
+    unknown = sorted({entry.label for entry in entries} - set(classes))
+    if unknown and on_bad_file == "refuse":
         raise InputError(
-            f"{source.root} has a class {unknown[0]!r} that the model does not know ({', '.join(classes)})"
+            f"{source.root} has a class {unknown[0]!r} that the model does not know ({', '.join(classes)}); remove it, or "
+            "leave it out with --on_bad_file skip"
         )
-    read, bad = _read_all(source, scan, DataConfig(), num_threads=num_threads)
+    left_out = [Skipped(label, "a class that the model does not know: left out") for label in unknown]
+
+    def wanted(entry: Entry) -> bool:
+        return entry.split in part and entry.label in classes
+
+    read, bad = _read_all(source, scan, DataConfig(), wanted=wanted, num_threads=num_threads)
     _refuse_or_skip(source, bad, on_bad_file=on_bad_file)
     fresh, seen = [], []
     for r in read:
-        if r.entry.split is None and trained_on(r.sha256, r.entry.path):
+        if trained_on(r.sha256, r.entry.path):
             seen.append(Skipped(r.entry.path, "the model was trained on it"))
         else:
             fresh.append(r)
     if not fresh:
         raise InputError(f"{source.root} holds no image to measure on that the model was not trained on")
     samples = _samples(source, fresh, ["val"] * len(fresh))
-    return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *bad, *seen]))
+    return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *left_out, *bad, *seen]))
+
+
+def _part_to_measure(source: Source, scan: Scan, split: str | None, *, anew: bool) -> set[str | None]:
+    """The values of Entry.split that are measured on."""
+    there = {entry.split for entry in scan.entries}
+    if split is not None:
+        if split not in there:
+            has = ", ".join(sorted(part for part in there if part)) or "none"
+            raise InputError(f"{source.root} has no split {split!r}; its splits: {has}")
+        return {split}
+    if anew and there & PARTS:
+        return set(PARTS)
+    return next(({part} for part in ("val", "test") if part in there), there)
 
 
 def _samples(source: Source, read: Sequence[_Read], splits: Sequence[str]) -> Samples:
-    ids = _ids([r.sha256 for r in read])
     rows = [
-        (Sample(id=i, path=r.entry.path, sha256=r.sha256, split=split, label=r.entry.label), r.entry.block)
-        for i, r, split in zip(ids, read, splits, strict=True)
+        (Sample(id=i, path=r.entry.path, sha256=r.sha256, split=split, label=r.entry.label), r.entry)
+        for i, r, split in zip(_ids(read, splits), read, splits, strict=True)
     ]
     rows.sort(key=lambda row: (row[0].split, row[0].path))
-    return Samples.of([sample for sample, _ in rows], [block for _, block in rows], source)
+    return Samples.of([sample for sample, _ in rows], [entry for _, entry in rows], source)
 
 
 def _read_all(
@@ -123,6 +166,7 @@ def _read_all(
     scan: Scan,
     data: DataConfig,
     *,
+    wanted: Callable[[Entry], bool],
     num_threads: int | None,
     decodes: Callable[[str], bool] | None = None,
     keep: Keep | None = None,
@@ -131,27 +175,29 @@ def _read_all(
 ) -> tuple[list[_Read], list[Skipped]]:
     """Hash and fully decode what the index does not know; Pillow and hashlib release the interpreter lock, so threads do."""
     index = Index.of(source, scan.entries, use=not data.rescan)
-    good: list[_Read] = []
+    found: list[str | None] = [None] * len(scan.entries)
+    places = [place for place, entry in enumerate(scan.entries) if wanted(entry)]
     bad = list(scan.bad)
     started = spoke = time.monotonic()
     with ThreadPoolExecutor(num_threads) as pool:
-        for start in range(0, len(scan.entries), CHUNK):
-            entries, known = scan.entries[start : start + CHUNK], index.sha256[start : start + CHUNK]
-            unknown = [entry for entry, sha256 in zip(entries, known, strict=True) if sha256 is None]
+        for start in range(0, len(places), CHUNK):
+            chunk = places[start : start + CHUNK]
+            unknown = [scan.entries[place] for place in chunk if index.sha256[place] is None]
             looked_at = pool.map(
                 lambda entry: _hash_and_check(source, entry, decoder=decoder, decodes=decodes, keep=keep), unknown
             )
-            for entry, sha256 in zip(entries, known, strict=True):
-                result = sha256 or next(looked_at)
+            for place in chunk:
+                result = index.sha256[place] or next(looked_at)
                 if isinstance(result, _Unreadable):
-                    bad.append(Skipped(entry.path, result.reason))
+                    bad.append(Skipped(scan.entries[place].path, result.reason))
                 else:
-                    good.append(_Read(entry, result))
-            now, done = time.monotonic(), len(good) + len(bad)
-            if say is not None and now - spoke > SAY_S and done < len(scan.entries):
-                say(f"checked {done:,} of {len(scan.entries):,} images, {done / (now - started):,.0f} per second")
+                    found[place] = result
+            now, done = time.monotonic(), min(start + CHUNK, len(places))
+            if say is not None and now - spoke > SAY_S and done < len(places):
+                say(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
                 spoke = now
-    index.store([(r.entry, r.sha256) for r in good])
+    index.store(found)
+    good = [_Read(entry, sha256) for entry, sha256 in zip(scan.entries, found, strict=True) if sha256 is not None]
     return good, bad
 
 
@@ -187,53 +233,15 @@ def _refuse_or_skip(source: Source, bad: Sequence[Skipped], *, on_bad_file: str)
         )
 
 
-def _check_classes(
-    source: Source, scan: Scan, read: Sequence[_Read], *, split_by_us: bool, skip: bool
-) -> tuple[list[_Read], tuple[str, ...], list[Skipped]]:
-    """The images of classes that can be trained and measured, their classes, and what was left out for the others."""
-
-    def parts_of(entries: Iterator[Entry]) -> Counter[tuple[str | None, str]]:
-        return Counter((None if split_by_us else entry.split, entry.label) for entry in entries)
-
-    counts = parts_of(r.entry for r in read)
-    wanted = parts_of(iter(scan.entries))
-    labels = sorted({label for _, label in wanted})
-    parts: list[str | None] = [None] if split_by_us else ["train", "val"]
-    lacking: dict[str, str] = {}  # label: what is wrong with the class
-    for label in labels:
-        for part, other in zip(parts, reversed(parts), strict=True):
-            have = counts[(part, label)]
-            if not have and wanted[(part, label)]:
-                place = _name(source, part) if part else source.root
-                lacking[label] = f"class {label!r} has no readable image in {place}; add some or remove the class"
-            elif not have:
-                lacking[label] = (
-                    f"class {label!r} is in {other}/ but not in {part}/ of {source.root}; both need the same class folders"
-                )
-            elif part is None and have < 2:
-                lacking[label] = (
-                    f"class {label!r} in {source.root} has a single image; at least two are needed, one to train and one to measure"
-                )
-    classes = tuple(label for label in labels if label not in lacking)
-    if lacking and (not skip or len(classes) < 2):
-        raise InputError(next(iter(lacking.values())))
-    if len(classes) < 2:
-        raise InputError(
-            f"{source.root} has a single class, {classes[0]!r}; a classifier needs at least two class folders"
-        )
-    left_out = [Skipped(label, f"{reason.split(';')[0]}: left out") for label, reason in lacking.items()]
-    return [r for r in read if r.entry.label not in lacking], classes, left_out
-
-
-def _name(source: Source, path: str) -> str:
-    return str(PurePosixPath(source.root, path))
-
-
-def _ids(hashes: Sequence[str]) -> list[str]:
-    """16 hex digits of the content; the k-th copy of the same content gets -k, in the order given."""
+def _ids(read: Sequence[_Read], splits: Sequence[str]) -> list[str]:
+    """16 hex digits of the content; the k-th copy of the same content gets -k, in the order of split and label: what an
+    image is called depends on nothing that could change without the hash of the manifest changing."""
+    ids = [r.sha256[:16] for r in read]
+    often = Counter(r.sha256 for r in read)
+    copies = [place for place, r in enumerate(read) if often[r.sha256] > 1]
     seen: Counter[str] = Counter()
-    ids = []
-    for sha in hashes:
-        seen[sha] += 1
-        ids.append(sha[:16] if seen[sha] == 1 else f"{sha[:16]}-{seen[sha]}")
+    for place in sorted(copies, key=lambda place: (splits[place], read[place].entry.label, read[place].entry.path)):
+        seen[read[place].sha256] += 1
+        if seen[read[place].sha256] > 1:
+            ids[place] += f"-{seen[read[place].sha256]}"
     return ids

@@ -48,8 +48,14 @@ class Pixels:
 
     def expect(self, names: Iterable[str]) -> None:
         """Make it possible to keep these later, in whatever process. To be called before others are forked."""
-        for name in names:
-            self._slot(name)
+        if not self._room.num_bytes or not self._lock.acquire(timeout=LOCK_S):
+            return
+        try:  # threads add names at once, and no two may have one place
+            for name in names:
+                if name not in self._slots and len(self._slots) < len(self._facts):
+                    self._slots[name] = len(self._slots)
+        finally:
+            self._lock.release()
 
     def get(self, name: str) -> torch.Tensor | None:
         slot = self._slots.get(name)
@@ -59,16 +65,13 @@ class Pixels:
 
     def put(self, name: str, pixels: torch.Tensor) -> None:
         """Keep an image if there is room. Threads and processes may do so at once."""
-        slot = self._slot(name)
+        if name not in self._slots:
+            self.expect([name])
+        slot = self._slots.get(name)
         if slot is None or not self._reserve(slot, pixels):
             return
         self._view(slot).copy_(pixels)
         self._facts[slot, 0] = _READY
-
-    def _slot(self, name: str) -> int | None:
-        if not self._room.num_bytes or (name not in self._slots and len(self._slots) == len(self._facts)):
-            return None
-        return self._slots.setdefault(name, len(self._slots))
 
     def _reserve(self, slot: int, pixels: torch.Tensor) -> bool:
         if not self._lock.acquire(timeout=LOCK_S):

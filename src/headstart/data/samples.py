@@ -9,10 +9,15 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 import numpy as np
 import pyarrow as pa
 
+from headstart.data.findings import shown
 from headstart.tables import strings
 
 T = TypeVar("T")
 COLUMNS = ("id", "path", "sha256", "split", "label")
+PARTS: frozenset[str | None] = frozenset({"train", "val", None})
+"""Of Entry.split: what training looks at. Others, such as a test set, take no part."""
+
+WINDOW_BYTES = 128 * 2**20  # of the blocks whose images are shuffled together, at most
 
 
 class Source(Protocol):
@@ -21,6 +26,14 @@ class Source(Protocol):
     @property
     def root(self) -> str:
         """As the user named it."""
+
+    @property
+    def identity(self) -> str:
+        """What, together with the name of an image, tells which image it is: the place, and the column if there are several."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Which of the keys data.*_column it looks at."""
 
     def scan(self) -> "Scan":
         """All images and their labels, without reading them. Raises InputError if there is nothing to train on."""
@@ -47,9 +60,10 @@ class PerProcess(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An image that a source has. `path` names it in the source; split: None if the source has none; group: images of
-    one group stay on one side of a split; stamp: changes when the file does, "" if the source cannot tell;
-    block: images that are cheap to read together, such as a row group of a parquet file."""
+    """An image that a source has. `path` names it in the source; split: "train", "val", what else the source calls it, None
+    if it has none; group: images of one group stay on one side of a split; stamp: changes when the file does, "" if the
+    source cannot tell; block: images that are cheap to read together, such as a row group of a parquet file;
+    size: bytes of memory that each image of the block takes while the block is held."""
 
     path: str
     label: str
@@ -57,6 +71,7 @@ class Entry:
     group: str = ""
     stamp: str = ""
     block: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,11 +110,14 @@ class Samples(Sequence[Sample]):
         self.table, self.source = table, source
 
     @staticmethod
-    def of(samples: Sequence[Sample], blocks: Sequence[str], source: Source) -> "Samples":
+    def of(samples: Sequence[Sample], entries: Sequence[Entry], source: Source) -> "Samples":
+        """entries: what the source said of these samples, in the same order."""
         columns = [strings([getattr(sample, name) for sample in samples]) for name in COLUMNS]
         names = list(COLUMNS)
-        if any(blocks):
-            columns, names = [*columns, strings(blocks)], [*names, "block"]
+        if any(entry.block for entry in entries):
+            sizes = np.array([entry.size for entry in entries], dtype=np.int64)
+            columns += [strings([entry.block for entry in entries]), pa.array(sizes)]
+            names += ["block", "size"]
         return Samples(pa.Table.from_arrays(columns, names=names), source)
 
     def __len__(self) -> int:
@@ -127,8 +145,8 @@ class Samples(Sequence[Sample]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def column(self, name: str) -> list[str]:
-        """The values of "id", "path", "sha256", "split" or "label"; of "block" if there are any, else []."""
+    def column(self, name: str) -> list[Any]:
+        """The values of "id", "path", "sha256", "split" or "label"; of "block" and "size" if there are any, else []."""
         return self.table.column(name).to_pylist() if name in self.table.column_names else []
 
     def codes(self, classes: Sequence[str]) -> np.ndarray:
@@ -171,5 +189,5 @@ class Manifest:
 
 def summarize(reasons: Sequence[Skipped], *, limit: int = 5) -> str:
     """'a/b.jpg (reason), c/d.png (reason) and 7 more'."""
-    text = ", ".join(f"{s.path} ({s.reason})" for s in reasons[:limit])
+    text = ", ".join(f"{shown(s.path)} ({s.reason})" for s in reasons[:limit])
     return text + (f" and {len(reasons) - limit} more" if len(reasons) > limit else "")

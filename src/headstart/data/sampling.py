@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
+from headstart.data.samples import WINDOW_BYTES
+
 _ORDER, _VIEW, _PLACE = 1, 2, 3  # separate streams from one seed
 
 
@@ -19,29 +21,45 @@ def keys_of(ids: Sequence[str]) -> np.ndarray:
 @dataclass(frozen=True)
 class Blocks:
     """Samples that are cheap to read together, such as those of a row group. An epoch goes through the blocks in an order
-    of its own, as many at a time as hold about `size` samples, and those samples are shuffled together.
+    of its own, as many at a time as hold at most `size` samples and WINDOW_BYTES, or one; those samples are shuffled together.
 
-    members: (n,) int64, the block of each sample; keys: (b,) uint64; counts: (b,) int64."""
+    members: (n,) int64, the block of each sample; keys: (b,) uint64; counts, num_bytes: (b,) int64, samples and bytes of memory."""
 
     members: np.ndarray
     keys: np.ndarray
     counts: np.ndarray
+    num_bytes: np.ndarray
     size: int
 
     @staticmethod
-    def of(names: Sequence[str], *, size: int) -> "Blocks | None":
-        """None if there are no blocks, or if all samples are shuffled together anyway."""
-        if len(names) <= size:
+    def of(names: Sequence[str], sizes: Sequence[int], *, size: int) -> "Blocks | None":
+        """names: the block of each sample; sizes: bytes that it takes while its block is held. None if there are no blocks,
+        or if all samples are shuffled together anyway."""
+        if len(names) <= size and sum(sizes) <= WINDOW_BYTES:
             return None
         unique, members, counts = np.unique(np.array(names), return_inverse=True, return_counts=True)
-        return Blocks(members, keys_of(unique.tolist()), counts, size)
+        num_bytes = np.bincount(members, weights=np.array(sizes), minlength=len(unique)).astype(np.int64)
+        return Blocks(members, keys_of(unique.tolist()), counts, num_bytes, size)
 
     def windows(self, *, seed: int, epoch: int) -> np.ndarray:
         """(n,) int64: which of the shuffled portions a sample belongs to."""
-        order = epoch_order(self.keys, seed=seed, epoch=epoch)
-        portion = np.empty(len(order), dtype=np.int64)
-        portion[order] = (np.cumsum(self.counts[order]) - 1) // self.size
+        portion = np.empty(len(self.keys), dtype=np.int64)
+        window = samples = held = 0
+        for block in epoch_order(self.keys, seed=seed, epoch=epoch).tolist():
+            count, num_bytes = int(self.counts[block]), int(self.num_bytes[block])
+            if samples and (samples + count > self.size or held + num_bytes > WINDOW_BYTES):
+                window, samples, held = window + 1, 0, 0
+            portion[block] = window
+            samples, held = samples + count, held + num_bytes
         return np.asarray(portion[self.members])
+
+    def layout(self, ids: Sequence[str]) -> str:
+        """A hash of all that the order of samples with these ids depends on, besides the seed."""
+        facts = zip(ids, self.members.tolist(), strict=True)
+        lines = sorted(f"{sample} {self.keys[b]} {self.counts[b]} {self.num_bytes[b]}" for sample, b in facts)
+        return hashlib.blake2b(
+            "\n".join([str(self.size), str(WINDOW_BYTES), *lines]).encode(), digest_size=16
+        ).hexdigest()
 
 
 def epoch_order(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:

@@ -8,15 +8,41 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.config import DataConfig
-from headstart.data.samples import Entry
+from headstart.data.samples import Entry, Source
 from headstart.errors import InputError
+
+
+def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig) -> bool:
+    """Whether train and val are for us to choose. entries: those that take part.
+
+    Raises InputError where the source's own split is to be taken and is not whole.
+    """
+    parts = {entry.split for entry in entries}
+    anew = "have all split anew with --data.split stratified"
+    if data.split != "folder" or parts == {None}:
+        return True
+    if None in parts:
+        unsplit = next(entry.path for entry in entries if entry.split is None)
+        raise InputError(
+            f"{source.root} says of some images whether they train or measure and of others, such as {unsplit}, it does not; "
+            f"name them alike, or {anew}"
+        )
+    if len(parts) == 1:
+        (has,) = parts
+        lacks = "val" if has == "train" else "train"
+        raise InputError(f"{source.root} has {has} but no {lacks}; add {lacks} with the same classes, or {anew}")
+    if data.group_column is not None:
+        raise InputError(
+            f"data.group_column {data.group_column!r} keeps images together where they are split anew, and {source.root} has "
+            f"train and val; leave it null, or {anew}"
+        )
+    return False
 
 
 def split_as_configured(entries: Sequence[Entry], contents: Sequence[str], data: DataConfig, *, seed: int) -> list[str]:
     """One of "train" or "val" per entry. Copies of one content stay together, and so do the images of one group."""
-    units = [group or content for group, content in zip(groups_of(entries, data.groups), contents, strict=True)]
     return stratified_split(
-        units,
+        units_of(groups_of(entries, data.groups), contents),
         [entry.label for entry in entries],
         val_fraction=data.val_fraction,
         seed=seed,
@@ -24,6 +50,26 @@ def split_as_configured(entries: Sequence[Entry], contents: Sequence[str], data:
         folds=data.folds,
         fold=data.fold,
     )
+
+
+def units_of(groups: Sequence[str], contents: Sequence[str]) -> list[str]:
+    """What must stay on one side, by name, per image: images of one group ("" for none), copies of one content, and groups
+    that share a copy. A unit is named by its first group in sorted order, or by its content."""
+    if not any(groups):
+        return list(contents)
+    parent: dict[tuple[bool, str], tuple[bool, str]] = {}  # a key says whether it names a group
+
+    def root(key: tuple[bool, str]) -> tuple[bool, str]:
+        while (above := parent.setdefault(key, key)) != key:
+            parent[key] = key = parent[above]
+        return key
+
+    keys = [(bool(group), group or content) for group, content in zip(groups, contents, strict=True)]
+    for key, content in zip(keys, contents, strict=True):
+        # the smaller name stays; a content (False) gives way to a group
+        one, other = sorted((root(key), root((False, content))), key=lambda found: (not found[0], found[1]))
+        parent[other] = one
+    return [root(key)[1] for key in keys]
 
 
 def stratified_split(
@@ -42,9 +88,9 @@ def stratified_split(
     Inside a stratum the units are ordered by a hash of (seed, unit), so neither the order of the input nor the platform
     matters; the first ones measure. Together they are round(val_fraction * n) images, shared out over the strata by
     largest remainder, or about that where units are large. stable: a unit measures if its hash lies below val_fraction,
-    whatever else there is; so the share is that only on average, and no image changes sides when others come or go.
-    folds: cut into so many parts of equal size instead, of which number `fold` measures.
-    A stratum with two or more units is represented on both sides.
+    whatever else there is; so the share is that only on average, a stratum may lie on one side whole, and no unit changes
+    sides when others come or go. folds: cut into so many parts of equal size instead, of which number `fold` measures.
+    Else a stratum with two or more units is represented on both sides.
     Raises ValueError if val_fraction is not between 0 and 1.
     """
     if not 0.0 < val_fraction < 1.0:
@@ -60,20 +106,21 @@ def stratified_split(
     quota = _quota(sizes, val_fraction=val_fraction)
 
     split = ["train"] * len(units)
-    for stratum, group in members.items():
+    filled = [0] * folds  # images in each fold, over all strata
+    for stratum, group in sorted(members.items()):
         group.sort(key=lambda unit: _rank(seed, unit))
-        if folds:
-            held = _fold(group, images, seed=seed, folds=folds, fold=fold, stable=stable)
-        elif stable:
-            held = [unit for unit in group if _share(seed, unit) < val_fraction] or group[:1]
+        if stable:
+            held = [unit for unit in group if _measures(_share(seed, unit), val_fraction, folds, fold)]
+        elif folds:
+            held = _fold(group, images, filled, fold=fold)
         else:
             held, taken = [], 0
-            for unit in group:
+            for unit in group[: len(group) - 1]:
                 if taken >= max(quota[stratum], 1):
                     break
                 held.append(unit)
                 taken += len(images[unit])
-        for unit in held[: len(group) - 1]:
+        for unit in held:
             for index in images[unit]:
                 split[index] = "val"
     return split
@@ -130,18 +177,22 @@ def _quota(sizes: dict[str, int], *, val_fraction: float) -> dict[str, int]:
     return quota
 
 
-def _fold(
-    group: Sequence[str], images: dict[str, list[int]], *, seed: int, folds: int, fold: int, stable: bool
-) -> list[str]:
-    """The units of one fold. Each goes to the fold with the fewest images so far; stable: to one by its hash alone."""
-    filled = [0] * folds
+def _fold(group: Sequence[str], images: dict[str, list[int]], filled: list[int], *, fold: int) -> list[str]:
+    """The units of one fold. Each goes to the fold with the fewest images of its stratum so far, and of all strata where
+    several have as few. filled: images in each fold so far, counted on."""
+    ours = [0] * len(filled)
     held = []
     for unit in group:
-        place = int(_share(seed, unit) * folds) if stable else filled.index(min(filled))
+        place = min(range(len(filled)), key=lambda number: (ours[number], filled[number]))
+        ours[place] += len(images[unit])
         filled[place] += len(images[unit])
         if place == fold:
             held.append(unit)
     return held
+
+
+def _measures(share: float, val_fraction: float, folds: int, fold: int) -> bool:
+    return int(share * folds) == fold if folds else share < val_fraction
 
 
 def _rank(seed: int, unit: str) -> bytes:

@@ -1,15 +1,19 @@
 """A dataset of the datasets library: saved on disk, or on the Hub by name."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import ClassVar
 
 import datasets
 
 from headstart.config import DataConfig
 from headstart.data import columns
-from headstart.data.listed import entries_of
-from headstart.data.samples import Scan
-from headstart.errors import InputError
+from headstart.data.folders import read_regular
+from headstart.data.listed import class_name, collect, text
+from headstart.data.samples import PARTS, Entry, Scan, Skipped
+from headstart.data.shards import place_of
+from headstart.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class StoredDataset:
     root: str
     data: DataConfig
     parts: dict[str, datasets.Dataset]
+    images: dict[str, datasets.Dataset]  # of each part, its one column of images, undecoded
+    columns: ClassVar[tuple[str, ...]] = ("image_column", "label_column", "split_column", "group_column")
 
     @staticmethod
     def open(data: DataConfig) -> "StoredDataset":
@@ -29,61 +35,66 @@ class StoredDataset:
             else:
                 found = datasets.load_from_disk(root)
         except Exception as error:  # datasets, huggingface_hub, fsspec and pyarrow raise what they like
-            raise InputError(f"{root} cannot be loaded as a dataset: {' '.join(str(error).split())[:300]}") from None
+            raise InputError(f"{root} cannot be loaded as a dataset: {one_line(error)[:300]}") from None
         parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
-        return StoredDataset(root, data, {name: _undecoded(part, data, root) for name, part in parts.items()})
+        return StoredDataset(root, data, parts, {name: _images(part, data, root) for name, part in parts.items()})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StoredDataset) and (self.root, self.data) == (other.root, other.data)
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def identity(self) -> str:
+        return f"{place_of(self.root)}\n{self.data.image_column}"
+
     def scan(self) -> Scan:
-        first = next(iter(self.parts.values()))
-        label = columns.label_column(self.data, first.column_names, where=self.root)
-        group = columns.group_column(self.data, first.column_names, where=self.root)
+        skipped: list[Skipped] = []
+        scan = collect(self._entries(skipped), where=self.root)
+        return Scan(scan.entries, skipped + scan.skipped)
+
+    def _entries(self, skipped: list[Skipped]) -> Iterator[Entry]:
         several = len(self.parts) > 1
-
-        def rows() -> Any:
-            for name, part in self.parts.items():
-                values = part[label]
-                feature = part.features[label]
-                named = feature.int2str if isinstance(feature, datasets.ClassLabel) else lambda value: value
-                groups = part[group] if group else [None] * len(part)
-                for number, (value, member) in enumerate(zip(values, groups, strict=True)):
-                    known = value is not None and value != -1  # -1: how datasets marks what has no class
-                    yield {
-                        "path": f"{name}/{number}",
-                        "label": named(value) if known else None,
-                        "split": name,
-                        "group": member,
-                    }
-
-        def stamp(path: str) -> str:
-            return str(self.parts[path.rpartition("/")[0]]._fingerprint)
-
-        split = "split" if several else None
-        return entries_of(rows(), image="path", label="label", split=split, group="group", stamp=stamp, where=self.root)
+        for name, part in self.parts.items():
+            where = f"{self.root}, {name}" if several else self.root
+            own = columns.split_named(name) if several else None
+            try:
+                label = columns.label_column(self.data, part.column_names, where=where)
+                group = columns.group_column(self.data, part.column_names, where=where)
+            except InputError as error:
+                if own in PARTS:
+                    raise
+                skipped.append(Skipped(f"split {name!r}", str(error)))  # the classes of a test set may be kept back
+                continue
+            asked = self.data.split_column is not None or not several
+            split = columns.split_column(self.data, part.column_names, where=where) if asked else None
+            feature = part.features[label]
+            names = [text(known) for known in feature.names] if isinstance(feature, datasets.ClassLabel) else []
+            values = {column: part[column][:] for column in (label, group, split) if column}
+            for number, value in enumerate(values[label]):
+                yield Entry(
+                    f"{name}/{number}",
+                    class_name(value, names, where=f"{where}, row {number}"),
+                    columns.split_named(text(values[split][number])) if split else own,
+                    text(values[group][number]) if group else "",
+                    str(part._fingerprint),
+                )
 
     def read(self, path: str) -> bytes:
         name, _, number = path.rpartition("/")
-        part = self.parts[name]
+        part = self.images[name]
         image = part[int(number)][part.column_names[0]]
-        if image is None:
+        if image is None or (image["bytes"] is None and image["path"] is None):
             raise OSError("no image in this row")
-        if image["bytes"] is not None:
-            return bytes(image["bytes"])
-        with open(image["path"], "rb") as file:
-            return file.read()
+        return read_regular(Path(image["path"])) if image["bytes"] is None else bytes(image["bytes"])
 
 
-def _undecoded(part: datasets.Dataset, data: DataConfig, root: str) -> datasets.Dataset:
-    """The same rows, the column of images first and as bytes or a path."""
+def _images(part: datasets.Dataset, data: DataConfig, root: str) -> datasets.Dataset:
+    """The column of images alone, as bytes or paths."""
     images = [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]
     column = data.image_column or (images[0] if images else columns.image_column(data, part.column_names, where=root))
     if column not in images:
         raise InputError(
             f"{root}: the column {column!r} holds no images ({part.features.get(column)}); its columns are {', '.join(part.column_names)}"
         )
-    part = part.cast_column(column, datasets.Image(decode=False))
-    return part.select_columns([column, *(name for name in part.column_names if name != column)])
+    return part.select_columns([column]).cast_column(column, datasets.Image(decode=False))

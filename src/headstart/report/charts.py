@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from headstart.report.measures import Bin
 
 WIDTH, HEIGHT = 340, 230  # px; a chart is as wide as a phone, so that its letters never shrink
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 12, 36
 MAX_POINTS = 300
 
 
@@ -52,7 +52,7 @@ def line_chart(
     lines = [_thinned(line) for line in lines]
     xs = [x for line in lines for x in line.x]
     ys = [y for line in lines for y in line.y] + [end for line in lines for ends in line.band or () for end in ends]
-    x_axis = _Axis.over(xs, LEFT, WIDTH - RIGHT, log=log_x, whole=not log_x)
+    x_axis = _Axis.over(xs, LEFT, WIDTH - RIGHT, log=log_x, tight=True)
     y_axis = _Axis.over([*ys, 0.0] if zero else ys, HEIGHT - BOTTOM, TOP, log=log_y)
     parts = [_frame(x_axis, y_axis, x_label, as_text)]
     if mark is not None:
@@ -79,7 +79,15 @@ def reliability_chart(bins: Sequence[Bin], *, title: str) -> Markup:
     """Confidence against the share that is right, with its interval; on the diagonal the two agree."""
     x_axis = _Axis.over([0, 1], LEFT, WIDTH - RIGHT)
     y_axis = _Axis.over([0, 1], HEIGHT - BOTTOM, TOP)
-    parts = [_frame(x_axis, y_axis, "confidence", lambda value: f"{value:.0%}", x_text=lambda value: f"{value:.0%}")]
+    parts = [
+        _frame(
+            x_axis,
+            y_axis,
+            "confidence",
+            lambda value: f"{100 * value:.0f} %",
+            x_text=lambda value: f"{100 * value:.0f} %",
+        )
+    ]
     parts.append(
         f'<line class="ideal" x1="{x_axis.place(0):.1f}" y1="{y_axis.place(0):.1f}" x2="{x_axis.place(1):.1f}" y2="{y_axis.place(1):.1f}"/>'
     )
@@ -105,17 +113,21 @@ class _Axis:
     ticks: tuple[float, ...]
 
     @staticmethod
-    def over(values: Sequence[float], start: float, end: float, *, log: bool = False, whole: bool = False) -> "_Axis":
+    def over(values: Sequence[float], start: float, end: float, *, log: bool = False, tight: bool = False) -> "_Axis":
+        """tight: the axis ends where the values end, and if it is not logarithmic they are whole numbers."""
         finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
         low, high = min(finite), max(finite)
         if log:
             ticks = _decades(low, high)
+            if tight:
+                inside = tuple(tick for tick in ticks if 0.99 * low <= tick <= 1.01 * high)
+                return _Axis(low, high, start, end, True, inside)
             return _Axis(min(low, ticks[0]), max(high, ticks[-1]), start, end, True, ticks)
         if low == high:
-            low, high = (low - 1, high + 1) if whole else (low - abs(low) / 2 - 1e-9, high + abs(high) / 2 + 1e-9)
-        ticks = _nice(low, high, whole=whole)
+            low, high = (low - 1, high + 1) if tight else (low - abs(low) / 2 - 1e-9, high + abs(high) / 2 + 1e-9)
+        ticks = _nice(low, high, whole=tight)
         # the values of x end where they end; those of y on a line of the grid
-        return _Axis(*((low, high) if whole else (ticks[0], ticks[-1])), start, end, False, ticks)
+        return _Axis(*((low, high) if tight else (ticks[0], ticks[-1])), start, end, False, ticks)
 
     def place(self, value: float) -> float:
         low, high = self.low, self.high

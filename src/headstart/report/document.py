@@ -1,41 +1,27 @@
-"""From the facts of a run to the page: what stands in which section, in words and charts."""
+"""From the facts of a run to the page: what stands in which section, in words."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import yaml
-from markupsafe import Markup
 
 from headstart.facts import RunFacts
 from headstart.pages import environment
-from headstart.report.charts import Line, Mark, line_chart, reliability_chart
+from headstart.report.figures import curves, interval, percent, reliability
 from headstart.report.gallery import Gallery
-from headstart.report.measures import Bin, ClassRow, bins, confusions, per_class
+from headstart.report.measures import ClassRow, confusions, per_class
 
 MAX_MATRIX = 24  # classes that a table of all confusions can hold on a screen
 MAX_CLASSES = 1000  # rows of the table of classes
 MAX_CONFUSIONS = 12
-MAX_ROWS = 60  # of the table under a curve
+MAX_FINDINGS = 10  # of a kind; doctor.html has them all, with pictures
 STRATEGIES = {
     "fine_tune": "every layer fine-tuned",
     "frozen_head": "a new head on a frozen backbone",
     "probe_then_tune": "the exact head first, then every layer fine-tuned",
 }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart, its caption, the names of its curves by kind, and its numbers as a table."""
-
-    title: str
-    svg: Markup
-    legend: list[tuple[str, str]]
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
 
 
 def render(facts: RunFacts, gallery: Gallery) -> str:
@@ -54,12 +40,12 @@ def render(facts: RunFacts, gallery: Gallery) -> str:
         baseline=_baseline(rows),
         chosen_on_val=facts.chosen_on_val,
         tiles=_tiles(facts),
-        curves=_curves(facts),
+        curves=curves(facts),
         matrix=_matrix(confusion) if len(facts.classes) <= MAX_MATRIX else None,
         confusions=confusions(confusion, facts.classes, limit=MAX_CONFUSIONS) if len(facts.classes) > 2 else [],
         rows=rows[:MAX_CLASSES],
         more_rows=max(0, len(rows) - MAX_CLASSES),
-        reliability=_reliability(facts),
+        reliability=reliability(facts),
         calibration=_calibration(facts),
         gallery=gallery,
         doctor=_doctor(facts),
@@ -76,16 +62,6 @@ def render(facts: RunFacts, gallery: Gallery) -> str:
     )
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """'91.8 %' with a space that does not break; a dash for nothing."""
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}\u00a0%"
-
-
-def interval(ends: Sequence[float]) -> str:
-    """'86.4 to 95.2 %'."""
-    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}\u00a0%"
-
-
 def plain(value: Any) -> str:
     """A value of the configuration or a measurement, as short as it is exact enough to read."""
     if value is None:
@@ -96,10 +72,10 @@ def plain(value: Any) -> str:
 
 
 def subject(classes: Sequence[str]) -> str:
-    """'ants and bees', or how many classes there are."""
+    """'ants or bees', or how many classes there are."""
     if len(classes) > 4:
         return f"{len(classes)} classes"
-    return " and ".join([", ".join(classes[:-1]), classes[-1]]) if len(classes) > 1 else classes[0]
+    return " or ".join([", ".join(classes[:-1]), classes[-1]]) if len(classes) > 1 else classes[0]
 
 
 def duration(seconds: float) -> str:
@@ -128,102 +104,9 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     if "top5_accuracy" in val and len(facts.classes) > 5:
         tiles.append(("Top 5", percent(val["top5_accuracy"]), "the right class among five answers"))
     if val.get("ece") is not None:
-        tiles.append(("Calibration error", percent(val["ece"]), "confidence against accuracy, best is 0"))
+        tiles.append(("Calibration error", percent(val["ece"]), "confidence against accuracy"))
     tiles.append(("Trained in", duration(summary["wall_s"]), f"on {summary['world_size']} x {summary['device']}"))
     return tiles
-
-
-def _curves(facts: RunFacts) -> list[Figure]:
-    epochs, steps, strengths = facts.epochs(), facts.steps(), facts.strengths()
-    figures = []
-    if len(epochs) > 1:
-        best = Mark(facts.summary["best_epoch"], f"kept: epoch {facts.summary['best_epoch']}")
-        figures += [
-            _epoch_figure(epochs, "Loss", "loss", lambda value: f"{value:.3g}", best),
-            _epoch_figure(epochs, "Accuracy", "accuracy", lambda value: f"{100 * value:.3g} %", best),
-        ]
-    if strengths:
-        figures += _choice_figures(strengths, facts)
-    if len(steps) > 1:
-        x = [float(line["step"]) for line in steps]
-        if len(epochs) <= 1:
-            figures.append(_step_figure("Training loss", [("loss", [line["loss"] for line in steps])], x))
-        names = list(steps[0]["lr"])
-        rates = [(name, [line["lr"].get(name, 0.0) for line in steps]) for name in names]
-        figures.append(_step_figure("Learning rate", _distinct(rates), x))
-    return figures
-
-
-def _distinct(curves: list[tuple[str, list[float]]]) -> list[tuple[str, list[float]]]:
-    """Curves that are the same are drawn once, under all their names."""
-    found: dict[tuple[float, ...], list[str]] = {}
-    for name, values in curves:
-        found.setdefault(tuple(values), []).append(name)
-    return [(", ".join(names), list(values)) for values, names in found.items()]
-
-
-def _epoch_figure(
-    epochs: Sequence[Mapping[str, Any]], title: str, key: str, as_text: Callable[[float], str], best: Mark
-) -> Figure:
-    kinds = (("train", "training"), ("val", "validation"))
-    lines = []
-    for kind, name in kinds:
-        rows = [row for row in epochs if f"{kind}_{key}" in row]
-        lines.append(Line(name, kind, [row["epoch"] for row in rows], [row[f"{kind}_{key}"] for row in rows]))
-    step = max(1, math.ceil(len(epochs) / MAX_ROWS))
-    table = [
-        [str(row["epoch"]), *(f"{row[f'{kind}_{key}']:.4f}" if f"{kind}_{key}" in row else "–" for kind, _ in kinds)]
-        for row in epochs[::step]
-    ]
-    return Figure(
-        title,
-        line_chart(lines, title=f"{title} of training and validation over the epochs", x_label="epoch", as_text=as_text, mark=best),
-        list(kinds),
-        ["epoch", "training", "validation"],
-        table,
-    )  # fmt: skip
-
-
-def _step_figure(title: str, curves: Sequence[tuple[str, list[float]]], x: list[float]) -> Figure:
-    kinds = ["val", "train", "plain", "plain"]
-    lines = [Line(name, kinds[min(i, 3)], x, values) for i, (name, values) in enumerate(curves)]
-    positive = [value for _, values in curves for value in values if value > 0]
-    spread = len(curves) > 1 and max(positive) / min(max(values) for _, values in curves) > 10
-    every = max(1, math.ceil(len(x) / MAX_ROWS))
-    table = [[f"{x[i]:g}", *(f"{values[i]:.4g}" for _, values in curves)] for i in range(0, len(x), every)]
-    svg = line_chart(lines, title=f"{title} over the steps", x_label="step", as_text=lambda value: f"{value:.3g}",
-                     log_y=spread, zero=not spread)  # fmt: skip
-    return Figure(
-        title, svg, [(line.kind, line.name) for line in lines], ["step", *(name for name, _ in curves)], table
-    )
-
-
-def _choice_figures(strengths: Sequence[Mapping[str, Any]], facts: RunFacts) -> list[Figure]:
-    x = [row["l2"] for row in strengths]
-    chosen = facts.summary["probe"]["l2"]
-    mark = Mark(chosen, f"chosen: {chosen:.3g}")
-    losses, errors = [row["cv_loss"] for row in strengths], [row["cv_loss_se"] for row in strengths]
-    band = [(loss - error, loss + error) for loss, error in zip(losses, errors, strict=True)]
-    columns = ["probe.l2", "log loss", "standard error", "accuracy"]
-    table = [
-        [f"{row['l2']:.3g}", f"{row['cv_loss']:.4f}", f"{row['cv_loss_se']:.4f}", percent(row["cv_accuracy"])]
-        for row in strengths
-    ]
-    return [
-        Figure(
-            "Cross-validated log loss",
-            line_chart([Line("log loss", "val", x, losses, band)], title="Cross-validated log loss over the strength of regularisation",
-                       x_label="probe.l2", as_text=lambda value: f"{value:.3g}", log_x=True, mark=mark),
-            [], columns, table, "Bars: one standard error.",
-        ),
-        Figure(
-            "Cross-validated accuracy",
-            line_chart([Line("accuracy", "val", x, [row["cv_accuracy"] for row in strengths])],
-                       title="Cross-validated accuracy over the strength of regularisation", x_label="probe.l2",
-                       as_text=lambda value: f"{100 * value:.3g} %", log_x=True, mark=mark),
-            [], columns, table,
-        ),
-    ]  # fmt: skip
 
 
 def _matrix(confusion: np.ndarray) -> list[list[dict[str, Any]]]:
@@ -245,57 +128,29 @@ def _matrix(confusion: np.ndarray) -> list[list[dict[str, Any]]]:
     ]
 
 
-def _reliability(facts: RunFacts) -> list[Figure]:
-    """Before temperature scaling, and after it if the model file knows a temperature."""
-    confidence = facts.confidence
-    figures = [_reliability_figure("As the network answers", bins(confidence, facts.right))]
-    calibration = getattr(facts.info, "calibration", None)
-    if calibration is not None:
-        scaled = _calibrated(facts).max(axis=1)
-        title = f"After temperature scaling, T = {calibration.temperature:.2f}"
-        figures.append(_reliability_figure(title, bins(scaled, facts.right)))
-    return figures
-
-
-def _calibrated(facts: RunFacts) -> np.ndarray:
-    """(n, C): the logarithm of a probability is its logit, but for a constant per image that the softmax takes out again."""
-    logits = np.log(np.maximum(facts.probabilities, np.finfo(np.float64).tiny))
-    return np.asarray(facts.info.calibration.probabilities(logits))  # type: ignore[attr-defined]
-
-
-def _reliability_figure(title: str, parts: Sequence[Bin]) -> Figure:
-    gap = sum(part.right.n * abs(part.confidence - part.right.value) for part in parts) / sum(p.right.n for p in parts)
-    mean = sum(part.right.n * part.confidence for part in parts) / sum(p.right.n for p in parts)
-    right = sum(part.right.hits for part in parts) / sum(p.right.n for p in parts)
-    table = [
-        [percent(part.confidence), percent(part.right.value), interval(part.right.ci95), str(part.right.n)]
-        for part in parts
-    ]
-    return Figure(
-        title,
-        reliability_chart(parts, title=f"{title}: share of right answers by confidence"),
-        [],
-        ["mean confidence", "right", "95 % interval", "images"],
-        table,
-        f"Mean confidence {percent(mean)}, right {percent(right)}; mean gap over the points {percent(gap)}.",
-    )
-
-
 def _calibration(facts: RunFacts) -> list[str]:
     """What the model file promises beyond its best guess, in sentences."""
-    calibration = getattr(facts.info, "calibration", None)
-    if calibration is None:
+    told = facts.summary.get("calibration")
+    if facts.info.calibration is None or told is None:
         return []
-    said = [f"The temperature was fitted on {calibration.n} {calibration.fitted_on}."]
-    conformal = calibration.conformal
-    logits = np.log(np.maximum(facts.probabilities, np.finfo(np.float64).tiny))
-    sets = calibration.prediction_sets(logits)
-    said.append(
-        f"Sets of classes that hold the right one in 90 of 100 images have {sets.sum(axis=1).mean():.2f} classes on average on "
-        f"these images (from {conformal.n} images{'' if conformal.exact else ', which also chose the epoch'})."
-    )
-    if calibration.open_set is not None:
-        said.append("Images unlike any of the classes can be told by their features: predictions say 'none of these'.")
+    sets = told["prediction_sets"]
+    said = [
+        f"The temperature was fitted on the {told['fitted_on']} of {told['n']} images"
+        + (
+            ", and is measured here tenth by tenth, each with that of the other nine."
+            if told["fitted_on"] == "validation logits"
+            else "."
+        ),
+        f"A prediction can be a set of classes that holds the right one {100 * sets['confidence']:g} times of 100: here "
+        f"{sets['mean_size']:.2f} classes on average, a single one for {sets['of_one_class']} of {sets['n']} images"
+        + ("." if sets["exact"] else "; the same images chose the epoch, so that this is approximate."),
+    ]
+    nothing = told.get("none_of_these")
+    if nothing:
+        said.append(
+            f"An image that is unlike all training images can be flagged as none of the classes, at the cost of {100 * nothing['wrongly_flagged']:g} of 100 "
+            "good images that are flagged too."
+        )
     return said
 
 
@@ -315,8 +170,10 @@ def _doctor(facts: RunFacts) -> dict[str, Any] | None:
                 "title": KINDS[kind].title,
                 "counted": number_of(kind, len(ours)),
                 "what_to_do": KINDS[kind].what_to_do,
-                "entries": [(shown(one["message"]), [shown(path) for path in one["paths"][:6]]) for one in ours[:20]],
-                "more": max(0, len(ours) - 20),
+                "entries": [
+                    (shown(one["message"]), [shown(path) for path in one["paths"][:6]]) for one in ours[:MAX_FINDINGS]
+                ],
+                "more": max(0, len(ours) - MAX_FINDINGS),
             }
         )
     others = [(KINDS[kind].title, number_of(kind, count)) for kind, count in facts.doctor["counts"].items()

@@ -17,7 +17,7 @@ from headstart.report.measures import weakest_hits, worst_mistakes
 if TYPE_CHECKING:
     import torch
 
-MAX_CARDS = 12  # of each kind
+MAX_CARDS = 8  # of each kind
 THUMBNAIL_PX = 192
 VIEWS_PX = 1120  # width of the picture of training views, at most
 
@@ -113,12 +113,14 @@ def _pictures(facts: RunFacts, seen: dict[int, "torch.Tensor"]) -> dict[int, tup
 
     rows = list(seen)
     pixels = torch.stack([seen[row] for row in rows])
-    heat = attention(facts.path / "model.safetensors", facts.info, pixels, [int(facts.predicted[row]) for row in rows])
+    looked = attention(
+        facts.path / "model.safetensors", facts.info, pixels, [int(facts.predicted[row]) for row in rows]
+    )
     found = {}
     for place, row in enumerate(rows):
         image = Image.fromarray(pixels[place].permute(1, 2, 0).contiguous().numpy())
         image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        found[row] = jpeg_uri(image, quality=80), jpeg_uri(overlay(image, heat[place]), quality=80)
+        found[row] = jpeg_uri(image, quality=80), jpeg_uri(overlay(image, looked[place]), quality=80)
     return found
 
 

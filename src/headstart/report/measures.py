@@ -7,12 +7,12 @@ import numpy as np
 from headstart.stats import wilson
 
 MAX_BINS = 10
-MIN_IN_BIN = 5
+MIN_IN_BIN = 10
 
 
 @dataclass(frozen=True)
 class Share:
-    """`hits` of `n`, with its Wilson 95 % interval; all None-like fields are NaN where n is 0."""
+    """`hits` of `n`, with its Wilson 95 % interval; NaN where n is 0."""
 
     hits: int
     n: int

@@ -65,7 +65,9 @@ class _Service:
         return JSONResponse(self._description)
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "waiting": self._room.requests, "answered": self._answered})
+        return JSONResponse(
+            {"status": "ok", "waiting": self._room.requests, "bytes": self._room.bytes, "answered": self._answered}
+        )
 
     async def predict(self, request: Request) -> Response:
         options = _options(request)
@@ -112,7 +114,7 @@ class _Service:
 def describe(engine: Engine) -> dict[str, Any]:
     """The model for /model and the page: no path, no weights' origin, which may be one."""
     info = engine.predictor.info
-    accuracy = info.metrics.get("accuracy")
+    accuracy = info.metrics.get("val", {}).get("accuracy")
     return {
         "classes": list(info.classes),
         "image_size": info.preprocess.image_size,

@@ -35,7 +35,7 @@ def _predict(limits: Limits, max_top: int) -> dict[str, Any]:
     return {
         "operationId": "predict",
         "summary": "Classify images",
-        "description": f"The body is one image, or a form of at most {limits.images} files. {at_most} Of several images, those that cannot be read have an "
+        "description": f"The body is one image, or a form of at most {limits.images} files called image and of nothing else. {at_most} Of several images, those that cannot be read have an "
         "error instead of an answer; if that is all of them, so has the request.",
         "parameters": [
             _parameter("top", "how many of the most probable classes", {"type": "integer", "minimum": 1, "maximum": max_top, "default": 5}),
@@ -52,7 +52,6 @@ def _predict(limits: Limits, max_top: int) -> dict[str, Any]:
                         "type": "object",
                         "properties": {"image": {"type": "array", "minItems": 1, "maxItems": limits.images, "items": file}},
                         "required": ["image"],
-                        "additionalProperties": False,
                     }
                 },
             },
@@ -113,7 +112,14 @@ def _schemas(classes: Sequence[str]) -> dict[str, Any]:
         "Answer": _object(answer),
         "Refused": _object(refused),
         "Problem": _object(problem),
-        "Health": _object({"status": {"const": "ok"}, "waiting": {"type": "integer"}, "answered": {"type": "integer"}}),
+        "Health": _object(
+            {
+                "status": {"const": "ok"},
+                "waiting": {"type": "integer", "description": "requests that are being received or wait for their answer"},
+                "bytes": {"type": "integer", "description": "that they hold"},
+                "answered": {"type": "integer", "description": "images, since the start"},
+            }
+        ),
         "Model": _object(
             {
                 "classes": {"type": "array", "items": name},

@@ -51,9 +51,8 @@ def run(args: Namespace) -> None:
     try:
         from headstart.serve.server import serve
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn", "python_multipart"):
+        missing = (error.name or "").split(".")[0]
+        if missing not in ("starlette", "uvicorn", "python_multipart"):
             raise
-        raise InputError(
-            f"headstart serve needs {error.name}; install it with: pip install 'headstart[serve]'"
-        ) from None
+        raise InputError(f"headstart serve needs {missing}; install it with: pip install 'headstart[serve]'") from None
     serve(args)

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
+from headstart.pages import environment
 from headstart.serve.limits import Limits
 
 
@@ -30,14 +29,7 @@ def docs_page(document: dict[str, Any], origin: str) -> Page:
 
 
 def _page(template: str, **values: Any) -> Page:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("headstart", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template(template).render(**values)
+    html = environment().get_template(template).render(**values)
     styles, scripts = (
         " ".join(_source(text) for text in re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)) or "'none'"
         for tag in ("style", "script")

@@ -1,6 +1,7 @@
 """`headstart serve`: open the model and the address, answer until a signal, finish what is in flight."""
 
 import ipaddress
+import logging
 import socket
 import sys
 import threading
@@ -59,6 +60,7 @@ class Server:
 
 def serve(args: Namespace) -> None:
     """`headstart serve`. Raises InputError, and Stopped after a signal."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is the client's affair
     limits = Limits(**{field.name: getattr(args, f"max_{field.name}") for field in fields(Limits)})
     listening = listen(args.host, args.port)
     try:
@@ -83,8 +85,9 @@ def serve(args: Namespace) -> None:
             server.wait(_LOOK_S)
         server.stop()
         engine.close()
-    if stop.signal_name is not None:
-        raise Stopped(f"{stop.signal_name}: everything that was asked before it has been answered")
+    if stop.signal_name is None:
+        raise RuntimeError("the HTTP server ended by itself; what it said is above")
+    raise Stopped(f"{stop.signal_name}: everything that was asked before it has been answered")
 
 
 def listen(host: str, port: int) -> socket.socket:

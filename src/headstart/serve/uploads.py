@@ -150,12 +150,13 @@ class _Form:
 
     def _on_headers(self) -> None:
         _, options = parse_options_header(self._disposition)
-        if b"filename" not in options:
+        if b"filename" not in options or options.get(b"name") != b"image":
             raise Problem(
-                400, "every part of the form must be a file; options belong into the address, as in /predict?top=3"
+                400,
+                "every part of the form must be a file and be called image; options belong into the address, as in /predict?top=3",
             )
         if len(self._files) == self._limits.images:
-            raise Problem(413, f"more than {self._limits.images} images in one request")
+            raise Problem(400, f"there are more than {self._limits.images} images in one request")
         self._name = options[b"filename"].decode("utf-8", errors="replace")[:NAME_CHARACTERS]
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:

@@ -1,0 +1,71 @@
+"""What the pages of a run and the progress of training cost: benchmarks/pages_and_progress.py RUN [RUN ...]
+
+For each finished run: seconds to write report.html and README.md beside the seconds of the run, median of --rounds, the parts in turn; their
+size. Then microseconds per optimizer step of showing progress, spoken and not, interleaved."""
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from headstart import prepare_environment
+
+prepare_environment()
+
+from headstart.card import model_card  # noqa: E402
+from headstart.config import DataConfig  # noqa: E402
+from headstart.data.source import open_source  # noqa: E402
+from headstart.facts import read_run  # noqa: E402
+from headstart.progress import TrainingProgress  # noqa: E402
+from headstart.report.document import render  # noqa: E402
+from headstart.report.gallery import hang  # noqa: E402
+
+STEPS = 20_000
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def step_us(*, speaks: bool) -> float:
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        progress = TrainingProgress(ends=[STEPS], start_step=0, batch_size=32, speaks=speaks)
+        with progress:
+            return (
+                1e6 / STEPS * seconds(lambda: [(progress.seen(8.0, 6, 8), progress.step_done()) for _ in range(STEPS)])
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    for run in args.runs:
+        spent: dict[str, list[float]] = {"facts": [], "images and Grad-CAM": [], "page": [], "card": []}
+        for _ in range(args.rounds):
+            facts = read_run(run)
+            spent["facts"].append(seconds(lambda run=run: read_run(run)))
+            read = open_source(DataConfig(**facts.config["data"])).read
+            gallery = hang(facts, read)
+            spent["images and Grad-CAM"].append(seconds(lambda facts=facts, read=read: hang(facts, read)))
+            page = render(facts, gallery)
+            spent["page"].append(seconds(lambda facts=facts, gallery=gallery: render(facts, gallery)))
+            spent["card"].append(seconds(lambda facts=facts: model_card(facts)))
+        parts = {name: median(values) for name, values in spent.items()}
+        total, wall_s = sum(parts.values()), facts.summary["wall_s"]
+        print(
+            f"{run}: {total:.2f} s, {total / wall_s:.1%} of the {wall_s:.1f} s of the run; {len(page) / 2**20:.2f} MiB"
+        )
+        print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in parts.items()))
+    silent, spoken = zip(*[(step_us(speaks=False), step_us(speaks=True)) for _ in range(args.rounds)], strict=True)
+    print(f"progress: {median(spoken):.1f} us a step, {median(silent):.1f} us in a process that does not speak")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`headstart inspect`: what a model file says of itself. Reads the header alone, and knows neither tensors nor torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import InputError
+
+PREFIX = "headstart."
+LARGEST_BYTES = 100_000_000  # of a header; the safetensors library has the same limit
+LEFT_OUT = ("golden", "calibration")  # long lists of numbers: said in a line
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """metadata: our fields by name; other: those of others; tensors: name -> dtype and shape. Raises InputError."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= LARGEST_BYTES:
+                raise ValueError("it does not begin with the length of a header")
+            header = json.loads(file.read(length).decode("utf-8"))
+            size = file.seek(0, 2)
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: {"dtype": entry["dtype"], "shape": entry["shape"]} for name, entry in header.items()}
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if size != end:
+            raise ValueError(f"it has {size} bytes and should have {end}")
+        ours = {n.removeprefix(PREFIX): json.loads(text) for n, text in metadata.items() if n.startswith(PREFIX)}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{path} cannot be read as a model file: {reason}") from None
+    if "classes" not in ours:
+        raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
+    other = {name: text for name, text in metadata.items() if not name.startswith(PREFIX)}
+    return {"path": str(path), "bytes": size, "metadata": ours, "other": other, "tensors": tensors}
+
+
+def inspect_command(run: str, *, as_json: bool) -> None:
+    """Raises InputError."""
+    path = Path(run) / "model.safetensors" if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; name a finished run folder or a model file")
+    found = read_header(path)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else describe(found))
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Lines for a person."""
+    ours, tensors = found["metadata"], found["tensors"]
+    numbers = sum(_count(entry["shape"]) for entry in tensors.values())
+    spec = dict(ours.get("preprocess", {}))
+    lines = [
+        f"{found['path']}: {ours.get('backbone', '?')}, {found['bytes'] / 1e6:.1f} MB, {len(tensors)} tensors, {numbers:,} numbers",
+        _classes(ours["classes"]),
+        f"preprocessing: {', '.join(f'{name} {value}' for name, value in spec.items())}",
+        f"trained: {ours.get('strategy')} from {ours.get('weights')} weights, seed {ours.get('seed')}",
+        f"measured: {_measured(ours.get('metrics', {}))} ({ours.get('measured_on')}, "
+        f"{'fp32' if ours.get('mixed_precision') == 'no' else ours.get('mixed_precision')}, batches of {ours.get('eval_batch_size')})",
+        f"calibration: {_calibration(ours.get('calibration'))}",
+        f"golden inputs: {_golden(ours.get('golden'))}",
+        f"data: manifest {ours.get('manifest_sha256')}",
+        f"versions: {', '.join(f'{name} {value}' for name, value in ours.get('versions', {}).items())}",
+    ]
+    known = {"backbone", "classes", "preprocess", "strategy", "weights", "seed", "metrics", "measured_on", "mixed_precision",
+             "eval_batch_size", "manifest_sha256", "versions", *LEFT_OUT}  # fmt: skip
+    lines += [f"{name}: {value}" for name, value in ours.items() if name not in known]
+    lines.append("tensors:")
+    lines += [f"  {name}  {entry['dtype']} {entry['shape']}" for name, entry in tensors.items()]
+    return "\n".join(lines)
+
+
+def _classes(classes: list[str]) -> str:
+    shown = ", ".join(classes[:20]) + (
+        f" and {len(classes) - 20} more (--json lists them)" if len(classes) > 20 else ""
+    )
+    return f"classes, {len(classes)}: {shown}"
+
+
+def _measured(metrics: dict[str, Any]) -> str:
+    val = metrics.get("val", {})
+    if "accuracy" not in val:
+        return "not yet"
+    text = f"accuracy {100 * val['accuracy']:.1f} %, {val.get('correct')} of {val.get('n')}"
+    if "accuracy_ci95" in val:
+        low, high = val["accuracy_ci95"]
+        text += f", 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    return text + (f", log loss {val['loss']:.4f}" if "loss" in val else "")
+
+
+def _calibration(values: dict[str, Any] | None) -> str:
+    if not values:
+        return "none"
+    text = f"temperature {values.get('temperature', 0):.3f} fitted on {values.get('n')} {values.get('fitted_on')}, prediction sets"
+    return text + (", none of these" if values.get("open_set") else "")
+
+
+def _golden(values: dict[str, Any] | None) -> str:
+    return ", ".join(entry["name"] for entry in values["inputs"]) + " (headstart verify)" if values else "none"
+
+
+def _count(shape: list[int]) -> int:
+    product = 1
+    for side in shape:
+        product *= side
+    return product

@@ -1,0 +1,73 @@
+"""Keys that somebody set and that the run does not look at: they are named, so that nothing is silently ignored."""
+
+from dataclasses import asdict
+
+from headstart.config import ProbeConfig, RunConfig
+
+_OF_EPOCHS = {"train.accumulation", "train.first_image_size", "train.checkpoint_steps", "train.checkpoint_minutes"}
+_LOOKED_AT_BY_EVERY_SOLVER = {"optim.class_weights", "optim.logit_adjustment"}
+
+
+def describe_idle(config: RunConfig) -> str | None:
+    """One sentence on the keys without effect, or None if there are none."""
+    keys = without_effect(config)
+    if not keys:
+        return None
+    sentence = f"without effect on {_what(config)}: {', '.join(keys)}"
+    return f"{sentence} (--strategy.features recompute trains it)" if _is_solved_for(config) else sentence
+
+
+def without_effect(config: RunConfig) -> list[str]:
+    """Keys, as section.key, that differ from their defaults and on which nothing in this run depends."""
+    now, default = asdict(config), asdict(RunConfig())
+    idle = _of_probe(config) | (_of_bank(config, set(now["optim"])) if _is_solved_for(config) else set())
+    parts = [key.split(".") for key in sorted(idle)]
+    return [f"{section}.{key}" for section, key in parts if now[section][key] != default[section][key]]
+
+
+def _is_solved_for(config: RunConfig) -> bool:
+    return config.strategy.name == "frozen_head" and config.uses_bank
+
+
+def _what(config: RunConfig) -> str:
+    if _is_solved_for(config):
+        return f"a head that is solved for by {config.probe.solver}"
+    return config.strategy.name if config.uses_bank else f"{config.strategy.name} without the feature bank"
+
+
+def _of_probe(config: RunConfig) -> set[str]:
+    """Of the section probe."""
+    if not config.uses_bank:
+        return {f"probe.{key}" for key in asdict(ProbeConfig())} | {"runtime.bank"}
+    choosing = {"probe.folds", "probe.one_standard_error"}
+    match config.probe.solver:
+        case "lbfgs":
+            return {"probe.steps"} | (set() if config.probe.l2 is None else choosing)
+        case "sgd":
+            return {"probe.steps", "probe.l2", *choosing}
+        case "full_batch":
+            return {"probe.l2", *choosing}
+
+
+def _of_bank(config: RunConfig, optim: set[str]) -> set[str]:
+    """Of the other sections, where nothing but a head is trained, on stored features. optim: the keys of that section."""
+    idle = {
+        "strategy.batchnorm",
+        "runtime.compile",
+        "data.views",
+        "data.shuffle_images",
+        "optim.backbone_lr",
+        *_OF_EPOCHS,
+    }
+    if not config.probe.views:
+        idle |= {"data.min_crop_scale", "data.hflip", "data.vflip"}
+    match config.probe.solver:
+        case "lbfgs":
+            idle |= {"model.head_init", "train.epochs", "train.batch_size"}
+            idle |= {f"optim.{key}" for key in optim} - _LOOKED_AT_BY_EVERY_SOLVER
+        case "full_batch":
+            idle |= {"train.epochs", "train.batch_size", "optim.warmup_epochs", "optim.step_epochs", "optim.step_gamma"}
+            idle |= {"optim.clip_norm"} | (set() if config.optim.schedule == "constant" else {"optim.schedule"})
+        case "sgd":
+            pass  # the recipe of the loop
+    return idle

@@ -1,0 +1,116 @@
+"""`headstart verify`: does this machine compute what the model file says it should?"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headstart.artifacts import find_model, read_info
+from headstart.errors import InputError
+from headstart.golden import TOLERANCE, Comparison, compare
+from headstart.predict import Predictor
+from headstart.runtime import set_threads, versions
+
+NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+
+
+def verify(run: str | Path, *, device: str | None = None, precision: str | None = None) -> dict[str, Any]:
+    """The golden inputs of a model file, computed here, in fp32 and in the precision that `predict` uses, or in one of choice.
+
+    device, versions (here and when it was written), checks: one Comparison per precision and golden input; passed: whether all did.
+    Raises InputError if the file holds none."""
+    path = find_model(run)
+    golden = read_info(path).golden
+    if golden is None:
+        raise InputError(
+            f"{path} holds no golden inputs: it is of an unfinished run, or of headstart 0.1; train again, or evaluate it"
+        )
+    checks: dict[str, list[Comparison]] = {}
+    for asked in ("fp32", "measured") if precision is None else (precision,):
+        predictor = Predictor(path, device=device, precision=asked)
+        if NAMES[predictor.precision] in checks:
+            continue
+        try:
+            checks[NAMES[predictor.precision]] = compare(
+                golden,
+                classes=predictor.classes,
+                spec=predictor.info.preprocess,
+                tolerance=TOLERANCE["tf32" if _multiplies_in_tf32(predictor) else predictor.precision],
+                logits_of=lambda pixels, predictor=predictor: predictor.compute(pixels).logits,  # type: ignore[misc]
+            )
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise InputError(f"{path} cannot be verified: {error}") from None
+    return {
+        "model": str(path),
+        "device": str(predictor.device),
+        "versions": {"here": versions(), "then": dict(predictor.info.versions)},
+        "checks": checks,
+        "passed": all(check.passed for found in checks.values() for check in found),
+    }
+
+
+def _multiplies_in_tf32(predictor: Predictor) -> bool:
+    import torch
+
+    return predictor.precision == "no" and predictor.device.type == "cuda" and bool(torch.backends.cudnn.allow_tf32)
+
+
+def verify_command(run: str, *, device: str | None, precision: str | None, as_json: bool) -> bool:
+    """Print what was found; whether everything passed."""
+    set_threads(None)
+    found = verify(run, device=device, precision=precision)
+    if as_json:
+        import json
+
+        plain = {name: [asdict(c) | {"passed": c.passed} for c in checks] for name, checks in found["checks"].items()}
+        print(json.dumps({**found, "checks": plain}, indent=2))
+    else:
+        _print(found)
+    return bool(found["passed"])
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    width = None if sys.stdout.isatty() else 130
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    here, then = found["versions"]["here"], found["versions"]["then"]
+    console.print(f"{found['model']} on {found['device']}")
+    console.print(
+        ", ".join(
+            f"{name} {here[name]}" + ("" if then.get(name) == here[name] else f" (then {then.get(name, 'unknown')})")
+            for name in ("headstart", "torch", "pillow", "numpy", "python")
+        )
+    )
+    table = Table("precision", "golden input", "image", "pixels", "largest difference", "tolerance", "")
+    for precision, checks in found["checks"].items():
+        for check in checks:
+            drawing = check.drawing
+            table.add_row(
+                precision,
+                drawing.name,
+                f"{drawing.width}x{drawing.height} {drawing.mode} {drawing.format}",
+                "the same" if check.view else "other" if check.decoded else "decoded otherwise",
+                f"{check.difference:.2g}",
+                f"{check.tolerance:.2g}",
+                "pass" if check.passed else "FAIL",
+            )
+    console.print(table)
+    for precision, checks in found["checks"].items():
+        worst = max(checks, key=lambda check: check.difference / check.tolerance)
+        console.print(
+            f"{precision}: {'pass' if all(check.passed for check in checks) else 'FAIL'}, largest difference of a logit {worst.difference:.2g} "
+            f"({worst.drawing.name}), tolerance {worst.tolerance:.2g}"
+        )
+    broken = [check for checks in found["checks"].values() for check in checks if not check.passed]
+    if any(check.decoded and not check.view for check in broken):
+        console.print(
+            "the images are decoded as they were, and what is made of them is not: resize, crop or channels differ"
+        )
+    elif any(not check.decoded for check in broken):
+        console.print("the images are decoded otherwise than when the file was written")
+    elif broken:
+        console.print(
+            "the network sees the same pixels and says something else: weights, class order or arithmetic differ"
+        )

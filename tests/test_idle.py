@@ -1,0 +1,65 @@
+"""Keys without effect are named, those with one are not."""
+
+import pytest
+
+from headstart.config import RunConfig
+from headstart.idle import describe_idle, without_effect
+from headstart.parsing import parse_train, shipped_configs
+
+FROZEN = ["--strategy.name", "frozen_head"]
+
+
+def idle(*options: str) -> list[str]:
+    return without_effect(parse_train(["--data.root", "images", *options]))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--probe.steps 7", ["probe.steps"]),
+        ("--probe.folds 3 --probe.one_standard_error true", []),
+        ("--probe.folds 3 --probe.one_standard_error true --probe.l2 1", ["probe.folds", "probe.one_standard_error"]),
+        ("--train.epochs 99 --data.vflip true", ["data.vflip", "train.epochs"]),
+        ("--data.vflip true --probe.views 2", []),
+        ("--runtime.compile true", ["runtime.compile"]),
+        ("--optim.class_weights balanced --optim.label_smoothing 0.1", ["optim.label_smoothing"]),
+        ("--probe.solver full_batch --probe.steps 7 --optim.lr 0.5 --model.head_init normal", []),
+        (
+            "--probe.solver full_batch --optim.clip_norm 1 --optim.schedule step --optim.warmup_epochs 2 --train.epochs 9 "
+            "--train.batch_size 16",
+            ["optim.clip_norm", "optim.schedule", "optim.warmup_epochs", "train.batch_size", "train.epochs"],
+        ),
+        ("--probe.solver full_batch --optim.schedule constant", []),
+        ("--probe.solver sgd --optim.clip_norm 1 --optim.schedule step --train.epochs 9 --train.batch_size 16", []),
+        ("--probe.solver sgd --probe.l2 1 --probe.steps 7 --runtime.compile true",
+         ["probe.l2", "probe.steps", "runtime.compile"]),
+    ],
+)  # fmt: skip
+def test_on_the_feature_bank_each_solver_has_keys_of_its_own(options: str, named: list[str]) -> None:
+    assert idle(*FROZEN, *options.split()) == named
+
+
+def test_the_loop_does_not_look_at_the_section_probe() -> None:
+    options = ["--probe.views", "2", "--probe.l2", "1", "--runtime.compile", "true", "--optim.clip_norm", "1"]
+    assert idle("--strategy.name", "fine_tune", *options) == ["probe.l2", "probe.views"]
+    assert idle(*FROZEN, "--strategy.features", "recompute", *options) == ["probe.l2", "probe.views"]
+    assert idle("--strategy.name", "probe_then_tune", *options) == []
+    assert idle("--strategy.name", "probe_then_tune", "--probe.steps", "7") == ["probe.steps"]
+
+
+def test_the_sentence_says_what_kind_of_run_ignores_them() -> None:
+    said = describe_idle(parse_train([*FROZEN, "--data.root", "images", "--probe.steps", "7"]))
+    assert (
+        said
+        == "without effect on a head that is solved for by lbfgs: probe.steps (--strategy.features recompute trains it)"
+    )
+    said = describe_idle(parse_train(["--data.root", "images", "--probe.steps", "7"]))
+    assert said == "without effect on fine_tune without the feature bank: probe.steps"
+    assert describe_idle(RunConfig()) is None
+
+
+def test_the_shipped_configurations_set_nothing_without_effect() -> None:
+    configs = shipped_configs()
+    assert len(configs) >= 7
+    named = {name: idle("--config", str(path)) for name, path in configs.items()}
+    assert [name for name, keys in named.items() if keys] == []

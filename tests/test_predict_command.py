@@ -1,0 +1,510 @@
+"""headstart predict: every image that is named exactly once, whatever happens to files and processes."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from models import CLASSES, write_model
+from PIL import Image
+
+import headstart
+from headstart import InputError, cli
+from headstart.jobs import begin_or_continue
+from headstart.listing import Listed, images
+from headstart.predict import Predictor
+from headstart.streaming import stream
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"), calibrated=True)
+
+
+def exit_code(*argv: object) -> object:
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(part) for part in argv])
+    return end.value.code
+
+
+def paths(*patterns: object, **options: object) -> list[str]:
+    return [one.path for one in images([str(pattern) for pattern in patterns], **options)]
+
+
+# ------------------------------------------------------------------------------------------------- which images
+
+
+def test_a_folder_is_searched_below_in_the_order_of_whole_names(tmp_path) -> None:
+    for name in (
+        "b/x.jpg",
+        "b-1/x.png",
+        "b.jpg",
+        "a.JPG",
+        "b/c/d.webp",
+        ".hidden/x.jpg",
+        "b/.x.jpg",
+        "b/notes.txt",
+        "b0.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    found = [os.path.relpath(path, tmp_path) for path in paths(tmp_path)]
+    assert found == ["a.JPG", "b-1/x.png", "b.jpg", "b/c/d.webp", "b/x.jpg", "b0.jpg"]
+    assert paths(tmp_path) == sorted(paths(tmp_path))
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    assert len(paths(tmp_path)) == 6
+
+
+def test_lists_tables_and_globs_name_images(tmp_path) -> None:
+    for name in ("a.jpg", "b c.jpg", "ä.png"):
+        (tmp_path / name).touch()
+    wanted = [str(tmp_path / name) for name in ("a.jpg", "b c.jpg", "ä.png")]
+    (tmp_path / "list.csv").write_text("id,path\n1,a.jpg\n2,b c.jpg\n3,ä.png\n")
+    (tmp_path / "list.tsv").write_text("file_name\tid\na.jpg\t1\nb c.jpg\t2\nä.png\t3\n")
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({"image": path}) + "\n" for path in wanted))
+    (tmp_path / "list.txt").write_bytes("a.jpg\r\nb c.jpg\r\n\r\nä.png".encode())
+    (tmp_path / "zero.lst").write_bytes(b"\0".join(os.fsencode(path) for path in wanted) + b"\0")
+    for name in ("list.csv", "list.tsv", "list.jsonl", "list.txt", "zero.lst", "*.[jp][pn]g"):
+        assert paths(tmp_path / name) == wanted, name
+    assert paths(tmp_path / "list.csv", column="path") == wanted
+    assert paths(tmp_path / "a.jpg", tmp_path / "list.txt") == [wanted[0], *wanted]
+
+
+def test_a_row_without_a_path_and_a_name_that_is_no_text_are_errors_of_their_row(tmp_path) -> None:
+    (tmp_path / "list.csv").write_text("path,x\na.jpg,1\n,2\n")
+    assert list(images([str(tmp_path / "list.csv")]))[1] == Listed("", f"no path in row 2 of {tmp_path}/list.csv")
+    (tmp_path / "list.txt").write_bytes(b"good.jpg\nb\xffd.jpg\n")
+    bad = list(images([str(tmp_path / "list.txt")]))[1]
+    assert bad == Listed(f"{tmp_path}/b\\xffd.jpg", "the name is not valid UTF-8")
+
+
+def test_standard_input_names_images(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x/a.jpg\nb.jpg\n")))
+    assert paths("-") == ["x/a.jpg", "b.jpg"]
+    with pytest.raises(InputError, match="named twice"):
+        paths("-", "-")
+
+
+def test_what_names_nothing_is_refused_before_the_first_image(tmp_path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing.txt").touch()
+    (tmp_path / "labels.csv").write_text("id,label\n1,2\n")
+    for name, reason in (
+        ("empty", "no image there"), ("x*.jpg", "no image there"), ("nothing.txt", "no image"), ("labels.csv", "names the images"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=reason):
+            next(images([str(tmp_path / "a.jpg"), str(tmp_path / name)]))
+
+
+def test_two_hundred_thousand_names_are_listed_one_by_one(tmp_path) -> None:
+    import tracemalloc
+
+    (tmp_path / "list.txt").write_text("".join(f"folder/of/some/length/image_{n:07d}.jpg\n" for n in range(200_000)))
+    tracemalloc.start()
+    assert sum(1 for _ in images([str(tmp_path / "list.txt")])) == 200_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3_000_000  # bytes; a list of them takes 50,000,000
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def mixed(tiny_data, tmp_path) -> list[Path]:
+    """Five images, and between them what is none."""
+    good = sorted((tiny_data / "val").rglob("*.*"))[:5]
+    (tmp_path / "broken.jpg").write_bytes(good[0].read_bytes()[:200])
+    (tmp_path / "long.png").write_bytes(_png(2, 60_000))
+    return [*good[:2], tmp_path / "broken.jpg", *good[2:4], tmp_path / "missing.jpg", tmp_path / "long.png", good[4]]
+
+
+@pytest.fixture
+def mixed_list(mixed, tmp_path) -> Path:
+    """Named in a list: a missing file on the command line itself is a mistake."""
+    (tmp_path / "mixed.txt").write_text("".join(f"{path}\n" for path in mixed))
+    return tmp_path / "mixed.txt"
+
+
+def _png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_every_type_of_file_says_the_same_as_python(model, mixed, mixed_list, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 30_000_000)  # so that a small file is too long to be resized
+    expected = headstart.load(model).predict(mixed, top=2, embeddings=True)
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        out = tmp_path / f"table{suffix}"
+        embeddings = [] if suffix == ".csv" else ["--embeddings"]
+        assert exit_code("predict", model, mixed_list, "--out", out, "--top", 2, *embeddings, "--batch_size", 3) == 0
+        assert "3 of 8 could not be read" in capsys.readouterr().out
+        rows = _rows(out)
+        assert len(rows) == len(expected) == 8
+        for row, prediction in zip(rows, expected, strict=True):
+            assert (row["path"], row["predicted"], row["error"]) == (
+                prediction.path,
+                prediction.label,
+                prediction.error,
+            )
+            if prediction.label is None:
+                assert {value for name, value in row.items() if name not in ("path", "error")} == {None}
+                continue
+            assert row["probability"] == pytest.approx(prediction.probability, abs=1e-5)
+            assert row["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-5)
+            assert [name for name, _ in row["top"]] == [name for name, _ in prediction.top]
+            assert tuple(row["prediction_set"]) == prediction.prediction_set
+            assert row["none_of_these"] == prediction.none_of_these
+            assert row["distance"] == pytest.approx(prediction.distance, abs=1e-5)
+            if embeddings:
+                assert np.abs(np.array(row["embedding"], np.float32) - prediction.embedding).max() < 1e-4
+        assert "too long and thin" in rows[6]["error"]
+    assert not list(tmp_path.glob("*incomplete*")) + list(tmp_path.glob(".*"))
+
+
+def _rows(path: Path) -> list[dict]:
+    """Of all three types in one form."""
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        rows = [
+            {name: value or None for name, value in row.items()}
+            for row in csv.DictReader(path.read_text().splitlines())
+        ]
+        for row in rows:
+            for name in ("prediction_set", "top", "none_of_these", "distance", "probability"):
+                row[name] = json.loads(row[name]) if row[name] else None
+    else:
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["top"] = row["top"] and [[entry["class"], entry["probability"]] for entry in row["top"]]
+    for row in rows:
+        named = {name: row.pop(f"probability_{name}") for name in CLASSES}
+        row["probabilities"] = {n: float(v) for n, v in named.items()} if row["predicted"] else None
+    return rows
+
+
+def test_what_the_calibration_says_can_be_asked_otherwise(model, tiny_data, tmp_path) -> None:
+    path = sorted((tiny_data / "val").rglob("*.*"))[3]
+    predictor = headstart.load(model)
+    logits = predictor.compute(predictor.view(path)[None]).logits[0].astype(np.float64)
+
+    def softmax(values: np.ndarray) -> np.ndarray:
+        return np.exp(values) / np.exp(values).sum()
+
+    (calibrated,) = predictor.predict(path)
+    (plain,) = predictor.predict(path, calibrated=False)
+    assert list(calibrated.probabilities.values()) == pytest.approx(softmax(logits / 1.7))
+    assert list(plain.probabilities.values()) == pytest.approx(softmax(logits))
+    sets = [predictor.predict(path, confidence=share)[0].prediction_set for share in (0.8, 0.9, 0.95)]
+    assert all(set(small) <= set(large) for small, large in pairwise(sets))
+    for changes, reason in (
+        ({"confidence": 0.7}, "confidence 0.7"),
+        ({"wrongly_flagged": 0.3}, "0.3"),
+        ({"top": 0}, "top is 0"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            predictor.predict(path, **changes)
+    for option, name in (("--uncalibrated", plain), ("--no_probabilities", calibrated)):
+        assert exit_code("predict", model, path, "--out", tmp_path / "a.parquet", option) == 0
+        (row,) = pq.read_table(tmp_path / "a.parquet").to_pylist()
+        assert row["probability"] == pytest.approx(name.probability, abs=1e-6)
+        assert ("probability_red_checks" in row) == (option == "--uncalibrated")
+
+
+def test_a_file_that_was_there_stays_until_the_new_one_is_complete(model, tiny_data, tmp_path, capsys) -> None:
+    out = tmp_path / "a.csv"
+    out.write_text("old")
+    (tmp_path / "bad.csv").write_text("path\n" + f"{tiny_data}/val/x.jpg\n" * 40 + "\xff", encoding="latin-1")
+    assert exit_code("predict", model, tmp_path / "bad.csv", "--out", out) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert out.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "bad.csv"]
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+def test_what_is_said_of_an_image_depends_on_nothing_else(model, mixed) -> None:
+    predictor = Predictor(model)
+    listed = [Listed(str(path)) for path in mixed]
+    said = {}
+    for workers, start in ((0, 0), (2, 0), (2, 3)):
+        found = list(stream(predictor, listed[start:], batch_size=2, num_workers=workers))
+        assert [one for batch in found for one in batch.images] == listed[start:]
+        logits = [batch.outputs.logits for batch in found]
+        assert sum(map(len, logits)) == sum(reason is None for batch in found for reason in batch.reasons)
+        said[workers, start] = np.concatenate(logits)
+    assert np.array_equal(said[0, 0], said[2, 0])
+    assert np.array_equal(said[2, 3], said[2, 0][-len(said[2, 3]) :])
+
+
+def test_no_more_is_read_than_is_needed(model, tiny_data) -> None:
+    path = str(next((tiny_data / "val").rglob("*.*")))
+    drawn = 0
+
+    def endless():
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield Listed(path)
+
+    asked = False
+    found = stream(Predictor(model), endless(), batch_size=4, num_workers=2, stopped=lambda: asked)
+    for _ in range(5):
+        next(found)
+    assert drawn <= 4 * (5 + 2 * 2 + 2)
+    asked = True
+    assert len(list(found)) <= 2 * 2 + 2
+
+
+# ------------------------------------------------------------------------------------------------- parts
+
+
+def table_of(folder: Path) -> list[str]:
+    return pq.read_table(folder)["path"].to_pylist()
+
+
+def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, tmp_path, capsys) -> None:
+    out = tmp_path / "parts"
+    arguments = (
+        "predict",
+        model,
+        mixed_list,
+        mixed_list,
+        "--part_rows",
+        3,
+        "--batch_size",
+        2,
+        "--embeddings",
+        "--top",
+        3,
+    )
+    assert exit_code(*arguments, "--out", f"{out}/") == 0
+    names = sorted(path.name for path in out.iterdir() if path.name[0] != "_")
+    assert names == [f"part-{at:012d}-{min(at + 3, 16):012d}.parquet" for at in range(0, 16, 3)]
+    assert table_of(out) == [str(path) for path in mixed] * 2
+    assert json.loads((out / "_summary.json").read_text())["unreadable"] == 4  # the long one is no longer too long
+    assert str(pq.read_schema(out / names[0]).field("embedding").type) == "fixed_size_list<element: float>[512]"
+    assert exit_code("predict", model, mixed_list, "--out", tmp_path / "one.parquet", "--embeddings", "--top", 3) == 0
+    alone, parts = pq.read_table(tmp_path / "one.parquet"), pq.read_table(out).slice(0, 8)
+    assert alone.schema.names == parts.schema.names
+    assert alone["predicted"].equals(parts["predicted"])
+    before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    capsys.readouterr()
+    assert exit_code(*arguments, "--out", f"{out}/") == 0
+    assert "0 of them still to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.glob("part-*")} == before
+
+
+def test_a_missing_part_is_made_again_to_the_bit(model, mixed_list, tmp_path) -> None:
+    out = tmp_path / "parts"
+    arguments = ("predict", model, mixed_list, "--part_rows", 3, "--batch_size", 2, "--out", f"{out}/")
+    assert exit_code(*arguments) == 0
+    part = sorted(out.glob("part-*"))[1]
+    before = part.read_bytes()
+    part.unlink()
+    (out / f".{part.name}.123.tmp").write_bytes(b"half")
+    assert exit_code(*arguments) == 0
+    assert part.read_bytes() == before
+    assert not list(out.glob(".*"))
+
+
+def test_another_list_model_or_question_is_refused(model, mixed, tmp_path, capsys) -> None:
+    out = tmp_path / "parts"
+    assert exit_code("predict", model, *mixed[:4], "--out", f"{out}/") == 0
+    other = write_model(tmp_path / "other", precision="bf16")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for arguments, reason in (
+        ((model, *mixed[:3]), f"image 4 was {mixed[3]} and is nothing now"),
+        ((model, *mixed[:5]), f"image 5 was nothing and is {mixed[4]} now"),
+        ((model, *mixed[1:5]), f"image 1 was {mixed[0]} and is {mixed[1]} now"),
+        ((other, *mixed[:4]), "begun with model_sha256"),
+        ((model, *mixed[:4], "--precision", "bf16"), 'begun with precision "no" and this is "bf16"'),
+        ((model, *mixed[:4], "--top", "2"), "begun with columns"),
+        ((model, *mixed[:4], "--confidence", "0.8"), "begun with confidence 0.9 and this is 0.8"),
+        ((model, *mixed[:4], "--part_rows", "2"), "begun with block_rows 4096 and this is 2"),
+    ):
+        capsys.readouterr()
+        assert exit_code("predict", *arguments, "--out", f"{out}/") == 2
+        said = capsys.readouterr().err
+        assert reason in said
+        assert said.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_folder_of_something_else_is_refused(model, mixed, tmp_path, capsys) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    assert exit_code("predict", model, mixed[0], "--out", tmp_path / "mine") == 2
+    assert "holds letter.txt and is no job of predictions" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_a_part_that_was_cut_is_named_and_a_damaged_job_is_refused(model, mixed_list, tmp_path, capsys) -> None:
+    out = tmp_path / "parts"
+    arguments = ("predict", model, mixed_list, "--part_rows", 3, "--out", f"{out}/")
+    assert exit_code(*arguments) == 0
+    first, second = sorted(out.glob("part-*"))[:2]
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes()[:-100])
+    assert exit_code(*arguments) == 2
+    assert "is not as it was written" in capsys.readouterr().err
+    first.write_bytes(kept)
+    stored = (out / "_images.parquet").read_bytes()
+    (out / "_images.parquet").write_bytes(stored[:-9])
+    assert exit_code(*arguments) == 2
+    assert "_images.parquet is damaged" in capsys.readouterr().err
+    (out / "_images.parquet").write_bytes(stored)
+    first.rename(out / "part-000000000000-000000000004.parquet")
+    assert exit_code(*arguments) == 2
+    assert "is not as it was written" in capsys.readouterr().err
+    (out / "_job.json").write_text("{")
+    assert exit_code(*arguments) == 2
+    assert "_job.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_the_processes_share_the_rows_without_overlap(num_processes, tmp_path) -> None:
+    listed = [Listed(f"{number}.jpg") for number in range(23)]
+    job = begin_or_continue(tmp_path / "job", listed, {}, block_rows=4)
+    (tmp_path / "job" / "part-000000000004-000000000007.parquet").touch()  # of a run that was asked to stop
+    (tmp_path / "job" / "part-000000000012-000000000016.parquet").touch()
+    shares = [job.missing(process=rank, num_processes=num_processes) for rank in range(num_processes)]
+    rows = sorted(row for share in shares for start, stop in share for row in range(start, stop))
+    assert rows == [*range(4), 7, *range(8, 12), *range(16, 23)]
+    for share in shares:
+        assert [int(one.path[:-4]) for one in job.images(share)] == [row for a, b in share for row in range(a, b)]
+
+
+# ------------------------------------------------------------------------------------------------- kills and signals
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, draw_image_once) -> Path:
+    """300 small images, and 3 that are none."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(300):
+        draw_image_once(number % 3, number).resize((40, 40)).save(folder / f"{number:04d}.jpg")
+    for number in range(3):
+        (folder / f"{number:04d}.bad.jpg").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def draw_image_once():
+    from conftest import _draw
+
+    return _draw
+
+
+def start(*argv: object, **options: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "headstart", "predict", *map(str, argv)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for_parts(out: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("part-*"))) < count:
+        assert time.monotonic() < deadline, "no part was written"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_every_image_is_there_once(model, many, tmp_path) -> None:
+    out = tmp_path / "parts"
+    arguments = (model, many, "--out", f"{out}/", "--part_rows", 16, "--batch_size", 4, "--num_workers", 2)
+    with start(*arguments) as process:
+        wait_for_parts(out, 2)
+        psutil.Process(process.pid).children()[-1].kill()  # as the system does when memory runs out
+        assert process.wait(timeout=60) == 1
+        assert re.fullmatch(
+            "headstart: a decoding process was killed .* the same command continues\n", process.stderr.read()
+        )
+    for kill in (1, 2):
+        with start(*arguments, process_group=0) as process:
+            wait_for_parts(out, 2 + 3 * kill)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert not (out / "_summary.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    with start(*arguments) as process:
+        assert process.wait(timeout=120) == 0
+        assert "3 of 303 could not be read" in process.stdout.read()
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "a part was made twice"
+    assert Counter(table_of(out)) == Counter(map(str, many.iterdir()))
+
+
+@pytest.mark.slow
+def test_after_sigterm_what_is_done_is_kept(model, many, tmp_path) -> None:
+    out = tmp_path / "parts"
+    arguments = (model, many, "--out", f"{out}/", "--part_rows", 70, "--batch_size", 4, "--num_workers", 2)
+    with start(*arguments, process_group=0) as process:
+        wait_for_parts(out, 1)
+        os.killpg(process.pid, signal.SIGTERM)  # to its workers, too
+        assert process.wait(timeout=60) == 143
+        assert re.fullmatch(
+            r"headstart: stopped by SIGTERM; what is done is in .*parts, and the same command continues\n",
+            process.stderr.read(),
+        )
+    kept = sorted(out.glob("part-*"))
+    assert 1 < len(kept) < 5
+    assert kept[-1].name not in [f"part-{at:012d}-{at + 70:012d}.parquet" for at in range(0, 350, 70)]
+    with start(*arguments) as process:
+        assert process.wait(timeout=120) == 0
+    assert set(kept) <= set(out.glob("part-*"))
+    assert table_of(out) == sorted(map(str, many.iterdir()))
+
+
+@pytest.mark.slow
+def test_after_sigterm_a_single_file_is_called_incomplete(model, many, tmp_path) -> None:
+    out = tmp_path / "a.csv"
+    with start(model, many, "--out", out, "--batch_size", 4, "--num_workers", 2, process_group=0) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".a.incomplete.csv*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+        count = int(re.search(r"after (\d+) images; they are in .*a.incomplete.csv", process.stderr.read())[1])
+    assert not out.exists()
+    assert len(list(csv.DictReader((tmp_path / "a.incomplete.csv").read_text().splitlines()))) == count < 303
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_share_a_folder(model, many, tmp_path) -> None:
+    out = tmp_path / "parts"
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in sorted(many.iterdir())[:75]))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "headstart", "predict",
+        str(model), "-", "--out", f"{out}/", "--part_rows", "10", "--num_workers", "1",
+    ]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    with (tmp_path / "list.txt").open() as names:
+        done = subprocess.run(command, stdin=names, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert table_of(out) == (tmp_path / "list.txt").read_text().split()
+    assert json.loads((out / "_summary.json").read_text())["images"] == 75
+    assert "75 images, 40 of them for this process" in done.stdout
+
+
+def test_several_processes_need_a_folder(model, mixed, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for out in ([], ["--out", "a.csv"]):
+        assert exit_code("predict", model, mixed[0], *out) == 2
+        assert "--out FOLDER/" in capsys.readouterr().err

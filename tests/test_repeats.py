@@ -1,0 +1,234 @@
+"""Several runs in one: seeds and folds, continued where they were left, summed up, and one per GPU."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from runs import small, stopped_at
+
+from headstart import InputError
+from headstart.compare import read_measured
+from headstart.config import RunConfig
+from headstart.fan_out import run_on_gpus
+from headstart.parsing import parse_train, to_yaml
+from headstart.repeats import Child, children_of, sum_up
+from headstart.start import run
+from headstart.stats import student_t, wilson
+
+
+def repeated(root: Path, out: Path, bank: Path, *, strategy: str = "frozen_head", **train: int) -> RunConfig:
+    config = small(root, out, strategy=strategy, train=train, runtime={"bank": str(bank)})
+    return replace(config, strategy=replace(config.strategy, features="bank"), probe=replace(config.probe, l2=1.0))
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bank")
+
+
+@pytest.fixture(scope="module")
+def seeds(tiny_data, bank, tmp_path_factory) -> Path:
+    return run(repeated(tiny_data, tmp_path_factory.mktemp("runs") / "seeds", bank, seeds=2))
+
+
+@pytest.fixture(scope="module")
+def folds(tiny_data, bank, tmp_path_factory) -> Path:
+    return run(repeated(tiny_data, tmp_path_factory.mktemp("runs") / "folds", bank, folds=2))
+
+
+# ------------------------------------------------------------------------------------------------- seeds
+
+
+def test_each_seed_has_a_run_folder_of_its_own(seeds: Path) -> None:
+    assert sorted(path.name for path in seeds.iterdir()) == ["config.yaml", "seed_0", "seed_1", "summary.json"]
+    for number in (0, 1):
+        assert summary(seeds / f"seed_{number}")["seed"] == number
+        assert (seeds / f"seed_{number}" / "model.safetensors").exists()
+
+
+def test_the_summary_of_seeds_is_the_mean_with_its_spread_and_intervals(seeds: Path) -> None:
+    found, vals = summary(seeds), [summary(seeds / name)["val"] for name in ("seed_0", "seed_1")]
+    accuracies = [val["accuracy"] for val in vals]
+    assert found["repeats"] == "seeds"
+    assert found["same_images"]
+    assert found["val"]["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert found["val"]["accuracy_ci95"] == pytest.approx(wilson(round(np.mean([v["correct"] for v in vals])), 15))
+    spread = found["spread"]["accuracy"]
+    assert spread["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    reach = student_t(0.975, 1) * spread["sd"] / math.sqrt(2)
+    assert spread["ci95"] == pytest.approx([np.mean(accuracies) - reach, np.mean(accuracies) + reach])
+    assert spread["ci95_is"] == "t"
+    assert [row["folder"] for row in found["runs"]] == ["seed_0", "seed_1"]
+
+
+def test_seeds_that_split_the_data_anew_are_not_independent(seeds: Path, tiny_data, bank) -> None:
+    config = repeated(tiny_data, seeds, bank, seeds=2)
+    children = [Child(name, part, summary(seeds / name)) for name, part in children_of(config, seeds).items()]
+    children[1].summary["manifest_sha256"] = "another"
+    children[1].summary["val"]["accuracy"] -= 0.2
+    found = sum_up(config, seeds, children)
+    assert not found["same_images"]
+    spread = found["spread"]["accuracy"]
+    assert spread["ci95_is"] == "t, corrected for overlapping training images"
+    reach = student_t(0.975, 1) * spread["sd"] * math.sqrt(1 / 2 + 15 / 36)
+    assert spread["ci95"] == pytest.approx([spread["mean"] - reach, spread["mean"] + reach])
+
+
+def test_the_folder_of_seeds_is_not_compared_and_says_what_is(seeds: Path) -> None:
+    with pytest.raises(
+        InputError, match="holds repeated runs that share their validation images; name one of them, such as"
+    ):
+        read_measured(str(seeds))
+
+
+# ------------------------------------------------------------------------------------------------- folds
+
+
+def test_over_the_folds_every_image_is_measured_once(folds: Path, tiny_data) -> None:
+    found = summary(folds)
+    rows = pq.read_table(folds / "predictions.parquet").to_pylist()
+    assert found["val"]["n"] == len(rows) == 3 * (12 + 5)  # train/ and val/ alike
+    assert len({row["path"] for row in rows}) == len(rows)
+    assert sum(row["n"] for row in found["runs"]) == len(rows)
+    correct = sum(row["label"] == row["predicted"] for row in rows)
+    assert found["val"]["correct"] == correct == sum(row["correct"] for row in found["runs"])
+    assert found["val"]["accuracy_ci95"] == pytest.approx(wilson(correct, len(rows)))
+    for row in found["runs"]:
+        measured = set(read_measured(str(folds / row["folder"])).paths)
+        trained = pq.read_table(folds / row["folder"] / "manifest.parquet").to_pylist()
+        assert not measured & {sample["path"] for sample in trained if sample["split"] == "train"}
+
+
+def test_the_interval_over_folds_knows_that_they_share_training_images(folds: Path) -> None:
+    spread = summary(folds)["spread"]["accuracy"]
+    accuracies = [row["accuracy"] for row in summary(folds)["runs"]]
+    # Nadeau and Bengio: the variance times 1/k + measured/trained, here 1/2 + 1
+    reach = student_t(0.975, 1) * np.std(accuracies, ddof=1) * math.sqrt(1 / 2 + 1)
+    assert spread["ci95"] == pytest.approx([np.mean(accuracies) - reach, np.mean(accuracies) + reach])
+    assert "overlapping" in spread["ci95_is"]
+
+
+def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
+    measured = read_measured(str(folds))
+    assert len(measured.keys) == 51
+    assert measured.strategy == "frozen_head"
+
+
+# ------------------------------------------------------------------------------------------------- continued
+
+
+def test_started_again_only_what_is_unfinished_is_run(seeds: Path, tiny_data, bank, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(seeds, out)
+    (out / "seed_1" / "summary.json").unlink()  # as if it had been killed while it wrote
+    (out / "summary.json").unlink()
+    config = repeated(tiny_data, out, bank, seeds=3)  # and one more
+    with pytest.raises(InputError, match="holds a run"):
+        run(config)
+    capsys.readouterr()
+    run(replace(config, train=replace(config.train, resume="auto")))
+    said = capsys.readouterr().out
+    assert "seed_0: " not in said
+    assert "seed_1: 2 of 3" in said
+    assert "seed_2: 3 of 3" in said
+    found = summary(out)
+    assert found["runs"][:1] == summary(seeds)["runs"][:1]
+    assert [row["folder"] for row in found["runs"]] == ["seed_0", "seed_1", "seed_2"]
+
+
+def test_another_recipe_is_not_mixed_in(seeds: Path, tiny_data, bank) -> None:
+    config = repeated(tiny_data, seeds, bank, seeds=2, resume="auto")
+    with pytest.raises(InputError, match=r"probe\.l2 7\.0 \(was 1\.0\) would change the interrupted run"):
+        run(replace(config, probe=replace(config.probe, l2=7.0)))
+
+
+def test_a_single_run_is_not_turned_into_several(seeds: Path, tiny_data, bank) -> None:
+    with pytest.raises(InputError, match="holds a single run"):
+        run(repeated(tiny_data, seeds / "seed_0", bank, seeds=2, resume="auto"))
+
+
+def test_a_single_run_does_not_continue_several(seeds: Path, tiny_data, bank, tmp_path) -> None:
+    shutil.copytree(seeds, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(InputError, match="holds a run"):
+        run(repeated(tiny_data, tmp_path / "run", bank, resume="auto"))
+
+
+def test_a_mistake_leaves_nothing_behind(tmp_path, bank) -> None:
+    with pytest.raises(InputError, match="seed_0: "):
+        run(repeated(tmp_path / "nowhere", tmp_path / "run", bank, seeds=2))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train.seeds", "0"], "train.seeds is 0; it must be at least 1"),
+        (["--train.folds", "1"], "train.folds is 1; use at least 2"),
+        (["--train.folds", "3", "--train.seeds", "2"], "go one at a time"),
+        (["--train.folds", "3", "--data.folds", "3", "--data.split", "stratified"], "choose one of them"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_train(["--data.root", "x", *options])
+
+
+def test_a_checkpoint_by_name_is_refused(tiny_data, bank, tmp_path) -> None:
+    with pytest.raises(InputError, match="names one checkpoint, and several runs are asked for"):
+        run(repeated(tiny_data, tmp_path / "run", bank, seeds=2, resume="some/step_4"))
+
+
+@pytest.mark.slow
+def test_stopped_in_the_second_seed_of_fine_tuning_it_continues_there(tiny_data, tmp_path) -> None:
+    config = small(tiny_data, tmp_path / "run", train={"epochs": 1, "seeds": 2, "resume": "auto"})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    stopped = stopped_at(110, tmp_path / "config.yaml", tmp_path)
+    assert stopped.returncode == 143, stopped.stderr
+    assert "seed_1: stopped by SIGTERM" in stopped.stderr
+    assert f"all of them: --out {tmp_path / 'run'} --train.resume auto" in stopped.stderr
+    assert (tmp_path / "run" / "seed_0" / "summary.json").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    found = summary(run(config))
+    assert found["strategy"] == "fine_tune"
+    assert [row["seed"] for row in found["runs"]] == [0, 1]
+    assert found["runs"][0]["loss"] != found["runs"][1]["loss"]
+
+
+# ------------------------------------------------------------------------------------------------- one per GPU
+
+
+@pytest.fixture
+def configs(tiny_data, bank, tmp_path) -> dict[str, RunConfig]:
+    (tmp_path / "run").mkdir()
+    return children_of(repeated(tiny_data, tmp_path / "run", bank, seeds=2), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_runs_on_gpus_of_their_own_end_as_they_would_alone(configs, seeds: Path, tmp_path, capsys) -> None:
+    """There is no GPU here: the processes, their environment and their output are what is looked at."""
+    run_on_gpus(configs, ["4", "7"])
+    said = capsys.readouterr().out
+    assert "seed_0: on GPU 4" in said
+    assert "seed_1: on GPU 7" in said
+    assert "seed_1: accuracy" in said
+    assert summary(tmp_path / "run" / "seed_1")["model_sha256"] == summary(seeds / "seed_1")["model_sha256"]
+
+
+@pytest.mark.slow
+def test_after_one_that_failed_none_is_begun_and_it_is_named(configs, tmp_path, capsys) -> None:
+    broken = {
+        "seed_0": replace(configs["seed_0"], data=replace(configs["seed_0"].data, root=str(tmp_path / "nowhere")))
+    }
+    with pytest.raises(InputError, match=r"^seed_0 ended with code 2: .*nowhere"):
+        run_on_gpus(broken | {"seed_1": configs["seed_1"]}, ["0"])
+    assert "seed_1" not in capsys.readouterr().out

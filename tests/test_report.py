@@ -1,0 +1,362 @@
+"""report.html and the model card, out of the run folder alone."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import small
+from sklearn.metrics import precision_recall_fscore_support
+
+from headstart import cli
+from headstart.errors import InputError
+from headstart.facts import read_run
+from headstart.report import command
+from headstart.report.attention import attention
+from headstart.report.charts import HEIGHT, WIDTH, Line, Mark, line_chart, reliability_chart
+from headstart.report.document import render
+from headstart.report.gallery import Gallery, hang
+from headstart.report.measures import bins, confusions, per_class, weakest_hits, worst_mistakes
+from headstart.start import run
+
+
+class Page(HTMLParser):
+    """Tags with their attributes; ids; the visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def exit_code(*argv):
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(part) for part in argv])
+    return end.value.code
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_data, tmp_path_factory):
+    """Of a run by epochs that makes mistakes."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return run(small(tiny_data, out, strategy="frozen_head", optim={"lr": 1e-4}))
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def facts(folder):
+    return read_run(folder)
+
+
+NOTHING = Gallery([], [], 0)
+
+
+def test_the_page_needs_nothing_else_and_can_be_read_aloud(folder):
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    links = [value for tag, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
+    assert len(links) > 20
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text)
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert [tag for tag, _ in page.tags].count("h1") == 1
+    assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+    assert all(attrs.get("scope") for tag, attrs in page.tags if tag == "th")
+    assert all(attrs.get("aria-label") for tag, attrs in page.tags if attrs.get("class") == "chart")
+
+
+def test_the_page_says_what_the_summary_says(folder):
+    val = json.loads((folder / "summary.json").read_text())["val"]
+    text = Page((folder / "report.html").read_text()).text.replace("\u00a0", " ")
+    low, high = val["accuracy_ci95"]
+    assert f"{100 * val['accuracy']:.1f} % of {val['n']} validation images" in text
+    assert f"between {100 * low:.1f} % and {100 * high:.1f} %" in text
+    assert f"{val['loss']:.3f}" in text
+    assert "Differs from the defaults" in text
+    assert "The epoch was chosen on these same images" in text
+    for name, row in val["per_class"].items():
+        ends = " to ".join(f"{100 * end:.1f}" for end in row["recall_ci95"])
+        assert f"{name} 12 {row['n']} {100 * row['recall']:.1f} % {ends} %" in text
+    for row in val["confusion_matrix"]:
+        assert " ".join(f"{count} {round(100 * count / sum(row))} %" for count in row) in text
+
+
+def test_it_is_written_anew_from_the_folder_alone(copy, capsys):
+    for name in ("report.html", "README.md"):
+        (copy / name).unlink()
+    assert exit_code("report", copy) == 0
+    assert "report.html" in capsys.readouterr().out
+    first = (copy / "report.html").read_text()
+    assert first.count("data:image/jpeg") > 17
+    assert exit_code("report", copy) == 0
+    assert (copy / "report.html").read_text() == first
+    assert not list(copy.glob(".*tmp"))
+
+
+def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(copy, tiny_data, tmp_path, capsys):
+    moved = shutil.copytree(tiny_data, tmp_path / "moved")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["data"]["root"] = str(tmp_path / "gone")
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert exit_code("report", copy) == 0
+    text = (copy / "report.html").read_text()
+    assert "images cannot be shown" in text
+    assert text.count("data:image/jpeg") == 1  # of the training views, which lie in the folder
+    facts = read_run(copy)
+    shown = facts.paths[worst_mistakes(facts.confidence, facts.right, limit=1)[0]]
+    (moved / shown).write_bytes((moved / facts.manifest.column("path")[0].as_py()).read_bytes())
+    assert exit_code("report", copy, "--data", moved) == 0
+    text = (copy / "report.html").read_text()
+    assert text.count("data:image/jpeg") > 14
+    assert f"{shown} (it is another image now)" in text
+    assert exit_code("report", copy, "--data", tmp_path / "nowhere.zip") == 0
+    assert "images cannot be shown" in (copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "predictions.parquet", "summary.json", "config.yaml", "metrics.jsonl", "manifest.parquet"],
+)
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_folder_that_is_not_whole_is_refused_by_name(name, how, copy, capsys):
+    before = (copy / "report.html").read_bytes()
+    if how == "missing":
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(b"{broken: [\n")
+    assert exit_code("report", copy) == 2
+    assert name in capsys.readouterr().err
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_a_report_of_nothing_is_refused(tmp_path, capsys):
+    assert exit_code("report", tmp_path / "none") == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("strategy", "probe", "charts"),
+    [
+        ("frozen_head", {"solver": "sgd"}, ["Loss", "Accuracy", "Learning rate"]),
+        ("frozen_head", {"solver": "full_batch", "steps": 20}, ["Training loss", "Learning rate"]),
+        ("probe_then_tune", {}, ["Loss", "Accuracy", "Learning rate"]),
+    ],
+)
+def test_every_strategy_and_solver_has_its_page(strategy, probe, charts, tiny_data, tmp_path, capsys):
+    config = small(
+        tiny_data, tmp_path / "run", strategy=strategy, probe=probe, runtime={"bank": str(tmp_path / "bank")}
+    )
+    folder = run(replace(config, strategy=replace(config.strategy, features="bank")))
+    assert "warning" not in capsys.readouterr().err
+    page = Page((folder / "report.html").read_text())
+    captions = re.findall(r"<figcaption><h3>(.*?)</h3>", (folder / "report.html").read_text())
+    assert captions[:-2] == charts
+    assert captions[-2] == "As the network answers"
+    assert captions[-1].startswith("After temperature scaling, T = ")
+    assert [tag for tag, _ in page.tags].count("svg") == len(captions) + 1  # and the sign of the house
+    epochs = len([line for line in read_run(folder).lines if line.get("epoch")])
+    chosen = "The epoch was chosen on these same images" in page.text
+    assert chosen == (epochs > 1 or strategy == "probe_then_tune")
+
+
+def test_what_goes_wrong_with_the_pages_never_ends_a_run(tiny_data, tmp_path, monkeypatch, capsys):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no ink left")
+
+    monkeypatch.setattr(command, "render", fails)
+    out = run(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, runtime={"quiet": True}))
+    said = capsys.readouterr()
+    assert said.err.count("warning") == 1
+    assert "report.html and README.md were not written (RuntimeError: no ink left)" in said.err
+    assert said.out == f"{out}\n", "a quiet run says where it is, and nothing else"
+    assert (out / "summary.json").is_file()
+    assert not (out / "report.html").exists()
+
+
+def test_names_are_shown_as_text_and_never_as_markup(facts):
+    classes = ("<script>alert(1)</script>", "a|b", "</svg>")
+    text = render(replace(facts, info=replace(facts.info, classes=classes)), NOTHING)
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    from headstart.card import model_card
+
+    card = model_card(replace(facts, info=replace(facts.info, classes=classes)))
+    assert "| a\\|b | 0 |" in card
+    yaml.safe_load(card.split("---")[1])
+
+
+def test_what_the_doctor_found_is_told(copy, tmp_path):
+    leak = {"kind": "duplicate_across_splits", "paths": ["train/a/1.jpg", "val/a/2.jpg"], "message": "the same <file>",
+            "suggestions": ["drop", "keep"]}  # fmt: skip
+    found = {
+        "root": "/data",
+        "findings": [leak, {**leak, "kind": "tiny"}],
+        "counts": {"duplicate_across_splits": 1, "tiny": 1},
+    }
+    (tmp_path / "checked").mkdir()
+    (tmp_path / "checked" / "doctor.json").write_text(json.dumps(found))
+    assert "data doctor found" not in (copy / "report.html").read_text()
+    assert exit_code("report", copy, "--doctor", tmp_path / "checked") == 0
+    text = (copy / "report.html").read_text()
+    assert "the same &lt;file&gt;: " in text
+    assert "train/a/1.jpg, val/a/2.jpg" in text
+    assert "Tiny images (1 file)" in text
+    shutil.copy(tmp_path / "checked" / "doctor.json", copy)
+    assert exit_code("report", copy) == 0
+    assert "the same &lt;file&gt;: " in (copy / "report.html").read_text()
+
+
+def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
+    rng = np.random.default_rng(0)
+    classes = tuple(f"class_{number:03d}" for number in range(100))
+    labels = rng.integers(0, 100, 10_000)
+    logits = rng.normal(0, 1, (10_000, 100))
+    logits[np.arange(10_000), labels] += 3
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    confusion = np.zeros((100, 100), dtype=int)
+    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    steps = [{"step": k, "loss": 1 / k, "accuracy": 0.5, "lr": {"head": 1e-3}} for k in range(1, 20_000)]
+    big = replace(
+        facts,
+        info=replace(facts.info, classes=classes, calibration=None),
+        summary={**facts.summary, "val": {**facts.summary["val"], "confusion_matrix": confusion.tolist()}},
+        lines=[*facts.lines, *steps],
+        ids=["x"] * 10_000,
+        paths=[facts.paths[0]] * 10_000,
+        labels=labels,
+        probabilities=probabilities,
+    )
+    text = render(big, hang(facts, lambda path: (tiny_data / path).read_bytes()))
+    assert len(text.encode()) < 1_000_000
+    assert "100 classes are too many for a table of all pairs" in text
+    assert text.count('<th scope="row">class_') > 200
+
+
+def test_where_the_network_looked_is_the_gradient_of_its_answer(folder, facts):
+    """The folded trunk and the closed form against torchvision's network and a backward pass."""
+    from headstart.artifacts import load_model
+
+    model, info = load_model(folder / "model.safetensors")
+    pixels = torch.randint(0, 256, (3, 3, 96, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    kept = []
+    hook = model.layer4.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    logits = model(info.preprocess.normalize(pixels))
+    hook.remove()
+    answers = [2, 0, 1]
+    (gradient,) = torch.autograd.grad(logits[torch.arange(3), answers].sum(), kept[0])
+    expected = (gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu().detach()
+    expected = expected / expected.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    ours = attention(folder / "model.safetensors", replace(info, mixed_precision="no"), pixels, answers)
+    assert ours.shape == (3, 3, 3)
+    assert ours.max() == 1
+    np.testing.assert_allclose(ours, expected.numpy(), atol=1e-4)
+
+
+def test_the_numbers_per_class_are_those_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    labels, answers = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
+    confusion = np.zeros((4, 4), dtype=int)
+    np.add.at(confusion, (labels, answers), 1)
+    precision, recall, f1, count = precision_recall_fscore_support(labels, answers)
+    rows = per_class(confusion, ("a", "b", "c", "d"), {"a": 7})
+    np.testing.assert_allclose([row.precision.value for row in rows], precision)
+    np.testing.assert_allclose([row.recall.value for row in rows], recall)
+    np.testing.assert_allclose([row.f1 for row in rows], f1)
+    assert [row.recall.n for row in rows] == count.tolist()
+    assert [row.trained_on for row in rows] == [7, 0, 0, 0]
+    found = confusions(confusion, ("a", "b", "c", "d"), limit=3)
+    wrong = sorted((int(confusion[i, j]) for i in range(4) for j in range(4) if i != j), reverse=True)
+    assert [count for *_, count, _ in found] == wrong[:3]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1), st.booleans()), min_size=1, max_size=300))
+def test_bins_hold_each_image_once_and_pictures_are_chosen_by_confidence(rows):
+    confidence, right = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    found = bins(confidence, right)
+    assert sum(one.right.n for one in found) == len(rows)
+    assert sum(one.right.hits for one in found) == right.sum()
+    assert [one.confidence for one in found] == sorted(one.confidence for one in found)
+    assert max(one.right.n for one in found) - min(one.right.n for one in found) <= 1
+    mistakes, hits = worst_mistakes(confidence, right, limit=5), weakest_hits(confidence, right, limit=5)
+    assert not right[mistakes].any()
+    assert right[hits].all()
+    if len(mistakes):
+        assert confidence[mistakes].tolist() == sorted(confidence[~right], reverse=True)[:5]
+    if len(hits):
+        assert confidence[hits].tolist() == sorted(confidence[right])[:5]
+    assert "NaN" not in reliability_chart(found, title="x")
+
+
+@given(
+    st.lists(st.floats(1e-9, 1e9) | st.floats(-1e3, 1e3), min_size=1, max_size=400),
+    st.booleans(),
+    st.booleans(),
+)
+def test_every_curve_lies_inside_its_chart(values, log_y, zero):
+    values = [abs(value) + 1e-12 for value in values] if log_y else values
+    x = [float(k) for k in range(1, len(values) + 1)]
+    line = Line("a<b", "val", x, values)
+    svg = str(line_chart([line], title="t", x_label="x", log_y=log_y, zero=zero and not log_y, mark=Mark(1, "here")))
+    points = [tuple(map(float, point.split(","))) for point in re.findall(r'points="([^"]*)"', svg)[0].split()]
+    assert 1 <= len(points) <= 300
+    assert all(0 <= px <= WIDTH and 0 <= py <= HEIGHT for px, py in points)
+    assert "nan" not in svg
+
+
+def test_the_model_card_holds_the_facts(folder, facts):
+    card = (folder / "README.md").read_text()
+    meta = yaml.safe_load(card.split("---")[1])
+    val = json.loads((folder / "summary.json").read_text())["val"]
+    assert meta["library_name"] == "headstart"
+    assert meta["pipeline_tag"] == "image-classification"
+    (result,) = meta["model-index"][0]["results"]
+    assert result["task"]["type"] == "image-classification"
+    assert {metric["type"]: metric["value"] for metric in result["metrics"]}["accuracy"] == val["accuracy"]
+    low, high = val["accuracy_ci95"]
+    assert f"| {low:.4f} to {high:.4f} |" in card
+    assert "The epoch was chosen on these same images" in card
+    assert "| blue_waves | 12 | 5 |" in card
+    assert "Fewer than 20 training images: blue_waves, green_stripes, red_checks." in card
+    assert "resnet18(num_classes=3)" in card
+    assert facts.info.manifest_sha256 in card
+
+
+def test_facts_of_a_run_name_what_differs_from_the_defaults(facts):
+    changed = facts.changed_keys()
+    assert changed["data.image_size"] == 32
+    assert changed["optim.lr"] == 1e-4
+    assert "train.epochs" in changed
+    assert "out" not in changed
+    with pytest.raises(InputError, match="has classes that model"):
+        _with_classes(facts, ("a", "b", "c"))
+
+
+def _with_classes(facts, classes):
+    """Read the folder again as if its model knew other classes."""
+    from unittest.mock import patch
+
+    with patch("headstart.facts.read_info", return_value=replace(facts.info, classes=classes)):
+        return read_run(facts.path)

@@ -1,0 +1,122 @@
+"""report.html as people see and hear it: Chromium, three widths, light and dark, axe-core."""
+
+import itertools
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from chromium import SCHEMES, WIDTHS, chromium, opened
+from runs import small
+
+from headstart import cli
+from headstart.report.gallery import MAX_CARDS
+from headstart.start import run
+
+pytestmark = pytest.mark.slow
+WINDOWS = tuple(itertools.product(WIDTHS, SCHEMES))
+FEW_WINDOWS = ((360, "light"), (768, "dark"), (1280, "dark"))
+EXAMINED = ((360, "light"), (1280, "dark"))  # by axe-core, which takes a second
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_data, tmp_path_factory):
+    """Of a run by epochs that makes mistakes."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return run(small(tiny_data, out, strategy="frozen_head", optim={"lr": 1e-4}))
+
+
+def on_bank(root, out):
+    """A run with an exact head, at 32 px."""
+    config = small(root, out, strategy="frozen_head", runtime={"bank": str(out.parent / "bank")})
+    return run(replace(config, strategy=replace(config.strategy, features="bank")))
+
+
+def check(browser, folder, *, charts, windows):
+    """No request, no complaint, nothing wider than the window, every chart and picture drawn, nothing that axe-core minds."""
+    path = folder / "report.html"
+    val = json.loads((folder / "summary.json").read_text())["val"]
+    cards = min(MAX_CARDS, val["correct"]) + min(MAX_CARDS, val["n"] - val["correct"])
+    assert cards > MAX_CARDS, "the run is to make mistakes"
+    pictures = 2 * cards + 1  # each beside where the network looked, and the training views
+    for width, scheme in windows:
+        with opened(browser, path, width=width, scheme=scheme) as watched:
+            page = watched.page
+            assert [url for url in watched.requests if not url.startswith("data:")] == [path.absolute().as_uri()]
+            assert watched.complaints == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            drawn = page.eval_on_selector_all(
+                "svg.chart",
+                "all => all.map(svg => [svg.getBoundingClientRect().width, svg.querySelectorAll('circle, polyline').length])",
+            )
+            assert len(drawn) == charts
+            assert all(px >= 200 and parts >= 1 for px, parts in drawn)
+            shown = page.eval_on_selector_all("main img", "all => all.map(i => i.naturalWidth > 0 && i.alt !== '')")
+            assert len(shown) == pictures
+            assert all(shown)
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+            if (width, scheme) in EXAMINED:
+                page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+                assert watched.faults_of_accessibility() == [], (width, scheme)
+
+
+def test_a_run_by_epochs(browser, folder):
+    check(browser, folder, charts=5, windows=WINDOWS)
+
+
+def test_the_colours_change_by_a_button_and_the_keyboard_reaches_everything(browser, folder):
+    with opened(browser, folder / "report.html", width=768, scheme="light") as watched:
+        page = watched.page
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "To the results"
+        reached = set()
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("document.activeElement.tagName"))
+        assert reached >= {"A", "BUTTON", "SUMMARY", "PRE"}
+        page.get_by_role("button", name="Switch to dark colours").click()
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        assert page.get_by_role("button", name="Switch to light colours").is_visible()
+        page.reload()
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+
+
+def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    for command in (
+        ["data", "check", tiny_data, "--out", tmp_path / "checked"],
+        ["compare", folder, other, "--out", tmp_path / "compare.html"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(part) for part in command])
+        assert end.value.code == 0
+    for path in (tmp_path / "checked" / "doctor.html", tmp_path / "compare.html"):
+        with opened(browser, path, width=360, scheme="dark") as watched:
+            assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+            assert watched.page.evaluate("document.documentElement.scrollWidth") <= 360
+            assert len([url for url in watched.requests if not url.startswith("data:")]) == 1
+            assert watched.complaints == []
+            assert watched.faults_of_accessibility() == []
+
+
+def test_solar_cells(browser, tmp_path):
+    pytest.importorskip("elpv_dataset", reason="NOT TESTED ON SOLAR CELLS: pip install elpv-dataset")
+    from headstart.data.demo import write_solar_cells
+
+    write_solar_cells(tmp_path / "cells", seed=0)
+    for folder in (tmp_path / "cells").glob("*/*"):  # a tenth of them will do for the page
+        for number, path in enumerate(sorted(folder.iterdir())):
+            if number % 10:
+                path.unlink()
+    check(browser, on_bank(tmp_path / "cells", tmp_path / "run"), charts=4, windows=FEW_WINDOWS)
+
+
+def test_ants_and_bees(browser, ants_and_bees, tmp_path):
+    check(browser, on_bank(ants_and_bees, tmp_path / "run"), charts=4, windows=FEW_WINDOWS)
