@@ -36,7 +36,7 @@ def network_graph(original: Original) -> "onnx.ModelProto":
     return model
 
 
-@lru_cache(maxsize=1)  # several formats begin with it, and it takes seconds
+@lru_cache(maxsize=2)  # several formats begin with it, and it takes seconds
 def _exported(network: torch.nn.Module, side: int) -> bytes:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own future
