@@ -124,7 +124,7 @@ def test_a_signal_to_the_launcher_reaches_the_decoding_processes_and_costs_nothi
     _, alive = psutil.wait_procs(family, timeout=WITHIN_S)
     for member in alive:
         member.kill()
-    said = wait(process, tmp_path)
+    _, said = process.communicate(timeout=WITHIN_S)
     assert alive == []
     assert "saved in" in said
     assert "was killed" not in said

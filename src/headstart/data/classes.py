@@ -52,8 +52,8 @@ def classes_of_one_side(labels: Sequence[str], splits: Sequence[str]) -> dict[st
         if not all(have.values()):
             side = max(have, key=lambda side: have[side])
             lacking[label] = (
-                f"class {label!r} lies in {side} with all of its {have[side]} images after the split; add images of other "
-                "groups, or choose another --data.val_fraction, --seed, fewer --data.folds or smaller groups"
+                f"class {label!r} lies in {side} with all of its {have[side]} images after the split (copies of a file, and "
+                "images of one group, stay together); add other images, or choose another --data.val_fraction, --seed, fewer --data.folds or smaller groups"
             )
     return lacking
 
