@@ -23,7 +23,7 @@ def verify(run: str | Path, *, device: str | None = None, precision: str | None 
     golden = read_info(path).golden
     if golden is None:
         raise InputError(
-            f"{path} holds no golden inputs: it is of an unfinished run, or of headstart 0.1; train again, or evaluate it"
+            f"{path} holds no golden inputs: it is of an unfinished run, or of an earlier headstart; train again, or evaluate it"
         )
     checks: dict[str, list[Comparison]] = {}
     for asked in ("fp32", "measured") if precision is None else (precision,):
