@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -21,7 +22,7 @@ def in_workers(work: "Dataset[_T]", items: Callable[[], Iterator[Any]], *, num_w
         num_workers=num_workers,
         collate_fn=_as_it_is,
         prefetch_factor=2 if num_workers else None,
-        worker_init_fn=leave_signals_to_the_parent if num_workers else None,
+        **patient(num_workers),
     )
     return iter(loader)
 
@@ -34,11 +35,40 @@ class _Lazily(Sampler[Any]):
         return self._items()
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to the whole group must not cost the batches in work; a worker ends when its parent says so or is gone."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if number := getattr(signal, name, None):  # Windows has no SIGUSR1
-            signal.signal(number, signal.SIG_IGN)
+def patient(num_workers: int) -> dict[str, Any]:
+    """What a DataLoader needs so that a signal to the whole group does not cost the batches in work: its workers leave
+    signals to the parent, and end when that says so or is gone."""
+    if num_workers == 0:
+        return {}
+    context = copy(multiprocessing.get_context())  # a copy: the original is everybody's
+    context.Process = _Patient  # type: ignore[misc]
+    return {"multiprocessing_context": context, "worker_init_fn": _leave_signals_to_the_parent}
+
+
+_LEFT_TO_THE_PARENT = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]  # Windows has no SIGUSR1
+
+
+class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
+    """Starts with the signals held back: torch's own handlers, which end a worker, are set before its worker_init_fn runs."""
+
+    def start(self) -> None:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            super().start()
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_PARENT)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    for number in _LEFT_TO_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_PARENT)
 
 
 @atexit.register

@@ -14,7 +14,7 @@ from headstart.data.decode import UnreadableImage
 from headstart.data.samples import Samples
 from headstart.data.sampling import Blocks, EvalSampler, StepSampler, keys_of, view_seeds
 from headstart.errors import OwnInputError
-from headstart.pool import leave_signals_to_the_parent
+from headstart.pool import patient
 from headstart.preprocess import View
 from headstart.tables import strings
 
@@ -130,5 +130,5 @@ def _loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
-        worker_init_fn=leave_signals_to_the_parent if num_workers else None,
+        **patient(num_workers),
     )
