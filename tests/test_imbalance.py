@@ -13,13 +13,14 @@ from runs import small
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from headstart.bank_data import BankFeatures
 from headstart.config import DataConfig, OptimConfig, ProbeConfig, RunConfig, StrategyConfig
 from headstart.data.folders import ClassFolders
 from headstart.data.samples import Manifest, Sample, Samples
 from headstart.errors import InputError
 from headstart.extract import Extraction
 from headstart.loss import TrainingLoss
-from headstart.probe_run import BankFeatures, solve
+from headstart.solvers import solve
 from headstart.start import run
 
 WAYS = {

@@ -112,6 +112,8 @@ RULES = {
     "headstart.gradcam": {"headstart.predict", "headstart.model", "headstart.data"},
     "headstart.schedule": {"headstart.config", "headstart.training"},
     "headstart.probe_run": {"headstart.training", "headstart.cli"},
+    "headstart.solvers": {"headstart.probe_run", "headstart.training"},
+    "headstart.bank_data": {"headstart.solvers", "headstart.probe_run", "headstart.training"},
     "headstart.features": {"headstart.extract", "headstart.probe_run", "headstart.data", "headstart.model"},
     "headstart.trunk": {"headstart.model", "headstart.config", "headstart.features"},
     "headstart.companion": {"headstart.artifacts", "headstart.runtime", "headstart.evaluate"},

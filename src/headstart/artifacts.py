@@ -18,7 +18,7 @@ from headstart.calibration import Calibration
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 from headstart.preprocess import Preprocess
-from headstart.running import RUNNING
+from headstart.running import RUNNING, writer_of
 from headstart.trunk import BACKBONE, FEATURES, shapes
 
 if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow, which loading a model does without
@@ -133,6 +133,19 @@ def check_new_folder(path: Path) -> None:
         raise InputError(f"--out {path}: {nearest} is a file, so no folder can be made there; name another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"--out {path}: no permission to write in {nearest}; name another place")
+
+
+def check_start(path: Path, *, resume: str) -> None:
+    """Raise InputError unless a run can begin there: nothing is there yet, or, with `resume` auto, only what a killed one left."""
+    if resume != "auto" or not is_unfinished(path):
+        check_new_folder(path)
+    check_nobody_writes(path)
+
+
+def check_nobody_writes(path: Path) -> None:
+    """Raise InputError if a process of this machine has a run going on there."""
+    if (process := writer_of(path)) is not None:
+        raise InputError(f"--out {path}: process {process} is writing there; wait for it, or name another folder")
 
 
 def is_unfinished(path: Path) -> bool:

@@ -112,9 +112,9 @@ def _check_with_progress(source: Source) -> Checked:
 
 def features_of_images(config: RunConfig, source: Source, images: list[Good]) -> np.ndarray:
     """float32 (n, 512) of the evaluation view, by way of the feature bank."""
+    from headstart.bank_data import describe_extraction, open_bank, trunk_of
     from headstart.extract import Row, features_of, fill, views_of
     from headstart.preprocess import Preprocess
-    from headstart.probe_run import describe_extraction, open_bank, trunk_of
     from headstart.runtime import StopRequest, choose_precision, on_main, set_threads, start_accelerator
     from headstart.weights import ensure_available, load_weights
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from headstart import probe
+from headstart.bank_data import describe_extraction, open_data, trunk_of
 from headstart.config import RunConfig
 from headstart.errors import InputError
 from headstart.extract import features_of, fill, rows_of
-from headstart.probe_run import describe_extraction, open_data, trunk_of
 from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
 from headstart.stats import wilson
 

@@ -19,13 +19,14 @@ from headstart import checkpoint
 from headstart.artifacts import (
     ModelInfo,
     RunFolder,
-    check_new_folder,
+    check_nobody_writes,
+    check_start,
     choose_folder,
     create_folder,
-    is_unfinished,
     load_model,
     save_model,
 )
+from headstart.bank_data import bank_features, open_bank
 from headstart.calibration import calibrate
 from headstart.config import OptimConfig, RunConfig, check_divisible
 from headstart.data.device_views import DeviceViews, Pictures, collate_pictures
@@ -44,7 +45,6 @@ from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
 from headstart.position import Position, check_same_run, save_position, stopped
 from headstart.preprocess import Preprocess, train_view
-from headstart.probe_run import bank_features, open_bank, solve
 from headstart.progress import TrainingProgress, epoch_line
 from headstart.results import (
     describe_data,
@@ -56,7 +56,7 @@ from headstart.results import (
     write_pages,
     write_predictions,
 )
-from headstart.running import Running, writer_of
+from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
     agree,
@@ -69,6 +69,7 @@ from headstart.runtime import (
     start_accelerator,
 )
 from headstart.schedule import image_size_at, lr_factor
+from headstart.solvers import solve
 from headstart.stats import log_loss, paired
 from headstart.strategy import build_optimizer, plan
 from headstart.trackers import Trackers, asked_for
@@ -463,16 +464,14 @@ def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
     path = choose_folder(config.out, strategy=config.strategy.name)
     resume_from = checkpoint.find(config.train.resume, path / "checkpoints", say=print)
     if resume_from is None:
-        if config.train.resume != "auto" or not is_unfinished(path):
-            check_new_folder(path)
+        check_start(path, resume=config.train.resume)
     elif resume_from.resolve().parent.parent != path.resolve():
         raise InputError(
             f"train.resume {resume_from} is not a checkpoint of --out {path}; name the run folder that it lies in as --out"
         )
     elif (path / "summary.json").exists():
         raise InputError(f"--out {path} holds a finished run; name another folder")
-    if (process := writer_of(path)) is not None:
-        raise InputError(f"--out {path}: process {process} is writing there; wait for it, or name another folder")
+    check_nobody_writes(path)
     return path, resume_from
 
 

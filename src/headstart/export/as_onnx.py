@@ -1,16 +1,17 @@
 """ONNX: the network alone. Normalised float32 pixels in, logits out."""
 
 import warnings
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 
-from headstart.export.format import Format
+from headstart.export.format import Format, answers
 from headstart.export.original import Answer, Original, said_by
+from headstart.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import onnx
@@ -87,12 +88,12 @@ def open_it(path: Path) -> Answer:
     opened, metadata = session(path)
     classes, spec = said_by(metadata)
 
-    def answer(image: Image.Image) -> dict[str, float]:
-        pixels = spec.normalize(spec.eval_view(image)[None]).numpy()
-        logits = opened.run([LOGITS], {PIXELS: pixels})[0][0]
-        return dict(zip(classes, softmax(logits).tolist(), strict=True))
+    return answers_from_pixels(classes, spec, lambda pixels: opened.run([LOGITS], {PIXELS: pixels})[0][0])
 
-    return answer
+
+def answers_from_pixels(classes: Sequence[str], spec: Preprocess, logits: Callable[[np.ndarray], np.ndarray]) -> Answer:
+    """logits: of an opened network, float32 (1, 3, S, S), normalised -> (C,)."""
+    return answers(classes, lambda image: softmax(logits(spec.normalize(spec.eval_view(image)[None]).numpy())))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from headstart.export.as_onnx import LOGITS, OPSET, PIXELS, describe, network_graph, session
-from headstart.export.format import Format
+from headstart.export.format import Format, answers
 from headstart.export.original import Answer, Original
 from headstart.preprocess import Preprocess
 
@@ -161,11 +160,7 @@ def open_it(path: Path) -> Answer:
     opened, metadata = session(path)
     classes = json.loads(metadata["classes"])
 
-    def answer(image: Image.Image) -> dict[str, float]:
-        probabilities = opened.run([PROBABILITIES], {IMAGE: np.array(image)})[0]
-        return dict(zip(classes, probabilities.tolist(), strict=True))
-
-    return answer
+    return answers(classes, lambda image: opened.run([PROBABILITIES], {IMAGE: np.array(image)})[0])
 
 
 FORMAT = Format(

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from headstart.export.as_onnx import LOGITS, PIXELS, network_graph, softmax
+from headstart.export.as_onnx import LOGITS, PIXELS, answers_from_pixels, network_graph
 from headstart.export.format import Format
 from headstart.export.original import Answer, Original, said_by
 
@@ -35,12 +34,7 @@ def open_it(path: Path) -> Answer:
     network = openvino.Core().compile_model(path / _NAME, "CPU", options)
     classes, spec = said_by(json.loads((path / _SAID).read_text(encoding="utf-8")))
 
-    def answer(image: Image.Image) -> dict[str, float]:
-        pixels = spec.normalize(spec.eval_view(image)[None]).numpy()
-        logits = network({PIXELS: pixels})[LOGITS][0]
-        return dict(zip(classes, softmax(logits).tolist(), strict=True))
-
-    return answer
+    return answers_from_pixels(classes, spec, lambda pixels: network({PIXELS: pixels})[LOGITS][0])
 
 
 FORMAT = Format(

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from headstart.export.format import Format
+from headstart.export.format import Format, answers
 from headstart.export.original import Answer, Original, said_by
 
 _EXTRA = "headstart.json"
@@ -33,12 +32,7 @@ def open_it(path: Path) -> Answer:
     network = torch.export.load(path, extra_files=extra).module()
     classes, spec = said_by(json.loads(extra[_EXTRA]))
 
-    @torch.inference_mode()
-    def answer(image: Image.Image) -> dict[str, float]:
-        probabilities = network(spec.normalize(spec.eval_view(image)[None])).softmax(dim=1)[0]
-        return dict(zip(classes, probabilities.tolist(), strict=True))
-
-    return answer
+    return answers(classes, lambda image: network(spec.normalize(spec.eval_view(image)[None])).softmax(dim=1)[0])
 
 
 FORMAT = Format(

@@ -5,11 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
 from headstart.artifacts import save_tensors
-from headstart.export.format import Format
+from headstart.export.format import Format, answers
 from headstart.export.original import Answer, Original
 from headstart.preprocess import Preprocess
 from headstart.trunk import FEATURES
@@ -69,12 +66,7 @@ def open_it(path: Path) -> Answer:
     view = timm.data.create_transform(**config, is_training=False)
     classes = model.pretrained_cfg["label_names"]
 
-    @torch.inference_mode()
-    def answer(image: Image.Image) -> dict[str, float]:
-        probabilities = model(view(image)[None]).softmax(dim=1)[0]
-        return dict(zip(classes, probabilities.tolist(), strict=True))
-
-    return answer
+    return answers(classes, lambda image: model(view(image)[None]).softmax(dim=1)[0])
 
 
 FORMAT = Format(

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import torch
-from PIL import Image
 from safetensors import safe_open
 
 from headstart.artifacts import save_tensors
-from headstart.export.format import Format
+from headstart.export.format import Format, answers
 from headstart.export.original import Answer, Original, said_by
 
 
@@ -38,12 +36,7 @@ def open_it(path: Path) -> Answer:
         ]
     )
 
-    @torch.inference_mode()
-    def answer(image: Image.Image) -> dict[str, float]:
-        probabilities = model(view(image)[None]).softmax(dim=1)[0]
-        return dict(zip(classes, probabilities.tolist(), strict=True))
-
-    return answer
+    return answers(classes, lambda image: model(view(image)[None]).softmax(dim=1)[0])
 
 
 FORMAT = Format(

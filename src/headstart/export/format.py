@@ -1,10 +1,24 @@
 """What a format is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
 
 from headstart.export.original import Answer, Original
+
+
+def answers(classes: Sequence[str], probabilities: Callable[[Image.Image], Any]) -> Answer:
+    """probabilities: of an opened model, an RGB image -> (C,) tensor or array, in the order of classes."""
+
+    def answer(image: Image.Image) -> dict[str, float]:
+        with torch.inference_mode():
+            return dict(zip(classes, probabilities(image).tolist(), strict=True))
+
+    return answer
 
 
 @dataclass(frozen=True, kw_only=True)

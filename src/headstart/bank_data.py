@@ -1,0 +1,153 @@
+"""The features of a configuration's images: what is stored of them, and computing the rest."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from headstart.config import RunConfig
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Manifest
+from headstart.data.source import open_source
+from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
+from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
+from headstart.preprocess import Preprocess
+from headstart.results import (
+    describe_data,
+)
+from headstart.runtime import (
+    StopRequest,
+    on_main,
+    room_for_images,
+)
+from headstart.trunk import FEATURES, FrozenTrunk, form_of
+from headstart.weights import Weights, ensure_available, load_weights
+
+
+@dataclass(frozen=True)
+class BankFeatures:
+    """Features of both splits. train: (n * views, 512), all views of the first image, then of the second, ...;
+    train_labels: (n * views,); owners: the sample id of each row; plain: (n * views,) bool, evaluation views."""
+
+    train: BankRows
+    train_labels: np.ndarray
+    owners: list[str]
+    plain: np.ndarray
+    val: BankRows
+    val_labels: np.ndarray
+    extraction: Extraction
+    form: str
+    folder: Path
+
+
+def open_data(
+    accelerator: Accelerator, config: RunConfig
+) -> tuple[Weights, Preprocess, Bank, list[BankView], Manifest]:
+    """Weights, preprocessing, bank, views and images of a resolved configuration; an image that the bank knows is not
+    decoded, and the pixels of the others are kept for the extraction while there is room. Raises InputError in all processes if one of them cannot be had."""
+    on_main(accelerator, lambda: ensure_available(config.model.weights))
+    weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
+    bank = open_bank(accelerator, config, weights, spec)
+    data = config.data
+    room = room_for_images(data)
+    views = views_of(data, spec, num_views=config.probe.views, seed=config.seed, room=room)
+
+    def keep(split: str | None, sha256: str, image: Image.Image) -> None:
+        for view in views[:1] if split == "val" else views[:2]:  # all augmented views prepare the image alike
+            view.view.keep(sha256, image)
+
+    manifest = on_main(
+        accelerator,
+        lambda: build_manifest(
+            open_source(data),
+            data,
+            seed=config.seed,
+            say=print,
+            decoder=spec.decode,
+            decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
+            keep=keep,
+        ),
+    )
+    accelerator.print(describe_data(manifest))
+    return weights, spec, bank, views, manifest
+
+
+def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:
+    """The bank of this trunk and preprocessing; says what is damaged in it."""
+    _, weights_key = backbone_of(config, weights)
+    form = form_of(precision=config.runtime.mixed_precision, device=accelerator.device)
+    key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
+    location = Path(config.runtime.bank) if config.runtime.bank else default_location()
+    bank = Bank(location, key, width=FEATURES)
+    for damaged in bank.damaged:
+        accelerator.print(f"{damaged.path} is damaged ({damaged.reason}); its features are computed anew")
+    return bank
+
+
+def trunk_of(accelerator: Accelerator, config: RunConfig, weights: Weights) -> Callable[[], FrozenTrunk]:
+    """Builds the frozen trunk, once it is known to be needed."""
+    return lambda: FrozenTrunk(
+        backbone_of(config, weights)[0], precision=config.runtime.mixed_precision, device=accelerator.device
+    )
+
+
+def bank_features(
+    accelerator: Accelerator,
+    config: RunConfig,
+    bank: Bank,
+    views: Sequence[BankView],
+    manifest: Manifest,
+    weights: Weights,
+    spec: Preprocess,
+    *,
+    stop: StopRequest,
+) -> BankFeatures:
+    """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
+    train_samples, val_samples = manifest.of("train"), manifest.of("val")
+    train_rows = rows_of(manifest.source, train_samples, views)
+    val_rows = rows_of(manifest.source, val_samples, views[:1])
+    extraction = fill(
+        accelerator,
+        bank,
+        train_rows + val_rows,
+        spec,
+        trunk_of(accelerator, config, weights),
+        num_workers=config.data.num_workers,
+        stop=stop,
+    )
+    accelerator.print(describe_extraction(extraction, bank))
+    return BankFeatures(
+        train=features_of(bank, train_rows),
+        train_labels=np.repeat(train_samples.codes(manifest.classes), len(views)),
+        owners=[sha256 for sha256 in train_samples.column("sha256") for _ in views],
+        plain=np.tile(np.arange(len(views)) == 0, len(train_samples)),
+        val=features_of(bank, val_rows),
+        val_labels=val_samples.codes(manifest.classes),
+        extraction=extraction,
+        form=form_of(precision=config.runtime.mixed_precision, device=accelerator.device),
+        folder=bank.path,
+    )
+
+
+def backbone_of(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Tensor], str]:
+    """The frozen tensors and what identifies them."""
+    if weights.tensors is not None:
+        assert weights.sha256 is not None
+        return weights.tensors, weights.sha256
+    from headstart.model import build_model
+
+    random = build_model(2, backbone=None, head_init="zero", seed=config.seed).state_dict()
+    tensors = {name: value for name, value in random.items() if not name.startswith("fc.")}
+    return tensors, f"random, seed {config.seed}"
+
+
+def describe_extraction(extraction: Extraction, bank: Bank) -> str:
+    line = f"features: {extraction.wanted - extraction.computed} from the bank {bank.path}"
+    if extraction.computed:
+        rate = extraction.computed / extraction.seconds
+        line += f", {extraction.computed} computed in {extraction.seconds:.1f} s, {rate:.0f} img/s"
+    return line
