@@ -75,7 +75,9 @@ def test_imports_are_seen_at_the_top_and_in_functions() -> None:
     assert "headstart.model" in reaches("headstart.predict", inside_functions=True)
 
 
-@pytest.mark.parametrize("name", ["config", "errors", "parsing", "cli", "data_cli", "serve.options", "schedule"])
+@pytest.mark.parametrize(
+    "name", ["config", "errors", "parsing", "cli", "run_cli", "data_cli", "machine_cli", "serve.options", "schedule"]
+)
 def test_what_help_needs_imports_nothing_heavy(name: str) -> None:
     assert reaches(f"headstart.{name}", inside_functions=False) & HEAVY == set()
 
@@ -121,6 +123,8 @@ RULES = {
     "headstart.page": {"headstart.inspection", "headstart.probe_run"},
     "headstart.inspection": {"headstart.training", "headstart.cli"},
     "headstart.metrics": {"headstart.evaluate", "headstart.training"},
+    "headstart.record": {"headstart.training", "headstart.predict", "headstart.cli"},
+    "headstart.run_cli": {"headstart.training", "headstart.probe_run", "headstart.cli"},
 }
 
 

@@ -32,6 +32,7 @@ from headstart.model import build_model
 from headstart.position import Position
 from headstart.preprocess import Preprocess, View, train_view
 from headstart.progress import TrainingProgress
+from headstart.record import Record
 from headstart.results import model_info
 from headstart.runtime import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
 from headstart.strategy import build_optimizer, plan
@@ -261,14 +262,15 @@ class _Bench:
         total = WARM_UP + self.steps + 1
         with tempfile.TemporaryDirectory(prefix="headstart-") as name, suppress(_Enough):
             # no signal handlers: Ctrl-C ends the benchmark, there is nothing to save
+            record = Record(
+                self.accelerator, self.config, self.model,
+                model_info(self.config, self.manifest, self.spec, self.weights, measured_on="network"),
+                create_folder(Path(name) / "run"), Position(),
+                TrainingProgress(ends=[total], start_step=0, batch_size=self.config.train.batch_size, speaks=False),
+            )  # fmt: skip
             fit(
-                self.accelerator, model, self.model, optimizer, scheduler, clocked(),
-                loss_of=self.loss_of, config=self.config, spec=self.spec, ends=[total], state=Position(),
-                measure_epoch=_never, folder=create_folder(Path(name) / "run"),
-                info=model_info(self.config, self.manifest, self.spec, self.weights, measured_on="network"),
-                stop=StopRequest(), progress=TrainingProgress(
-                    ends=[total], start_step=0, batch_size=self.config.train.batch_size, speaks=False
-                ),
+                record, model, optimizer, scheduler, clocked(), loss_of=self.loss_of, spec=self.spec, ends=[total],
+                measure_epoch=_never, stop=StopRequest(),
             )  # fmt: skip
         return self.steps * self.config.train.batch_size / (clock[1] - clock[0])
 

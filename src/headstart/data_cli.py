@@ -1,7 +1,61 @@
-"""The options of `headstart data check` and `headstart data apply`."""
+"""`headstart data`, and the options that several commands have for a source of images."""
 
+import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
+
+from headstart.arguments import command_parser
+
+
+def data(argv: list[str]) -> None:
+    parser = command_parser("data", "Data sets and the feature bank.")
+    what = parser.add_subparsers(dest="what", required=True, metavar="check | apply | demo | bank")
+    add_parsers(what)
+    demo = what.add_parser("demo", help="lay out the solar cells of elpv-dataset as an image folder")
+    demo.add_argument("dir", help="folder to create")
+    demo.add_argument("--seed", type=int, default=0, help="of the 75/25 split (default: 0)")
+    bank = what.add_parser("bank", help="list the feature bank, or delete from it")
+    bank.add_argument("--bank", help="its folder; default: in the user's cache folder")
+    bank.add_argument("--prune", metavar="KEY", help="delete the keys whose name begins so; all: every one")
+    bank.add_argument("--prune_unused", metavar="DAYS", type=float, help="delete the keys not used for so many days")
+    args = parser.parse_args(argv)
+    match args.what:
+        case "check":
+            check(args)
+        case "apply":
+            apply(args)
+        case "bank":
+            _bank(args.bank, prune_name=args.prune, unused_days=args.prune_unused)
+        case "demo":
+            _demo(args.dir, seed=args.seed)
+
+
+def _demo(location: str, *, seed: int) -> None:
+    from headstart.data.demo import write_solar_cells
+
+    counts = write_solar_cells(Path(location), seed=seed)
+    print(f"{location}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
+
+
+def _bank(location: str | None, *, prune_name: str | None, unused_days: float | None) -> None:
+    from headstart.features import default_location, prune, stored
+
+    folder = Path(location) if location else default_location()
+    if prune_name is not None or unused_days is not None:
+        gone = prune(folder, name=prune_name, unused_days=unused_days)
+        print(f"{folder}: {len(gone)} deleted, {sum(entry.num_bytes for entry in gone) / 2**20:.1f} MiB")
+        return
+    entries = stored(folder)
+    print(f"{folder}: {len(entries)} keys, {sum(entry.num_bytes for entry in entries) / 2**20:.1f} MiB")
+    for entry in entries:
+        spec = entry.key.get("preprocess", {})
+        days = (time.time() - entry.used) / 86400
+        print(
+            f"{entry.name}  {entry.num_bytes / 2**20:8.1f} MiB  {entry.num_shards:4d} shards  used {days:.1f} days ago  "
+            f"{entry.key.get('form', '?')}, {spec.get('image_size', '?')} px of {spec.get('resize_size', '?')}, "
+            f"weights {str(entry.key.get('weights_sha256', '?'))[:8]}"
+        )
 
 
 def add_parsers(what: Any) -> None:

@@ -8,15 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate import Accelerator
 
-from headstart import checkpoint
-from headstart.artifacts import ModelInfo, RunFolder
+from headstart.artifacts import RunFolder
 from headstart.config import MAY_CHANGE, RunConfig, flat, may_change
 from headstart.data.samples import Manifest
-from headstart.errors import InputError, Stopped
-from headstart.model import Classifier
-from headstart.runtime import StopRequest
+from headstart.errors import InputError
 
 
 @dataclass
@@ -34,47 +30,6 @@ class Position:
     layout: str = ""  # of blocks of samples (sampling.py), "" without: the order of the samples depends on it
     probe: dict[str, Any] = field(default_factory=dict)  # probe_then_tune: what it started from, "right" per image
     curve: list[dict[str, Any]] = field(default_factory=list)
-
-
-def save_position(
-    accelerator: Accelerator,
-    folder: RunFolder,
-    state: Position,
-    config: RunConfig,
-    info: ModelInfo,
-    model: Classifier,
-    optimizer: Any,
-) -> None:
-    """From the main process; the others wait until it is there.
-
-    Raises InputError, in every process, if a weight is not finite: nothing could be continued from there.
-    """
-    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-        raise InputError(
-            f"a weight is not finite after step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
-            "optim.clip_norm 1; the checkpoint before this one is kept"
-        )
-    if accelerator.is_main_process:
-        folder.fsync_metrics()
-        scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
-        saved = asdict(state)
-        saved.pop("step")
-        checkpoint.save(
-            folder.checkpoints,
-            step=state.step,
-            state={**saved, "scaler": scaler, "config": asdict(config), "manifest_sha256": info.manifest_sha256},
-            model=model,
-            optimizer=optimizer.optimizer,
-            best=folder.model_file,
-        )
-    accelerator.wait_for_everyone()
-
-
-def stopped(stop: StopRequest, state: Position, folder: RunFolder, *, total: int) -> Stopped:
-    return Stopped(
-        f"stopped by {stop.signal_name or 'a signal'} at step {state.step} of {total}, saved in {folder.path}; "
-        f"continue with --out {folder.path} --train.resume auto"
-    )
 
 
 def check_same_run(

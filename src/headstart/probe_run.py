@@ -36,6 +36,7 @@ from headstart.preprocess import Preprocess, View
 from headstart.results import (
     draw_predictions,
     model_info,
+    resolve,
     say_result,
     summarize_run,
     write_pages,
@@ -44,7 +45,6 @@ from headstart.results import (
 from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
-    choose_precision,
     finish,
     on_main,
     set_threads,
@@ -75,7 +75,11 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
         accelerator = start_accelerator(config.runtime)
         companion = context.enter_context(Companion()) if accelerator.is_main_process else None
         trackers_asked = asked_for(config.runtime)
-        config = _resolve(config, accelerator, threads=threads)
+        config = resolve(
+            config,
+            accelerator,
+            f"{threads} thread{'s' if threads > 1 else ''} each, head by {config.probe.solver} on the feature bank",
+        )
         path = on_main(accelerator, lambda: _choose(config))
         weights, spec, bank, views, manifest = open_data(accelerator, config)
         if ignored := describe_idle(config):
@@ -215,19 +219,6 @@ def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, views:
 
 def _load(view: View, source: Source, path: str) -> Image.Image:
     return view.decode(source.read(path))
-
-
-def _resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> RunConfig:
-    """The configuration with every choice that was left to us made, and said in one line."""
-    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
-    runtime = replace(config.runtime, mixed_precision=precision)  # type: ignore[arg-type]
-    data = replace(config.data, resize_size=Preprocess.of(config.data).resize_size)
-    count = accelerator.num_processes
-    accelerator.print(
-        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), "
-        f"{threads} thread{'s' if threads > 1 else ''} each, head by {config.probe.solver} on the feature bank"
-    )
-    return replace(config, runtime=runtime, data=data)
 
 
 def _choose(config: RunConfig) -> Path:

@@ -1,7 +1,7 @@
 """What every run writes and says, however its model was found: facts, predictions, pictures, the summary."""
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,20 @@ from headstart.data.samples import Manifest, summarize
 from headstart.errors import warn
 from headstart.evaluate import Predictions, headline
 from headstart.preprocess import Preprocess
-from headstart.runtime import versions
+from headstart.runtime import choose_precision, versions
 from headstart.weights import Weights
+
+
+def resolve(config: RunConfig, accelerator: Accelerator, how: str) -> RunConfig:
+    """The configuration with precision and size of the resized image chosen; says so in one line, `how` at its end."""
+    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    runtime = replace(config.runtime, mixed_precision=precision)  # type: ignore[arg-type]
+    data = replace(config.data, resize_size=Preprocess.of(config.data).resize_size)
+    count = accelerator.num_processes
+    accelerator.print(
+        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), {how}"
+    )
+    return replace(config, runtime=runtime, data=data)
 
 
 def describe_data(manifest: Manifest) -> str:

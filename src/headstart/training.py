@@ -1,6 +1,5 @@
 """One training run: `run` assembles it in reading order, `fit` is the loop."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 
 from headstart import checkpoint
 from headstart.artifacts import (
-    ModelInfo,
     RunFolder,
     check_nobody_writes,
     check_start,
@@ -43,14 +41,16 @@ from headstart.idle import describe_idle
 from headstart.loss import TrainingLoss
 from headstart.model import Classifier, build_model
 from headstart.parsing import to_yaml
-from headstart.position import Position, check_same_run, save_position, stopped
+from headstart.position import Position, check_same_run
 from headstart.preprocess import Preprocess, train_view
-from headstart.progress import TrainingProgress, epoch_line
+from headstart.progress import TrainingProgress
+from headstart.record import Record, Tally
 from headstart.results import (
     describe_data,
     draw_curves,
     draw_predictions,
     model_info,
+    resolve,
     say_result,
     summarize_run,
     write_pages,
@@ -60,7 +60,6 @@ from headstart.running import Running
 from headstart.runtime import (
     StopRequest,
     agree,
-    choose_precision,
     finish,
     memory_in_use,
     on_main,
@@ -70,7 +69,6 @@ from headstart.runtime import (
 )
 from headstart.schedule import image_size_at, lr_factor
 from headstart.solvers import solve
-from headstart.stats import log_loss, paired
 from headstart.strategy import build_optimizer, plan
 from headstart.trackers import Trackers, asked_for
 from headstart.weights import Weights, ensure_available, load_weights
@@ -95,7 +93,15 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     trackers_asked = asked_for(config.runtime)
     if ignored := describe_idle(config):
         accelerator.print(ignored)
-    config = resolve(config, accelerator, threads=threads)
+    if config.data.num_workers is None and accelerator.device.type == "cpu":
+        config = replace(config, data=replace(config.data, num_workers=1))
+    workers = config.data.num_workers
+    config = resolve(
+        config,
+        accelerator,
+        f"{threads} thread{'s' if threads > 1 else ''} and {'as many as needed' if workers is None else workers} "
+        f"decoding worker{'s' if workers != 1 else ''} each, global batch {config.train.batch_size}",
+    )
 
     # data: scanned, hashed, decoded once and split by the main process; told to the others
     path, resume_from = on_main(accelerator, lambda: _choose_start(config))
@@ -260,31 +266,26 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
                     head=head,
                 )
             except Stopped:
-                save_position(accelerator, folder, state, config, info, bare_model, optimizer)
-                raise stopped(stop, state, folder, total=ends[-1]) from None
+                record.position(optimizer)
+                raise record.stopped(stop.signal_name, total_steps=ends[-1]) from None
 
+        record = Record(accelerator, config, bare_model, info, folder, state, progress)
         if state.probe and state.step == 0:
-            _record_probe(accelerator, measure_epoch(), bare_model, state, folder, info, progress)
+            record.probe(measure_epoch())
         train_s = fit(
-            accelerator,
+            record,
             model,
-            bare_model,
             optimizer,
             scheduler,
             batches,
             loss_of=TrainingLoss.of(
                 config.optim, train_labels, num_classes=len(manifest.classes), device=accelerator.device
             ),
-            config=config,
             spec=spec,
             ends=ends,
-            state=state,
             measure_epoch=measure_epoch,
             pixels_of=DeviceViews(view, accelerator.device) if on_device else itemgetter("pixels"),
-            folder=folder,
-            info=info,
             stop=stop,
-            progress=progress,
         )
 
         # the best weights, measured as they lie in the file
@@ -325,7 +326,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
             summary["calibration"] = describe_calibration(predictions, calibration)
             summary["train_images_per_s"] = trained / train_s if train_s > 0 else None
             if state.probe:
-                summary["probe"], verdict = _compare_with_probe(state, predictions)
+                summary["probe"], verdict = record.against_probe(predictions)
                 accelerator.print(verdict)
             summary["wall_s"] = time.perf_counter() - started
             write_pages(folder, manifest, summary)
@@ -340,40 +341,36 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
 
 
 def fit(
-    accelerator: Accelerator,
+    record: Record,
     model: torch.nn.Module,
-    bare_model: Classifier,
     optimizer: Any,
     scheduler: Any,
     batches: Any,
     *,
     loss_of: TrainingLoss,
-    config: RunConfig,
     spec: Preprocess,
     ends: list[int],
-    state: Position,
     measure_epoch: Callable[[], Predictions],
     pixels_of: Callable[[Any], torch.Tensor] = itemgetter("pixels"),
-    folder: RunFolder,
-    info: ModelInfo,
     stop: StopRequest,
-    progress: TrainingProgress,
 ) -> float:
-    """The loop over optimizer steps, the same for every strategy and number of processes; `state` moves along.
+    """The loop over optimizer steps, the same for every strategy and number of processes; record.state moves along.
 
-    Returns the seconds spent on training steps. Raises Stopped once a requested stop is saved, InputError if
-    the loss is not finite.
+    model, optimizer, scheduler, batches: as Accelerate prepared them. Returns the seconds spent on training steps.
+    Raises Stopped once a requested stop is saved, InputError if the loss is not finite.
     """
+    accelerator, config, state = record.accelerator, record.config, record.state
     layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
     stream: Iterator[Any] = iter(batches)
-    unread: list[tuple[int, list[float], torch.Tensor]] = []  # (step, learning rates, [loss sum, correct, n])
+    unread: list[Tally] = []
+    names = [group["name"] for group in optimizer.param_groups]
     train_s, entered, epoch_entered = 0.0, time.perf_counter(), time.perf_counter()
     saved_at = time.perf_counter()
     every_steps, every_s = config.train.checkpoint_steps, config.train.checkpoint_minutes * 60
 
     def save_checkpoint() -> None:
         nonlocal saved_at
-        save_position(accelerator, folder, state, config, info, bare_model, optimizer)
+        record.position(optimizer)
         saved_at = time.perf_counter()
 
     def end_epoch() -> None:
@@ -381,7 +378,7 @@ def fit(
         predictions = measure_epoch()
         now = time.perf_counter()
         spent_s, epoch_entered = now - epoch_entered, now
-        _record_epoch(accelerator, predictions, bare_model, config, state, folder, info, progress, spent_s=spent_s)
+        record.epoch(predictions, spent_s=spent_s)
 
     if state.step in ends and state.epochs_measured <= ends.index(state.step):
         end_epoch()  # the run was stopped between the last step of an epoch and the end of its measurement
@@ -409,19 +406,16 @@ def fit(
                 correct = (logits.argmax(dim=1) == batch["label"]).sum()
                 size = len(batch["label"])
                 tally += torch.stack([loss.detach() * size, correct, torch.tensor(size, device=loss.device)]).to(tally)
-        if (
-            accelerator.optimizer_step_was_skipped
-        ):  # by the scaler: Accelerate's scheduler waits, a rate is a function of the step
+        if accelerator.optimizer_step_was_skipped:
+            # by the scaler: Accelerate's scheduler waits, but a rate is a function of the step
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch would have the optimizer's step first, and there was none
                 scheduler.scheduler.step()
         state.step += 1
-        unread.append((state.step, rates, tally))
-        if (
-            accelerator.device.type == "cpu"
-        ):  # elsewhere it would wait for the device; the sums are told when they are read
-            progress.seen(*tally.tolist())
-        progress.step_done()
+        unread.append(Tally(state.step, rates, tally))
+        if accelerator.device.type == "cpu":  # elsewhere it would wait for the device; they are told when they are read
+            record.progress.seen(*tally.tolist())
+        record.progress.step_done()
         at_end = state.step in ends
         stopping, long_ago = agree(
             accelerator, stop.signal_name is not None, every_s > 0 and time.perf_counter() - saved_at > every_s
@@ -429,34 +423,17 @@ def fit(
         due = state.step < ends[-1] and (stopping or long_ago or (every_steps and state.step % every_steps == 0))
         if at_end or due or len(unread) == FLUSH_STEPS:
             spent_s = time.perf_counter() - entered
-            _read_losses(accelerator, unread, optimizer, config, state, folder, progress, spent_s=spent_s)
+            record.losses(unread, names=names, spent_s=spent_s)
+            unread.clear()
             train_s, entered = train_s + time.perf_counter() - entered, time.perf_counter()
         if at_end:
             end_epoch()
         if due:
             save_checkpoint()
         if due and stopping:
-            raise stopped(stop, state, folder, total=ends[-1])
+            raise record.stopped(stop.signal_name, total_steps=ends[-1])
         entered = time.perf_counter() if at_end or due else entered
     return train_s
-
-
-def resolve(config: RunConfig, accelerator: Accelerator, *, threads: int) -> RunConfig:
-    """The configuration with every choice that was left to us made, and said in one line."""
-    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
-    runtime = replace(config.runtime, mixed_precision=precision)  # type: ignore[arg-type]
-    workers = config.data.num_workers
-    if workers is None and accelerator.device.type == "cpu":
-        workers = 1
-    data = replace(config.data, num_workers=workers, resize_size=Preprocess.of(config.data).resize_size)
-    count = accelerator.num_processes
-    accelerator.print(
-        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), "
-        f"{threads} thread{'s' if threads > 1 else ''} and {'as many as needed' if workers is None else workers} "
-        f"decoding worker{'s' if workers != 1 else ''} each, "
-        f"global batch {config.train.batch_size}"
-    )
-    return replace(config, runtime=runtime, data=data)
 
 
 def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
@@ -494,47 +471,6 @@ def _start_from_probe(
     return solved.facts
 
 
-def _record_probe(
-    accelerator: Accelerator,
-    predictions: Predictions,
-    bare_model: Classifier,
-    state: Position,
-    folder: RunFolder,
-    info: ModelInfo,
-    progress: TrainingProgress,
-) -> None:
-    """Epoch 0: the probe as the network computes it before the first update. It is the one to beat."""
-    count, correct = len(predictions.labels), predictions.correct
-    loss = log_loss(predictions.probabilities, predictions.labels)
-    state.best_correct, state.best_loss = correct, loss
-    state.probe |= {"val_correct": correct, "val_loss": loss, "right": predictions.right.tolist()}
-    if accelerator.is_main_process:
-        metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
-        save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
-        measured = {"val_loss": loss, "val_correct": correct, "val_n": count, "val_accuracy": correct / count}
-        row = {"step": 0, "epoch": 0, **measured}
-        folder.log(row)
-        progress.say(epoch_line(row, 0))
-
-
-def _compare_with_probe(state: Position, kept: Predictions) -> tuple[dict[str, Any], str]:
-    """What the summary says of the probe, and one sentence on whether tuning was worth it."""
-    facts = dict(state.probe)
-    right = facts.pop("right")
-    if state.best_epoch == 0:
-        return facts | {"tuning_kept": False}, "no epoch of tuning did better than the probe; the probe is kept"
-    result = paired(right, kept.right.tolist())
-    facts |= {"tuning_kept": True, "paired": asdict(result)}
-    low, high = result.ci95
-    sentence = (
-        f"tuning against the probe, the same images: {result.gained} gained, {result.lost} lost, accuracy "
-        f"{result.difference:+.1%} [{low:+.1%}, {high:+.1%}], exact McNemar p = {result.p_value:.2g}: "
-        + ("beyond chance" if result.beyond_chance else "not beyond chance")
-        + "; the tuned model is kept"
-    )
-    return facts, sentence.replace("%", " %")
-
-
 def _shrink(pixels: torch.Tensor, step: int, *, total_steps: int, first_image_size: int) -> torch.Tensor:
     """float (n, 3, S, S) -> the same images at the size of this step."""
     size = image_size_at(step, total_steps=total_steps, first=first_image_size, last=pixels.shape[-1])
@@ -558,93 +494,6 @@ def _schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -
         step_size=optim.step_epochs * steps_per_epoch,
         gamma=optim.step_gamma,
     )
-
-
-def _read_losses(
-    accelerator: Accelerator,
-    unread: list[tuple[int, list[float], torch.Tensor]],
-    optimizer: Any,
-    config: RunConfig,
-    state: Position,
-    folder: RunFolder,
-    progress: TrainingProgress,
-    *,
-    spent_s: float,
-) -> None:
-    """Move the tallies of the last steps to metrics.jsonl and to the sums of the epoch. All processes take part."""
-    if not unread:
-        return
-    names = [group["name"] for group in optimizer.param_groups]
-    tallies = accelerator.reduce(torch.stack([tally for _, _, tally in unread]), "sum").tolist()
-    for (step, rates, _), (loss_sum, correct, count) in zip(unread, tallies, strict=True):
-        if not math.isfinite(loss_sum):
-            raise InputError(_not_finite("loss", loss_sum / count, replace(state, step=step), config, folder))
-        state.train_loss_sum += loss_sum
-        state.train_correct += int(correct)
-        state.train_seen += int(count)
-        if accelerator.device.type != "cpu":
-            progress.seen(loss_sum, correct, count)
-        if accelerator.is_main_process:
-            folder.log(
-                {
-                    "step": step,
-                    "loss": loss_sum / count,
-                    "accuracy": correct / count,
-                    "lr": dict(zip(names, rates, strict=True)),
-                    "time_s": spent_s / len(unread),
-                }
-            )
-    unread.clear()
-
-
-def _not_finite(what: str, value: float, state: Position, config: RunConfig, folder: RunFolder) -> str:
-    kept = f"; the best weights so far are in {folder.model_file}" if state.best_epoch else ""
-    return (
-        f"the {what} became {value} at step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
-        f"optim.clip_norm 1{kept}"
-    )
-
-
-def _record_epoch(
-    accelerator: Accelerator,
-    predictions: Predictions,
-    bare_model: Classifier,
-    config: RunConfig,
-    state: Position,
-    folder: RunFolder,
-    info: ModelInfo,
-    progress: TrainingProgress,
-    *,
-    spent_s: float,
-) -> None:
-    """A line of metrics.jsonl, a line on the terminal, and the weights if they are the best so far."""
-    count, correct = len(predictions.labels), predictions.correct
-    loss = log_loss(predictions.probabilities, predictions.labels)
-    if not math.isfinite(loss):
-        raise InputError(_not_finite("validation loss", loss, state, config, folder))
-    state.epochs_measured += 1
-    row = {
-        "step": state.step,
-        "epoch": state.epochs_measured,
-        "train_loss": state.train_loss_sum / state.train_seen,
-        "train_accuracy": state.train_correct / state.train_seen,
-        "val_loss": loss,
-        "val_correct": correct,
-        "val_n": count,
-        "val_accuracy": correct / count,
-    }
-    state.curve.append(row)
-    timed = {**row, "time_s": spent_s}  # training and validation of this epoch
-    state.train_loss_sum, state.train_correct, state.train_seen = 0.0, 0, 0
-    better = (correct, -loss) > (state.best_correct, -state.best_loss)
-    if better:
-        state.best_epoch, state.best_correct, state.best_loss = state.epochs_measured, correct, loss
-    if accelerator.is_main_process:
-        if better:
-            metrics = {"val": {"n": count, "correct": correct, "accuracy": correct / count, "loss": loss}}
-            save_model(folder.model_file, bare_model, replace(info, metrics=metrics))
-        folder.log(timed)
-        progress.say(epoch_line(row, config.train.epochs) + ("  best" if better else ""))
 
 
 def _float64_device(accelerator: Accelerator) -> torch.device:
