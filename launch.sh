@@ -62,7 +62,7 @@ headstart() { # a command with the launcher that fits; $1: processes or "", $2: 
 }
 
 demo() { # $1: processes or ""
-  local started=$SECONDS
+  local started=$SECONDS options
   set_up demo
   cd "$home"
   "$python" -m headstart data demo data/solar_cells
@@ -71,7 +71,9 @@ demo() { # $1: processes or ""
       say "runs/demo-$strategy is there already; remove it to train again"
     else
       rm -rf "runs/demo-$strategy" # what an interrupted demo left
-      headstart "$1" train --config "configs/$strategy.yaml" --config configs/demo.yaml --out "runs/demo-$strategy"
+      options="--data.root data/solar_cells --model.weights bundled" # all that an exact head looks at
+      [ "$strategy" = frozen_head ] || options="--config configs/demo.yaml"
+      headstart "$1" train --config "configs/$strategy.yaml" $options --out "runs/demo-$strategy"
     fi
   done
   printf '\n'

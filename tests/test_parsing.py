@@ -179,7 +179,7 @@ def assert_names_the_nearest(message: str, *, key: str, wrong: str) -> None:
 
 
 @given(pair=misspellings())
-@settings(max_examples=150)
+@settings(max_examples=60)
 @example(pair=("strategy.name", "strateg.name"))
 def test_a_misspelt_option_never_parses_and_the_nearest_key_is_named(pair: tuple[str, str]) -> None:
     key, wrong = pair
@@ -187,7 +187,7 @@ def test_a_misspelt_option_never_parses_and_the_nearest_key_is_named(pair: tuple
 
 
 @given(pair=misspellings())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_a_misspelt_key_of_a_file_never_parses_and_the_nearest_key_is_named(
     pair: tuple[str, str], tmp_path: Path
 ) -> None:
