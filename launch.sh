@@ -5,6 +5,7 @@
 #   ./launch.sh CONFIG [--key value ...]       train CONFIG (a file, or the name of a shipped one)
 #   ./launch.sh --processes N CONFIG ...       the same on N processes
 #   ./launch.sh predict RUN PATHS --out DIR/   classify images; with --processes N or several GPUs the work is shared
+#   ./launch.sh COMMAND ...                    any other command of headstart
 #   ./launch.sh test [pytest arguments]        the tests
 set -eu
 
@@ -82,7 +83,7 @@ demo() { # $1: processes or ""
 
 The demo took $((SECONDS - started)) s. Next:
   ./launch.sh fine_tune --data.root YOUR_FOLDER     train on your own images: train/ and val/, or just class folders
-  .venv/bin/headstart predict runs/demo-fine_tune 'data/solar_cells/val/*/*.png' --out predictions.csv
+  .venv/bin/headstart predict runs/demo-fine_tune 'data/solar_cells/val/*/*.png' --out runs/predictions.csv
   .venv/bin/headstart train --help                  every option
 END
 }
@@ -101,11 +102,15 @@ case "${1:-}" in
     set_up dev
     exec "$home/scripts/test" "$@"
     ;;
-  predict)
+  train | evaluate | predict)
     set_up demo
     headstart "$processes" "$@"
     ;;
-  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+  inspect | verify | push | compare | probe | data | bench | doctor | serve | export | report | watch)
+    set_up demo
+    exec "$python" -m headstart "$@"
+    ;;
+  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
   -*) fail "unknown option $1; see ./launch.sh --help" ;;
   *)
     config="$1"

@@ -204,6 +204,18 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
         ("predict", "run", "data", "--out", "no/p.csv"),
         ("no", "not a folder"),
     ),
+    "a misspelt option of predict": (
+        nothing,
+        ("predict", "run", "data", "--topp", "3"),
+        ("--topp", "did you mean --top?"),
+    ),
+    "a misspelt option of data check": (nothing, ("data", "check", "data", "--lables"), ("did you mean --labels?",)),
+    "a misspelt data command": (nothing, ("data", "chek", "data"), ("data chek", "did you mean check?")),
+    "a class folder": (
+        nothing,
+        ("data", "check", "data/train/red_checks"),
+        ("no class folders, but", "name the folder above it"),
+    ),
     "predict with a batch of 0": (nothing, ("predict", "run", "data", "--batch_size", "0"), ("--batch_size is 0",)),
     "predict with a batch of words": (nothing, ("predict", "run", "data", "--batch_size", "x"), ("--batch_size", "x")),
     "data without a name": (nothing, ("data",), ("demo",)),

@@ -66,6 +66,7 @@ def test_the_commands_study_list_and_prune(tiny_data, tmp_path, capsys) -> None:
     options = ["--weights", "bundled", "--image_size", 32, "--repeats", 2, "--bank", bank, "--out", out]
     assert exit_code("probe", tiny_data, *options) == 0
     said = capsys.readouterr().out
+    assert f"{tiny_data}: 51 images, " in said  # not the split, which is of no account here
     assert "2 x 5-fold over 51 images" in said
     assert "blue_waves" in said
     assert json.loads(out.read_text())["n"] == 51

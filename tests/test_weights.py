@@ -135,7 +135,8 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_name_is_refused_with_the_names_there_are() -> None:
-    assert "imagenet, bundled or none" in refusal("imagnet")
+    assert "did you mean imagenet?" in refusal("imagnet")
+    assert "imagenet, bundled or none" in refusal("mine")
 
 
 # ------------------------------------------------------------------------------------------------- imagenet
@@ -153,8 +154,7 @@ def test_without_a_network_three_ways_out_are_named(empty_cache: Path, network_a
     assert time.perf_counter() - started < 2.5
     assert set(network_attempts) == {"download.pytorch.org"}
     network_attempts.clear()
-    assert "--model.weights bundled" in message
-    assert "--model.weights PATH" in message
+    assert "name the weights bundled, which come with headstart, or a file" in message
     assert "put resnet18-f37072fd.pth there" in message
     assert str(empty_cache / "hub/checkpoints") in message
     assert [path for path in empty_cache.rglob("*") if path.is_file()] == []

@@ -45,10 +45,11 @@ class BankFeatures:
 
 
 def open_data(
-    accelerator: Accelerator, config: RunConfig
+    accelerator: Accelerator, config: RunConfig, *, pooled: bool = False
 ) -> tuple[Weights, Preprocess, Bank, list[BankView], Manifest]:
     """Weights, preprocessing, bank, views and images of a resolved configuration; an image that the bank knows is not
-    decoded, and the pixels of the others are kept for the extraction while there is room. Raises InputError in all processes if one of them cannot be had."""
+    decoded, and the pixels of the others are kept for the extraction while there is room. pooled: training and validation images are one set to the
+    caller. Raises InputError in all processes if one of them cannot be had."""
     on_main(accelerator, lambda: ensure_available(config.model.weights))
     weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
@@ -72,7 +73,7 @@ def open_data(
             keep=keep,
         ),
     )
-    accelerator.print(describe_data(manifest))
+    accelerator.print(describe_data(manifest, pooled=pooled))
     return weights, spec, bank, views, manifest
 
 

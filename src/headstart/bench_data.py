@@ -72,7 +72,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
         )
     print(
         f"{len(samples)} training images, {config.data.image_size} px, batch {config.train.batch_size}, {precision} ({why}) on "
-        f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds"
+        f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds, which take minutes"
     )
     stages = _stages(samples[:IMAGES], view, spec, seed=config.seed, cores=cores)
     bench = _Bench(config, accelerator, manifest, spec, steps=steps)

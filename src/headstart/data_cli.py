@@ -119,8 +119,6 @@ def check(args: Namespace) -> None:
 
 
 def apply(args: Namespace) -> None:
-    from pathlib import Path
-
     from headstart.data.fixes import apply_fixes
 
     count = apply_fixes(Path(args.fixes), data=Path(args.data), out=Path(args.out))

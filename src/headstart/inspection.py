@@ -230,8 +230,8 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(f"sizes, px: {sizes}; rotated by EXIF: {census.rotated}")
     if report.labels is not None:
         lines.append(
-            f"labels: a probe agrees out of fold with {report.labels['accuracy']:.1%} of {report.labels['images']}; "
-            f"an estimated {report.labels['estimated_wrong']:.1%} are wrong, fewer if the images are hard"
+            f"labels: a probe agrees out of fold with {100 * report.labels['accuracy']:.1f} % of {report.labels['images']}; an "
+            f"estimated {100 * report.labels['estimated_wrong']:.1f} % at most are wrong: to a probe, hard images look the same"
         )
     return lines + report.notes
 

@@ -1,6 +1,7 @@
 """The commands about this machine: `headstart bench`, `headstart doctor`; what they return is the exit code, None means 0."""
 
 import json
+import signal
 import sys
 from argparse import Namespace
 
@@ -52,6 +53,7 @@ def _bench_data(args: Namespace) -> None:
     )
     from headstart.bench_data import bench_data
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: with what it has unpacked removed
     bench_data(config, rounds=args.rounds, steps=args.steps)
 
 

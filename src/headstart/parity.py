@@ -184,7 +184,9 @@ class _Runner:
             said = [
                 line for line in done.stderr.splitlines() if line.startswith("headstart:")
             ] or done.stderr.splitlines()
-            raise InputError(f"{title}: {said[-1] if said else f'exit code {done.returncode}'}")
+            raise InputError(
+                f"{title}: {said[-1].removeprefix('headstart: ') if said else f'exit code {done.returncode}'}"
+            )
         self._say(f"{title}: {time.perf_counter() - started:.0f} s")
         return _outcome(out)
 

@@ -180,7 +180,6 @@ def _write(
     summary["wall_s"] = time.perf_counter() - started
     write_pages(folder, manifest, summary)
     companion.wait()
-    summary["wall_s"] = time.perf_counter() - started
     folder.write_json("summary.json", summary)
     running.end()
     trackers.finish(folder.model_file, summary)

@@ -30,10 +30,11 @@ def resolve(config: RunConfig, accelerator: Accelerator, how: str) -> RunConfig:
     return replace(config, runtime=runtime, data=data)
 
 
-def describe_data(manifest: Manifest) -> str:
-    """What is trained and measured on, what is left out, and what the manifest alone shows to be wrong."""
+def describe_data(manifest: Manifest, *, pooled: bool = False) -> str:
+    """What is trained and measured on, what is left out, and what the manifest alone shows to be wrong. pooled: the parts are one."""
     train, val = manifest.of("train"), manifest.of("val")
-    line = f"{manifest.root}: {len(train)} training + {len(val)} validation images, {len(manifest.classes)} classes"
+    images = f"{len(train) + len(val)} images" if pooled else f"{len(train)} training + {len(val)} validation images"
+    line = f"{manifest.root}: {images}, {len(manifest.classes)} classes"
     if manifest.skipped:
         line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
     return "\n".join([line, *quick_check(manifest)])

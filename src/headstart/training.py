@@ -330,7 +330,6 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
                 accelerator.print(verdict)
             summary["wall_s"] = time.perf_counter() - started
             write_pages(folder, manifest, summary)
-            summary["wall_s"] = time.perf_counter() - started
             folder.write_json("summary.json", summary)
             running.end()
             trackers.finish(folder.model_file, summary)

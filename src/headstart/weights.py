@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from headstart.errors import InputError
+from headstart.parsing import nearest
 from headstart.trunk import shapes
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -41,7 +42,9 @@ def ensure_available(source: str) -> None:
         if not _imagenet_cache().is_file():
             _download_imagenet()
     elif source not in ("bundled", "none") and not Path(source).is_file():
-        raise InputError(f"model.weights {source} is not a file; name one, or use imagenet, bundled or none")
+        names = ("imagenet", "bundled", "none")
+        hint = nearest(source, names) or f"; name one, or {names[0]}, {names[1]} or {names[2]}"
+        raise InputError(f"weights {source} is not a file{hint}")
 
 
 def load_weights(source: str) -> Weights:
@@ -107,7 +110,7 @@ def _download_imagenet() -> None:
     if not _reachable():
         raise InputError(
             f"the imagenet weights are not in {target.parent} and download.pytorch.org cannot be reached; "
-            f"use --model.weights bundled, or name a file with --model.weights PATH, or put {target.name} there"
+            f"name the weights bundled, which come with headstart, or a file, or put {target.name} there"
         )
     staging = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:

@@ -185,7 +185,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert "no class folders" in refusal(tmp_path)
+    assert "no class folders, but 1 image of its own" in refusal(tmp_path)
 
 
 def test_an_empty_class_is_refused_by_name(image_folder: Draw) -> None:

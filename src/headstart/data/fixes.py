@@ -42,10 +42,12 @@ def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
     """Lay out under `out` what `data` is after the fixes, as links to its files (copies where links cannot be made).
 
     A file is left out if any of its lines says drop, lies in another folder if one says "move FOLDER", and stays where it
-    is otherwise ("keep", "move? FOLDER"). Hidden files are left behind. `data` is never changed. Returns how many files are linked,
-    copied, dropped and moved. Raises InputError if a line names no file of `data` or two files would have one place;
+    is otherwise ("keep", "move? FOLDER": undecided). Hidden files are left behind. `data` is never changed. Returns how many files
+    are linked, copied, dropped, moved, moved into a folder that was not there, and undecided. Raises InputError if a line names no file of `data` or two files would have one place;
     the new folder then does not appear.
     """
+    if not data.exists():
+        raise InputError(f"--data {data} does not exist; name the folder that was checked")
     if not data.is_dir():
         raise InputError(
             f"--data {data} is not a folder, and only of a folder can a new one of links be laid out; take what {fixes} says "
@@ -58,10 +60,12 @@ def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
     images, others = image_files(data)
     files = {path.relative_to(data).as_posix(): path for path in images + others}
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
-    targets, dropped = _plan(fixes, data, files, folders)
+    targets, dropped, undecided = _plan(fixes, data, files, folders)
+    moved = [target for name, target in targets.items() if name != target]
     count = {
-        "linked": 0, "copied": 0, "dropped": len(dropped),
-        "moved": sum(name != target for name, target in targets.items()),
+        "linked": 0, "copied": 0, "dropped": len(dropped), "moved": len(moved),
+        "into new folders": sum(PurePosixPath(target).parent.as_posix() not in folders for target in moved),
+        "undecided (move?)": len(undecided),
     }  # fmt: skip
     staging = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -79,14 +83,20 @@ def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
     return count
 
 
-def _plan(fixes: Path, data: Path, files: dict[str, Path], folders: set[str]) -> tuple[dict[str, str], set[str]]:
-    """Name -> new name of every file that stays, and the names that go."""
+def _plan(
+    fixes: Path, data: Path, files: dict[str, Path], folders: set[str]
+) -> tuple[dict[str, str], set[str], set[str]]:
+    """Name -> new name of every file that stays, the names that go, and those of which no line says which."""
     dropped: set[str] = set()
+    undecided: set[str] = set()
     moved: dict[str, str] = {}
     for number, name, suggestion in _lines(fixes):
         where = f"{fixes}, line {number}: "
         verb, _, folder = suggestion.strip().partition(" ")
-        if verb == MAYBE or (verb == KEEP and not folder):
+        if verb == MAYBE:
+            undecided.add(name)
+            continue
+        if verb == KEEP and not folder:
             continue  # of a hidden file or a folder, too
         if verb not in (DROP, MOVE) or (verb == DROP and folder) or (verb == MOVE and not folder.strip()):
             raise InputError(f"{where}the suggestion is {suggestion!r}; it must be keep, drop or move FOLDER")
@@ -110,7 +120,7 @@ def _plan(fixes: Path, data: Path, files: dict[str, Path], folders: set[str]) ->
         for parent in PurePosixPath(place).parents:
             if parent.as_posix() in taken:
                 raise InputError(f"{fixes}: {parent.as_posix()!r} would be a file and a folder")
-    return targets, dropped
+    return targets, dropped, undecided - dropped - moved.keys()
 
 
 def _lines(fixes: Path) -> list[tuple[int, str, str]]:

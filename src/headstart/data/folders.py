@@ -91,6 +91,16 @@ def lay_out(tree: Tree, root: str) -> Scan:
     )
 
 
+def no_class_folders(folder: str, images: int) -> InputError:
+    """images: those that lie in it all the same."""
+    if not images:
+        return InputError(f"{folder} has no class folders; expected one folder of images per class")
+    return InputError(
+        f"{folder} has no class folders, but {images} image{'s' if images > 1 else ''} of its own; expected one folder of images per "
+        "class: if it is one of the classes, name the folder above it"
+    )
+
+
 def check_is_folder(folder: Path) -> None:
     if not folder.exists():
         raise InputError(f"{folder} does not exist; name a folder of images")
@@ -132,9 +142,8 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
     depth = prefix.count("/")
     labels = sorted({name.split("/")[depth] for name in tree.folders if name.startswith(prefix) and name != base})
     if not labels:
-        raise InputError(
-            f"{os.path.join(root, prefix).rstrip('/')} has no class folders; expected one folder of images per class"
-        )
+        loose = sum(name.startswith(prefix) and is_image(name) for name, _ in tree.files)
+        raise no_class_folders(os.path.join(root, prefix).rstrip("/"), loose)
     entries: list[Entry] = []
     skipped: list[Skipped] = []
     filled = set()

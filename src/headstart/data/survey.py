@@ -7,9 +7,16 @@ from pathlib import Path
 from headstart.data.balance import Named
 from headstart.data.classes import refuse_nothing
 from headstart.data.findings import KEEP, Finding
-from headstart.data.folders import EXTENSIONS, TRAIN_NAMES, VAL_NAMES, ClassFolders, check_is_folder, is_hidden
+from headstart.data.folders import (
+    EXTENSIONS,
+    TRAIN_NAMES,
+    VAL_NAMES,
+    ClassFolders,
+    check_is_folder,
+    is_hidden,
+    no_class_folders,
+)
 from headstart.data.samples import Source
-from headstart.errors import InputError
 
 
 @dataclass
@@ -64,7 +71,7 @@ def _of_folder(root: Path) -> Survey:
             if path not in (train, val):
                 found.findings.append(Finding.of("unused_folder", path.name, "beside train and val", KEEP))
     if not found.classes:
-        raise InputError(f"{root} has no class folders; expected one folder of images per class")
+        raise no_class_folders(str(root), sum(finding.kind == "outside_class" for finding in found.findings))
     return found
 
 

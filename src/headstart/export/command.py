@@ -68,7 +68,7 @@ def find_format(name: str) -> Format:
     """Raises InputError with the nearest name."""
     if name not in FORMATS:
         raise InputError(
-            f"unknown format {name}{nearest(name, FORMATS) or ''}; --format is one of {', '.join(FORMATS)}"
+            f"unknown format {name}{nearest(name, FORMATS) or '; --format is one of ' + ', '.join(FORMATS)}"
         )
     return FORMATS[name]
 
@@ -173,11 +173,11 @@ def _told(original: Original, format: Format, out: Path, parity: Parity) -> list
         f"{out}: {format.what}",
         f"{drawn.n} drawn images of odd sizes and modes: probabilities differ by {drawn.largest:.1e} at most ({drawn.at}), "
         f"{drawn.mean:.1e} on average; allowed {parity.tolerance:g}{' on average' if format.largest_loss is not None else ''}",
-        "the same images would have shown: "
+        "for scale, what a fault in the preprocessing would have made of them: "
         + ", ".join(f"{name} {difference:.1e}" for name, difference in parity.visible.items()),
     ]
     if parity.blind_to:
-        lines.append(f"note: with this model they do not show {', '.join(parity.blind_to)}")
+        lines.append(f"note: this model is not sensitive enough to show {', '.join(parity.blind_to)}")
     if seen is None:
         lines.append(f"validation images not compared: {parity.not_validated}")
     else:
