@@ -36,10 +36,12 @@ def losses_of(rng: np.random.Generator, n: int) -> tuple:
     return np.log1p(np.exp(rng.normal(-2.0 + 0.5 * labels, 2.0))), labels
 
 
-TRUE_LOSS = losses_of(np.random.default_rng(99), 4_000_000)[0].mean()
+DRAWN = losses_of(np.random.default_rng(99), 4_000_000)
+TRUE_LOSS, LOSS_OF = DRAWN[0].mean(), [DRAWN[0][DRAWN[1] == label].mean() for label in (0, 1)]
 
 
-def holds(interval: tuple[float, float], truth: float) -> float:
+def holds(interval: tuple[float, float] | None, truth: float) -> float:
+    assert interval is not None
     return float(interval[0] <= truth <= interval[1])
 
 
@@ -55,6 +57,13 @@ def balanced(rng: np.random.Generator, n: int) -> float:
 
 def loss(rng: np.random.Generator, n: int) -> float:
     return holds(bootstrap(*losses_of(rng, n), draws=500, seed=int(rng.integers(1 << 30))), TRUE_LOSS)
+
+
+def lonely(rng: np.random.Generator, n: int) -> float:
+    """The second class has one image."""
+    values = np.log1p(np.exp(rng.normal(-2.0 + 0.5 * (np.arange(n) == n - 1), 2.0)))
+    truth = ((n - 1) * LOSS_OF[0] + LOSS_OF[1]) / n
+    return holds(bootstrap(values, np.arange(n) == n - 1, draws=500, seed=int(rng.integers(1 << 30))), truth)
 
 
 def percentile(rng: np.random.Generator, n: int) -> float:
@@ -118,6 +127,7 @@ ROWS: list[tuple[str, str, Draw]] = [
     ("accuracy, Wilson", "95.0 %", accuracy),
     ("balanced accuracy, Wilson per class", "95.0 %", balanced),
     ("mean loss, bootstrap-t by class", "95.0 %", loss),
+    ("  the same, the second class has one image", "95.0 %", lonely),
     ("  the same by plain percentiles (not used)", "95.0 %", percentile),
     ("difference of two runs, Newcombe", "95.0 %", difference),
     ("mean over 5 seeds, t", "95.0 %", seeds),

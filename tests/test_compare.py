@@ -126,7 +126,20 @@ def test_looking_several_times_needs_more_proof(write_run, capsys) -> None:
     found = compared(capsys, a, b, c, d)
     assert [row["verdict"] for row in found["comparisons"]] == ["not proven"] * 3
     assert found["comparisons"][0]["p_holm"] == pytest.approx(3 * found["comparisons"][0]["p_value"])
-    assert any("adjusted for 3 comparisons" in note for note in found["notes"])
+    assert (
+        "The p-values are adjusted for 3 comparisons (Holm); the intervals are not, each is of its own comparison."
+        in found["notes"]
+    )
+
+
+def test_losses_that_differ_nowhere_have_no_interval(write_run, capsys, tmp_path) -> None:
+    a, b = write_run("a", IMAGES, wrong_at(1)), write_run("b", IMAGES, wrong_at(1))
+    assert compared(capsys, a, b)["comparisons"][0]["loss_ci95"] is None
+    page = tmp_path / "ab.html"
+    assert cli._exit_code(["compare", a, b, "--out", str(page)]) == 0
+    said = "loss +0.0000 (no interval: it does not vary)"
+    assert said in capsys.readouterr().out
+    assert said.removeprefix("loss ") in page.read_text()
 
 
 def test_a_run_whose_epoch_the_images_chose_is_named(write_run, capsys) -> None:

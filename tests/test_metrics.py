@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from headstart.evaluate import Predictions, describe
 from headstart.metrics import log_loss, measure
+from headstart.stats import wilson
 
 
 def table(num_classes: int, num_samples: int, *, seed: int, absent: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -94,3 +96,14 @@ def test_measuring_leaves_no_files_and_no_random_state_behind(tmp_path: Path, mo
     measure(*table(3, 20, seed=0))
     assert list(tmp_path.iterdir()) == []
     assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+
+
+def test_intervals_stay_in_range_and_one_image_has_none() -> None:
+    right = Predictions(np.array([[4.0, 0.0]] * 5 + [[0.0, 6.0]], np.float32), np.zeros(6, np.int64))
+    values = describe(right, ("ants", "bees"))
+    assert values["loss_ci95"][0] == 0.0
+    assert 0.0 <= values["brier_ci95"][0] < values["brier_ci95"][1] <= 2.0
+    one = describe(Predictions(right.logits[:1], right.labels[:1]), ("ants", "bees"))
+    assert one["loss_ci95"] is None
+    assert one["brier_ci95"] is None
+    assert one["accuracy_ci95"] == pytest.approx(wilson(1, 1))

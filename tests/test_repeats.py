@@ -3,10 +3,14 @@
 import json
 import math
 import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from runs import small, stopped_at
@@ -16,7 +20,8 @@ from headstart.compare import read_measured
 from headstart.config import RunConfig
 from headstart.fan_out import run_on_gpus
 from headstart.parsing import parse_train, to_yaml
-from headstart.repeats import Child, children_of, sum_up
+from headstart.repeats import Child, children_of, results_in_words, sum_up
+from headstart.running import RUNNING
 from headstart.start import run
 from headstart.stats import student_t, wilson
 
@@ -28,6 +33,11 @@ def repeated(root: Path, out: Path, bank: Path, *, strategy: str = "frozen_head"
 
 def summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
+
+
+def clipped(mean: float, reach: float) -> list[float] | None:
+    """The interval that a summary holds; none where the accuracies are all the same."""
+    return [max(0.0, mean - reach), min(1.0, mean + reach)] if reach > 1e-12 else None
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +75,8 @@ def test_the_summary_of_seeds_is_the_mean_with_its_spread_and_intervals(seeds: P
     spread = found["spread"]["accuracy"]
     assert spread["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     reach = student_t(0.975, 1) * spread["sd"] / math.sqrt(2)
-    assert spread["ci95"] == pytest.approx([np.mean(accuracies) - reach, np.mean(accuracies) + reach])
-    assert spread["ci95_is"] == "t"
+    assert spread["ci95"] == pytest.approx(clipped(np.mean(accuracies), reach))
+    assert not found["epoch_chosen_on_val"]
     assert [row["folder"] for row in found["runs"]] == ["seed_0", "seed_1"]
 
 
@@ -74,13 +84,63 @@ def test_seeds_that_split_the_data_anew_are_not_independent(seeds: Path, tiny_da
     config = repeated(tiny_data, seeds, bank, seeds=2)
     children = [Child(name, part, summary(seeds / name)) for name, part in children_of(config, seeds).items()]
     children[1].summary["manifest_sha256"] = "another"
-    children[1].summary["val"]["accuracy"] -= 0.2
+    for child, accuracy in zip(children, (0.5, 0.502), strict=True):
+        child.summary["val"]["accuracy"] = accuracy
     found = sum_up(config, seeds, children)
     assert not found["same_images"]
     spread = found["spread"]["accuracy"]
     assert spread["ci95_is"] == "t, corrected for overlapping training images"
     reach = student_t(0.975, 1) * spread["sd"] * math.sqrt(1 / 2 + 15 / 36)
-    assert spread["ci95"] == pytest.approx([spread["mean"] - reach, spread["mean"] + reach])
+    assert spread["ci95"] == pytest.approx(clipped(spread["mean"], reach))
+
+
+def test_seeds_that_measure_on_images_of_their_own_are_summed_up_without_an_interval(
+    seeds: Path, tiny_data, bank
+) -> None:
+    config = repeated(tiny_data, seeds, bank, seeds=2)
+    children = [Child(name, part, summary(seeds / name)) for name, part in children_of(config, seeds).items()]
+    children[1].summary["manifest_sha256"] = "another"
+    children[0].summary["val"] |= {"n": 15, "correct": 15, "accuracy": 1.0, "loss": 0.1}
+    children[1].summary["val"] |= {"n": 45, "correct": 44, "accuracy": 44 / 45, "loss": 0.3}
+    found = sum_up(config, seeds, children)
+    assert found["val"] == {
+        "n": 60,
+        "correct": 59,
+        "accuracy": 59 / 60,
+        "accuracy_ci95": None,
+        "loss": pytest.approx(0.25),
+    }
+    assert any("59 of 60 answers are right in all" in line for line in results_in_words(found))
+
+
+def test_intervals_over_runs_stay_between_0_and_1_and_need_runs_that_differ(seeds: Path, tiny_data, bank) -> None:
+    config = repeated(tiny_data, seeds, bank, seeds=2)
+    children = [Child(name, part, summary(seeds / name)) for name, part in children_of(config, seeds).items()]
+    for child, accuracy in zip(children, (0.8, 0.95), strict=True):
+        child.summary["val"]["accuracy"] = accuracy
+    spread = sum_up(config, seeds, children)["spread"]["accuracy"]
+    assert (spread["ci95"], spread["ci95_is"]) == ([0.0, 1.0], "t")
+    for child in children:
+        child.summary["val"]["accuracy"] = 1.0
+    found = sum_up(config, seeds, children)
+    assert found["spread"]["accuracy"]["ci95"] is None
+    assert found["spread"]["accuracy"]["ci95_is"] == "none, as all runs have the same accuracy"
+    assert results_in_words(found)[-1].startswith(
+        "no interval of the mean over runs: they all came to the same accuracy"
+    )
+
+
+def test_where_the_images_chose_the_epoch_it_is_said(folds: Path, tiny_data, bank) -> None:
+    config = repeated(tiny_data, folds, bank, folds=2)
+    children = [Child(name, part, summary(folds / name)) for name, part in children_of(config, folds).items()]
+    caveat = "the images that are measured chose the epoch that is kept, in every run, which flatters them a little"
+    assert caveat not in results_in_words(sum_up(config, folds, children))
+    for epochs, more in ((3, {}), (1, {"probe": {"tuning_kept": True}})):
+        for child in children:
+            child.summary.update({"epochs": epochs} | more)
+        found = sum_up(config, folds, children)
+        assert found["epoch_chosen_on_val"]
+        assert caveat in results_in_words(found)
 
 
 def test_the_folder_of_seeds_is_not_compared_and_says_what_is(seeds: Path) -> None:
@@ -113,8 +173,7 @@ def test_the_interval_over_folds_knows_that_they_share_training_images(folds: Pa
     accuracies = [row["accuracy"] for row in summary(folds)["runs"]]
     # Nadeau and Bengio: the variance times 1/k + measured/trained, here 1/2 + 1
     reach = student_t(0.975, 1) * np.std(accuracies, ddof=1) * math.sqrt(1 / 2 + 1)
-    assert spread["ci95"] == pytest.approx([np.mean(accuracies) - reach, np.mean(accuracies) + reach])
-    assert "overlapping" in spread["ci95_is"]
+    assert spread["ci95"] == pytest.approx(clipped(np.mean(accuracies), reach))
 
 
 def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
@@ -164,9 +223,36 @@ def test_a_single_run_does_not_continue_several(seeds: Path, tiny_data, bank, tm
 
 
 def test_a_mistake_leaves_nothing_behind(tmp_path, bank) -> None:
-    with pytest.raises(InputError, match="seed_0: "):
+    with pytest.raises(InputError, match="nowhere"):
         run(repeated(tmp_path / "nowhere", tmp_path / "run", bank, seeds=2))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_that_the_first_run_finds_leaves_nothing_behind(tiny_data, tmp_path, bank) -> None:
+    config = repeated(tiny_data, tmp_path / "run", bank, seeds=2)
+    with pytest.raises(InputError, match=r"seed_0: .*no_such"):
+        run(replace(config, model=replace(config.model, weights=str(tmp_path / "no_such.safetensors"))))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("on_bad_file", ["refuse", "skip"])
+def test_a_fold_without_a_class_is_found_before_the_first_run(on_bad_file: str, image_folder, tmp_path, bank) -> None:
+    root = image_folder(train=8)
+    for number in range(2, 8):
+        next((root / "blue_waves").glob(f"*_{number:02d}.*")).unlink()
+    config = repeated(root, tmp_path / "run", bank, folds=4)
+    with pytest.raises(InputError, match=r"class '\w+' lies in train with all of its"):
+        run(replace(config, data=replace(config.data, on_bad_file=on_bad_file)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_write_the_same_runs(seeds: Path, tiny_data, bank, tmp_path) -> None:
+    shutil.copytree(seeds, tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        about = {"pid": other.pid, "host": socket.gethostname(), "since": psutil.Process(other.pid).create_time()}
+        (tmp_path / "run" / RUNNING).write_text(json.dumps(about))
+        with pytest.raises(InputError, match=f"process {other.pid} is writing there"):
+            run(repeated(tiny_data, tmp_path / "run", bank, seeds=2, resume="auto"))
 
 
 @pytest.mark.parametrize(

@@ -360,3 +360,13 @@ def _with_classes(facts, classes):
 
     with patch("headstart.facts.read_info", return_value=replace(facts.info, classes=classes)):
         return read_run(facts.path)
+
+
+def test_a_folder_of_repeated_runs_names_them(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("seed: 3\ntrain: {seeds: 2, folds: 0}\n")
+    assert cli._exit_code(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"{tmp_path} holds repeated runs, each with a report of its own; name one of them, such as {tmp_path}/seed_3"
+        in said
+    )

@@ -119,12 +119,52 @@ def test_the_bootstrap_keeps_the_classes_in_their_shares() -> None:
     each would vary, and the interval would be 20 times as wide."""
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 2
-    low, high = bootstrap(rng.normal(10.0 * labels, 0.5), labels)
+    low, high = bootstrap(rng.normal(10.0 * labels, 0.5), labels)  # type: ignore[misc]
     assert high - low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(200), rel=0.15)
 
 
-def test_what_does_not_vary_has_no_width() -> None:
-    assert bootstrap(np.array([0.3, 0.3, 0.1, 0.1]), np.array([0, 0, 1, 1])) == pytest.approx((0.2, 0.2))
+@pytest.mark.parametrize(
+    ("values", "labels"), [([0.7], [0]), ([0.3, 0.3, 0.1, 0.1], [0, 0, 1, 1]), ([0.1] * 7, [0, 0, 0, 1, 1, 1, 2])]
+)
+def test_what_does_not_vary_has_no_interval(values: list[float], labels: list[int]) -> None:
+    assert bootstrap(np.array(values), np.array(labels)) is None
+
+
+def test_two_images_say_little_and_that_is_said() -> None:
+    """Student's t with one degree of freedom, as half of all draws do not vary."""
+    reach = student_t(0.975, 1) * 2.9 / math.sqrt(2) / math.sqrt(2)
+    assert bootstrap(np.array([0.1, 3.0]), np.array([0, 1])) == pytest.approx((1.55 - reach, 1.55 + reach))
+    assert bootstrap(np.array([0.1, 3.0]), np.array([0, 1]), lowest=0.0, highest=2.0) == (0.0, 2.0)
+
+
+def test_the_bootstrap_stays_where_a_mean_can_be() -> None:
+    values = np.array([0.01, 0.02, 0.1, 1.9, 0.03, 0.05])
+    low, high = bootstrap(values, np.zeros(6))  # type: ignore[misc]
+    assert low < 0 or high > 2
+    assert bootstrap(values, np.zeros(6), lowest=0.0, highest=2.0) == (max(low, 0.0), min(high, 2.0))
+
+
+def test_one_image_that_differs_does_not_throw_the_limit_far_away() -> None:
+    """Without that image a draw hardly varies, and a third of the draws are without it."""
+    values = np.random.default_rng(0).normal(0, 0.001, 30)
+    values[3] = 6.5
+    low, high = bootstrap(values, np.arange(30) % 2)  # type: ignore[misc]
+    spread = values.std(ddof=1) / math.sqrt(30)
+    assert low == pytest.approx(values.mean() - student_t(0.975, 28) * spread, rel=0.05)
+    assert high == pytest.approx(values.mean() + student_t(0.975, 28) * spread, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_least"), [([20, 1], 0.925), ([50, 1, 1], 0.925), ([1] * 20, 0.9), ([5, 5], 0.88)]
+)
+def test_thin_classes_do_not_make_the_interval_too_short(sizes: list[int], at_least: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    centres = -2.0 + 2.0 * (labels > 0)
+    truth = np.log1p(np.exp(rng.normal(centres, 2.0, (20_000, len(labels))))).mean()
+    drawn = [np.log1p(np.exp(rng.normal(centres, 2.0))) for _ in range(DRAWS)]
+    intervals = [bootstrap(values, labels, draws=300, seed=number) for number, values in enumerate(drawn)]
+    assert at_least < covered(intervals, truth) < 0.97  # type: ignore[arg-type]
 
 
 def test_the_interval_of_the_balanced_accuracy_covers_as_often_as_it_says() -> None:
@@ -220,19 +260,30 @@ def test_holm_by_hand() -> None:
     assert holm([0.02]) == [0.02]
 
 
-def test_with_so_many_images_the_difference_is_found_as_often_as_it_says() -> None:
-    """12 gained and 3 lost of 153: with the number that is asked for, McNemar's test finds that in 80 of 100 draws."""
-    needed = images_needed(gained=12, lost=3, total=153)
+@pytest.mark.parametrize(
+    ("gained", "lost", "total", "level"),
+    [(12, 3, 153, 0.05), (8, 4, 153, 0.05), (40, 20, 100, 0.05), (15, 5, 20, 0.05), (15, 5, 20, 0.01)],
+)
+def test_with_so_many_images_the_exact_test_finds_the_difference_four_times_out_of_five(
+    gained: int, lost: int, total: int, level: float
+) -> None:
+    needed = images_needed(gained=gained, lost=lost, total=total, level=level)
     assert needed is not None
     rng = np.random.default_rng(0)
-    counts = rng.multinomial(needed, [12 / 153, 3 / 153, 138 / 153], DRAWS)
-    found = 0
-    for gained, lost, _ in counts.tolist():
-        first = [False] * gained + [True] * lost
-        found += paired(first, [not right for right in first]).beyond_chance
-    assert found / DRAWS == pytest.approx(0.8, abs=0.06)  # the exact test is a little stricter than the formula
-    assert images_needed(gained=3, lost=12, total=153) == needed
+    pairs = rng.multinomial(needed, [gained / total, lost / total, 1 - (gained + lost) / total], 20 * DRAWS).tolist()
+    p_values = {pair: _mcnemar(*pair) for pair in {(g, w) for g, w, _ in pairs}}
+    found = np.mean([p_values[g, w] < level for g, w, _ in pairs])
+    assert 0.795 < found < 0.85  # 0.8 or more, less three standard errors of 20,000 draws
+    assert images_needed(gained=lost, lost=gained, total=total, level=level) == needed
+
+
+def test_where_no_difference_was_seen_nobody_knows_how_many_images_it_takes() -> None:
     assert images_needed(gained=4, lost=4, total=153) is None
+
+
+def _mcnemar(gained: int, lost: int) -> float:
+    first = [False] * gained + [True] * lost
+    return paired(first, [not right for right in first]).p_value if first else 1.0
 
 
 # ------------------------------------------------------------------------------------------------- repeated runs

@@ -11,6 +11,7 @@ from accelerate import Accelerator, tracking
 from accelerate.tracking import GeneralTracker, register_tracker_class
 from runs import small
 
+from headstart import trackers as trackers_module
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError, Stopped
 from headstart.start import run
@@ -104,6 +105,7 @@ def test_a_tracker_hears_of_configuration_images_metrics_and_the_end(fake, tiny_
     assert logs[0][0]["train/loss"] == lines[0]["loss"]
     (last,) = [values for values, _ in logs if values.get("epoch") == 2]
     assert last["epoch/accuracy_val"] == lines[-1]["val_accuracy"]
+    assert logs[-1][1] == lines[-1]["step"], "the result is at the last step"
     assert logs[-1][0]["result/accuracy"] == json.loads((out / "summary.json").read_text())["val"]["accuracy"]
     assert json.loads((out / RUN_IDS).read_text()) == {"fake": "fake"}
 
@@ -182,6 +184,28 @@ def test_what_a_killed_run_told_after_its_checkpoint_is_told_anew(tmp_path):
         each.__exit__(ValueError, ValueError(), None)
     scalars, _ = events(tmp_path)
     assert scalars["train/loss"] == [(1, 0.5), (2, 0.5), (3, 0.5), *((step, 0.25) for step in range(4, 9))]
+
+
+@pytest.mark.parametrize("damage", ["no json", "[1]", "a folder"])
+def test_damaged_ids_are_one_warning_and_the_trackers_begin_new_runs(damage, fake, tmp_path, capsys):
+    path = tmp_path / RUN_IDS
+    path.mkdir() if damage == "a folder" else path.write_text(damage)
+    runtime = RuntimeConfig(trackers="fake")
+    with Trackers(Accelerator(cpu=True), ["fake"], tmp_path, runtime, {"seed": 1}, step=3) as trackers:
+        trackers.record({"step": 4, "loss": 0.5})
+    assert [what for what, *_ in fake.told] == ["start", "config", "log"]
+    said = capsys.readouterr().err
+    assert said.count(f"{path} cannot be read (") == 1
+    assert said.count("warning") == (2 if damage == "a folder" else 1)  # nor can it be written
+    assert path.is_dir() or json.loads(path.read_text()) == {"fake": "fake"}
+
+
+def test_one_that_has_no_id_is_left_out(fake, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trackers_module, "_id_of", lambda *_: 1 / 0)
+    with Trackers(Accelerator(cpu=True), ["fake"], tmp_path, RuntimeConfig(), {"seed": 1}, step=0) as trackers:
+        trackers.record({"step": 1, "loss": 0.5})
+    assert capsys.readouterr().err.count("the tracker fake failed and is left out from here on (ZeroDivisionError") == 1
+    assert not any(what == "log" for what, *_ in fake.told)
 
 
 def test_one_that_is_not_installed_is_said_before_anything_is_written(tiny_data, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from runs import small, stopped_at
 from torch import nn
 from torchvision.models import resnet18
 
-from headstart import InputError, checkpoint, start
+from headstart import InputError, checkpoint, start, training
 from headstart.artifacts import load_model
 from headstart.config import DataConfig, RunConfig
 from headstart.data import loading
@@ -557,3 +557,14 @@ def test_a_finished_run_that_is_started_again_has_nothing_to_do(fine_tuned, tiny
     assert start.run(small(tiny_data, fine_tuned, train={"epochs": 4, "resume": "auto"})) == fine_tuned
     assert "is finished, so there is nothing to continue" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")} == before
+
+
+def test_losses_are_written_every_few_seconds_too(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that are written together share the time that they took."""
+    monkeypatch.setattr(training, "FLUSH_S", 0.0)
+    out = run(small(tiny_data, tmp_path / "run", strategy="frozen_head"))
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "epoch" not in line]
+    assert len({line["time_s"] for line in steps}) == len(steps) == 9

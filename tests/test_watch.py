@@ -42,10 +42,10 @@ def folder(tmp_path):
     return path
 
 
-def log(path, *, steps=(), epochs=()):
+def log(path, *, steps=(), epochs=(), time_s=0.25):
     with (path / "metrics.jsonl").open("a") as lines:
         for step in steps:
-            line = {"step": step, "loss": 1 / step, "accuracy": 0.5, "lr": {"head": 0.1}, "time_s": 0.25}
+            line = {"step": step, "loss": 1 / step, "accuracy": 0.5, "lr": {"head": 0.1}, "time_s": time_s}
             lines.write(json.dumps(line) + "\n")
         for epoch in epochs:
             line = {"step": ENDS[epoch - 1], "epoch": epoch, "train_loss": 0.5, "train_accuracy": 0.75, "val_loss": 0.4,
@@ -59,7 +59,7 @@ def finish(path):
 
 
 def test_the_epoch_is_the_one_that_is_trained():
-    assert [Status.at(step, ENDS).epoch for step in (0, 4, 5, 8, 9, 13, 14)] == [1, 1, 2, 2, 3, 3, 3]
+    assert [Status.at(step, ENDS).epoch for step in (0, 4, 5, 6, 9, 10, 13, 14)] == [1, 1, 1, 2, 2, 3, 3, 3]
 
 
 def test_once_says_where_a_run_is(folder, capsys):
@@ -124,6 +124,112 @@ def test_an_error_ends_the_running(folder):
     with pytest.raises(ZeroDivisionError), Running(folder):
         1 / 0  # noqa: B018
     assert not (folder / RUNNING).exists()
+
+
+def test_the_time_left_counts_down_until_the_next_steps_are_seen(folder, capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    Running(folder)
+    log(folder, steps=range(1, 8), epochs=[1], time_s=10.0)
+    moments = iter(
+        [
+            lambda: None,
+            lambda: None,
+            lambda: log(folder, steps=[8], time_s=10.0),
+            lambda: log(folder, steps=[9], time_s=10.0),
+            lambda: None,  # validation: no step is expected
+            lambda: finish(folder),
+        ]
+    )
+
+    def pause(_):
+        clock[0] += 6.0
+        next(moments)()
+
+    watch_command(str(folder), once=False, pause=pause)
+    left = re.findall(r"step (\d+)/14 .* (\S+) (?:s|min) left", capsys.readouterr().out)
+    assert left == [("7", "1:04"), ("7", "58"), ("8", "1:00"), ("9", "50"), ("9", "50"), ("9", "50")]
+
+
+@pytest.fixture
+def repeats(tmp_path):
+    """A folder in which two seeds are going to be trained; child(0) lays out the first one."""
+    path = tmp_path / "repeats"
+    path.mkdir()
+    Running(path)
+    (path / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "train": {"seeds": 2, "folds": 0}}))
+
+    def child(number):
+        folder = path / f"seed_{number}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump({"train": {"batch_size": 8, "epochs": 3}}))
+        pq.write_table(pa.table({"split": ["train"] * 36 + ["val"] * 15}), folder / "manifest.parquet")
+        Running(folder)
+        return folder
+
+    return path, child
+
+
+def finish_all(path):
+    summary = {"repeats": "seeds", "runs": [{}, {}], "val": {"n": 15, "accuracy": 0.8, "accuracy_ci95": None},
+               "spread": {"accuracy": {"mean": 0.8, "lowest": 0.75, "highest": 0.85}}, "wall_s": 30.0}  # fmt: skip
+    (path / "summary.json").write_text(json.dumps(summary))
+
+
+def test_repeated_runs_are_followed_one_after_the_other(repeats, capsys):
+    path, child = repeats
+    moments = iter(
+        [
+            lambda: child(0),
+            lambda: log(path / "seed_0", steps=range(1, 6), epochs=[1]),
+            lambda: finish(path / "seed_0"),
+            lambda: None,
+            lambda: log(child(1), steps=range(1, 15), epochs=[1, 2, 3]),
+            lambda: finish(path / "seed_1"),
+            lambda: finish_all(path),
+        ]
+    )
+    watch_command(str(path), once=False, pause=lambda _: next(moments)())
+    assert list(moments) == []
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0].removeprefix(f"{path}/") for line in said] == [
+        "seed_0: 1 of 2",
+        "epoch 1/3",
+        "seed_0: finished, accuracy 80.0 % [54.8 %, 93.0 %], 12 of 15, 12 s",
+        "seed_1: 2 of 2",
+        "epoch 1/3",
+        "epoch 2/3",
+        "epoch 3/3",
+        "seed_1: finished, accuracy 80.0 % [54.8 %, 93.0 %], 12 of 15, 12 s",
+        f"{path}: finished, 2 seeds, accuracy 80.0 % on average, 75.0 % to 85.0 %, 30 s",
+    ]
+
+
+def test_a_watcher_of_repeated_runs_ends_when_their_process_is_gone(repeats, capsys):
+    path, child = repeats
+    finish(child(0))
+    log(child(1), steps=range(1, 4))
+    for folder in (path, path / "seed_1"):
+        (folder / RUNNING).write_text(json.dumps({"pid": _ended_process(), "host": socket.gethostname(), "since": 0}))
+    watch_command(str(path), once=False, pause=_never)
+    said = capsys.readouterr().out.splitlines()
+    assert said[:1] == ["seed_0: 1 of 2"]
+    assert said[-1].startswith(f"{path}: the process that wrote it is gone")
+
+
+def test_once_says_where_repeated_runs_are(repeats, capsys):
+    path, child = repeats
+    assert exit_code("watch", path, "--once") == 0
+    assert capsys.readouterr().out == "none of 2 runs has begun\n"
+    finish(child(0))
+    log(child(1), steps=range(1, 5))
+    assert exit_code("watch", path, "--once") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "seed_1: 2 of 2"
+    assert said[1].startswith("epoch 1/3  step 4/14")
+    finish_all(path)
+    assert exit_code("watch", path, "--once") == 0
+    assert "finished, 2 seeds, accuracy 80.0 % on average" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

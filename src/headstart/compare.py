@@ -74,7 +74,7 @@ class Comparison:
     difference: float
     ci95: tuple[float, float]
     loss_difference: float
-    loss_ci95: tuple[float, float]
+    loss_ci95: tuple[float, float] | None  # None: it does not vary
     p_value: float
     p_holm: float
     verdict: str  # better, worse, not proven
@@ -96,6 +96,13 @@ class Comparison:
         return sentence + (
             f"If the difference is what was seen, about {self.images_needed:,} images would show it (four times out of five)."
         )
+
+    def loss_in_words(self) -> str:
+        """'+0.0123 [-0.0100, +0.0400]', or without an interval where there is none."""
+        if self.loss_ci95 is None:
+            return f"{self.loss_difference:+.4f} (no interval: it does not vary)"
+        low, high = self.loss_ci95
+        return f"{self.loss_difference:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def compare(runs: Sequence[Measured]) -> list[Comparison]:
@@ -257,7 +264,9 @@ def notes_of(measured: Sequence[Measured], runs: Sequence[Measured]) -> list[str
         names = ", ".join(f"{run.path} (the best of {run.choices})" for run in chosen)
         notes.append(f"These same images chose the epoch of {names}, which flatters it a little.")
     if len(runs) > 2:
-        notes.append(f"The p-values are adjusted for {len(runs) - 1} comparisons (Holm).")
+        notes.append(
+            f"The p-values are adjusted for {len(runs) - 1} comparisons (Holm); the intervals are not, each is of its own comparison."
+        )
     return notes
 
 
@@ -320,9 +329,8 @@ def _print(
         )
     console.print(table)
     for comparison in comparisons:
-        low, high = comparison.loss_ci95
         console.print(comparison.in_words(), soft_wrap=True)
-        console.print(f"  loss {comparison.loss_difference:+.4f} [{low:+.4f}, {high:+.4f}]", soft_wrap=True)
+        console.print(f"  loss {comparison.loss_in_words()}", soft_wrap=True)
     for note in notes:
         console.print(note, soft_wrap=True)
     if out is not None:

@@ -93,12 +93,11 @@ def _section(
             groups.append(_Group(title.format(first=first.path, second=second.path), len(ours), images))
     both = int((first.right & second.right).sum())
     cells = [both, comparison.gained, comparison.lost, comparison.n - both - comparison.gained - comparison.lost]
-    loss_low, loss_high = comparison.loss_ci95
     return _Section(
         comparison=comparison,
         words=comparison.in_words(),
         difference=f"{100 * comparison.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]",
-        loss=f"{comparison.loss_difference:+.4f} [{loss_low:+.4f}, {loss_high:+.4f}]",
+        loss=comparison.loss_in_words(),
         bar=_Bar(*(50 + 50 * value / reach for value in (low, comparison.difference, high))),
         zero=50.0,
         cells=cells,

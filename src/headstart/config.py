@@ -252,7 +252,7 @@ class TrainConfig:
     """Train with so many seeds, from `seed` on, in --out/seed_0 and so on, and sum up: mean, spread, interval."""
     folds: int = 0
     """Train so many times, each with another part of all images set aside, in --out/fold_0 and so on, so that each image is
-    measured once by a network that did not see it. 0: no."""
+    measured once by a network that was not trained on it. 0: no."""
     resume: str = "never"
     """never, auto (continue the run in --out if it has a checkpoint, else start), or the path of a checkpoint."""
     checkpoint_steps: int = 0

@@ -101,7 +101,7 @@ def describe(
     *,
     measure: Callable[[np.ndarray, np.ndarray], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """All metrics with the interval of the accuracy; per-class values by class name.
+    """All metrics with their intervals, None where nothing says how wide one is; per-class values by class name.
 
     measure: metrics.measure, or what runs it elsewhere.
     """
@@ -118,10 +118,11 @@ def describe(
     probabilities, labels = predictions.probabilities, predictions.labels
     counts = np.array(values["confusion_matrix"])
     described["balanced_accuracy_ci95"] = list(stats.balanced_accuracy_interval(np.diag(counts), counts.sum(axis=1)))
-    described["loss_ci95"] = list(stats.bootstrap(stats.log_losses(probabilities, labels), labels))
+    losses = stats.log_losses(probabilities, labels)
+    described["loss_ci95"] = _listed(stats.bootstrap(losses, labels, lowest=0.0))
     brier = stats.brier_scores(probabilities, labels)
     described["brier"] = float(brier.mean())
-    described["brier_ci95"] = list(stats.bootstrap(brier, labels))
+    described["brier_ci95"] = _listed(stats.bootstrap(brier, labels, lowest=0.0, highest=2.0))
     described |= asdict(stats.calibration_error(probabilities, labels))
     described["per_class"] = {
         name: {
@@ -179,7 +180,11 @@ def _interval(successes: Any, total: Any) -> list[float] | None:
     """Wilson's, None of nothing."""
     from headstart.stats import wilson
 
-    return list(wilson(int(successes), int(total))) if total else None
+    return _listed(wilson(int(successes), int(total))) if total else None
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def headline(values: dict[str, Any]) -> str:

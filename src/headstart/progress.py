@@ -1,7 +1,7 @@
 """What a person sees while it trains: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import time
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,8 +30,8 @@ class Status:
 
     @staticmethod
     def at(step: int, ends: Sequence[int], **known: float | int | None) -> "Status":
-        """ends: the step that ends each epoch."""
-        epoch = min(bisect_right(ends, step) + 1, len(ends))
+        """ends: the step that ends each epoch, which is of that epoch still; before the first step it is the first one."""
+        epoch = min(bisect_left(ends, step) + 1, len(ends))
         return Status(step, ends[-1], epoch, len(ends), **known)  # type: ignore[arg-type]
 
     @property

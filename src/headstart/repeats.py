@@ -3,23 +3,28 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import yaml
+from accelerate import Accelerator
 
-from headstart.artifacts import RunFolder, check_new_folder, choose_folder, predictions_table
+from headstart.artifacts import RunFolder, check_nobody_writes, check_start, choose_folder, predictions_table
 from headstart.compare import Measured, read_measured
 from headstart.config import RunConfig
+from headstart.data.manifest import check_splits
 from headstart.data.samples import COLUMNS, Sample, Samples
+from headstart.data.source import open_source
 from headstart.errors import InputError, Stopped
 from headstart.evaluate import Predictions, describe
 from headstart.fan_out import run_on_gpus, usable_gpus
 from headstart.parsing import to_yaml
 from headstart.position import check_same_recipe
+from headstart.preprocess import Preprocess
+from headstart.running import RUNNING, Running
 from headstart.runtime import finish, on_main, start_accelerator, versions
 from headstart.stats import mean_interval, wilson
 
@@ -52,8 +57,26 @@ def run_repeats(config: RunConfig, run_once: RunOnce) -> Path:
             f"train.resume {config.train.resume} names one checkpoint, and several runs are asked for; use auto or never"
         )
     accelerator = start_accelerator(config.runtime)
-    path = on_main(accelerator, lambda: _begin(config))
+    path = on_main(accelerator, lambda: _check_folder(config))
     configs = children_of(config, path)
+    on_main(accelerator, lambda: _check_splits(configs, path))
+    on_main(accelerator, lambda: path.mkdir(parents=True, exist_ok=True))
+    with Running(path if accelerator.is_main_process else None) as running:
+        on_main(accelerator, lambda: RunFolder(path).write_text("config.yaml", to_yaml(replace(config, out=str(path)))))
+        _run_all(accelerator, configs, path, run_once)
+        if accelerator.is_main_process:
+            children = [Child(name, child, _summary(path / name)) for name, child in configs.items()]
+            summary = sum_up(config, path, children)
+            summary["wall_s"] = time.perf_counter() - started
+            RunFolder(path).write_json("summary.json", summary)
+            running.end()
+            _print(summary, path)
+    finish(accelerator, last=True)
+    return path
+
+
+def _run_all(accelerator: Accelerator, configs: dict[str, RunConfig], path: Path, run_once: RunOnce) -> None:
+    """What is not finished yet, one after the other or one per GPU."""
     todo = on_main(accelerator, lambda: [name for name in configs if not (path / name / "summary.json").exists()])
     gpus = usable_gpus(accelerator.device) if accelerator.num_processes == 1 else []
     if len(gpus) > 1 and len(todo) > 1:
@@ -69,14 +92,6 @@ def run_repeats(config: RunConfig, run_once: RunOnce) -> Path:
                 raise InputError(f"{name}: {error}") from None
             except Stopped as stop:
                 raise Stopped(f"{name}: {stop}; all of them: --out {path} --train.resume auto") from None
-    if accelerator.is_main_process:
-        children = [Child(name, child, _summary(path / name)) for name, child in configs.items()]
-        summary = sum_up(config, path, children)
-        summary["wall_s"] = time.perf_counter() - started
-        RunFolder(path).write_json("summary.json", summary)
-        _print(summary, path)
-    finish(accelerator, last=True)
-    return path
 
 
 def children_of(config: RunConfig, path: Path) -> dict[str, RunConfig]:
@@ -95,8 +110,8 @@ def children_of(config: RunConfig, path: Path) -> dict[str, RunConfig]:
     return {name: replace(part, out=str(path / name)) for name, part in parts.items()}
 
 
-def _begin(config: RunConfig) -> Path:
-    """The folder of all runs, made if it is new. Raises InputError if it holds something else."""
+def _check_folder(config: RunConfig) -> Path:
+    """The folder of all runs. Raises InputError if it holds something else."""
     path = choose_folder(config.out, strategy=config.strategy.name)
     config = replace(config, out=str(path))
     written = path / "config.yaml"
@@ -109,17 +124,25 @@ def _begin(config: RunConfig) -> Path:
         if not repeated:
             raise InputError(f"--out {path} holds a single run; name another folder for repeated ones")
         check_same_recipe(config, before, more=() if config.train.folds else ("train.seeds",))
+        check_nobody_writes(path)
     else:
-        check_new_folder(path)
-        path.mkdir(parents=True, exist_ok=True)
-    RunFolder(path).write_text("config.yaml", to_yaml(config))
+        check_start(path, resume=config.train.resume)
     return path
+
+
+def _check_splits(configs: Mapping[str, RunConfig], path: Path) -> None:
+    """Raise InputError before the first run if the data or the split of any that is to be run cannot be used."""
+    if not all((path / name / "summary.json").exists() for name in configs):
+        data = next(iter(configs.values())).data
+        recipes = {name: (config.data, config.seed) for name, config in configs.items()}
+        check_splits(open_source(data), recipes, say=print, decoder=Preprocess.of(data).decode)
 
 
 def _leave_nothing(path: Path) -> None:
     """Remove the folder again if no run has begun in it."""
-    if [entry.name for entry in path.iterdir()] == ["config.yaml"]:
+    if {entry.name for entry in path.iterdir()} == {"config.yaml", RUNNING}:
         (path / "config.yaml").unlink()
+        (path / RUNNING).unlink()
         path.rmdir()
 
 
@@ -138,6 +161,8 @@ def sum_up(config: RunConfig, path: Path, children: Sequence[Child]) -> dict[str
         "epochs": summaries[0]["epochs"],
         "weights": summaries[0]["weights"],
         "same_images": same_images,
+        # the probe that tuning starts from is one of those to choose from
+        "epoch_chosen_on_val": summaries[0]["epochs"] + ("tuning_kept" in summaries[0].get("probe", {})) > 1,
         "runs": [
             {
                 "folder": child.folder,
@@ -157,16 +182,39 @@ def sum_up(config: RunConfig, path: Path, children: Sequence[Child]) -> dict[str
         found["val"] = _pool(path, measured)
         overlap = 1 / (config.train.folds - 1)  # images measured, to images trained on
     else:
-        val = summaries[0]["val"]
-        # Wilson's for the mean: more seeds do not make more images
-        low, high = wilson(round(float(np.mean([summary["val"]["correct"] for summary in summaries]))), val["n"])
-        found["val"] = {"n": val["n"], "accuracy": float(np.mean(accuracies)), "accuracy_ci95": [low, high],
-                        "loss": float(np.mean(losses))}  # fmt: skip
-        overlap = 0.0 if same_images else val["n"] / summaries[0]["train"]["n"]
+        vals = [summary["val"] for summary in summaries]
+        found["val"] = _mean_of_seeds(vals) if same_images else _all_answers(vals)
+        trained = sum(summary["train"]["n"] for summary in summaries)
+        overlap = 0.0 if same_images else sum(val["n"] for val in vals) / trained
     found["spread"]["accuracy"]["ci95"] = _corrected_interval(accuracies, overlap=overlap)
     found["spread"]["accuracy"]["ci95_is"] = "t" if overlap == 0 else "t, corrected for overlapping training images"
+    if found["spread"]["accuracy"]["ci95"] is None:
+        found["spread"]["accuracy"]["ci95_is"] = "none, as all runs have the same accuracy"
     found["versions"] = versions()
     return found
+
+
+def _mean_of_seeds(vals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of runs on the same images. The interval is Wilson's for the mean: more seeds do not make more images."""
+    low, high = wilson(round(float(np.mean([val["correct"] for val in vals]))), vals[0]["n"])
+    return {
+        "n": vals[0]["n"],
+        "accuracy": float(np.mean([val["accuracy"] for val in vals])),
+        "accuracy_ci95": [low, high],
+        "loss": float(np.mean([val["loss"] for val in vals])),
+    }
+
+
+def _all_answers(vals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of runs on images of their own, some of them in several: all answers together. They are not independent, so no interval."""
+    count, correct = sum(val["n"] for val in vals), sum(val["correct"] for val in vals)
+    return {
+        "n": count,
+        "correct": correct,
+        "accuracy": correct / count,
+        "accuracy_ci95": None,
+        "loss": sum(val["n"] * val["loss"] for val in vals) / count,
+    }
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -179,14 +227,15 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _corrected_interval(values: Sequence[float], *, overlap: float) -> list[float] | None:
-    """Student's t interval of the mean; runs that share training images are not independent, and the variance of the mean is
-    larger by that (Nadeau and Bengio 2003). overlap: images measured / images trained on; 0: independent."""
+    """Student's t interval of the mean accuracy, cut off at 0 and 1; None where all are the same. Runs that share training images
+    are not independent, and the variance of the mean is larger by that (Nadeau and Bengio 2003). overlap: images measured /
+    images trained on; 0: independent."""
     plain = mean_interval(values)
-    if plain is None:
+    if plain is None or min(values) == max(values):
         return None
     mean, reach = float(np.mean(values)), (plain[1] - plain[0]) / 2
     reach *= math.sqrt(1 + len(values) * overlap)
-    return [mean - reach, mean + reach]
+    return [max(0.0, mean - reach), min(1.0, mean + reach)]
 
 
 def _check_folds(measured: Sequence[Measured]) -> None:
@@ -203,7 +252,7 @@ def _check_folds(measured: Sequence[Measured]) -> None:
 
 
 def _pool(path: Path, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Every image once, by the network that did not see it: predictions.parquet, manifest.parquet, and their metrics."""
+    """Every image once, by the network that was not trained on it: predictions.parquet, manifest.parquet, and their metrics."""
     classes = measured[0].classes
     samples: list[Sample] = []
     probabilities, labels = [], []
@@ -249,26 +298,46 @@ def _print(summary: dict[str, Any], path: Path) -> None:
                       str(run["best_epoch"]), f"{run['wall_s']:.0f}")  # fmt: skip
     console.print()
     console.print(table)
-    spread, (low, high) = summary["spread"]["accuracy"], summary["val"]["accuracy_ci95"]
+    for line in results_in_words(summary):
+        console.print(line)
+    console.print(f"{path}: summary.json and a folder of each run")
+
+
+def results_in_words(summary: Mapping[str, Any]) -> list[str]:
+    """What came of all runs, a line each."""
+    spread, val, count = summary["spread"]["accuracy"], summary["val"], summary["val"]["n"]
     sd = "" if spread["sd"] is None else f", sd {100 * spread['sd']:.1f} points"
-    console.print(
+    lines = [
         f"accuracy {_percent(spread['mean'])} on average{sd}, {_percent(spread['lowest'])} to {_percent(spread['highest'])}"
-    )
-    count = summary["val"]["n"]
+    ]
     if summary["repeats"] == "folds":
-        console.print(
-            f"all {count} images, each by the network that did not see it: {_percent(summary['val']['accuracy'])} "
-            f"[{_percent(low)}, {_percent(high)}] (Wilson)"
+        lines.append(
+            f"all {count} images, each by the network that was not trained on it: {_percent(val['accuracy'])} "
+            f"{_interval(val['accuracy_ci95'])} (Wilson)"
         )
     elif summary["same_images"]:
-        console.print(f"for {count} images the interval is [{_percent(low)}, {_percent(high)}] (Wilson, of the mean)")
-    if spread["ci95"] is not None:
-        low, high = spread["ci95"]
-        of = "another seed" if summary["same_images"] else "another split"
-        console.print(
-            f"the mean over runs, had each been {of}: [{_percent(low)}, {_percent(high)}] ({spread['ci95_is']})"
+        lines.append(f"for {count} images the interval is {_interval(val['accuracy_ci95'])} (Wilson, of the mean)")
+    else:
+        lines.append(
+            f"each seed measures images of its own: {val['correct']} of {count} answers are right in all; an image may be among them "
+            "several times, so they have no interval"
         )
-    console.print(f"{path}: summary.json and a folder of each run")
+    if summary["epoch_chosen_on_val"]:
+        lines.append(
+            "the images that are measured chose the epoch that is kept, in every run, which flatters them a little"
+        )
+    of = "another seed" if summary["same_images"] else "another split"
+    if spread["ci95"] is not None:
+        lines.append(f"the mean over runs, had each been {of}: {_interval(spread['ci95'])} ({spread['ci95_is']})")
+    else:
+        lines.append(
+            f"no interval of the mean over runs: they all came to the same accuracy, which does not say what {of} would bring"
+        )
+    return lines
+
+
+def _interval(limits: Sequence[float]) -> str:
+    return f"[{_percent(limits[0])}, {_percent(limits[1])}]"
 
 
 def _percent(share: float) -> str:

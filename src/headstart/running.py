@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+import yaml
 
 from headstart.errors import InputError
 from headstart.files import write_atomically
@@ -46,7 +47,7 @@ def is_over(path: Path) -> bool:
     try:
         about = json.loads((path / RUNNING).read_text())
     except FileNotFoundError:
-        return has_begun(path)
+        return has_begun(path) or bool(repeated_runs(path))
     except (OSError, ValueError):
         return False
     if about["host"] != socket.gethostname():
@@ -74,6 +75,18 @@ def writer_of(path: Path) -> int | None:
 def has_begun(path: Path) -> bool:
     """Whether a run has laid out its folder there."""
     return (path / "config.yaml").is_file() and (path / "manifest.parquet").is_file()
+
+
+def repeated_runs(path: Path) -> list[str]:
+    """The folders in it, of runs that are begun or will be, if it holds the same recipe several times; none of a single run."""
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        folds, num_seeds, seed = config["train"]["folds"], config["train"]["seeds"], config["seed"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return []
+    if folds:
+        return [f"fold_{fold}" for fold in range(folds)]
+    return [f"seed_{number}" for number in range(seed, seed + num_seeds)] if num_seeds > 1 else []
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 DRAWS = 2000  # of a bootstrap
 BINS = 15  # of the calibration error, fewer where they would hold less than 20 images each
 _CHUNK = 1 << 22  # numbers drawn at once
+_HARDLY = 0.01  # of the variance of the images: what a draw of them must have for its t to say anything
 
 
 def wilson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -105,19 +106,30 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, seed: in
 
 
 def bootstrap(
-    values: np.ndarray, labels: np.ndarray, *, confidence: float = 0.95, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, float]:
+    values: np.ndarray,
+    labels: np.ndarray,
+    *,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float, float] | None:
     """Interval of the mean of (n,) values, such as losses: bootstrap-t (Efron and Tibshirani 1993), drawn class by class.
 
-    In each draw every class keeps its number of images. The plain percentile interval is too short for losses, whose few
-    large values often are not drawn.
+    In each draw every class keeps its number of images; classes of one image are drawn together. The plain percentile interval
+    is too short for losses, whose few large values often are not drawn. Where more draws than a tail holds hardly vary, so
+    that their t says nothing, it is Student's t interval. lowest, highest: what a mean can be; no limit lies beyond.
+    None where nothing varies: then nothing says how far off the mean is.
     """
+    strata = [values[rows].astype(np.float64) for rows in _strata(labels)]
+    if all(np.ptp(ours) == 0 for ours in strata):
+        return None
     rng = np.random.default_rng(seed)
     count = len(values)
     mean, variance = 0.0, 0.0
     means, variances = np.zeros(draws), np.zeros(draws)
-    for label in np.unique(labels):
-        ours = values[labels == label].astype(np.float64)
+    for ours in strata:
         size, share = len(ours), len(ours) / count
         mean += share * float(ours.mean())
         variance += share**2 * float(ours.var()) / size
@@ -127,12 +139,30 @@ def bootstrap(
             rows = slice(start, start + len(drawn))
             means[rows] += share * drawn.mean(axis=1)
             variances[rows] += share**2 * drawn.var(axis=1) / size
-    if variance == 0:
-        return mean, mean
-    spread = math.sqrt(variance)
-    scaled = (means - mean) / np.sqrt(np.maximum(variances, 1e-4 * variance))
-    low, high = np.quantile(scaled, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return mean - float(high) * spread, mean - float(low) * spread
+    tail = 0.5 - confidence / 2
+    varies = variances > _HARDLY * variance
+    if (~varies).mean() > tail:
+        unbiased = sum((len(ours) / count) ** 2 * float(ours.var(ddof=1)) / len(ours) for ours in strata)
+        reach = student_t(1 - tail, count - len(strata)) * math.sqrt(unbiased)
+        low, high = mean - reach, mean + reach
+    else:
+        scaled = (means[varies] - mean) / np.sqrt(variances[varies])
+        least, most = np.quantile(scaled, [tail, 1 - tail])
+        low, high = mean - float(most) * math.sqrt(variance), mean - float(least) * math.sqrt(variance)
+    return max(low, lowest), min(high, highest)
+
+
+def _strata(labels: np.ndarray) -> list[np.ndarray]:
+    """The rows of each class, (n,) bool each. Classes of one image are one stratum; a single one joins the smallest class."""
+    names, sizes = np.unique(labels, return_counts=True)
+    alone = np.isin(labels, names[sizes == 1])
+    strata = [labels == name for name in names[sizes > 1]]
+    if alone.sum() == 1 and strata:
+        strata.sort(key=lambda rows: int(rows.sum()))
+        strata[0] = strata[0] | alone
+    elif alone.any():
+        strata.append(alone)
+    return strata
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
@@ -232,14 +262,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def images_needed(*, gained: int, lost: int, total: int, power: float = 0.8, level: float = 0.05) -> int | None:
-    """Validation images with which McNemar's test finds the difference that was seen, if it is real, with this probability
-    (Connor 1987; Miettinen 1968); None where no difference was seen."""
+    """Validation images with which the exact McNemar test finds the difference that was seen, if it is real, with at least this
+    probability (Connor 1987, with the correction for continuity, as the exact test is stricter than the formula without it);
+    None where no difference was seen."""
     if gained == lost:
         return None
-    differ, difference = (gained + lost) / total, (gained - lost) / total
+    differ, difference = (gained + lost) / total, abs(gained - lost) / total
     z_level, z_power = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(power)
     reach = z_level * math.sqrt(differ) + z_power * math.sqrt(differ - difference**2)
-    return math.ceil((reach / difference) ** 2)
+    # n difference - 1 = reach sqrt(n)
+    return math.ceil(((reach + math.sqrt(reach**2 + 4 * difference)) / (2 * difference)) ** 2)
 
 
 def _erf(values: np.ndarray) -> np.ndarray:

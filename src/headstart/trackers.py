@@ -55,9 +55,11 @@ class Trackers:
         for name in names:
             self._attempt(name, self._start, accelerator, name, folder, runtime, values, ids, step=step)
         accelerator.trackers = []  # they are ended here, one by one, and not where the first that raises would end the run
+        self._step = step
+        for name, tracker in list(self._all.items()):
+            self._attempt(name, lambda name=name, tracker=tracker: ids.update({name: _id_of(name, tracker, ids)}))
         if self._all:
-            known = {**ids, **{name: _id_of(name, tracker, ids) for name, tracker in self._all.items()}}
-            write_atomically(folder / RUN_IDS, lambda staging: staging.write_text(json.dumps(known, indent=2) + "\n"))
+            _write_ids(folder / RUN_IDS, ids)
 
     def __enter__(self) -> "Trackers":
         return self
@@ -70,7 +72,7 @@ class Trackers:
 
     def record(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl: of a step, of an epoch, or of a choice of probe.l2."""
-        values = _metrics(line)
+        values, self._step = _metrics(line), line["step"]
         for name, tracker in list(self._all.items()):
             self._attempt(name, tracker.log, values, step=line["step"])
 
@@ -80,7 +82,7 @@ class Trackers:
             self._attempt(name, _send_picture, name, tracker, title, path, step)
 
     def finish(self, model_file: Path, summary: Mapping[str, Any]) -> None:
-        """The result, the model file, and the end."""
+        """The result, at the last step; the model file; and the end."""
         val = summary["val"]
         low, high = val["accuracy_ci95"]
         values = {
@@ -92,7 +94,7 @@ class Trackers:
             "result/wall_s": summary["wall_s"],
         }
         for name, tracker in list(self._all.items()):
-            self._attempt(name, tracker.log, values)
+            self._attempt(name, tracker.log, values, step=self._step)
         for name, tracker in list(self._all.items()):
             self._attempt(name, _send_model, name, tracker, model_file)
         self._end()
@@ -225,8 +227,21 @@ def _scalar(value: Any) -> Any:
 
 
 def _read_ids(path: Path) -> dict[str, str]:
+    """None known, after a warning, if the file is damaged: a tracker must not end a run."""
     try:
-        ids: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        ids = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(ids, dict) or not all(isinstance(entry, str) for entry in ids.values()):
+            raise ValueError("it is no list of ids by name")
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        warn(f"{path} cannot be read ({error}), so the trackers begin new runs")
+        return {}
     return ids
+
+
+def _write_ids(path: Path, ids: Mapping[str, str]) -> None:
+    try:
+        write_atomically(path, lambda staging: staging.write_text(json.dumps(ids, indent=2) + "\n"))
+    except OSError as error:
+        warn(f"{path} cannot be written ({error}), so the trackers would begin new runs if this one is continued")

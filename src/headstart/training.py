@@ -74,7 +74,8 @@ from headstart.trackers import Trackers, asked_for
 from headstart.weights import Weights, ensure_available, load_weights
 from headstart.workers import measure_num_workers
 
-FLUSH_STEPS = 10  # steps between two readings of the losses from the device
+FLUSH_STEPS = 10  # steps between two readings of the losses from the device,
+FLUSH_S = 2.0  # or seconds, whichever comes first
 
 
 def run(config: RunConfig, *, last: bool = True) -> Path:
@@ -416,11 +417,15 @@ def fit(
             record.progress.seen(*tally.tolist())
         record.progress.step_done()
         at_end = state.step in ends
-        stopping, long_ago = agree(
-            accelerator, stop.signal_name is not None, every_s > 0 and time.perf_counter() - saved_at > every_s
+        now = time.perf_counter()
+        stopping, long_ago, unread_long = agree(
+            accelerator,
+            stop.signal_name is not None,
+            every_s > 0 and now - saved_at > every_s,
+            now - entered > FLUSH_S,
         )
         due = state.step < ends[-1] and (stopping or long_ago or (every_steps and state.step % every_steps == 0))
-        if at_end or due or len(unread) == FLUSH_STEPS:
+        if at_end or due or unread_long or len(unread) == FLUSH_STEPS:
             spent_s = time.perf_counter() - entered
             record.losses(unread, names=names, spent_s=spent_s)
             unread.clear()

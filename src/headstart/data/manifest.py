@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
@@ -55,6 +55,68 @@ def build_manifest(
     differ between train and val) and for files that cannot be decoded; if data.on_bad_file is "skip", bad files, empty
     classes and classes of one side alone are left out and listed instead.
     """
+    usable = _usable(source, data, num_threads=num_threads, decodes=decodes, keep=keep, say=say, decoder=decoder)
+    scan, read, lacking = usable.scan, usable.read, dict(usable.lacking)
+    splits = [r.entry.split or "" for r in read]
+    if usable.split_by_us:
+        read, splits, one_sided = _split(source, read, data, seed=seed)
+        lacking |= one_sided
+    left_out = [Skipped(name, "a class without images") for name in scan.empty]
+    left_out += [Skipped(label, f"{reason.split(';')[0]}: left out") for label, reason in lacking.items()]
+    idle = Counter(entry.split for entry in scan.entries if entry.split not in PARTS)
+    left_out += [Skipped(f"split {part!r}", f"{n} images that neither train nor measure") for part, n in idle.items()]
+    classes = tuple(sorted({r.entry.label for r in read}))
+    return Manifest(source, classes, _samples(source, read, splits), tuple([*scan.skipped, *left_out, *usable.bad]))
+
+
+def check_splits(
+    source: Source,
+    recipes: Mapping[str, tuple[DataConfig, int]],
+    *,
+    say: Callable[[str], object] | None = None,
+    decoder: Callable[[bytes], Image.Image] = decode,
+) -> None:
+    """Raise InputError unless build_manifest would take every (data, seed) of one source, with the same classes. They differ in
+    the seed and the fold alone, so the source is read once; a message about one of them begins with its name."""
+    usable = _usable(source, next(iter(recipes.values()))[0], say=say, decoder=decoder)
+    if not usable.split_by_us:
+        return
+    left_out: dict[str, str] = {}
+    for number, (name, (data, seed)) in enumerate(recipes.items()):
+        try:
+            _, _, one_sided = _split(source, usable.read, data, seed=seed)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if number == 0:
+            left_out = one_sided
+        if differing := sorted(one_sided.keys() ^ left_out.keys()):
+            reason = (one_sided | left_out)[differing[0]]
+            raise InputError(f"{reason}; {name} and {next(iter(recipes))} would not have the same classes")
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """read: the images that can be trained or measured on; lacking: label -> what is wrong with a class that is left out;
+    bad: files that cannot be decoded; split_by_us: whether train and val are for us to choose."""
+
+    scan: Scan
+    read: list[_Read]
+    lacking: dict[str, str]
+    bad: list[Skipped]
+    split_by_us: bool
+
+
+def _usable(
+    source: Source,
+    data: DataConfig,
+    *,
+    num_threads: int | None = None,
+    decodes: Callable[[str], bool] | None = None,
+    keep: Keep | None = None,
+    say: Callable[[str], object] | None = None,
+    decoder: Callable[[bytes], Image.Image] = decode,
+) -> _Usable:
+    """Of all that takes part in a run."""
     skip = data.on_bad_file == "skip"
     scan = source.scan()
     if scan.empty and not skip:
@@ -76,21 +138,18 @@ def build_manifest(
     _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
     lacking = lacking_classes(source, entries, [r.entry for r in read], split_by_us=by_us)
     refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
-    read = [r for r in read if r.entry.label not in lacking]
-    splits = [r.entry.split or "" for r in read]
-    if by_us:
-        splits = split_as_configured([r.entry for r in read], [r.sha256 for r in read], data, seed=seed)
-        one_sided = classes_of_one_side([r.entry.label for r in read], splits)
-        refuse_or_leave_out(source, one_sided, {r.entry.label for r in read}, skip=skip)
-        whole = [r.entry.label not in one_sided for r in read]
-        read, splits = list(compress(read, whole)), list(compress(splits, whole))
-        lacking |= one_sided
-    left_out = [Skipped(name, "a class without images") for name in scan.empty]
-    left_out += [Skipped(label, f"{reason.split(';')[0]}: left out") for label, reason in lacking.items()]
-    idle = Counter(entry.split for entry in scan.entries if entry.split not in PARTS)
-    left_out += [Skipped(f"split {part!r}", f"{n} images that neither train nor measure") for part, n in idle.items()]
-    classes = tuple(sorted({r.entry.label for r in read}))
-    return Manifest(source, classes, _samples(source, read, splits), tuple([*scan.skipped, *left_out, *bad]))
+    return _Usable(scan, [r for r in read if r.entry.label not in lacking], lacking, bad, by_us)
+
+
+def _split(
+    source: Source, read: Sequence[_Read], data: DataConfig, *, seed: int
+) -> tuple[list[_Read], list[str], dict[str, str]]:
+    """The images that are left, the side of each, and label -> what is wrong, of the classes that lie on one side alone."""
+    splits = split_as_configured([r.entry for r in read], [r.sha256 for r in read], data, seed=seed)
+    one_sided = classes_of_one_side([r.entry.label for r in read], splits)
+    refuse_or_leave_out(source, one_sided, {r.entry.label for r in read}, skip=data.on_bad_file == "skip")
+    whole = [r.entry.label not in one_sided for r in read]
+    return list(compress(read, whole)), list(compress(splits, whole)), one_sided
 
 
 def build_eval_manifest(

@@ -12,6 +12,7 @@ from headstart.facts import RunFacts, read_run
 from headstart.files import write_atomically
 from headstart.report.document import render
 from headstart.report.gallery import hang
+from headstart.running import repeated_runs
 
 
 def write_pages(
@@ -33,6 +34,10 @@ def write_pages(
 def report_command(run: str, *, data: str | None, doctor: str | None) -> Path:
     """Write the pages of a finished run anew and say where. Raises InputError."""
     path = Path(run)
+    if names := repeated_runs(path):
+        raise InputError(
+            f"{run} holds repeated runs, each with a report of its own; name one of them, such as {path / names[0]}"
+        )
     facts = read_run(path)
     read = _reader(facts, data)
     write_pages(path, read=read, doctor=Path(doctor) if doctor else None)
