@@ -278,6 +278,8 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
 
 def find_model(run: str | Path) -> Path:
     """The model file that a run folder or a path names. Raises InputError."""
+    if not isinstance(run, str | os.PathLike):
+        raise InputError(f"the run is {run!r}; name a run folder or a model.safetensors")
     path = Path(run)
     if path.is_dir():
         path = path / "model.safetensors"
