@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from headstart.artifacts import (
 )
 from headstart.calibration import Calibration, fit_conformal, fit_open_set, fit_temperature
 from headstart.errors import InputError
+from headstart.header import read_header
 from headstart.model import build_model
 from headstart.preprocess import Preprocess
 
@@ -175,13 +177,68 @@ def test_a_file_of_before_there_was_calibration_is_read(model_file: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "damage", ['{"temperature": 1.0}', "7", '{"temperature": "warm", "conformal": 1, "open_set": null}']
+    "damage",
+    [
+        '{"temperature": 1.0}',
+        "7",
+        '{"temperature": "warm", "conformal": {}, "open_set": null, "n": 3, "fitted_on": "x"}',
+        '{"temperature": 1.0, "conformal": {}, "open_set": null, "n": 3, "fitted_on": "x"}',
+    ],
 )
 def test_a_damaged_calibration_is_refused(model_file: Path, tmp_path: Path, damage: str) -> None:
     with safe_open(model_file, framework="pt") as file:
         header = file.metadata() | {"headstart.calibration": damage}
     save_file(load_file(model_file), tmp_path / "damaged.safetensors", metadata=header)
-    assert "the calibration in the header is damaged" in refusal(tmp_path / "damaged.safetensors")
+    assert re.search("the (field )?calibration (of|in) the header is", refusal(tmp_path / "damaged.safetensors"))
+
+
+def test_reference_features_of_another_width_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    open_set = fit_open_set(rng.normal(size=(60, 100)) ** 2, labels)
+    calibration = Calibration(
+        1.0, "validation logits", 60, fit_conformal(rng.normal(size=(60, 3)), labels, exact=True), open_set
+    )
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, header(calibration=calibration.to_json()))
+    assert "reference features of 100 numbers" in refusal(tmp_path / "a.safetensors")
+
+
+ALTERED = {
+    "classes": [None, [], ["a", 3, "c"], ["a", "a"], ["\ud800", "b", "c"], "abc"],
+    "preprocess": [None, [], *(INFO.preprocess.to_json() | {"resize_size": wrong} for wrong in ("256", 0, True, 1.5))],
+    "golden": [[], {"classes": ["a"]}, {"classes": ["a"], "inputs": [3]}],
+    "metrics": [None, [], {"val": {"accuracy": "high"}}, {"val": {"accuracy": 1, "accuracy_ci95": None}}],
+    "versions": [None, [], {"torch": 2}],
+    "calibration": [{"temperature": "1.7"}, {"temperature": float("nan")}],
+    "mixed_precision": [None, "int4"],
+    "eval_batch_size": ["64", 0],
+    "seed": [None],
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_a_field_of_another_kind_is_named_by_whoever_reads_the_header(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    for value in ALTERED[name]:
+        text = json.dumps(value).encode()
+        save_tensors(path, {"x": torch.zeros(1)}, header(**{name: text}))
+        assert f"the field {name} of the header is" in refusal(path), value
+        with pytest.raises(InputError, match=f"the field {name} of the header is"):
+            read_header(path)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"1" * 5000, b"{"])
+def test_what_json_cannot_read_is_refused_by_whoever_reads_the_header(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.zeros(1)}, header(seed=text))
+    assert "the header is damaged" in refusal(path)
+    with pytest.raises(InputError, match="cannot be read as a model file"):
+        read_header(path)
+
+
+def test_weights_of_a_file_are_known_by_their_name_alone(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, header(weights="/home/me/mine.pth"))
+    assert read_info(tmp_path / "a.safetensors").weights == "mine.pth"
 
 
 def test_the_model_comes_back_in_eval_mode_with_its_numbers(model_file: Path) -> None:

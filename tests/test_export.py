@@ -299,6 +299,28 @@ class TestTheCommand:
         assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors", "parity.json"}
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
+    def test_the_record_of_something_else_is_not_replaced(self, finished, tmp_path, capsys) -> None:
+        record = tmp_path / "m.safetensors.parity.json"
+        record.write_text("mine")
+        command = ("export", finished, "--format", "torchvision", "--out", tmp_path / "m.safetensors")
+        assert exit_code(*command) == 2
+        assert "m.safetensors.parity.json exists; name another place" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [record.name]
+        assert record.read_text() == "mine"
+        record.unlink()
+        record.mkdir()
+        assert exit_code(*command, "--overwrite") == 2
+        assert "is a folder and was not written by headstart export" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("damage", ["data: [", "data: 3", "- a", "data: {rot: x}"])
+    def test_a_damaged_configuration_is_said_and_with_data_refused(self, damage, finished, tmp_path) -> None:
+        for name in ("model.safetensors", "manifest.parquet"):
+            (tmp_path / name).write_bytes((finished / name).read_bytes())
+        (tmp_path / "config.yaml").write_text(damage)
+        assert "has no readable manifest.parquet and config.yaml" in (RunImages.of(tmp_path).missing or "")
+        with pytest.raises(InputError, match=r"has no readable manifest\.parquet and config\.yaml"):
+            RunImages.of(tmp_path, data=str(tmp_path))
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,7 +163,42 @@ def test_several_images_in_one_array_are_several_predictions(on_bank, photo) -> 
     assert found[0].probabilities == found[2].probabilities == found[3].probabilities != found[1].probabilities
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_a_tensor_of_any_floating_point_is_its_values(dtype, on_bank) -> None:
+    tensor = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    predictor = headstart.load(on_bank)
+    assert torch.equal(predictor.view(tensor), predictor.view(tensor.float()))
+
+
+def test_a_tensor_that_is_yet_to_be_negated_and_an_array_of_the_other_byte_order_are_their_values(on_bank) -> None:
+    predictor = headstart.load(on_bank)
+    negated = torch._neg_view(-torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)))
+    assert negated.is_neg()
+    assert torch.equal(predictor.view(negated), predictor.view(negated.resolve_neg()))
+    gray = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50) * 30
+    for kind in (">u2", "<u2"):
+        assert torch.equal(predictor.view(gray.astype(kind)), predictor.view(gray))
+    shares = (gray / 65535).astype(">f4")
+    assert torch.equal(predictor.view(shares), predictor.view(shares.astype("<f4")))
+
+
+@pytest.mark.parametrize("options", [{"top": "x"}, {"top": 1.5}, {"top": None}, {"batch_size": 2.0}])
+def test_a_number_that_is_none_is_refused(options, on_bank, photo) -> None:
+    with pytest.raises(InputError, match=r"it must be a whole number of at least 1"):
+        headstart.load(on_bank).predict(photo, **options)
+
+
+@pytest.mark.parametrize("run", [3, None, b"run"])
+def test_what_is_no_name_of_a_run_is_refused(run) -> None:
+    with pytest.raises(InputError, match=r"name a run folder or a model.safetensors"):
+        headstart.load(run)
+
+
 REFUSED = {
+    "a sparse tensor": (torch.zeros(3, 40, 50).to_sparse(), "a sparse tensor; give a dense one"),
+    "a tensor without values": (torch.zeros(3, 40, 50, device="meta"), "meta"),
+    "complex numbers": (torch.zeros(3, 40, 50, dtype=torch.complex64), "of complex64; it must be uint8"),
+    "a stack of gray": (np.zeros((5, 40, 50), np.uint8), r"several as \(n, H, W, 1\)"),
     "BGR planes first": (np.zeros((3, 40, 50), np.uint8), r"shape \(3, 40, 50\); it must be \(H, W\) gray"),
     "planes last in a tensor": (torch.zeros(40, 50, 3, dtype=torch.uint8), r"\(40, 50, 3\); it must be \(1, H, W\)"),
     "two channels": (np.zeros((40, 50, 2), np.uint8), "must be"),
@@ -196,12 +232,28 @@ def test_a_file_that_cannot_be_read_is_a_prediction_with_an_error(on_bank, photo
     missing = tmp_path / "missing.jpg"
     found = headstart.load(on_bank).predict([tmp_path / "broken.jpg", photo, missing, b"", tmp_path])
     assert [prediction.error for prediction in found] == [
-        "not an image that Pillow knows", None, "No such file or directory", "empty file (0 bytes)", "Is a directory",
+        "not an image that Pillow knows", None, "No such file or directory", "empty file (0 bytes)", "not a regular file",
     ]  # fmt: skip
     assert found[1].label is not None
     assert [found[0].label, found[0].probabilities, found[0].top, found[0].probability] == [None, None, (), None]
     assert headstart.load(on_bank).predict([missing])[0].error
     assert headstart.load(on_bank).predict([]) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_not_waited_for(on_bank, photo, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    found = headstart.load(on_bank).predict([tmp_path / "pipe.jpg", photo])
+    assert [prediction.error for prediction in found] == ["not a regular file", None]
+
+
+def test_what_is_too_long_and_thin_is_an_error_however_it_is_given(on_bank, tmp_path) -> None:
+    thin = Image.new("L", (1, 20_000_000 // 37))
+    thin.save(tmp_path / "thin.png")
+    given = [tmp_path / "thin.png", (tmp_path / "thin.png").read_bytes(), thin, np.asarray(thin)]
+    for prediction in headstart.load(on_bank).predict(given):
+        assert prediction.error is not None
+        assert "too long and thin to be resized" in prediction.error
 
 
 def test_top_is_sorted_and_embeddings_come_on_request(on_bank, photo) -> None:
@@ -221,6 +273,7 @@ def test_a_precision_or_device_that_is_not_there_is_refused(on_bank) -> None:
         ({"precision": "fp16", "device": "cpu"}, "fp16 needs a CUDA GPU"),
         ({"device": "warp"}, "device warp cannot be used here"),
         ({"device": "xpu"}, "device xpu cannot be used here"),
+        ({"device": "meta"}, "device meta cannot be used here"),
     ):
         with pytest.raises(InputError, match=reason):
             headstart.load(on_bank, **changes)

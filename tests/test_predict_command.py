@@ -22,6 +22,7 @@ from PIL import Image
 
 import headstart
 from headstart import InputError, cli
+from headstart.data.decode import EXTENSIONS, FORMATS
 from headstart.jobs import begin_or_continue
 from headstart.listing import Listed, images
 from headstart.predict import Predictor
@@ -80,6 +81,41 @@ def test_lists_tables_and_globs_name_images(tmp_path) -> None:
         assert paths(tmp_path / name) == wanted, name
     assert paths(tmp_path / "list.csv", column="path") == wanted
     assert paths(tmp_path / "a.jpg", tmp_path / "list.txt") == [wanted[0], *wanted]
+
+
+def test_every_format_of_the_decoder_is_found_and_what_is_left_out_is_counted(tmp_path) -> None:
+    Image.init()
+    endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
+    assert endings == EXTENSIONS
+    for ending in sorted(endings):
+        (tmp_path / f"a{ending}").touch()
+    for name in ("b.txt", "c.txt", "README"):
+        (tmp_path / name).touch()
+    left_out: Counter[str] = Counter()
+    assert len(paths(tmp_path, left_out=left_out)) == len(endings)
+    assert left_out == {".txt": 2, "no extension": 1}
+
+
+def test_files_left_out_of_a_folder_are_told(model, tmp_path, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 50)).save(tmp_path / "in" / "a.gif")
+    (tmp_path / "in" / "notes.txt").touch()
+    for options in ((), ("--out", tmp_path / "a.csv"), ("--out", f"{tmp_path}/parts/")):
+        assert exit_code("predict", model, tmp_path / "in", *options) == 0
+        assert "1 files left out that are no images by their names (1 .txt)" in capsys.readouterr().out
+
+
+def test_a_mark_of_utf8_is_not_part_of_the_first_name(tmp_path) -> None:
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n", encoding="utf-8-sig")
+    assert paths(tmp_path / "list.txt") == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    (tmp_path / "short.txt").write_text("a")
+    assert paths(tmp_path / "short.txt") == [str(tmp_path / "a")]
+
+
+def test_a_table_without_a_header_names_the_option_that_there_is(tmp_path) -> None:
+    (tmp_path / "list.csv").write_text("a.jpg,1\nb.jpg,2\n")
+    with pytest.raises(InputError, match=r"name one with --image_column \(train: --data.image_column\)"):
+        paths(tmp_path / "list.csv")
 
 
 def test_a_row_without_a_path_and_a_name_that_is_no_text_are_errors_of_their_row(tmp_path) -> None:
@@ -226,6 +262,34 @@ def test_what_the_calibration_says_can_be_asked_otherwise(model, tiny_data, tmp_
         assert ("probability_red_checks" in row) == (option == "--uncalibrated")
 
 
+@pytest.mark.parametrize(("given", "out"), [("list.csv", "list.csv"), ("list.incomplete.csv", "list.csv")])
+def test_a_list_is_not_replaced_by_its_answers(given, out, model, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "image\na.jpg\n"
+    Path(given).write_text(text)
+    assert exit_code("predict", model, tmp_path / given, "--out", out) == 2
+    assert "would replace" in capsys.readouterr().err
+    assert Path(given).read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == [given]
+
+
+def test_an_image_that_pillow_warns_of_is_a_row_without_its_warning(model, tmp_path) -> None:
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
+    command = [
+        sys.executable,
+        "-m",
+        "headstart",
+        "predict",
+        model,
+        tmp_path / "large.png",
+        "--out",
+        tmp_path / "a.jsonl",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""
+    assert json.loads((tmp_path / "a.jsonl").read_text())["error"] == "more than 89,478,485 pixels"
+
+
 def test_a_file_that_was_there_stays_until_the_new_one_is_complete(model, tiny_data, tmp_path, capsys) -> None:
     out = tmp_path / "a.csv"
     out.write_text("old")
@@ -337,7 +401,7 @@ def test_another_list_model_or_question_is_refused(model, mixed, tmp_path, capsy
         ((model, *mixed[:4], "--precision", "bf16"), 'begun with precision "no" and this is "bf16"'),
         ((model, *mixed[:4], "--top", "2"), "begun with columns"),
         ((model, *mixed[:4], "--confidence", "0.8"), "begun with confidence 0.9 and this is 0.8"),
-        ((model, *mixed[:4], "--part_rows", "2"), "begun with block_rows 4096 and this is 2"),
+        ((model, *mixed[:4], "--part_rows", "2"), "begun with part_rows 4096 and this is 2"),
     ):
         capsys.readouterr()
         assert exit_code("predict", *arguments, "--out", f"{out}/") == 2

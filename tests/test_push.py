@@ -4,20 +4,27 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from models import CLASSES, write_model
+from runs import small
+from safetensors.torch import load_file, safe_open
 
-from headstart import InputError
+from headstart import InputError, ModelConfig
+from headstart.artifacts import save_tensors
 from headstart.header import read_header
 from headstart.push import prepare, push_command
+from headstart.start import run as start
+from headstart.weights import BUNDLED
 
 
 class Hub(ThreadingHTTPServer):
@@ -134,6 +141,7 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
+REPO = "me/ants"
 SENT = {"README.md", "config.json", "curves.png", "model.safetensors", "report.html"}
 
 
@@ -184,7 +192,7 @@ def test_a_dry_run_shows_the_same_and_sends_nothing(run, hub, tmp_path) -> None:
 
 
 def test_config_json_names_the_classes_in_order(run) -> None:
-    uploads = {upload.name: upload for upload in prepare(run, with_pictures=False).uploads}
+    uploads = {upload.name: upload for upload in prepare(run, REPO, with_pictures=False).uploads}
     config = json.loads(uploads["config.json"].content)
     assert [config["id2label"][str(code)] for code in range(3)] == list(CLASSES)
     assert [config["label2id"][name] for name in CLASSES] == [0, 1, 2]
@@ -198,13 +206,13 @@ def test_images_of_the_data_in_the_report_stay_here_unless_asked_for(run, tmp_pa
         if path.is_file():
             (folder / path.name).write_bytes(path.read_bytes())
     (folder / "report.html").write_text("<img src='data:image/jpeg;base64,/9j'><img src=\"DATA:image/png;base64,iV\">")
-    package = prepare(folder, with_pictures=False)
+    package = prepare(folder, REPO, with_pictures=False)
     assert {upload.name for upload in package.uploads} == SENT - {"report.html"}
     assert "2 pictures" in package.left_out["report.html"]
-    assert {upload.name for upload in prepare(folder, with_pictures=True).uploads} == SENT
+    assert {upload.name for upload in prepare(folder, REPO, with_pictures=True).uploads} == SENT
     (folder / "curves.png").unlink()
     (folder / "curves.png").symlink_to(folder / "val_predictions.png")
-    assert "curves.png" in prepare(folder, with_pictures=True).left_out
+    assert "curves.png" in prepare(folder, REPO, with_pictures=True).left_out
 
 
 @pytest.mark.parametrize(
@@ -242,12 +250,49 @@ def test_without_token_or_network_it_says_so(environment, reason, run, tmp_path)
     assert done.stderr.count("\n") == 1
 
 
+def test_the_card_names_no_place_and_no_file_that_stays_here(tiny_data, tmp_path) -> None:
+    weights = tmp_path / "secret" / "mine.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(BUNDLED.read_bytes())
+    config = small(tiny_data, tmp_path / "run", model=ModelConfig(weights=str(weights)))
+    folder = start(replace(config, runtime=replace(config.runtime, bank=str(tmp_path / "secret" / "bank"))))
+    package = prepare(folder, REPO, with_pictures=True)
+    sent = {upload.name: upload.read() for upload in package.uploads}
+    assert sent.keys() == SENT
+    for name, content in sent.items():
+        for place in (str(tmp_path), str(tiny_data)):
+            assert place.encode() not in content, (name, place)
+    card = sent["README.md"].decode()
+    assert f'`data.root` "{tiny_data.name}"' in card
+    assert '`model.weights` "mine.safetensors"' in card
+    assert "hf download me/ants model.safetensors --local-dir run\nheadstart predict run IMAGES..." in card
+    for name in package.left_out:
+        assert name.rstrip("/") not in card, name
+
+
+def test_places_are_taken_out_of_texts_and_a_model_file_that_names_one_is_refused(run, tmp_path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "config.yaml").write_text("data: {root: /home/me/ants/}\nmodel: {weights: weights/w.pth}\n")
+    text = "on /home/me/ants/val and '/home/me/ants', not /home/me/antsy, from weights/w.pth, in {}"
+    for name in ("README.md", "report.html"):
+        (folder / name).write_text(text.format(folder))
+    sent = {upload.name: upload.read() for upload in prepare(folder, REPO, with_pictures=False).uploads}
+    for name in ("README.md", "report.html"):
+        assert sent[name] == b"on ants/val and 'ants', not /home/me/antsy, from w.pth, in run"
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        header = file.metadata() | {"headstart.weights": '"/home/me/w.pth"'}
+    save_tensors(folder / "model.safetensors", load_file(folder / "model.safetensors"), header)
+    with pytest.raises(InputError, match=r"model.safetensors says where its weights lay on this machine"):
+        prepare(folder, REPO, with_pictures=False)
+
+
 def test_what_cannot_be_pushed_is_refused_first(run, tmp_path) -> None:
     for repo in ("", "a/b/c", "a b", "-a/b", "a--b", "a/", "../x", "a/b.", "https://huggingface.co/a/b"):
         with pytest.raises(InputError, match="is no name of a repository"):
             push_command(str(run), repo, private=False, dry_run=True, with_pictures=False)
     with pytest.raises(InputError, match=r"has no model.safetensors"):
-        prepare(tmp_path, with_pictures=False)
+        prepare(tmp_path, REPO, with_pictures=False)
     write_model(tmp_path / "unfinished")
     with pytest.raises(InputError, match=r"has no README.md"):
-        prepare(tmp_path / "unfinished", with_pictures=False)
+        prepare(tmp_path / "unfinished", REPO, with_pictures=False)

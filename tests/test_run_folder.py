@@ -148,7 +148,7 @@ def test_evaluate_takes_columns_and_split_from_the_run_and_leaves_its_training_i
     named = ("--image_column", "file", "--label_column", "class", "--split_column", "when", "--split", "later")
     assert exit_code("evaluate", trained / "model.safetensors", "--data", table, *named, "--out", out) == 0
     assert exit_code("evaluate", trained, "--data", tiny_data, "--image_column", "file") == 2
-    assert "data.image_column is 'file', and" in capsys.readouterr().err
+    assert "image_column is 'file', and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -178,6 +179,8 @@ REFUSED = {
     "float pixels": ("/predict", FLOAT, BYTES, 422, "32 bits"),
     "an image of 5 megapixels": ("/predict", encoded(Image.new("L", (2500, 2000)), "PNG"), BYTES, 413, "4 megapixels"),
     "a bomb": ("/predict", huge_png(), BYTES, 413, "4 megapixels"),
+    "too long and thin": ("/predict", encoded(Image.new("L", (1, 20000)), "PNG"), BYTES, 422, "too long and thin"),
+    "an icon": ("/predict", encoded(Image.new("RGB", (64, 64)), "ICO"), BYTES, 422, "send the image as PNG"),
     "endless scans": ("/predict", many_scans(500), BYTES, 422, "damaged"),
     "3 MiB": ("/predict", b"x" * (3 * 2**20), BYTES, 413, "2 MiB"),
     "four images": ("/predict", FILES, FORM, 400, "3 images"),
@@ -197,6 +200,7 @@ REFUSED = {
     "elsewhere": ("/predict/", TINY, BYTES, 404, "GET /docs"),
     "other host": ("/predict", TINY, {**BYTES, "Host": "rebound.example"}, 421, "does not answer to that name"),
     "other site": ("/predict", TINY, {**BYTES, "Origin": "https://other.example"}, 403, "another site"),
+    "no address": ("/predict", TINY, {**BYTES, "Origin": "http://["}, 403, "another site"),
     "no site": ("/predict", TINY, {**BYTES, "Origin": "null"}, 403, "another site"),
 }
 
@@ -230,6 +234,27 @@ def test_a_body_of_unknown_length_is_counted_while_it_arrives(server) -> None:
 def test_a_declared_length_that_is_too_large_is_refused_before_the_body_is_sent(server) -> None:
     with begin(server.port, declared=10**9, sent=b"") as connection:
         assert received(connection).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "status"),
+    [
+        ("/predict", "image/png", 413),
+        ("/predict", "application/json", 415),
+        ("/predict?top=x", "image/png", 400),
+        ("/elsewhere", "image/png", 404),
+    ],
+)
+def test_who_sends_everything_before_looking_for_an_answer_gets_one(target, kind, status, server) -> None:
+    body = b"x" * (12 * 2**20)  # far more than the system holds between the two
+    head = (
+        f"POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head.encode() + body)
+        assert received(connection).startswith(f"HTTP/1.1 {status} ".encode())
+    assert server.predict(TINY).status == 200
 
 
 def test_more_requests_than_may_wait_are_told_to_come_back(predictor) -> None:
@@ -304,8 +329,6 @@ def test_a_client_that_goes_away_leaves_nothing_behind(server) -> None:
     "garbage", [b"\x00\xff" * 50, b"GET / HTTP/9.9\r\n\r\n", b"POST /predict\r\n\r\n", b"\r\n" * 30]
 )
 def test_what_is_no_http_is_refused(garbage: bytes, server) -> None:
-    import socket
-
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(garbage + b"\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)

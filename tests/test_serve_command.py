@@ -102,6 +102,9 @@ def test_an_address_that_is_taken_is_one_sentence(model, capsys) -> None:
         (["--port", "70000"], "--port is 70000"),
         (["--threads", "0"], "--threads is 0"),
         (["--max_images", "0"], "--max_images is 0"),
+        (["--max_wait_ms", "5000000"], "--max_wait_ms is 5e+06; it must be at most 10000"),
+        (["--allow_host", "http://foo.com/"], "--allow_host http://foo.com/ is no bare name of a host"),
+        (["--allow_host", "foo.com:80"], "without http:// and port"),
         (["--max_megapixels", "many"], "invalid int value"),
     ],
 )
@@ -110,6 +113,12 @@ def test_a_mistake_is_one_sentence(options: list[str], part: str, model, capsys)
     said = capsys.readouterr().err
     assert part in said
     assert said.count("\n") == 1
+
+
+def test_a_name_that_is_longer_than_names_can_be_is_one_sentence(model, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: host.encode("idna"))  # what it does first
+    assert exit_code(model, "--host", "x" * 80) == 2
+    assert "is no address of this machine (no name of a machine)" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_there_is_one_sentence(tmp_path, capsys) -> None:

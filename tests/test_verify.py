@@ -16,7 +16,7 @@ from safetensors.torch import load_file, safe_open
 from torchvision.models import resnet18
 
 from headstart import InputError, cli, golden
-from headstart.artifacts import load_tensors, read_info, save_model_tensors
+from headstart.artifacts import load_tensors, read_info, save_model_tensors, save_tensors
 from headstart.preprocess import Preprocess
 from headstart.runtime import versions
 from headstart.verify import verify
@@ -176,6 +176,24 @@ def test_other_weights_are_seen(folder, tmp_path) -> None:
     assert not verify(tmp_path)["passed"]
 
 
+def test_a_flipped_bit_of_a_tensor_is_seen_though_no_logit_shows_it(folder, tmp_path, capsys) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1000] ^= 1  # the last bit of a number
+    (tmp_path / "model.safetensors").write_bytes(data)
+    assert exit_code("verify", tmp_path) == 1
+    assert "tensors: FAIL, other than they were written" in capsys.readouterr().out
+    assert exit_code("verify", folder) == 0
+    assert "tensors: as they were written" in capsys.readouterr().out
+
+
+def test_a_file_of_before_there_was_a_hash_of_its_tensors_is_verified(folder, tmp_path, capsys) -> None:
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        header = {name: text for name, text in file.metadata().items() if name != "headstart.tensors_sha256"}
+    save_tensors(tmp_path / "model.safetensors", load_file(folder / "model.safetensors"), header)
+    assert exit_code("verify", tmp_path) == 0
+    assert "tensors: not recorded in this file" in capsys.readouterr().out
+
+
 def test_another_jpeg_decoder_is_told_and_forgiven_within_its_tolerance(folder, monkeypatch) -> None:
     original = Preprocess.decode
 
@@ -197,7 +215,7 @@ def test_a_file_without_golden_inputs_or_of_another_formula_is_refused(folder, t
     for changes, reason in (
         ({"formula": 2}, "formula 2"),
         ({"classes": ["a", "b", "c"]}, "other classes"),
-        ({"inputs": [{}]}, "logits"),
+        ({"inputs": [{"name": "landscape"}]}, "logits"),
     ):
         with pytest.raises(InputError, match=reason):
             verify(rewritten(folder, tmp_path, golden=record | changes))

@@ -1,6 +1,7 @@
 """What a run leaves behind: the run folder, written atomically, and the model file that explains itself."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from headstart.calibration import Calibration
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
+from headstart.header import DAMAGE, check_fields
 from headstart.preprocess import Preprocess
 from headstart.running import RUNNING, writer_of
 from headstart.trunk import BACKBONE, FEATURES, shapes
@@ -43,13 +45,14 @@ class ModelInfo:
     eval_batch_size: int
     measured_on: str  # "network", or "feature bank": folded trunk and float64 head, which differ from it by rounding
     manifest_sha256: str
-    weights: str
+    weights: str  # imagenet, bundled, none, or the name of a file without its folder
     weights_sha256: str | None
     seed: int
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
     calibration: Calibration | None = None  # None until the run has ended, and in files of before there was any
     golden: Mapping[str, Any] | None = None  # of golden.py; None until the run has ended
+    tensors_sha256: str | None = dataclasses.field(default=None, compare=False)  # written by save_model_tensors
     backbone: str = BACKBONE
     schema: int = SCHEMA
 
@@ -210,9 +213,18 @@ def save_model_tensors(path: Path, tensors: Mapping[str, torch.Tensor], info: Mo
     """save_model for who has a state dict and no network."""
     fields = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
     fields["preprocess"] = info.preprocess.to_json()
+    fields["tensors_sha256"] = hash_of(tensors)
     fields["calibration"] = None if info.calibration is None else info.calibration.to_json()
     metadata = {_PREFIX + name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in fields.items()}
     save_tensors(path, tensors, metadata)
+
+
+def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the bytes of all tensors, by their names in order."""
+    digest = hashlib.sha256()
+    for _, value in sorted(tensors.items()):
+        digest.update(value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -225,7 +237,7 @@ def read_info(path: Path) -> ModelInfo:
     ours = {name.removeprefix(_PREFIX): text for name, text in header.items() if name.startswith(_PREFIX)}
     try:
         fields = {name: json.loads(text) for name, text in ours.items()}
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the header is damaged ({error}); train again or use a copy") from None
     if not fields:
         raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
@@ -233,16 +245,27 @@ def read_info(path: Path) -> ModelInfo:
         raise InputError(f"{path} is of schema {fields.get('schema')}, this version reads {SCHEMA}; update headstart")
     fields.setdefault("calibration", None)
     fields.setdefault("golden", None)
+    fields.setdefault("tensors_sha256", None)
     known = {field.name for field in dataclasses.fields(ModelInfo)}
     if set(fields) != known:
         odd = sorted(set(fields) ^ known)
         raise InputError(f"{path}: the header does not match this version of headstart ({', '.join(odd)})")
+    preprocess = fields["preprocess"]
+    if isinstance(preprocess, dict):  # first: it names what another version asks for
+        preprocess = Preprocess.from_json(preprocess)
+    check_fields(fields, path)
     fields["classes"] = tuple(fields["classes"])
-    fields["preprocess"] = Preprocess.from_json(fields["preprocess"])
+    fields["preprocess"] = preprocess
+    fields["weights"] = Path(fields["weights"]).name  # files of before held the whole path
     if fields["calibration"] is not None:
         try:
             fields["calibration"] = Calibration.from_json(fields["calibration"])
-        except (KeyError, TypeError, ValueError) as error:
+            known_features = fields["calibration"].open_set
+            if known_features is not None:
+                count, width = known_features.reference.shape
+                if width != FEATURES or not 1 <= known_features.neighbour <= count:
+                    raise ValueError(f"{count} reference features of {width} numbers")
+        except DAMAGE as error:
             raise InputError(
                 f"{path}: the calibration in the header is damaged ({error}); train again or use a copy"
             ) from None
@@ -278,6 +301,8 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
 
 def find_model(run: str | Path) -> Path:
     """The model file that a run folder or a path names. Raises InputError."""
+    if not isinstance(run, str | os.PathLike):
+        raise InputError(f"the run is {run!r}; name a run folder or a model.safetensors")
     path = Path(run)
     if path.is_dir():
         path = path / "model.safetensors"

@@ -2,11 +2,13 @@
 
 import json
 import math
+from pathlib import PurePath
 from typing import Any
 
 from headstart.facts import RunFacts
 from headstart.stats import wilson
 
+PLACES = ("data.root", "model.weights", "runtime.bank")  # of which the card names no folder
 LISTED_CLASSES = 20  # longer lists of classes are in the header of the model file
 
 
@@ -154,7 +156,11 @@ def _data(facts: RunFacts) -> str:
 
 
 def _recipe(facts: RunFacts) -> str:
-    changed = ", ".join(f"`{key}` {_plain(value)}" for key, value in facts.changed_keys().items())
+    said = {
+        key: PurePath(value).name if key in PLACES and isinstance(value, str) else value
+        for key, value in facts.changed_keys().items()
+    }
+    changed = ", ".join(f"`{key}` {_plain(value)}" for key, value in said.items())
     return f"{changed or 'The defaults'}; everything else as by default, and all of it in `config.yaml`."
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from headstart import prepare_environment
@@ -74,6 +75,8 @@ def _exit_code(argv: list[str]) -> int:
         command = _command(argv[0])
         if argv[0] == "push":  # the one command that asks for the network, unless the user has forbidden it
             os.environ.setdefault("HF_HUB_OFFLINE", "0")
+        # the decoder looks at the size itself, and says which file it is
+        warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()
         # numpy's matrices here are small or are shared out by ourselves; its own threads would wait for each other
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

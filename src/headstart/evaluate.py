@@ -276,6 +276,7 @@ def evaluate_command(
             trained_on=_training_images(Path(run)),
             split=split,
             anew=trained.get("split", "folder") != "folder",
+            decoder=info.preprocess.decode,
         ),
     )
     if manifest.skipped:

@@ -1,6 +1,7 @@
 """A write is atomic or did not happen. Knows no torch."""
 
 import os
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         fsync(path.parent)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file. Raises OSError, also for what is no file: a pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
+    return path.read_bytes()
 
 
 def cache_folder() -> Path:

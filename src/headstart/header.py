@@ -1,6 +1,8 @@
 """`headstart inspect`: what a model file says of itself. Reads the header alone, and knows neither tensors nor torch."""
 
 import json
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from headstart.errors import InputError
 PREFIX = "headstart."
 LARGEST_BYTES = 100_000_000  # of a header; the safetensors library has the same limit
 LEFT_OUT = ("golden", "calibration")  # long lists of numbers: said in a line
+DAMAGE = (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError)
+"""What reading an altered header may raise."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -22,17 +26,111 @@ def read_header(path: Path) -> dict[str, Any]:
             size = file.seek(0, 2)
         metadata = header.pop("__metadata__", {})
         tensors = {name: {"dtype": entry["dtype"], "shape": entry["shape"]} for name, entry in header.items()}
+        odd = next((name for name, entry in tensors.items() if not _is_shape(entry["shape"])), None)
+        if odd is not None:
+            raise ValueError(f"the shape of {odd} is none")
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if size != end:
             raise ValueError(f"it has {size} bytes and should have {end}")
         ours = {n.removeprefix(PREFIX): json.loads(text) for n, text in metadata.items() if n.startswith(PREFIX)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, *DAMAGE) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{path} cannot be read as a model file: {reason}") from None
     if "classes" not in ours:
         raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
+    check_fields(ours, path)
     other = {name: text for name, text in metadata.items() if not name.startswith(PREFIX)}
     return {"path": str(path), "bytes": size, "metadata": ours, "other": other, "tensors": tensors}
+
+
+def check_fields(fields: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError for the first of our fields that is not of the kind that we write; of those that are there."""
+    for name, (wanted, fits) in FIELDS.items():
+        try:
+            right = name not in fields or fits(fields[name])
+        except DAMAGE:  # another kind further inside
+            right = False
+        if not right:
+            text = ascii(fields[name])
+            raise InputError(
+                f"{path}: the field {name} of the header is {text if len(text) <= 60 else text[:57] + '...'} and must be {wanted}; "
+                "the file was altered or damaged, use a copy of it"
+            )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_count(value: Any, *, least: int = 1) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_count(side, least=0) for side in value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == len(set(value)) >= 1 and all(map(_is_text, value))
+
+
+def _is_preprocess(value: Any) -> bool:
+    sides = [value["image_size"], value["resize_size"], value.get("jpeg_min_side") or 1]
+    colours = [value.get(name, [1.0] * 3) for name in ("mean", "std")]
+    numbers = [number for three in colours for number in three]
+    three_each = all(isinstance(three, list) and len(three) == 3 for three in colours)
+    return isinstance(value, dict) and all(map(_is_count, sides)) and three_each and all(map(_is_number, numbers))
+
+
+def _are_metrics(value: Any) -> bool:
+    val = value.get("val", {})
+    numbers = [val[name] for name in ("accuracy", "loss") if name in val]
+    low_high = val.get("accuracy_ci95", [0.0, 1.0])
+    return isinstance(value, dict) and len(low_high) == 2 and all(map(_is_number, [*numbers, *low_high]))
+
+
+def _is_calibration(value: Any) -> bool:
+    if value is None:
+        return True
+    warm = _is_number(value["temperature"]) and 0 < value["temperature"] < math.inf
+    parts = isinstance(value["conformal"], dict) and isinstance(value["open_set"], dict | None)
+    return warm and _is_count(value["n"]) and isinstance(value["fitted_on"], str) and parts
+
+
+def _is_golden(value: Any) -> bool:
+    if value is None:
+        return True
+    return (
+        _are_names(value["classes"])
+        and isinstance(value["inputs"], list)
+        and all(isinstance(entry["name"], str) for entry in value["inputs"])
+    )
+
+
+FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "classes": ("a list of different names", _are_names),
+    "preprocess": ("sizes in whole px, and mean and std of three colours", _is_preprocess),
+    "backbone": ("a name", _is_text),
+    "strategy": ("a name", _is_text),
+    "mixed_precision": ("no, bf16 or fp16", lambda value: value in ("no", "bf16", "fp16")),
+    "channels_last": ("true or false", lambda value: isinstance(value, bool)),
+    "eval_batch_size": ("a whole number of at least 1", _is_count),
+    "measured_on": ("network or feature bank", lambda value: value in ("network", "feature bank")),
+    "manifest_sha256": ("a hash", _is_text),
+    "weights": ("a name", _is_text),
+    "weights_sha256": ("a hash or null", lambda value: value is None or _is_text(value)),
+    "tensors_sha256": ("a hash or null", lambda value: value is None or _is_text(value)),
+    "seed": ("a whole number", lambda value: type(value) is int),
+    "versions": ("names with versions", lambda value: all(map(_is_text, value.values()))),
+    "metrics": ("measurements by split", _are_metrics),
+    "calibration": ("a temperature above 0, conformal limits and distances, or null", _is_calibration),
+    "golden": ("classes and a list of inputs, or null", _is_golden),
+}
+"""What each field must be, in words and as a check."""
 
 
 def inspect_command(run: str, *, as_json: bool) -> None:

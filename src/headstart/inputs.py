@@ -7,7 +7,7 @@
 | PIL.Image              | every mode the decoder knows; EXIF orientation is applied                                      |
 | numpy, one image       | (H, W) or (H, W, 1) gray, (H, W, 3) RGB, (H, W, 4) RGBA                                        |
 | torch, one image       | (1, H, W) gray, (3, H, W) RGB, (4, H, W) RGBA                                                  |
-| numpy, torch, several  | the same with n in front                                                                       |
+| numpy, torch, several  | the same with n in front; gray in numpy as (n, H, W, 1): (n, H, W) could be BGR planes         |
 | dtype of both          | uint8, 0 to 255; uint16, 0 to 65535, gray only; floating point, 0 to 1, rounded to 8 bits      |
 
 Colours are RGB, never BGR. Alpha is laid over white, 16 bits become 8, by the decoder's policy (data/decode.py). Nothing is to be resized or
@@ -23,14 +23,15 @@ import torch
 from PIL import Image
 
 from headstart.data.decode import UnreadableImage, rgb_of
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line
+from headstart.files import read_regular
 from headstart.preprocess import Preprocess
 
 One: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor"
 """One image, or several in one array."""
 
 _SHAPES = {
-    "an array": "(H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, or several of them with n in front",
+    "an array": "(H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, or several as (n, H, W, 1), (n, H, W, 3) or (n, H, W, 4)",
     "a tensor": "(1, H, W) gray, (3, H, W) RGB or (4, H, W) RGBA, or several of them with n in front",
 }
 
@@ -56,26 +57,16 @@ def each(images: "One | Iterable[One]") -> Iterator[One]:
 
 def rgb_image(image: One, spec: Preprocess) -> Image.Image:
     """What `each` yields, as RGB of 8 bits. Raises UnreadableImage with the reason, and OSError."""
-    rgb = _decoded(image, spec)
-    short, long = sorted(rgb.size)
-    if Image.MAX_IMAGE_PIXELS is not None and spec.resize_size**2 * long / short > Image.MAX_IMAGE_PIXELS:
-        raise UnreadableImage(
-            f"{rgb.width} x {rgb.height} pixels are too long and thin to be resized to a short side of {spec.resize_size}",
-            kind="too_large",
-        )
-    return rgb
-
-
-def _decoded(image: One, spec: Preprocess) -> Image.Image:
     if isinstance(image, str | Path):
         if "\0" in str(image):
             raise UnreadableImage("the name holds a NUL")
-        return spec.decode(Path(image).read_bytes())
+        return spec.decode(read_regular(Path(image)))
     if isinstance(image, bytes):
         return spec.decode(image)
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-        return rgb_of(image)
+    return spec.resizable(rgb_of(Image.fromarray(image)) if isinstance(image, np.ndarray) else _rgb_of_opened(image))
+
+
+def _rgb_of_opened(image: "Image.Image | torch.Tensor") -> Image.Image:
     assert isinstance(image, Image.Image)
     try:
         if image.width < 1 or image.height < 1:
@@ -84,23 +75,21 @@ def _decoded(image: One, spec: Preprocess) -> Image.Image:
     except UnreadableImage:
         raise
     except Exception as error:  # a lazily opened file is read only here; Pillow's plugins raise what they like
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+        raise UnreadableImage(one_line(error)) from None
 
 
 def _arrays_of(given: "np.ndarray | torch.Tensor", place: int) -> Iterator[np.ndarray]:
     """uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), for each image in it."""
     if isinstance(given, torch.Tensor):
         kind, shape = "a tensor", tuple(given.shape)
-        several = given.detach().cpu()
-        if several.dtype == torch.bfloat16:  # numpy has none
-            several = several.float()
-        values = several.numpy()
+        values = _numpy_of(given, place)
         if values.ndim == 3:
             values = values[None]
         fits = values.ndim == 4 and values.shape[1] in (1, 3, 4)
         values = values.transpose(0, 2, 3, 1) if fits else values
     else:
         kind, shape = "an array", given.shape
+        given = given.astype(given.dtype.newbyteorder("="), copy=False)
         values = given[None] if given.ndim == 2 or (given.ndim == 3 and given.shape[2] in (1, 3, 4)) else given
         values = values[..., None] if values.ndim == 3 and given.ndim == 2 else values
         fits = values.ndim == 4 and values.shape[3] in (1, 3, 4)
@@ -109,6 +98,19 @@ def _arrays_of(given: "np.ndarray | torch.Tensor", place: int) -> Iterator[np.nd
     values = _eight_bits(values, place, kind)
     for pixels in values:
         yield np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _numpy_of(given: torch.Tensor, place: int) -> np.ndarray:
+    if given.layout != torch.strided or given.is_meta or given.is_quantized:
+        how = "a quantised" if given.is_quantized else "an empty (meta)" if given.is_meta else "a sparse"
+        raise InputError(f"image {place} is {how} tensor; give a dense one with its values")
+    several = given.detach().cpu().resolve_conj().resolve_neg()
+    if several.is_floating_point() and several.dtype not in (torch.float16, torch.float32, torch.float64):
+        several = several.float()  # numpy has neither bfloat16 nor the kinds of 8 bits
+    try:
+        return several.numpy()
+    except TypeError:
+        raise InputError(f"image {place} is a tensor of {several.dtype}, which has no pixels; give uint8") from None
 
 
 def _eight_bits(values: np.ndarray, place: int, kind: str) -> np.ndarray:

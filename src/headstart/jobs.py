@@ -123,7 +123,7 @@ def _altered(path: Path) -> InputError:
 def begin_or_continue(folder: Path, images: Iterable[Listed], asked: Mapping[str, Any], *, block_rows: int) -> Job:
     """The job in `folder`, whose list is stored first of all; only one process calls this. Raises InputError if another job, or something else, is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    asked = {**asked, "block_rows": block_rows}
+    asked = {**asked, "part_rows": block_rows}
     if (folder / JOB).exists():
         before = _read(folder / JOB)
         _check_same(folder, before["asked"], asked)

@@ -1,14 +1,17 @@
 """Which images a command names: files, folders, globs, lists, standard input. One after another, so that there may be millions."""
 
+import codecs
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from headstart.data.folders import EXTENSIONS, is_hidden
+from headstart.data.decode import EXTENSIONS
+from headstart.data.folders import is_hidden
 from headstart.data.listed import paths_listed
 from headstart.errors import InputError
 
@@ -24,30 +27,33 @@ class Listed:
     error: str | None = None
 
 
-def images(patterns: Sequence[str], *, column: str | None = None) -> Iterator[Listed]:
+def images(
+    patterns: Sequence[str], *, column: str | None = None, left_out: "Counter[str] | None" = None
+) -> Iterator[Listed]:
     """The images that the patterns name, in order; a folder's sorted by name, whatever the file system says.
 
     A pattern is a file, a folder (searched below, hidden files left out), a table (.csv, .tsv, .jsonl, .parquet) with a column
     of paths, a list (.txt) with one path per line, a glob, or - for one path per line (or NUL-separated, as of find -print0) of
     standard input. Paths in a table or list are relative to it. Raises InputError for a pattern that names nothing, before the
-    first image; a path in a table, a list or on standard input is taken at its word.
+    first image; a path in a table, a list or on standard input is taken at its word. left_out: counts the files in folders that are
+    no images by the ends of their names.
     """
     if sum(pattern == "-" for pattern in patterns) > 1:
         raise InputError("- is named twice, and standard input can be read once")
     for pattern in patterns:
-        if pattern != "-" and next(_named_by(pattern, column), None) is None:
+        if pattern != "-" and next(_named_by(pattern, column, Counter()), None) is None:
             raise InputError(f"{pattern}: no image there; name files, folders, quoted globs, .csv or .txt lists, or -")
     for pattern in patterns:
-        yield from _named_by(pattern, column)
+        yield from _named_by(pattern, column, Counter() if left_out is None else left_out)
 
 
-def _named_by(pattern: str, column: str | None) -> Iterator[Listed]:
+def _named_by(pattern: str, column: str | None, left_out: "Counter[str]") -> Iterator[Listed]:
     path = Path(pattern)
     suffix = path.suffix.lower()
     if pattern == "-":
         yield from _in_list(sys.stdin.buffer, b"")
     elif path.is_dir():
-        yield from map(_listed, _below(os.fsencode(pattern)))
+        yield from map(_listed, _below(os.fsencode(pattern), left_out))
     elif path.is_file() and suffix in TABLES:
         for number, name in enumerate(paths_listed(pattern, column=column), start=1):
             yield Listed(name) if name else Listed("", f"no path in row {number} of {pattern}")
@@ -61,9 +67,9 @@ def _named_by(pattern: str, column: str | None) -> Iterator[Listed]:
         yield from (_listed(name) for name in found if os.path.isfile(name))
 
 
-def _below(folder: bytes) -> Iterator[bytes]:
+def _below(folder: bytes, left_out: "Counter[str]") -> Iterator[bytes]:
     """Image files below a folder, sorted by their whole names; only one folder per level is in memory."""
-    todo: list[Iterator[tuple[bytes, bool]]] = [iter(_entries(folder))]
+    todo: list[Iterator[tuple[bytes, bool]]] = [iter(_entries(folder, left_out))]
     open_folders = [os.path.realpath(folder)]
     while todo:
         name, is_folder = next(todo[-1], (b"", False))
@@ -73,11 +79,11 @@ def _below(folder: bytes) -> Iterator[bytes]:
         elif not is_folder:
             yield name
         elif (real := os.path.realpath(name)) not in open_folders:  # else a link back up
-            todo.append(iter(_entries(name)))
+            todo.append(iter(_entries(name, left_out)))
             open_folders.append(real)
 
 
-def _entries(folder: bytes) -> list[tuple[bytes, bool]]:
+def _entries(folder: bytes, left_out: "Counter[str]") -> list[tuple[bytes, bool]]:
     """(path, is a folder) of what is not hidden. A folder sorts as if its name ended in /, as the paths below it do."""
     found = []
     try:
@@ -87,8 +93,10 @@ def _entries(folder: bytes) -> list[tuple[bytes, bool]]:
                     continue
                 if entry.is_dir():
                     found.append((entry.name + b"/", entry.path, True))
-                elif os.path.splitext(os.fsdecode(entry.name))[1].lower() in EXTENSIONS:
+                elif (ending := os.path.splitext(os.fsdecode(entry.name))[1].lower()) in EXTENSIONS:
                     found.append((entry.name, entry.path, False))
+                else:
+                    left_out[ending or "no extension"] += 1
     except OSError as error:
         raise InputError(f"{os.fsdecode(folder)!a}: {error.strerror}; make the folder readable") from None
     return [(path, is_folder) for _, path, is_folder in sorted(found)]
@@ -96,7 +104,7 @@ def _entries(folder: bytes) -> list[tuple[bytes, bool]]:
 
 def _in_list(lines: IO[bytes], base: bytes) -> Iterator[Listed]:
     """One path per line, or NUL-separated if the first line holds a NUL. base: what relative paths are relative to."""
-    rest = b""
+    rest = lines.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
     separator = b""
     while chunk := lines.read(1 << 16):
         rest += chunk

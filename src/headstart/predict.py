@@ -19,6 +19,7 @@ from headstart.preprocess import Preprocess
 from headstart.runtime import best_device, choose_precision
 from headstart.trunk import FEATURES
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
 
 
@@ -129,8 +130,7 @@ class Predictor:
             wrongly_flagged=wrongly_flagged,
         )
         self.check(question)
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        _check_count("batch_size", batch_size)
         waiting = each(images)
         found: list[Prediction] = []
         while batch := list(islice(waiting, batch_size)):
@@ -166,11 +166,10 @@ class Predictor:
 
     def check(self, question: Question) -> None:
         """Raises InputError for what this model cannot be asked."""
-        if question.top < 1:
-            raise InputError(f"top is {question.top}; it must be at least 1")
+        _check_count("top", question.top)
         try:  # of no images at all
             self.answer(self.compute(torch.empty((0, 3, 1, 1), dtype=torch.uint8)), question)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InputError(f"{self.path}: {error}") from None
 
     def answer(self, outputs: Outputs, question: Question) -> Answers:
@@ -233,13 +232,20 @@ def _unread(path: str | None, reason: str) -> Prediction:
     return Prediction(path=path, label=None, probability=None, probabilities=None, top=(), error=reason)
 
 
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
 def _device(asked: "str | torch.device | None") -> torch.device:
     if asked is None:
         return best_device()
     try:
         device = torch.device(asked)
+        if device.type not in DEVICES:
+            raise RuntimeError(f"it must be one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"device {asked} cannot be used here ({reason}); use cpu or leave it out") from None
     return device

@@ -66,7 +66,8 @@ def predict_command(args: argparse.Namespace) -> None:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     parts = args.out is not None and (args.out.endswith(("/", os.sep)) or Path(args.out).is_dir())
     _check(args, several=several, parts=parts)
-    images = None if several else _images(args)  # several processes: one of them looks, below
+    left_out: Counter[str] = Counter()
+    images = None if several else _images(args, left_out)  # several processes: one of them looks, below
     from headstart.predict import Predictor, Question
     from headstart.runtime import StopRequest, set_threads
 
@@ -89,10 +90,15 @@ def predict_command(args: argparse.Namespace) -> None:
         )
         predictor.check(question)
         if parts:
-            _to_parts(args, accelerator, predictor, question, images, stop)
+            _to_parts(args, accelerator, predictor, question, images, stop, left_out)
         else:
             assert images is not None
             _to_file_or_screen(args, predictor, question, images, stop)
+    if left_out:
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in left_out.most_common(5))
+        print(
+            f"{left_out.total():,} files left out that are no images by their names ({kinds}{', ...' if len(left_out) > 5 else ''})"
+        )
 
 
 def _check(args: argparse.Namespace, *, several: bool, parts: bool) -> None:
@@ -104,6 +110,10 @@ def _check(args: argparse.Namespace, *, several: bool, parts: bool) -> None:
         raise InputError("several processes need a folder to write their parts in; name it with --out FOLDER/")
     if args.out is None or parts:
         return
+    for written in (Path(args.out), _incomplete(Path(args.out))):
+        for path in args.paths:
+            if written.exists() and os.path.exists(path) and written.samefile(path):
+                raise InputError(f"--out {args.out} would replace {path}, which names the images; name another file")
     suffix = Path(args.out).suffix
     if suffix not in OUT_TYPES:
         raise InputError(
@@ -114,11 +124,11 @@ def _check(args: argparse.Namespace, *, several: bool, parts: bool) -> None:
     check_out(args.out)
 
 
-def _images(args: argparse.Namespace) -> "Iterator[Listed]":
+def _images(args: argparse.Namespace, left_out: "Counter[str]") -> "Iterator[Listed]":
     """The first is looked for now, so that a pattern without images is refused before anything is written."""
     from headstart.listing import images
 
-    found = images(args.paths, column=args.image_column)
+    found = images(args.paths, column=args.image_column, left_out=left_out)
     first = next(found, None)
     if first is None:
         raise InputError(f"{' '.join(args.paths)}: no image there")
@@ -208,6 +218,7 @@ def _to_parts(
     question: "Question",
     images: "Iterator[Listed] | None",
     stop: "StopRequest",
+    left_out: "Counter[str]",
 ) -> None:
     from headstart.jobs import begin_or_continue
     from headstart.runtime import on_main
@@ -225,7 +236,7 @@ def _to_parts(
 
     def begin() -> "Job":
         try:
-            return begin_or_continue(folder, images or _images(args), asked, block_rows=args.part_rows)
+            return begin_or_continue(folder, images or _images(args, left_out), asked, block_rows=args.part_rows)
         except OSError as error:
             raise InputError(f"--out {folder}: {error.strerror}; name another place") from None
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.decode import DECODER, decode
+from headstart.data.decode import DECODER, UnreadableImage, decode
 from headstart.data.pixels import NO_ROOM, Pixels, Room
 from headstart.errors import InputError
 
@@ -107,8 +107,22 @@ class Preprocess:
         return values if self.jpeg_min_side else {k: v for k, v in values.items() if k != "jpeg_min_side"}
 
     def decode(self, data: bytes) -> Image.Image:
-        """A file -> an RGB image. Raises UnreadableImage with the reason."""
-        return decode(data, jpeg_min_side=self.jpeg_min_side)
+        """A file -> an RGB image that can be resized. Raises UnreadableImage with the reason."""
+        return self.resizable(decode(data, jpeg_min_side=self.jpeg_min_side))
+
+    def resizable(self, rgb: Image.Image) -> Image.Image:
+        """The image itself. Raises UnreadableImage if it would be huge with a short side of `resize_size`."""
+        if Image.MAX_IMAGE_PIXELS is not None and self.resized_pixels(rgb.size) > Image.MAX_IMAGE_PIXELS:
+            raise UnreadableImage(
+                f"{rgb.width} x {rgb.height} pixels are too long and thin to be resized to a short side of {self.resize_size}",
+                kind="too_large",
+            )
+        return rgb
+
+    def resized_pixels(self, size: tuple[int, int]) -> int:
+        """Of an image of that width and height, before its centre is cut out."""
+        short, long = sorted(size)
+        return self.resize_size**2 * long // short
 
     def view(self, *, room: Room = NO_ROOM) -> View:
         """`eval_view` for a loader."""

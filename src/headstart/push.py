@@ -8,14 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import InputError
+import yaml
+
+from headstart.errors import InputError, one_line
 from headstart.header import read_header
 
 SENT = ("model.safetensors", "README.md", "curves.png", "report.html")
 """Of a run folder; config.json is made of the header of the model file."""
 _REPO = re.compile(r"(?!.*(--|\.\.))([A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9])?/)?[A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9])?")
+_PLACES = (("data", "root"), ("model", "weights"), ("runtime", "bank"))  # keys of the configuration
 _PICTURE = re.compile(rb"data:image/(?!svg)", re.IGNORECASE)
 _NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "socket", "ssl"}
+
+
+_NOT_THERE = (  # what the card says of files that stay here
+    (b"`manifest.parquet` lists them by content, SHA-256 of it all", b"SHA-256 of the list of all their contents"),
+    (b", and all of it in `config.yaml`", b""),
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,9 @@ class Upload:
     @property
     def num_bytes(self) -> int:
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def read(self) -> bytes:
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
     @property
     def sha256(self) -> str:
@@ -45,12 +57,18 @@ class Package:
     left_out: dict[str, str]
 
 
-def prepare(run: Path, *, with_pictures: bool) -> Package:
-    """What would be sent of a run folder; reads no network. Raises InputError if the run is not finished."""
+def prepare(run: Path, repo: str, *, with_pictures: bool) -> Package:
+    """What would be sent of a run folder; reads no network. Raises InputError if the run is not finished, and if the model file
+    names where its weights lay."""
     for name in ("model.safetensors", "README.md", "summary.json"):
         if not (run / name).is_file():
             raise InputError(f"{run} has no {name}; push takes the folder of a finished run")
     header = read_header(run / "model.safetensors")
+    places = _places(run, header["metadata"].get("weights", ""))
+    if (text := _header_of(run / "model.safetensors")) != _without(places, text):
+        raise InputError(
+            f"{run / 'model.safetensors'} says where its weights lay on this machine; train again to push it"
+        )
     left_out = {}
     uploads = [Upload("config.json", _config(header["metadata"]))]
     for path in sorted(run.iterdir()):
@@ -61,9 +79,48 @@ def prepare(run: Path, *, with_pictures: bool) -> Package:
             left_out[path.name] = (
                 f"holds {pictures} pictures, which may be images of the data; --with_pictures sends it"
             )
+        elif path.name in ("README.md", "report.html"):
+            text = _without(places, path.read_bytes())
+            uploads.append(
+                Upload(path.name, _card(text, run.resolve().name, repo) if path.name == "README.md" else text)
+            )
         else:
             uploads.append(Upload(path.name, path))
     return Package(tuple(sorted(uploads, key=lambda upload: upload.name)), left_out)
+
+
+def _card(text: bytes, name: str, repo: str) -> bytes:
+    """The model card for whoever finds it in the repository, with nothing but what lies there."""
+    for here, there in _NOT_THERE:
+        text = text.replace(here, there)
+    command = f"headstart predict {name} IMAGES...".encode()
+    return text.replace(command, f"hf download {repo} model.safetensors --local-dir {name}\n".encode() + command)
+
+
+def _places(run: Path, weights: str) -> list[str]:
+    """Paths of this machine that a run knows of: its data, weights, bank and folder; the longest first. weights: as the model file has it."""
+    path = run / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        named = [config.get(section, {}).get(key) for section, key in _PLACES]
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is damaged ({one_line(error)}); use a copy of it") from None
+    written = [str(place).rstrip("/") for place in [*named, weights, run, run.resolve()] if place]
+    found = {place for place in [*written, *map(os.path.abspath, written)] if "/" in place}
+    return sorted(found, key=len, reverse=True)
+
+
+def _without(places: list[str], content: bytes) -> bytes:
+    """Each place by its last name alone."""
+    for place in places:
+        name = place.rpartition("/")[2].replace("\\", r"\\").encode()  # as re.sub wants it
+        content = re.sub(rb"(?<![\w<.+])" + re.escape(place.encode()) + rb"(?![\w-])", name, content)
+    return content
+
+
+def _header_of(model: Path) -> bytes:
+    with model.open("rb") as file:
+        return file.read(int.from_bytes(file.read(8), "little"))
 
 
 def _config(info: dict[str, Any]) -> bytes:
@@ -85,7 +142,7 @@ def push_command(run: str, repo: str, *, private: bool, dry_run: bool, with_pict
     """Show what is sent, and send it. Raises InputError, also for a refusal and for a network that is not there."""
     if not _REPO.fullmatch(repo):
         raise InputError(f"{repo} is no name of a repository; it must look like your-name/ants-and-bees")
-    package = prepare(Path(run), with_pictures=with_pictures)
+    package = prepare(Path(run), repo, with_pictures=with_pictures)
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     print(f"{endpoint}/{repo}{' (private, if it is made now)' if private else ''}")
     for upload in package.uploads:

@@ -52,7 +52,7 @@ def model_info(
         eval_batch_size=config.train.eval_batch_size,
         measured_on=measured_on,
         manifest_sha256=manifest.sha256,
-        weights=weights.source,
+        weights=Path(weights.source).name,  # where it lies is nobody's business
         weights_sha256=weights.sha256,
         seed=config.seed,
         versions=versions(),

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headstart.artifacts import find_model, read_info
+from headstart.artifacts import find_model, hash_of, load_tensors
 from headstart.errors import InputError
 from headstart.golden import TOLERANCE, Comparison, compare
 from headstart.predict import Predictor
@@ -17,14 +17,17 @@ NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 def verify(run: str | Path, *, device: str | None = None, precision: str | None = None) -> dict[str, Any]:
     """The golden inputs of a model file, computed here, in fp32 and in the precision that `predict` uses, or in one of choice.
 
-    device, versions (here and when it was written), checks: one Comparison per precision and golden input; passed: whether all did.
+    device, versions (here and when it was written), checks: one Comparison per precision and golden input; tensors: whether they are those that were
+    written, None where the file does not say; passed: whether all did.
     Raises InputError if the file holds none."""
     path = find_model(run)
-    golden = read_info(path).golden
+    tensors, info = load_tensors(path)
+    golden = info.golden
     if golden is None:
         raise InputError(
             f"{path} holds no golden inputs: it is of an unfinished run, or of an earlier headstart; train again, or evaluate it"
         )
+    unchanged = None if info.tensors_sha256 is None else hash_of(tensors) == info.tensors_sha256
     checks: dict[str, list[Comparison]] = {}
     for asked in ("fp32", "measured") if precision is None else (precision,):
         predictor = Predictor(path, device=device, precision=asked)
@@ -45,7 +48,8 @@ def verify(run: str | Path, *, device: str | None = None, precision: str | None 
         "device": str(predictor.device),
         "versions": {"here": versions(), "then": dict(predictor.info.versions)},
         "checks": checks,
-        "passed": all(check.passed for found in checks.values() for check in found),
+        "tensors": unchanged,
+        "passed": unchanged is not False and all(check.passed for found in checks.values() for check in found),
     }
 
 
@@ -97,6 +101,12 @@ def _print(found: dict[str, Any]) -> None:
                 "pass" if check.passed else "FAIL",
             )
     console.print(table)
+    told = {
+        None: "not recorded in this file",
+        True: "as they were written",
+        False: "FAIL, other than they were written",
+    }
+    console.print(f"tensors: {told[found['tensors']]}")
     for precision, checks in found["checks"].items():
         worst = max(checks, key=lambda check: check.difference / check.tolerance)
         console.print(

@@ -223,7 +223,7 @@ def test_json_of_tar_shards_says_group_and_class_and_the_name_of_the_image_is_a_
     assert {p.rpartition("/")[2] for p in found.samples.column("path")} == {f"{k}.png" for k in range(12)}
     patients = [{int(p.rpartition("/")[2][:-4]) // 4 for p in found.of(s).column("path")} for s in ("train", "val")]
     assert not patients[0] & patients[1]
-    assert "data.group_column is 'ward', and" in refusal(path, **(data | {"group_column": "ward"}))
+    assert "group_column is 'ward', and" in refusal(path, **(data | {"group_column": "ward"}))
 
 
 def test_a_split_column_says_train_and_val_in_shards_and_saved_datasets(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_the_column_of_images_is_told_from_other_columns_of_bytes(tmp_path: Path
     both = parquet(tmp_path / "b.parquet", id=ids, image=None, scan=[png(k) for k in range(6)])
     assert "several columns that may hold images (id, scan)" in refusal(both)
     assert len(scan(both, image_column="scan").samples) == 6
-    assert "data.image_column is 'nope', and" in refusal(both, image_column="nope")
+    assert "image_column is 'nope', and" in refusal(both, image_column="nope")
 
 
 def test_a_table_of_paths_beside_a_column_of_bytes(tmp_path: Path) -> None:

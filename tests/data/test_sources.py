@@ -97,14 +97,12 @@ def refusal(root: Path | str, **changes: object) -> str:
 def test_a_table_without_the_columns_lists_those_it_has(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("picture,kind\na.jpg,ant\n")
     assert (
-        "no column that names the images; its columns are picture, kind; name one with --data.image_column"
+        "no column that names the images; its columns are picture, kind; name one with --image_column (train: --data.image_column)"
         in refusal(tmp_path / "a.csv")
     )
     said = refusal(tmp_path / "a.csv", image_column="picture")
     assert "no column that names the classes" in said
-    assert "data.label_column is 'species'" in refusal(
-        tmp_path / "a.csv", image_column="picture", label_column="species"
-    )
+    assert "label_column is 'species'" in refusal(tmp_path / "a.csv", image_column="picture", label_column="species")
 
 
 def test_rows_that_cannot_be_used_are_listed(tiny_data: Path, tmp_path: Path) -> None:

@@ -28,23 +28,23 @@ TEST = ("test", "testing")
 
 
 def image_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
-    return _required(data.image_column, IMAGE, columns, what="images", key="data.image_column", where=where)
+    return _required(data.image_column, IMAGE, columns, what="images", key="image_column", where=where)
 
 
 def label_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
-    return _required(data.label_column, LABEL, columns, what="classes", key="data.label_column", where=where)
+    return _required(data.label_column, LABEL, columns, what="classes", key="label_column", where=where)
 
 
 def split_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str | None:
-    return _optional(data.split_column, SPLIT, columns, key="data.split_column", where=where)
+    return _optional(data.split_column, SPLIT, columns, key="split_column", where=where)
 
 
 def group_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str | None:
-    return _optional(data.group_column, (), columns, key="data.group_column", where=where)
+    return _optional(data.group_column, (), columns, key="group_column", where=where)
 
 
 def required_group(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
-    return _required(data.group_column, (), columns, what="groups", key="data.group_column", where=where)
+    return _required(data.group_column, (), columns, what="groups", key="group_column", where=where)
 
 
 def split_named(name: str) -> str:
@@ -54,13 +54,18 @@ def split_named(name: str) -> str:
     return next((split for split, names in known if lowered in names), name)
 
 
+def option(key: str) -> str:
+    """As it is typed: the other commands know no sections, and no groups."""
+    return f"--data.{key}" if key == "group_column" else f"--{key} (train: --data.{key})"
+
+
 def _required(
     asked: str | None, known: Sequence[str], columns: Sequence[str], *, what: str, key: str, where: str
 ) -> str:
     found = _optional(asked, known, columns, key=key, where=where)
     if found is None:
         raise InputError(
-            f"{where} has no column that names the {what}; its columns are {', '.join(columns)}; name one with --{key}"
+            f"{where} has no column that names the {what}; its columns are {', '.join(columns)}; name one with {option(key)}"
         )
     return found
 

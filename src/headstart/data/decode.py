@@ -16,9 +16,17 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 DECODER = "pillow-rgb-v1"
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "TGA", "ICO")
-"""What a file may hold, whatever its name says. Pillow knows more: EPS, which would start Ghostscript, and rarities whose
-readers are little tried."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "ICO", "TGA")
+"""What a file may hold, whatever its name says, in the order of trying: TGA has no mark at its beginning, and takes an icon for its own. Pillow
+knows more: EPS, which would start Ghostscript, and rarities whose readers are little tried."""
+EXTENSIONS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+        *(".ico", ".tga", ".icb", ".vda", ".vst"),
+    }
+)
+"""How the names of such files end."""
 
 
 class UnreadableImage(Exception):

@@ -1,7 +1,6 @@
 """Images in class folders: train/ and val/ of them, or just class folders."""
 
 import os
-import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import ClassVar
 
 from headstart.data.samples import Entry, Scan, Skipped
 from headstart.errors import InputError
+from headstart.files import read_regular
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 TRAIN_NAMES = ("train", "training")
@@ -58,13 +58,6 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     for name, _ in _walk(folder).files:
         (images if is_image(name) else others).append(folder / name)
     return images, others
-
-
-def read_regular(path: Path) -> bytes:
-    """The content of a file. Raises OSError, also for what is no file: a pipe would wait for ever."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("not a regular file")
-    return path.read_bytes()
 
 
 def lay_out(tree: Tree, root: str) -> Scan:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from headstart.config import DataConfig
 from headstart.data import columns
-from headstart.data.folders import check_name, is_image, read_regular, stamp_of
+from headstart.data.folders import check_name, is_image, stamp_of
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
 from headstart.errors import InputError, one_line
+from headstart.files import read_regular
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -116,7 +117,8 @@ def text(value: Any) -> str:
         return ""
     if isinstance(value, list | dict):
         raise InputError(
-            f"{str(value)[:60]!r} stands where one name should; name the columns with --data.image_column and --data.label_column"
+            f"{str(value)[:60]!r} stands where one name should; name the columns with {columns.option('image_column')} and "
+            f"{columns.option('label_column')}"
         )
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip()

@@ -161,6 +161,7 @@ def build_eval_manifest(
     split: str | None = None,
     anew: bool = False,
     num_threads: int | None = None,
+    decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
     """The images of `source` to measure a finished model on, labelled by the model's own classes.
 
@@ -184,7 +185,7 @@ def build_eval_manifest(
     def wanted(entry: Entry) -> bool:
         return entry.split in part and entry.label in classes
 
-    read, bad = _read_all(source, scan, DataConfig(), wanted=wanted, num_threads=num_threads)
+    read, bad = _read_all(source, scan, DataConfig(), wanted=wanted, num_threads=num_threads, decoder=decoder)
     _refuse_or_skip(source, bad, on_bad_file=on_bad_file)
     fresh, seen = [], []
     for r in read:

@@ -163,7 +163,7 @@ def _image_column(schema: pa.Schema, data: DataConfig, *, where: str) -> str | N
         return None
     if len(holding) > 1:
         raise InputError(
-            f"{where} has several columns that may hold images ({', '.join(holding)}); name one with --data.image_column"
+            f"{where} has several columns that may hold images ({', '.join(holding)}); name one with {columns.option('image_column')}"
         )
     return holding[0]
 

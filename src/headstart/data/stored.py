@@ -9,11 +9,11 @@ import datasets
 
 from headstart.config import DataConfig
 from headstart.data import columns
-from headstart.data.folders import read_regular
 from headstart.data.listed import class_name, collect, text
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
 from headstart.data.shards import place_of
 from headstart.errors import InputError, one_line
+from headstart.files import read_regular
 
 
 @dataclass(frozen=True)

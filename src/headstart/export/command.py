@@ -84,6 +84,13 @@ def check_place(out: Path, format: Format, *, overwrite: bool) -> None:
         raise InputError(f"--out {out}: {parent} is not a folder; make it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"--out {out}: no permission to write in {parent}; name another place")
+    record = parity_file(out, format)
+    if format.suffix and not overwrite and record.exists():
+        raise InputError(f"--out {out}: {record} exists; name another place, or replace both with --overwrite")
+    if record.is_dir():
+        raise InputError(
+            f"--out {out}: {record} is a folder and was not written by headstart export; name another place"
+        )
     if not (out.exists() or out.is_symlink()):
         return
     if not overwrite:

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.samples import Source
 from headstart.data.source import open_source
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class RunImages:
         try:
             rows = pq.read_table(folder / "manifest.parquet", columns=["path", "sha256", "split", "label"])
             config = _data_config((folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             if data is not None:
                 raise InputError(
                     f"--data {data}: {folder} has no readable manifest.parquet and config.yaml that say which images measure "
-                    f"({error}); name the run folder"
+                    f"({one_line(error)}); name the run folder"
                 ) from None
-            return RunImages(missing=f"{folder} has no manifest.parquet and config.yaml that name them")
+            return RunImages(missing=f"{folder} has no readable manifest.parquet and config.yaml that name them")
         try:
             source = open_source(replace(config, root=data or config.root))
         except InputError as error:
@@ -85,8 +86,6 @@ class RunImages:
 
 
 def _data_config(text: str) -> DataConfig:
-    import yaml
-
     from headstart.parsing import build
 
     return build(DataConfig, yaml.safe_load(text)["data"], "data.")

@@ -21,14 +21,20 @@ from headstart.serve.problems import Problem
 
 _T = TypeVar("_T")
 
-LARGE_PIXELS = 12 * 10**6  # an image above that is decoded alone: with its conversions it may take a gigabyte
+LARGE_PIXELS = (
+    12 * 10**6
+)  # an image above that, or resized to more, is decoded alone: with its conversions it may take a gigabyte
 MAX_JPEG_SCANS = 50  # a progressive file has about ten; each costs 0.1 s at 64 megapixels, and 90 bytes to send
 PREVIEW_QUALITY = 90
 
+ICO = b"\0\0\1\0"
+
 _REASONS = {
     "empty_file": "the file is empty",
+    "too_large": "the image is too long and thin to be resized to what the model sees; cut it into pieces",
     "unsupported_pixels": "the image has pixels of 32 bits, which have no agreed range; convert it to 8 or 16 bits",
-    "unreadable": "this is not an image, or it is damaged; JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, TGA and ICO can be read",
+    "unreadable": "this is not an image, or it is damaged; JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 and TGA can be read",
+    "icon": "ICO files are not read here; send the image as PNG",
 }
 
 
@@ -81,7 +87,8 @@ class Engine:
     async def answer(self, data: bytes, options: Options) -> Answer:
         """Raises Problem 413 or 422 for what cannot be decoded."""
         try:
-            large = await self._decoding(_check, data, self._limits) > LARGE_PIXELS
+            size = await self._decoding(_check, data, self._limits)
+            large = max(size[0] * size[1], self.predictor.info.preprocess.resized_pixels(size)) > LARGE_PIXELS
             async with self._alone if large else contextlib.nullcontext():
                 pixels, view = await self._decoding(self._view, data, options)
         except UnreadableImage as error:
@@ -127,22 +134,24 @@ async def _result(future: "Future[_T]") -> _T:
     return await asyncio.wrap_future(future)
 
 
-def _check(data: bytes, limits: Limits) -> int:
-    """Pixels of the image, by its header. Raises UnreadableImage, and Problem 413 if there are too many."""
+def _check(data: bytes, limits: Limits) -> tuple[int, int]:
+    """Width and height of the image, by its header. Raises UnreadableImage, and Problem 413 if there are too many."""
     if not data:
         raise UnreadableImage("empty", kind="empty_file")
+    if data.startswith(ICO):  # Pillow decodes the image in it before it tells the size
+        raise UnreadableImage("an icon", kind="icon")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels, form = image.width * image.height, image.format
+            size, form = image.size, image.format
     except Image.DecompressionBombError:
-        pixels, form = limits.pixels + 1, None
+        size, form = (limits.pixels + 1, 1), None
     except Exception:  # Pillow's plugins raise what they like
         raise UnreadableImage("not an image") from None
-    if pixels > limits.pixels:
+    if size[0] * size[1] > limits.pixels:
         raise Problem(413, f"the image has more than {limits.megapixels} megapixels")
     if form in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise UnreadableImage("too many scans")
-    return pixels
+    return size
 
 
 def _unreadable(error: UnreadableImage) -> Problem:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from headstart.errors import InputError
 
+LONGEST_WAIT_MS = 10_000
 PILLOW_MEGAPIXELS = 89  # what Pillow opens without calling it a bomb; also the decoder's limit
 
 
@@ -33,6 +34,10 @@ class Limits:
             lowest = 0 if name == "wait_ms" else 1
             if not lowest <= value < float("inf"):
                 raise InputError(f"--max_{name} is {value}; it must be at least {lowest}")
+        if self.wait_ms > LONGEST_WAIT_MS:
+            raise InputError(f"--max_wait_ms is {self.wait_ms:g}; it must be at most {LONGEST_WAIT_MS}")
+        if self.wait_ms > LONGEST_WAIT_MS:
+            raise InputError(f"--max_wait_ms is {self.wait_ms:g}; it must be at most {LONGEST_WAIT_MS}")
         if self.megapixels > PILLOW_MEGAPIXELS:
             raise InputError(f"--max_megapixels is {self.megapixels}; the decoder's own limit is {PILLOW_MEGAPIXELS}")
         if self.megabytes_together < self.megabytes:

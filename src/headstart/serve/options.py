@@ -1,10 +1,13 @@
 """The options of `headstart serve`."""
 
+import re
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 
 from headstart.errors import InputError
 from headstart.serve.limits import Limits
+
+HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 _MEANING = {
     "megabytes": "MiB of a request, counted while it arrives",
@@ -48,6 +51,11 @@ def add_options(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     if args.threads is not None and args.threads < 1:
         raise InputError(f"--threads is {args.threads}; it must be at least 1")
+    for name in args.allow_host:
+        if not HOST_NAME.fullmatch(name):
+            raise InputError(
+                f"--allow_host {name} is no bare name of a host, such as models.example.org, without http:// and port, so no browser asks by it"
+            )
     try:
         from headstart.serve.server import serve
     except ModuleNotFoundError as error:

@@ -96,9 +96,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"--port is {port}; it must lie in 0 to 65535")
     try:
         family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name longer than names can be
+        reason = error.strerror if isinstance(error, OSError) else "no name of a machine"
         raise InputError(
-            f"--host {host} is no address of this machine ({error.strerror}); leave it out, or use 0.0.0.0"
+            f"--host {host} is no address of this machine ({reason}); leave it out, or use 0.0.0.0"
         ) from None
     try:
         listening = socket.create_server((found[0], port), family=family, backlog=1024)
