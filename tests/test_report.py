@@ -7,6 +7,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -16,6 +18,7 @@ from runs import small
 from sklearn.metrics import precision_recall_fscore_support
 
 from headstart import cli
+from headstart.card import model_card
 from headstart.errors import InputError
 from headstart.facts import read_run
 from headstart.report import command
@@ -152,6 +155,54 @@ def test_a_folder_that_is_not_whole_is_refused_by_name(name, how, copy, capsys):
     assert (copy / "report.html").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("summary.json", "{}", "it lacks val"),
+        ("summary.json", "[]", "no table of names and values"),
+        ("summary.json", {"val": {}}, "val lacks n, correct"),
+        ("summary.json", {"val.loss": None}, "val.loss is None and no number"),
+        ("summary.json", {"val.confusion_matrix": [[1, 2], [3]]}, "val.confusion_matrix"),
+        ("summary.json", {"versions": {}}, "versions lacks headstart"),
+        ("config.yaml", "hello", "no table of names and values"),
+        ("config.yaml", "data: 3", "data is no table"),
+        ("metrics.jsonl", "5\n", "a line is no table"),
+        ("metrics.jsonl", '{"loss": 1}\n', "a line with loss lacks step, lr"),
+        ("doctor.json", "{}", "it lacks root"),
+        ("predictions.parquet", "probabilities", "it has no column probabilities"),
+        ("manifest.parquet", "split", "it has no column split"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(name, content, said, copy, capsys):
+    before = (copy / "report.html").read_bytes()
+    if name.endswith(".parquet"):
+        pq.write_table(pq.read_table(copy / name).drop_columns([content]), copy / name)
+    elif isinstance(content, dict):
+        summary = json.loads((copy / name).read_text())
+        for key, value in content.items():
+            section, _, last = key.rpartition(".")
+            (summary[section] if section else summary)[last] = value
+        (copy / name).write_text(json.dumps(summary))
+    else:
+        (copy / name).write_text(content)
+    assert exit_code("report", copy) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{copy / name} is damaged" in error
+    assert said in error
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_a_probability_that_is_no_number_is_refused(copy, capsys):
+    table = pq.read_table(copy / "predictions.parquet")
+    rows = table.column("probabilities").to_pylist()
+    rows[3][1] = float("nan")
+    place = table.column_names.index("probabilities")
+    pq.write_table(table.set_column(place, "probabilities", pa.array(rows)), copy / "predictions.parquet")
+    assert exit_code("report", copy) == 2
+    assert f"a probability of {table.column('path')[3]} is not a number" in capsys.readouterr().err
+
+
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     assert exit_code("report", tmp_path / "none") == 2
     assert "is not a folder" in capsys.readouterr().err
@@ -201,32 +252,82 @@ def test_names_are_shown_as_text_and_never_as_markup(facts):
     text = render(replace(facts, info=replace(facts.info, classes=classes)), NOTHING)
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
-    from headstart.card import model_card
-
     card = model_card(replace(facts, info=replace(facts.info, classes=classes)))
     assert "| a\\|b | 0 |" in card
     yaml.safe_load(card.split("---")[1])
 
 
-def test_what_the_doctor_found_is_told(copy, tmp_path):
-    leak = {"kind": "duplicate_across_splits", "paths": ["train/a/1.jpg", "val/a/2.jpg"], "message": "the same <file>",
-            "suggestions": ["drop", "keep"]}  # fmt: skip
+def doctors_report(folder, root, paths, classes):
+    """A folder such as `headstart data check --out` writes."""
+    leak = {"kind": "duplicate_across_splits", "paths": paths, "message": "the same <file>", "suggestions": ["drop", "keep"]}  # fmt: skip
     found = {
-        "root": "/data",
-        "findings": [leak, {**leak, "kind": "tiny"}],
-        "counts": {"duplicate_across_splits": 1, "tiny": 1},
+        "root": str(root),
+        "classes": dict.fromkeys(classes, 3),
+        "findings": [leak, {**leak, "kind": "tiny"}] if paths else [],
+        "counts": {"duplicate_across_splits": 1, "tiny": 1} if paths else {},
     }
-    (tmp_path / "checked").mkdir()
-    (tmp_path / "checked" / "doctor.json").write_text(json.dumps(found))
+    folder.mkdir()
+    (folder / "doctor.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_what_the_doctor_found_is_told(copy, facts, tmp_path):
+    pair = facts.manifest.column("path").to_pylist()[:2]
+    checked = doctors_report(tmp_path / "checked", "/data", pair, ["train/x"])
     assert "data doctor found" not in (copy / "report.html").read_text()
-    assert exit_code("report", copy, "--doctor", tmp_path / "checked") == 0
+    assert exit_code("report", copy, "--doctor", checked) == 0
     text = (copy / "report.html").read_text()
     assert "the same &lt;file&gt;: " in text
-    assert "train/a/1.jpg, val/a/2.jpg" in text
+    assert ", ".join(pair) in text
     assert "Tiny images (1 file)" in text
-    shutil.copy(tmp_path / "checked" / "doctor.json", copy)
+    shutil.copy(checked / "doctor.json", copy)
     assert exit_code("report", copy) == 0
     assert "the same &lt;file&gt;: " in (copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("root", "paths", "classes", "code"),
+    [
+        ("/other", ["train/ants/1.jpg", "val/ants/1.jpg"], ["train/red_checks"], 2),
+        ("/other", [], ["train/ants", "val/ants"], 2),
+        ("/other", [], ["train/red_checks"], 0),
+        ("/other", [], ["red_checks"], 0),
+        ("tiny_data", ["val/red_checks/text.txt"], ["train/red_checks"], 0),
+    ],
+)
+def test_the_doctors_report_of_other_images_is_refused(root, paths, classes, code, copy, tiny_data, tmp_path, capsys):
+    before = (copy / "report.html").read_bytes()
+    checked = doctors_report(tmp_path / "checked", tiny_data if root == "tiny_data" else root, paths, classes)
+    assert exit_code("report", copy, "--doctor", checked) == code
+    if code == 2:
+        assert f"{checked / 'doctor.json'} tells of other images, in /other" in capsys.readouterr().err
+        assert (copy / "report.html").read_bytes() == before
+
+
+def test_one_epoch_is_no_choice_and_few_images_flag_nothing(tiny_data, tmp_path):
+    """Headline, card and the promise of the sets of classes follow one fact of the model file."""
+    folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 1}))
+    facts = read_run(folder)
+    assert not facts.chosen_on_val
+    assert facts.info.calibration.open_set.limits[0.05] is None
+    page, card = Page((folder / "report.html").read_text()).text, (folder / "README.md").read_text()
+    assert "These images had no say in training." in page
+    assert "These images chose nothing." in card
+    for text in (page, card):
+        assert "chose the epoch" not in text
+        assert "none of the classes, at the cost" not in text
+        assert "told beside it" not in text
+    assert "15 validation images are too few" in page
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_what_an_image_is_unlike_of_is_said_by_name(held_out, facts):
+    calibration = facts.info.calibration
+    open_set = replace(calibration.open_set, held_out=held_out, limits={0.05: 0.7})
+    info = replace(facts.info, calibration=replace(calibration, open_set=open_set))
+    facts, what = replace(facts, info=info), "training" if held_out else "validation"
+    assert f"An image that is unlike all {what} images can be flagged" in render(facts, NOTHING)
+    assert f"unlike all of the {what} images is told beside it" in model_card(facts)
 
 
 def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
@@ -350,7 +451,7 @@ def test_facts_of_a_run_name_what_differs_from_the_defaults(facts):
     assert changed["optim.lr"] == 1e-4
     assert "train.epochs" in changed
     assert "out" not in changed
-    with pytest.raises(InputError, match="has classes that model"):
+    with pytest.raises(InputError, match="has classes that the model lacks"):
         _with_classes(facts, ("a", "b", "c"))
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from headstart.calibration import WRONGLY_FLAGGED
 from headstart.facts import RunFacts
 from headstart.stats import wilson
 
@@ -166,10 +167,11 @@ def _limits(facts: RunFacts) -> str:
         "It holds for images like the validation images: the same kind of camera, place and subject.",
         f"Whatever an image shows, the answer is one of the {len(facts.classes)} classes.",
     ]
-    if facts.info.calibration is not None and facts.info.calibration.open_set is not None:
+    open_set = facts.info.calibration and facts.info.calibration.open_set
+    if open_set and open_set.limits[WRONGLY_FLAGGED] is not None:
         said[-1] = (
-            f"The answer is one of the {len(facts.classes)} classes; how unlike all of them an image is, is told beside it, and that is "
-            "a warning and no proof."
+            f"The answer is one of the {len(facts.classes)} classes; whether the image is unlike all of the "
+            f"{'training' if open_set.held_out else 'validation'} images is told beside it, and that is a warning and no proof."
         )
     few = [name for name in facts.classes if facts.trained_on.get(name, 0) < 20]
     if few:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from headstart.calibration import WRONGLY_FLAGGED
 from headstart.facts import RunFacts
 from headstart.pages import environment
 from headstart.report.figures import curves, interval, percent, reliability
@@ -145,11 +146,17 @@ def _calibration(facts: RunFacts) -> list[str]:
         f"{sets['mean_size']:.2f} classes on average, a single one for {sets['of_one_class']} of {sets['n']} images"
         + ("." if sets["exact"] else "; the same images chose the epoch, so that this is approximate."),
     ]
-    nothing = told.get("none_of_these")
-    if nothing:
+    open_set = facts.info.calibration.open_set
+    if open_set is None:
+        return said
+    if open_set.limits[WRONGLY_FLAGGED] is None:
         said.append(
-            f"An image that is unlike all training images can be flagged as none of the classes, at the cost of {100 * nothing['wrongly_flagged']:g} of 100 "
-            "good images that are flagged too."
+            f"{open_set.n} validation images are too few to say how unlike them an image has to be to be none of the classes, so none is flagged as that."
+        )
+    else:
+        said.append(
+            f"An image that is unlike all {'training' if open_set.held_out else 'validation'} images can be flagged as none of the classes, at the "
+            f"cost of {100 * WRONGLY_FLAGGED:g} of 100 good images that are flagged too."
         )
     return said
 
