@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -298,9 +299,33 @@ def test_the_page_holds_its_pictures_and_asks_no_network(write_run, capsys, tiny
     assert manifest.column("path")[0] in text
 
 
-def test_without_the_images_the_page_names_them(write_run, tmp_path) -> None:
+def test_images_that_were_not_measured_are_named_and_not_shown(write_run, capsys, tiny_data, tmp_path) -> None:
+    source = open_source(DataConfig(root=str(tiny_data)))
+    manifest = build_manifest(source, DataConfig(root=str(tiny_data)), seed=0, say=print).of("val")
+    images = list(zip(manifest.column("sha256"), manifest.column("label"), strict=True))
+    classes, right = sorted(set(manifest.column("label"))), [label for _, label in images]
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    first, second, third = manifest.column("path")[:3]
+    (data / first).write_bytes((data / third).read_bytes())
+    (data / second).unlink()
+    arguments = {"classes": classes, "paths": manifest.column("path"), "root": str(data)}
+    a = write_run("a", images, right, **arguments)
+    b = write_run("b", images, [*[classes[2]] * 3, *right[3:]], **arguments)
+    sentence = f"2 of 3 images cannot be shown: {first} (it is another image now), {second} (No such file or directory)"
+    assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert sentence in text
+    assert len(Page(text).pictures) == 1
+
+
+def test_without_the_images_the_page_names_them(write_run, capsys, tmp_path) -> None:
     a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, wrong_at(3))
     assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert Page(text).pictures == []
     assert "val/bees/image 3.jpg" in text
+    assert "1 of 1 images cannot be shown: val/bees/image 3.jpg (No such file" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -127,6 +127,9 @@ def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(co
     assert exit_code("report", copy) == 0
     text = (copy / "report.html").read_text()
     assert "images cannot be shown" in text
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "cannot be shown" in line]
+    assert re.match(r"(\d+) of \1 images cannot be shown: .*\(No such file or directory\)", said)
+    assert said.endswith("; --data names where they are now")
     assert text.count("data:image/jpeg") == 1  # of the training views, which lie in the folder
     facts = read_run(copy)
     shown = facts.paths[worst_mistakes(facts.confidence, facts.right, limit=1)[0]]
@@ -135,8 +138,14 @@ def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(co
     text = (copy / "report.html").read_text()
     assert text.count("data:image/jpeg") > 14
     assert f"{shown} (it is another image now)" in text
-    assert exit_code("report", copy, "--data", tmp_path / "nowhere.zip") == 0
-    assert "images cannot be shown" in (copy / "report.html").read_text()
+    said = capsys.readouterr().out
+    assert "1 of " in said
+    assert "--data" not in said
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "nowhere", tmp_path / "nowhere.zip", tmp_path / "empty"):
+        assert exit_code("report", copy, "--data", wrong) == 2
+        assert f"--data {wrong} is not where the images of {copy} are" in capsys.readouterr().err
+        assert (copy / "report.html").read_text() == text
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,8 @@ def compare_command(paths: Sequence[str], *, common: bool, out: str | None, as_j
     if out is not None:
         from headstart.compare_page import compare_page
 
-        page = compare_page(runs, comparisons, notes)
+        page, unread = compare_page(runs, comparisons, notes)
+        notes += unread
         write_atomically(Path(out), lambda path: path.write_text(page, encoding="utf-8"))
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))

@@ -1,6 +1,5 @@
 """The images on the page: mistakes and near misses with where the network looked, and the training views."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from headstart.data.decode import UnreadableImage
-from headstart.errors import InputError
 from headstart.facts import RunFacts
-from headstart.pages import jpeg_uri
+from headstart.pages import content_of, jpeg_uri, not_shown
 from headstart.report.measures import weakest_hits, worst_mistakes
 
 if TYPE_CHECKING:
@@ -45,6 +43,10 @@ class Gallery:
     num_mistakes: int
     unread: list[str] = field(default_factory=list)
     views: str | None = None
+
+    @property
+    def shows_some(self) -> bool:
+        return any(card.picture for card in (*self.mistakes, *self.hits))
 
 
 def hang(facts: RunFacts, read: Callable[[str], bytes] | str) -> Gallery:
@@ -87,21 +89,14 @@ def _load(
     sha256 = dict(
         zip(facts.manifest.column("path").to_pylist(), facts.manifest.column("sha256").to_pylist(), strict=True)
     )
-    spec, seen, lost = facts.info.preprocess, {}, []
+    spec, seen, lost = facts.info.preprocess, {}, {}
     for row in rows:
         path = facts.paths[row]
         try:
-            content = read(path)
-            if hashlib.sha256(content).hexdigest() != sha256.get(path):
-                raise UnreadableImage("it is another image now")
-            seen[row] = spec.eval_view(spec.decode(content))
-        except (OSError, KeyError, UnreadableImage, InputError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            lost.append(f"{path} ({reason})")
-    if not lost:
-        return seen, []
-    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return seen, [f"{len(lost)} of {len(rows)} images cannot be shown: {', '.join(lost[:3])}{more}"]
+            seen[row] = spec.eval_view(spec.decode(content_of(read, path, sha256.get(path))))
+        except UnreadableImage as error:
+            lost[path] = str(error)
+    return seen, [not_shown(lost, of=len(rows))] if lost else []
 
 
 def _pictures(facts: RunFacts, seen: dict[int, "torch.Tensor"]) -> dict[int, tuple[str, str]]:
