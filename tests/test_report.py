@@ -1,7 +1,9 @@
 """report.html and the model card, out of the run folder alone."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -266,6 +268,46 @@ def test_names_are_shown_as_text_and_never_as_markup(facts):
     yaml.safe_load(card.split("---")[1])
 
 
+def test_names_in_the_card_are_text_in_any_markdown(facts):
+    strange = ("<img src=x onerror=alert(1)>", "pipe|star*_x_", "[a](b) `c` & \\ ~d~\n# e")
+    card = model_card(replace(facts, info=replace(facts.info, classes=strange)))
+    body = card.split("---", 2)[2]
+    assert "<img" not in body
+    assert "&lt;img src=x onerror=alert(1)&gt;" in body
+    assert r"| pipe\|star\*\_x\_ | 0 |" in body
+    assert r"| \[a\](b) \`c\` &amp; \\ \~d\~ \# e | 0 |" in body
+
+
+def test_a_run_with_a_space_in_its_name_is_quoted(facts, copy):
+    folder = copy.rename(copy.parent / "it's my run")
+    facts = replace(facts, path=folder)
+    page, card = html.unescape(render(facts, NOTHING)), model_card(facts)
+    for text in (page, card):
+        assert f"headstart predict {shlex.quote(folder.name)} IMAGES..." in text
+    assert f"headstart.load({folder.name!r})" in page
+    assert f"model={folder.name + '-transformers'!r})" in card
+    assert f"headstart export {shlex.quote(folder.name)} " in card
+
+
+def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_written(facts):
+    val = facts.summary["val"]
+    page, card = Page(render(facts, NOTHING)).text.replace("\u00a0", " "), model_card(facts)
+    for name, by in (("balanced_accuracy", "the classes' Wilson"), ("loss", "bootstrap"), ("brier", "bootstrap")):
+        low, high = val[f"{name}_ci95"]
+        assert f"| {low:.4f} to {high:.4f} | {by}" in card
+        shown = f"{100 * low:.1f} to {100 * high:.1f} %" if name == "balanced_accuracy" else f"{low:.3f} to {high:.3f}"
+        assert shown in page
+    assert f"up to {val['ece_by_chance95']:.4f} if the confidence is right" in card
+    assert f"up to {100 * val['ece_by_chance95']:.1f} % by chance" in page
+    unknown = dict.fromkeys(["balanced_accuracy_ci95", "loss_ci95", "brier_ci95", "ece_by_chance95"])
+    calibration = facts.summary["calibration"] | {"ece_by_chance95": None}
+    facts = replace(facts, summary={**facts.summary, "val": {**val, **unknown}, "calibration": calibration})
+    for text in (Page(render(facts, NOTHING)).text, model_card(facts)):
+        assert "None" not in text
+        assert "by chance" not in text
+        assert "if the confidence is right" not in text
+
+
 def doctors_report(folder, root, paths, classes):
     """A folder such as `headstart data check --out` writes."""
     leak = {"kind": "duplicate_across_splits", "paths": paths, "message": "the same <file>", "suggestions": ["drop", "keep"]}  # fmt: skip
@@ -448,8 +490,8 @@ def test_the_model_card_holds_the_facts(folder, facts):
     low, high = val["accuracy_ci95"]
     assert f"| {low:.4f} to {high:.4f} |" in card
     assert "The epoch was chosen on these same images" in card
-    assert "| blue_waves | 12 | 5 |" in card
-    assert "Fewer than 20 training images: blue_waves, green_stripes, red_checks." in card
+    assert r"| blue\_waves | 12 | 5 |" in card
+    assert r"Fewer than 20 training images: blue\_waves, green\_stripes, red\_checks." in card
     assert "resnet18(num_classes=3)" in card
     assert facts.info.manifest_sha256 in card
 

@@ -1,6 +1,7 @@
 """From the facts of a run to the page: what stands in which section, in words."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ def render(facts: RunFacts, gallery: Gallery) -> str:
     template.filters |= {"percent": percent, "interval": interval, "plain": plain}
     return template.get_template("report.html").render(
         name=facts.path.resolve().name,
+        shell_name=shlex.quote(facts.path.resolve().name),
+        python_name=repr(facts.path.resolve().name),
         classes=facts.classes,
         subject=subject(facts.classes),
         strategy=STRATEGIES[facts.info.strategy],
@@ -94,19 +97,32 @@ def _baseline(rows: Sequence[ClassRow]) -> dict[str, Any]:
     return {"name": favourite.name, "share": favourite.recall.n / total}
 
 
-def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
-    """(what, value, what it means)."""
+def _tiles(facts: RunFacts) -> list[tuple[str, str, str, str]]:
+    """(what, value, 95 % interval or what chance makes of it, what it means)."""
     val, summary = facts.summary["val"], facts.summary
+    balanced, loss = val.get("balanced_accuracy_ci95"), val.get("loss_ci95")
     tiles = [
-        ("Log loss", f"{val['loss']:.3f}", f"guessing: {math.log(len(facts.classes)):.3f}"),
-        ("Balanced accuracy", percent(val["balanced_accuracy"]), "every class counts the same"),
-        ("Macro F1", f"{val['macro_f1']:.3f}", "mean over the classes, best is 1"),
+        (
+            "Log loss",
+            f"{val['loss']:.3f}",
+            f"{loss[0]:.3f} to {loss[1]:.3f}" if loss else "",
+            f"guessing: {math.log(len(facts.classes)):.3f}",
+        ),
+        (
+            "Balanced accuracy",
+            percent(val["balanced_accuracy"]),
+            interval(balanced) if balanced else "",
+            "every class counts the same",
+        ),
+        ("Macro F1", f"{val['macro_f1']:.3f}", "", "mean over the classes, best is 1"),
     ]
     if "top5_accuracy" in val and len(facts.classes) > 5:
-        tiles.append(("Top 5", percent(val["top5_accuracy"]), "the right class among five answers"))
+        tiles.append(("Top 5", percent(val["top5_accuracy"]), "", "the right class among five answers"))
     if val.get("ece") is not None:
-        tiles.append(("Calibration error", percent(val["ece"]), "confidence against accuracy"))
-    tiles.append(("Trained in", duration(summary["wall_s"]), f"on {summary['world_size']} x {summary['device']}"))
+        chance = val.get("ece_by_chance95")
+        by_chance = "" if chance is None else f"up to {percent(chance)} by chance"
+        tiles.append(("Calibration error", percent(val["ece"]), by_chance, "confidence against accuracy"))
+    tiles.append(("Trained in", duration(summary["wall_s"]), "", f"on {summary['world_size']} x {summary['device']}"))
     return tiles
 
 
