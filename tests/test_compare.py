@@ -326,6 +326,9 @@ def test_without_the_images_the_page_names_them(write_run, capsys, tmp_path) -> 
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert Page(text).pictures == []
     assert "val/bees/image 3.jpg" in text
+    scale = re.findall(r'<span style="left:(\d+)%">(.*?)</span>', text)
+    assert [place for place, _ in scale] == ["0", "50", "100"]
+    assert scale[0][1] == "-" + scale[2][1].removeprefix("+").removesuffix(" points")
     assert "1 of 1 images cannot be shown: val/bees/image 3.jpg (No such file" in " ".join(
         capsys.readouterr().out.split()
     )

@@ -336,6 +336,32 @@ def test_what_the_doctor_found_is_told(copy, facts, tmp_path):
     assert "the same &lt;file&gt;: " in (copy / "report.html").read_text()
 
 
+def test_suspected_labels_are_shown_as_pictures(copy, facts, tmp_path):
+    paths = facts.manifest.column("path").to_pylist()[:2]
+    checked = doctors_report(tmp_path / "checked", "/data", paths, [])
+    found = json.loads((checked / "doctor.json").read_text())
+    found["findings"] = [{"kind": "suspected_label", "paths": [path], "message": "looks like"} for path in paths]
+    (checked / "doctor.json").write_text(json.dumps(found))
+    assert exit_code("report", copy, "--doctor", checked) == 0
+    images = [
+        attrs for tag, attrs in Page((copy / "report.html").read_text()).tags if attrs.get("class") == "thumbnail"
+    ]
+    assert [attrs["alt"] for attrs in images] == paths
+    assert all(attrs["src"].startswith("data:image/jpeg") for attrs in images)
+
+
+@pytest.mark.parametrize(("px", "cells"), [(64, "2 x 2"), (96, "3 x 3"), (128, None), (224, None)])
+def test_a_coarse_map_is_called_one(px, cells, facts):
+    info = replace(facts.info, preprocess=replace(facts.info.preprocess, image_size=px))
+    text = render(replace(facts, info=info), NOTHING)
+    assert ("that is a map of" in text) == (cells is not None)
+    assert cells is None or f"at {px} px that is a map of {cells} cells" in text
+
+
+def test_keys_of_the_configuration_break_between_their_parts(facts):
+    assert "<code>data.<wbr>image_<wbr>size</code>" in render(facts, NOTHING)
+
+
 @pytest.mark.parametrize(
     ("root", "paths", "classes", "code"),
     [

@@ -56,6 +56,7 @@ class _Section:
     loss: str
     bar: _Bar
     zero: float
+    scale: list[tuple[int, str]]  # where a number stands under the bar, and which
     cells: list[int]  # both right, only the second, only the first, neither
     groups: list[_Group]
 
@@ -98,6 +99,7 @@ def _section(first: Measured, second: Measured, comparison: Comparison, pictures
         loss=f"{comparison.loss_difference:+.4f} [{loss_low:+.4f}, {loss_high:+.4f}]",
         bar=_Bar(*(50 + 50 * value / reach for value in (low, comparison.difference, high))),
         zero=50.0,
+        scale=[(0, f"{-100 * reach:.1f}"), (50, "0"), (100, f"{100 * reach:+.1f} points")],
         cells=cells,
         groups=groups,
     )

@@ -1,24 +1,26 @@
 """From the facts of a run to the page: what stands in which section, in words."""
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import yaml
+from markupsafe import Markup, escape
 
 from headstart.calibration import WRONGLY_FLAGGED
 from headstart.facts import RunFacts
 from headstart.pages import environment
 from headstart.report.figures import curves, interval, percent, reliability
-from headstart.report.gallery import Gallery
+from headstart.report.gallery import MAX_FINDINGS, Gallery
 from headstart.report.measures import ClassRow, confusions, per_class
 
 MAX_MATRIX = 24  # classes that a table of all confusions can hold on a screen
 MAX_CLASSES = 1000  # rows of the table of classes
 MAX_CONFUSIONS = 12
-MAX_FINDINGS = 10  # of a kind; doctor.html has them all, with pictures
+DOWNSCALED = 32  # pixels of the image along the side of a cell of the last stage
 STRATEGIES = {
     "fine_tune": "every layer fine-tuned",
     "frozen_head": "a new head on a frozen backbone",
@@ -31,7 +33,7 @@ def render(facts: RunFacts, gallery: Gallery) -> str:
     confusion = np.array(facts.summary["val"]["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, facts.classes, facts.trained_on)
     template = environment()
-    template.filters |= {"percent": percent, "interval": interval, "plain": plain}
+    template.filters |= {"percent": percent, "interval": interval, "plain": plain, "breakable": breakable}
     return template.get_template("report.html").render(
         name=facts.path.resolve().name,
         shell_name=shlex.quote(facts.path.resolve().name),
@@ -52,6 +54,7 @@ def render(facts: RunFacts, gallery: Gallery) -> str:
         reliability=reliability(facts),
         calibration=_calibration(facts),
         gallery=gallery,
+        cells=math.ceil(facts.info.preprocess.image_size / DOWNSCALED),
         doctor=_doctor(facts),
         splits=_splits(facts),
         data=facts.config.get("data", {}),
@@ -73,6 +76,11 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def breakable(key: str) -> Markup:
+    """A key of the configuration that may go on in the next line behind a point or an underscore."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(key))))
 
 
 def subject(classes: Sequence[str]) -> str:
