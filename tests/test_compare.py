@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -35,6 +36,7 @@ def write_run(tmp_path: Path) -> WriteRun:
         root: str = "/nowhere",
         epochs: int = 1,
         paths: Sequence[str] | None = None,
+        sure: float = 0.7,
     ) -> str:
         folder = tmp_path / name
         folder.mkdir()
@@ -46,7 +48,7 @@ def write_run(tmp_path: Path) -> WriteRun:
         table = Samples.of(samples, [], None).table.select(COLUMNS)  # type: ignore[arg-type]
         pq.write_table(table, folder / "manifest.parquet")
         probabilities = np.full((len(images), len(classes)), 0.3 / (len(classes) - 1))
-        probabilities[np.arange(len(images)), [classes.index(answer) for answer in answers]] = 0.7
+        probabilities[np.arange(len(images)), [classes.index(answer) for answer in answers]] = sure
         predictions = predictions_table(
             ids=ids,
             paths=paths,
@@ -162,6 +164,17 @@ def test_the_order_of_the_images_and_their_names_do_not_matter(write_run, capsys
     assert (found["gained"], found["lost"]) == (16, 0)
 
 
+def test_the_order_of_the_classes_does_not_matter(write_run, capsys) -> None:
+    classes = ("ants", "bees", "wasps")
+    a = write_run("a", IMAGES, wrong_at(*range(20)), classes=classes)
+    b = write_run("b", IMAGES, wrong_at(*range(4)), classes=("wasps", "ants", "bees"))
+    c = write_run("c", IMAGES, wrong_at(*range(4)), classes=classes)
+    found, straight = compared(capsys, a, b)["comparisons"][0], compared(capsys, a, c)["comparisons"][0]
+    assert (found["gained"], found["lost"]) == (16, 0)
+    assert found["loss_difference"] == straight["loss_difference"]
+    assert [row["second"] for row in found["disagreements"]] == [row["second"] for row in straight["disagreements"]]
+
+
 def test_copies_of_an_image_are_paired_one_by_one(write_run, capsys) -> None:
     images = [*IMAGES, IMAGES[0], IMAGES[0]]
     a = write_run("a", images, [*RIGHT, *RIGHT[:1] * 2])
@@ -228,6 +241,7 @@ def test_what_is_no_run_is_refused(write_run, capsys, tmp_path) -> None:
     a = write_run("a", IMAGES, RIGHT)
     assert "name at least two run folders" in refused(capsys, a)
     assert "is named twice" in refused(capsys, a, f"{a}/")
+    assert "is named twice" in refused(capsys, a, f"{a}/../a")
     assert "is not a folder" in refused(capsys, a, str(tmp_path / "nowhere"))
     assert "has no summary.json" in refused(capsys, a, str(tmp_path))
     b = write_run("b", IMAGES, RIGHT)
@@ -238,6 +252,26 @@ def test_what_is_no_run_is_refused(write_run, capsys, tmp_path) -> None:
     assert "has no manifest.parquet" in refused(capsys, a, b)
     Path(b, "summary.json").write_text("{")
     assert "summary.json is damaged" in refused(capsys, a, b)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"strategy": "fine_tune", "epochs": "many"}'])
+def test_a_summary_of_another_shape_is_refused_by_name(content, write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT)
+    Path(b, "summary.json").write_text(content)
+    assert f"{b}/summary.json is damaged" in refused(capsys, a, b)
+
+
+@pytest.mark.parametrize(("name", "column"), [("manifest", "sha256"), ("predictions", "probabilities")])
+def test_a_table_without_a_column_is_refused_by_name(name, column, write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT)
+    path = Path(b, f"{name}.parquet")
+    pq.write_table(pq.read_table(path).drop_columns([column]), path)
+    assert f"{path} is damaged, or of another program (it has no column {column})" in refused(capsys, a, b)
+
+
+def test_a_probability_that_is_no_number_is_refused(write_run, capsys) -> None:
+    a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT, sure=float("nan"))
+    assert "a probability of val/ants/image 0.jpg is not a number" in refused(capsys, a, b)
 
 
 # ------------------------------------------------------------------------------------------------- the page
@@ -278,9 +312,36 @@ def test_the_page_holds_its_pictures_and_asks_no_network(write_run, capsys, tiny
     assert manifest.column("path")[0] in text
 
 
-def test_without_the_images_the_page_names_them(write_run, tmp_path) -> None:
+def test_images_that_were_not_measured_are_named_and_not_shown(write_run, capsys, tiny_data, tmp_path) -> None:
+    source = open_source(DataConfig(root=str(tiny_data)))
+    manifest = build_manifest(source, DataConfig(root=str(tiny_data)), seed=0, say=print).of("val")
+    images = list(zip(manifest.column("sha256"), manifest.column("label"), strict=True))
+    classes, right = sorted(set(manifest.column("label"))), [label for _, label in images]
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    first, second, third = manifest.column("path")[:3]
+    (data / first).write_bytes((data / third).read_bytes())
+    (data / second).unlink()
+    arguments = {"classes": classes, "paths": manifest.column("path"), "root": str(data)}
+    a = write_run("a", images, right, **arguments)
+    b = write_run("b", images, [*[classes[2]] * 3, *right[3:]], **arguments)
+    sentence = f"2 of 3 images cannot be shown: {first} (it is another image now), {second} (No such file or directory)"
+    assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert sentence in text
+    assert len(Page(text).pictures) == 1
+
+
+def test_without_the_images_the_page_names_them(write_run, capsys, tmp_path) -> None:
     a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, wrong_at(3))
     assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert Page(text).pictures == []
     assert "val/bees/image 3.jpg" in text
+    scale = re.findall(r'<span style="left:(\d+)%">(.*?)</span>', text)
+    assert [place for place, _ in scale] == ["0", "50", "100"]
+    assert scale[0][1] == "-" + scale[2][1].removeprefix("+").removesuffix(" points")
+    assert "1 of 1 images cannot be shown: val/bees/image 3.jpg (No such file" in " ".join(
+        capsys.readouterr().out.split()
+    )

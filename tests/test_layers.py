@@ -105,6 +105,8 @@ RULES = {
     "headstart.training": {"headstart.predict", "headstart.cli"},
     "headstart.model": {"headstart.data", "headstart.training", "headstart.strategy", "headstart.config"},
     "headstart.report.": {"headstart.training", "headstart.probe_run", "headstart.predict", "headstart.cli"},
+    "headstart.run_files": {"torch", "headstart.artifacts", "headstart.facts", "headstart.compare"},
+    "headstart.compare": {"torch", "headstart.artifacts", "headstart.facts"},
     "headstart.facts": {"headstart.training", "headstart.probe_run", "headstart.report", "headstart.card"},
     "headstart.watch": {"torch", "accelerate", "headstart.training", "headstart.artifacts"},
     "headstart.progress": {"torch", "headstart.watch", "headstart.training"},

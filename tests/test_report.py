@@ -1,12 +1,16 @@
 """report.html and the model card, out of the run folder alone."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -16,6 +20,7 @@ from runs import small
 from sklearn.metrics import precision_recall_fscore_support
 
 from headstart import cli
+from headstart.card import model_card
 from headstart.errors import InputError
 from headstart.facts import read_run
 from headstart.report import command
@@ -124,6 +129,9 @@ def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(co
     assert exit_code("report", copy) == 0
     text = (copy / "report.html").read_text()
     assert "images cannot be shown" in text
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "cannot be shown" in line]
+    assert re.match(r"(\d+) of \1 images cannot be shown: .*\(No such file or directory\)", said)
+    assert said.endswith("; --data names where they are now")
     assert text.count("data:image/jpeg") == 1  # of the training views, which lie in the folder
     facts = read_run(copy)
     shown = facts.paths[worst_mistakes(facts.confidence, facts.right, limit=1)[0]]
@@ -132,8 +140,14 @@ def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(co
     text = (copy / "report.html").read_text()
     assert text.count("data:image/jpeg") > 14
     assert f"{shown} (it is another image now)" in text
-    assert exit_code("report", copy, "--data", tmp_path / "nowhere.zip") == 0
-    assert "images cannot be shown" in (copy / "report.html").read_text()
+    said = capsys.readouterr().out
+    assert "1 of " in said
+    assert "--data" not in said
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "nowhere", tmp_path / "nowhere.zip", tmp_path / "empty"):
+        assert exit_code("report", copy, "--data", wrong) == 2
+        assert f"--data {wrong} is not where the images of {copy} are" in capsys.readouterr().err
+        assert (copy / "report.html").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -150,6 +164,54 @@ def test_a_folder_that_is_not_whole_is_refused_by_name(name, how, copy, capsys):
     assert exit_code("report", copy) == 2
     assert name in capsys.readouterr().err
     assert (copy / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("summary.json", "{}", "it lacks val"),
+        ("summary.json", "[]", "no table of names and values"),
+        ("summary.json", {"val": {}}, "val lacks n, correct"),
+        ("summary.json", {"val.loss": None}, "val.loss is None and no number"),
+        ("summary.json", {"val.confusion_matrix": [[1, 2], [3]]}, "val.confusion_matrix"),
+        ("summary.json", {"versions": {}}, "versions lacks headstart"),
+        ("config.yaml", "hello", "no table of names and values"),
+        ("config.yaml", "data: 3", "data is no table"),
+        ("metrics.jsonl", "5\n", "a line is no table"),
+        ("metrics.jsonl", '{"loss": 1}\n', "a line with loss lacks step, lr"),
+        ("doctor.json", "{}", "it lacks root"),
+        ("predictions.parquet", "probabilities", "it has no column probabilities"),
+        ("manifest.parquet", "split", "it has no column split"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(name, content, said, copy, capsys):
+    before = (copy / "report.html").read_bytes()
+    if name.endswith(".parquet"):
+        pq.write_table(pq.read_table(copy / name).drop_columns([content]), copy / name)
+    elif isinstance(content, dict):
+        summary = json.loads((copy / name).read_text())
+        for key, value in content.items():
+            section, _, last = key.rpartition(".")
+            (summary[section] if section else summary)[last] = value
+        (copy / name).write_text(json.dumps(summary))
+    else:
+        (copy / name).write_text(content)
+    assert exit_code("report", copy) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{copy / name} is damaged" in error
+    assert said in error
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_a_probability_that_is_no_number_is_refused(copy, capsys):
+    table = pq.read_table(copy / "predictions.parquet")
+    rows = table.column("probabilities").to_pylist()
+    rows[3][1] = float("nan")
+    place = table.column_names.index("probabilities")
+    pq.write_table(table.set_column(place, "probabilities", pa.array(rows)), copy / "predictions.parquet")
+    assert exit_code("report", copy) == 2
+    assert f"a probability of {table.column('path')[3]} is not a number" in capsys.readouterr().err
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
@@ -201,32 +263,148 @@ def test_names_are_shown_as_text_and_never_as_markup(facts):
     text = render(replace(facts, info=replace(facts.info, classes=classes)), NOTHING)
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
-    from headstart.card import model_card
-
     card = model_card(replace(facts, info=replace(facts.info, classes=classes)))
     assert "| a\\|b | 0 |" in card
     yaml.safe_load(card.split("---")[1])
 
 
-def test_what_the_doctor_found_is_told(copy, tmp_path):
-    leak = {"kind": "duplicate_across_splits", "paths": ["train/a/1.jpg", "val/a/2.jpg"], "message": "the same <file>",
-            "suggestions": ["drop", "keep"]}  # fmt: skip
+def test_names_in_the_card_are_text_in_any_markdown(facts):
+    strange = ("<img src=x onerror=alert(1)>", "pipe|star*_x_", "[a](b) `c` & \\ ~d~\n# e")
+    card = model_card(replace(facts, info=replace(facts.info, classes=strange)))
+    body = card.split("---", 2)[2]
+    assert "<img" not in body
+    assert "&lt;img src=x onerror=alert(1)&gt;" in body
+    assert r"| pipe\|star\*\_x\_ | 0 |" in body
+    assert r"| \[a\](b) \`c\` &amp; \\ \~d\~ \# e | 0 |" in body
+
+
+def test_a_run_with_a_space_in_its_name_is_quoted(facts, copy):
+    folder = copy.rename(copy.parent / "it's my run")
+    facts = replace(facts, path=folder)
+    page, card = html.unescape(render(facts, NOTHING)), model_card(facts)
+    for text in (page, card):
+        assert f"headstart predict {shlex.quote(folder.name)} IMAGES..." in text
+    assert f"headstart.load({folder.name!r})" in page
+    assert f"model={folder.name + '-transformers'!r})" in card
+    assert f"headstart export {shlex.quote(folder.name)} " in card
+
+
+def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_written(facts):
+    val = facts.summary["val"]
+    page, card = Page(render(facts, NOTHING)).text.replace("\u00a0", " "), model_card(facts)
+    for name, by in (("balanced_accuracy", "the classes' Wilson"), ("loss", "bootstrap"), ("brier", "bootstrap")):
+        low, high = val[f"{name}_ci95"]
+        assert f"| {low:.4f} to {high:.4f} | {by}" in card
+        shown = f"{100 * low:.1f} to {100 * high:.1f} %" if name == "balanced_accuracy" else f"{low:.3f} to {high:.3f}"
+        assert shown in page
+    assert f"up to {val['ece_by_chance95']:.4f} if the confidence is right" in card
+    assert f"up to {100 * val['ece_by_chance95']:.1f} % by chance" in page
+    unknown = dict.fromkeys(["balanced_accuracy_ci95", "loss_ci95", "brier_ci95", "ece_by_chance95"])
+    calibration = facts.summary["calibration"] | {"ece_by_chance95": None}
+    facts = replace(facts, summary={**facts.summary, "val": {**val, **unknown}, "calibration": calibration})
+    for text in (Page(render(facts, NOTHING)).text, model_card(facts)):
+        assert "None" not in text
+        assert "by chance" not in text
+        assert "if the confidence is right" not in text
+
+
+def doctors_report(folder, root, paths, classes):
+    """A folder such as `headstart data check --out` writes."""
+    leak = {"kind": "duplicate_across_splits", "paths": paths, "message": "the same <file>", "suggestions": ["drop", "keep"]}  # fmt: skip
     found = {
-        "root": "/data",
-        "findings": [leak, {**leak, "kind": "tiny"}],
-        "counts": {"duplicate_across_splits": 1, "tiny": 1},
+        "root": str(root),
+        "classes": dict.fromkeys(classes, 3),
+        "findings": [leak, {**leak, "kind": "tiny"}] if paths else [],
+        "counts": {"duplicate_across_splits": 1, "tiny": 1} if paths else {},
     }
-    (tmp_path / "checked").mkdir()
-    (tmp_path / "checked" / "doctor.json").write_text(json.dumps(found))
+    folder.mkdir()
+    (folder / "doctor.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_what_the_doctor_found_is_told(copy, facts, tmp_path):
+    pair = facts.manifest.column("path").to_pylist()[:2]
+    checked = doctors_report(tmp_path / "checked", "/data", pair, ["train/x"])
     assert "data doctor found" not in (copy / "report.html").read_text()
-    assert exit_code("report", copy, "--doctor", tmp_path / "checked") == 0
+    assert exit_code("report", copy, "--doctor", checked) == 0
     text = (copy / "report.html").read_text()
     assert "the same &lt;file&gt;: " in text
-    assert "train/a/1.jpg, val/a/2.jpg" in text
+    assert ", ".join(pair) in text
     assert "Tiny images (1 file)" in text
-    shutil.copy(tmp_path / "checked" / "doctor.json", copy)
+    shutil.copy(checked / "doctor.json", copy)
     assert exit_code("report", copy) == 0
     assert "the same &lt;file&gt;: " in (copy / "report.html").read_text()
+
+
+def test_suspected_labels_are_shown_as_pictures(copy, facts, tmp_path):
+    paths = facts.manifest.column("path").to_pylist()[:2]
+    checked = doctors_report(tmp_path / "checked", "/data", paths, [])
+    found = json.loads((checked / "doctor.json").read_text())
+    found["findings"] = [{"kind": "suspected_label", "paths": [path], "message": "looks like"} for path in paths]
+    (checked / "doctor.json").write_text(json.dumps(found))
+    assert exit_code("report", copy, "--doctor", checked) == 0
+    images = [
+        attrs for tag, attrs in Page((copy / "report.html").read_text()).tags if attrs.get("class") == "thumbnail"
+    ]
+    assert [attrs["alt"] for attrs in images] == paths
+    assert all(attrs["src"].startswith("data:image/jpeg") for attrs in images)
+
+
+@pytest.mark.parametrize(("px", "cells"), [(64, "2 x 2"), (96, "3 x 3"), (128, None), (224, None)])
+def test_a_coarse_map_is_called_one(px, cells, facts):
+    info = replace(facts.info, preprocess=replace(facts.info.preprocess, image_size=px))
+    text = render(replace(facts, info=info), NOTHING)
+    assert ("that is a map of" in text) == (cells is not None)
+    assert cells is None or f"at {px} px that is a map of {cells} cells" in text
+
+
+def test_keys_of_the_configuration_break_between_their_parts(facts):
+    assert "<code>data.<wbr>image_<wbr>size</code>" in render(facts, NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("root", "paths", "classes", "code"),
+    [
+        ("/other", ["train/ants/1.jpg", "val/ants/1.jpg"], ["train/red_checks"], 2),
+        ("/other", [], ["train/ants", "val/ants"], 2),
+        ("/other", [], ["train/red_checks"], 0),
+        ("/other", [], ["red_checks"], 0),
+        ("tiny_data", ["val/red_checks/text.txt"], ["train/red_checks"], 0),
+    ],
+)
+def test_the_doctors_report_of_other_images_is_refused(root, paths, classes, code, copy, tiny_data, tmp_path, capsys):
+    before = (copy / "report.html").read_bytes()
+    checked = doctors_report(tmp_path / "checked", tiny_data if root == "tiny_data" else root, paths, classes)
+    assert exit_code("report", copy, "--doctor", checked) == code
+    if code == 2:
+        assert f"{checked / 'doctor.json'} tells of other images, in /other" in capsys.readouterr().err
+        assert (copy / "report.html").read_bytes() == before
+
+
+def test_one_epoch_is_no_choice_and_few_images_flag_nothing(tiny_data, tmp_path):
+    """Headline, card and the promise of the sets of classes follow one fact of the model file."""
+    folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 1}))
+    facts = read_run(folder)
+    assert not facts.chosen_on_val
+    assert facts.info.calibration.open_set.limits[0.05] is None
+    page, card = Page((folder / "report.html").read_text()).text, (folder / "README.md").read_text()
+    assert "These images had no say in training." in page
+    assert "These images chose nothing." in card
+    for text in (page, card):
+        assert "chose the epoch" not in text
+        assert "none of the classes, at the cost" not in text
+        assert "told beside it" not in text
+    assert "15 validation images are too few" in page
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_what_an_image_is_unlike_of_is_said_by_name(held_out, facts):
+    calibration = facts.info.calibration
+    open_set = replace(calibration.open_set, held_out=held_out, limits={0.05: 0.7})
+    info = replace(facts.info, calibration=replace(calibration, open_set=open_set))
+    facts, what = replace(facts, info=info), "training" if held_out else "validation"
+    assert f"An image that is unlike all {what} images can be flagged" in render(facts, NOTHING)
+    assert f"unlike all of the {what} images is told beside it" in model_card(facts)
 
 
 def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
@@ -338,8 +516,8 @@ def test_the_model_card_holds_the_facts(folder, facts):
     low, high = val["accuracy_ci95"]
     assert f"| {low:.4f} to {high:.4f} |" in card
     assert "The epoch was chosen on these same images" in card
-    assert "| blue_waves | 12 | 5 |" in card
-    assert "Fewer than 20 training images: blue_waves, green_stripes, red_checks." in card
+    assert r"| blue\_waves | 12 | 5 |" in card
+    assert r"Fewer than 20 training images: blue\_waves, green\_stripes, red\_checks." in card
     assert "resnet18(num_classes=3)" in card
     assert facts.info.manifest_sha256 in card
 
@@ -350,7 +528,7 @@ def test_facts_of_a_run_name_what_differs_from_the_defaults(facts):
     assert changed["optim.lr"] == 1e-4
     assert "train.epochs" in changed
     assert "out" not in changed
-    with pytest.raises(InputError, match="has classes that model"):
+    with pytest.raises(InputError, match="has classes that the model lacks"):
         _with_classes(facts, ("a", "b", "c"))
 
 

@@ -10,7 +10,9 @@ from chromium import SCHEMES, WIDTHS, chromium, opened
 from runs import small
 
 from headstart import cli
-from headstart.report.gallery import MAX_CARDS
+from headstart.facts import read_run
+from headstart.report.document import render
+from headstart.report.gallery import MAX_CARDS, Gallery
 from headstart.start import run
 
 pytestmark = pytest.mark.slow
@@ -30,6 +32,14 @@ def folder(tiny_data, tmp_path_factory):
     """Of a run by epochs that makes mistakes."""
     out = tmp_path_factory.mktemp("runs") / "run"
     return run(small(tiny_data, out, strategy="frozen_head", optim={"lr": 1e-4}))
+
+
+def scrolling(page):
+    """Names of the tables in sight that are wider than their place."""
+    return page.eval_on_selector_all(
+        ".scroll",
+        "all => all.filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth + 1).map(e => e.getAttribute('aria-label'))",
+    )
 
 
 def on_bank(root, out):
@@ -71,6 +81,37 @@ def test_a_run_by_epochs(browser, folder):
     check(browser, folder, charts=5, windows=WINDOWS)
 
 
+def test_the_numbers_under_the_gauge_stand_where_they_belong(browser, folder):
+    for width in WIDTHS:
+        with opened(browser, folder / "report.html", width=width, scheme="light") as watched:
+            left, px = watched.page.eval_on_selector(".track", "e => [e.getBoundingClientRect().x, e.clientWidth]")
+            places = watched.page.eval_on_selector_all(
+                ".hero .scale span",
+                "all => all.map(e => e.getBoundingClientRect()).map(box => [box.left, (box.left + box.right) / 2, box.right])",
+            )
+            middles = [middle for _, middle, _ in places[1:-1]]
+            assert middles == pytest.approx([left + px * share for share in (0.25, 0.5, 0.75)], abs=1)
+            assert places[0][0] == pytest.approx(left, abs=1)
+            assert places[-1][2] == pytest.approx(left + px, abs=1)
+
+
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_every_number_is_in_sight_however_long_the_names_are(browser, folder, width, tmp_path):
+    facts = read_run(folder)
+    names = ("x" * 123, "a name of several words_and_more", "c")
+    confusion = [[3, 2, 0], [1, 3, 1], [0, 0, 5]]
+    summary = {**facts.summary, "val": {**facts.summary["val"], "confusion_matrix": confusion}}
+    facts = replace(facts, info=replace(facts.info, classes=names), summary=summary)
+    page = tmp_path / "report.html"
+    page.write_text(render(facts, Gallery([], [], 0)), encoding="utf-8")
+    with opened(browser, page, width=width, scheme="light") as watched:
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert [name for name in scrolling(watched.page) if name != "Confusion matrix" or width > 400] == []
+        assert watched.page.eval_on_selector("th[scope=row]", "e => e.getBoundingClientRect().width") <= max(
+            width / 2, 320
+        )
+
+
 def test_the_colours_change_by_a_button_and_the_keyboard_reaches_everything(browser, folder):
     with opened(browser, folder / "report.html", width=768, scheme="light") as watched:
         page = watched.page
@@ -103,6 +144,7 @@ def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data,
             assert watched.page.evaluate("document.documentElement.scrollWidth") <= 360
             assert len([url for url in watched.requests if not url.startswith("data:")]) == 1
             assert watched.complaints == []
+            assert scrolling(watched.page) == []
             assert watched.faults_of_accessibility() == []
 
 

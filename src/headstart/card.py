@@ -1,10 +1,15 @@
 """README.md of a run folder: the model card, from the run's own facts."""
 
+import html
 import json
 import math
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from headstart.calibration import WRONGLY_FLAGGED
 from headstart.facts import RunFacts
 from headstart.stats import wilson
 
@@ -16,8 +21,7 @@ def model_card(facts: RunFacts) -> str:
     """Markdown with the metadata block that the Hugging Face hub reads: huggingface.co/docs/hub/model-cards."""
     info, val, summary = facts.info, facts.summary["val"], facts.summary
     spec, name = info.preprocess, facts.path.resolve().name
-    low, high = val["accuracy_ci95"]
-    classes = _listed(info.classes)
+    classes, folder = _listed(info.classes), f"{name}-transformers"
     return f"""{_metadata(facts, name)}
 # ResNet-18 for {classes}
 
@@ -26,13 +30,9 @@ weights and trained with headstart {info.versions["headstart"]}.
 
 ## Results
 
-| on {val["n"]} validation images | value | 95 % interval (Wilson) |
-|---|---|---|
-| accuracy | **{val["accuracy"]:.4f}** ({val["correct"]} of {val["n"]}) | {low:.4f} to {high:.4f} |
-{_class_rows(facts)}| balanced accuracy | {val["balanced_accuracy"]:.4f} | |
-| macro F1 | {val["macro_f1"]:.4f} | |
-| log loss | {val["loss"]:.4f} | |
-{_calibration_rows(facts)}
+| on {val["n"]} validation images | value | 95 % interval | by |
+|---|---|---|---|
+{_result_rows(facts)}
 {_chosen(facts)}
 
 ## Data
@@ -54,7 +54,7 @@ mean {list(spec.mean)}, std {list(spec.std)}. Output: logits of {len(info.classe
 stands in the header of `model.safetensors`, and `headstart` reads it there.
 
 ```
-headstart predict {name} IMAGES...
+headstart predict {shlex.quote(name)} IMAGES...
 ```
 
 In plain torchvision:
@@ -68,12 +68,12 @@ model.load_state_dict(load_file("model.safetensors"), strict=True)
 model.eval()
 ```
 
-With transformers, after `headstart export {name} --format transformers --out {name}-transformers`:
+With transformers, after `headstart export {shlex.quote(name)} --format transformers --out {shlex.quote(folder)}`:
 
 ```python
 from transformers import pipeline
 
-classify = pipeline("image-classification", model="{name}-transformers")
+classify = pipeline("image-classification", model={folder!r})
 ```
 
 Seed {summary["seed"]}, {summary["mixed_precision"]} precision on {summary["world_size"]} x {summary["device"]}; {_versions(summary)}.
@@ -108,29 +108,44 @@ model-index:
 {listed}---"""
 
 
-def _class_rows(facts: RunFacts) -> str:
-    """A line per class, for as many as can be read."""
-    if len(facts.classes) > LISTED_CLASSES:
-        return ""
-    lines = []
-    for place, name in enumerate(facts.classes):
+def _result_rows(facts: RunFacts) -> str:
+    """A line per measure and per class, for as many classes as can be read."""
+    val, told = facts.summary["val"], facts.summary.get("calibration")
+    correct = f"**{val['accuracy']:.4f}** ({val['correct']} of {val['n']})"
+    rows = [_row("accuracy", correct, val["accuracy_ci95"], "Wilson")]
+    for place, name in enumerate(facts.classes if len(facts.classes) <= LISTED_CLASSES else ()):
         n = int((facts.labels == place).sum())
         hits = int(((facts.labels == place) & facts.right).sum())
         if n:
-            low, high = wilson(hits, n)
-            lines.append(f"| recall of {_cell(name)} | {hits / n:.4f} ({hits} of {n}) | {low:.4f} to {high:.4f} |\n")
-    return "".join(lines)
+            rows.append(
+                _row(f"recall of {_escaped(name)}", f"{hits / n:.4f} ({hits} of {n})", wilson(hits, n), "Wilson")
+            )
+    by_class = "the classes' Wilson intervals (Zou and Donner)"
+    rows += [
+        _row("balanced accuracy", f"{val['balanced_accuracy']:.4f}", val.get("balanced_accuracy_ci95"), by_class),
+        _row("macro F1", f"{val['macro_f1']:.4f}"),
+        _row("log loss", f"{val['loss']:.4f}", val.get("loss_ci95"), "bootstrap"),
+    ]
+    if val.get("brier") is not None:
+        rows.append(_row("Brier score", f"{val['brier']:.4f}", val.get("brier_ci95"), "bootstrap"))
+    if val.get("ece") is not None and told is not None:
+        scaled = f"the same with temperature {told['temperature']:.3f}, fitted on {told['n']} {told['fitted_on']}"
+        rows += [_error_row("calibration error", val), _error_row(scaled, told)]
+    return "".join(rows)
 
 
-def _calibration_rows(facts: RunFacts) -> str:
-    """How far the probabilities can be trusted, if the run measured it."""
-    val, told = facts.summary["val"], facts.summary.get("calibration")
-    if "ece" not in val or told is None:
-        return ""
+def _row(what: str, value: str, ends: Sequence[float] | None = None, method: str = "") -> str:
+    """ends: of the interval, None if the run could not measure one."""
     return (
-        f"| calibration error | {val['ece']:.4f} | |\n"
-        f"| the same with temperature {told['temperature']:.3f}, fitted on {told['n']} {told['fitted_on']} | {told['ece']:.4f} | |\n"
+        f"| {what} | {value} | {ends[0]:.4f} to {ends[1]:.4f} | {method} |\n" if ends else f"| {what} | {value} | | |\n"
     )
+
+
+def _error_row(what: str, measured: Any) -> str:
+    """A calibration error has no interval, but what chance alone may make of it."""
+    chance = measured.get("ece_by_chance95")
+    beside = "" if chance is None else f"up to {chance:.4f} if the confidence is right"
+    return f"| {what} | {measured['ece']:.4f} | {beside} | {'draws from the probabilities' if beside else ''} |\n"
 
 
 def _chosen(facts: RunFacts) -> str:
@@ -148,7 +163,7 @@ def _data(facts: RunFacts) -> str:
     ]
     if len(facts.classes) <= LISTED_CLASSES:
         rows = [
-            f"| {_cell(name)} | {trained.get(name, 0)} | {int((facts.labels == place).sum())} |"
+            f"| {_escaped(name)} | {trained.get(name, 0)} | {int((facts.labels == place).sum())} |"
             for place, name in enumerate(facts.classes)
         ]
         lines += ["", "| class | training | validation |", "|---|---|---|", *rows]
@@ -172,10 +187,11 @@ def _limits(facts: RunFacts) -> str:
         "It holds for images like the validation images: the same kind of camera, place and subject.",
         f"Whatever an image shows, the answer is one of the {len(facts.classes)} classes.",
     ]
-    if facts.info.calibration is not None and facts.info.calibration.open_set is not None:
+    open_set = facts.info.calibration and facts.info.calibration.open_set
+    if open_set and open_set.limits[WRONGLY_FLAGGED] is not None:
         said[-1] = (
-            f"The answer is one of the {len(facts.classes)} classes; how unlike all of them an image is, is told beside it, and that is "
-            "a warning and no proof."
+            f"The answer is one of the {len(facts.classes)} classes; whether the image is unlike all of the "
+            f"{'training' if open_set.held_out else 'validation'} images is told beside it, and that is a warning and no proof."
         )
     few = [name for name in facts.classes if facts.trained_on.get(name, 0) < 20]
     if few:
@@ -188,16 +204,17 @@ def _limits(facts: RunFacts) -> str:
 
 def _listed(names: "tuple[str, ...] | list[str]") -> str:
     more = f" and {len(names) - LISTED_CLASSES} more" if len(names) > LISTED_CLASSES else ""
-    return ", ".join(names[:LISTED_CLASSES]) + more
+    return ", ".join(map(_escaped, names[:LISTED_CLASSES])) + more
 
 
 def _versions(summary: Any) -> str:
     return ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
 
 
-def _cell(text: str) -> str:
-    """A name in a cell of a table."""
-    return text.replace("|", "\\|")
+def _escaped(name: str) -> str:
+    """A name as text on one line of Markdown, whatever is in it."""
+    text = html.escape(" ".join(name.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text)
 
 
 def _plain(value: Any) -> str:

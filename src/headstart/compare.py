@@ -4,16 +4,15 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from headstart.errors import InputError
 from headstart.files import check_out, write_atomically
+from headstart.run_files import damaged, has, labels_and_probabilities, read_json, read_table
 from headstart.stats import bootstrap, holm, images_needed, log_losses, paired, wilson
 
 POWER, LEVEL = 0.8, 0.05
@@ -48,15 +47,20 @@ class Measured:
         """The same run on these images, in this order."""
         place = {key: row for row, key in enumerate(self.keys)}
         rows = [place[key] for key in keys]
-        return Measured(
-            self.path,
-            self.strategy,
-            self.classes,
-            list(keys),
-            [self.paths[row] for row in rows],
-            self.labels[rows],
-            self.probabilities[rows],
-            self.choices,
+        return replace(
+            self,
+            keys=list(keys),
+            paths=[self.paths[row] for row in rows],
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+        )
+
+    def in_order(self, classes: Sequence[str]) -> "Measured":
+        """The same run with its classes in this order."""
+        columns = [self.classes.index(name) for name in classes]
+        place = np.argsort(columns)
+        return replace(
+            self, classes=tuple(classes), labels=place[self.labels], probabilities=self.probabilities[:, columns]
         )
 
 
@@ -143,37 +147,37 @@ def read_measured(run: str) -> Measured:
     folder = Path(run)
     if not folder.is_dir():
         raise InputError(f"{run} is not a folder; name a finished run folder")
-    summary = _summary(folder)
+    summary = read_json(folder, "summary.json")
     if "runs" in summary and not (folder / "predictions.parquet").exists():
         raise InputError(f"{run} holds repeated runs that share their validation images; name one of them, such as "
                          f"{folder / summary['runs'][0]['folder']}")  # fmt: skip
-    manifest, predictions = _table(folder / "manifest.parquet"), _table(folder / "predictions.parquet")
+    manifest, predictions = read_table(folder, "manifest.parquet"), read_table(folder, "predictions.parquet")
+    file = folder / "predictions.parquet"
     try:
         classes = tuple(json.loads(predictions.schema.metadata[b"classes"]))
         content = dict(zip(manifest.column("id").to_pylist(), manifest.column("sha256").to_pylist(), strict=True))
-        labels = predictions.column("label").to_pylist()
         contents = [content[name] for name in predictions.column("id").to_pylist()]
-        code = {name: place for place, name in enumerate(classes)}
-        codes = np.array([code[label] for label in labels], dtype=np.int64)
-        probabilities = np.array(predictions.column("probabilities").to_pylist(), dtype=np.float64)
-        probabilities = probabilities.reshape(len(labels), len(classes))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'predictions.parquet'} does not fit its manifest.parquet ({error}); use a copy "
-                         "that is whole") from None  # fmt: skip
+        raise InputError(f"{file} does not fit its manifest.parquet ({error}); use a copy that is whole") from None
+    labels = predictions.column("label").to_pylist()
+    codes, probabilities = labels_and_probabilities(file, predictions, classes)
     seen: Counter[tuple[str, str]] = Counter()
     keys = []
     for pair in zip(contents, labels, strict=True):
         seen[pair] += 1
         keys.append((*pair, seen[pair]))
+    choices = has(folder / "summary.json", summary, ["strategy", "epochs"])["epochs"]
+    if not isinstance(choices, int):
+        raise damaged(folder / "summary.json", f"epochs is {choices!r}")
     return Measured(
         path=run,
-        strategy=str(summary.get("strategy", "?")),
+        strategy=str(summary["strategy"]),
         classes=classes,
         keys=keys,
         paths=predictions.column("path").to_pylist(),
         labels=codes,
         probabilities=probabilities,
-        choices=int(summary.get("epochs", 1)),
+        choices=choices,
     )
 
 
@@ -182,11 +186,12 @@ def on_the_same_images(runs: Sequence[Measured], *, common: bool) -> list[Measur
     unless they are the same ones; common: leaves out what not all have."""
     first = runs[0]
     for other in runs[1:]:
-        if other.classes != first.classes:
+        if sorted(other.classes) != sorted(first.classes):
             raise InputError(
                 f"{other.path} knows the classes {', '.join(other.classes)} and {first.path} {', '.join(first.classes)}; "
                 "only runs with the same classes can be compared"
             )
+    runs = [first, *(other.in_order(first.classes) for other in runs[1:])]
     shared = set(first.keys).intersection(*(other.keys for other in runs[1:]))
     if not common:
         for other in runs[1:]:
@@ -202,7 +207,8 @@ def compare_command(paths: Sequence[str], *, common: bool, out: str | None, as_j
     """`headstart compare`: print tables and verdicts, write a page, and return what `--json` prints."""
     if len(paths) < 2:
         raise InputError("name at least two run folders; each of the others is compared with the first")
-    repeated = [path for path, count in Counter(str(Path(path)) for path in paths).items() if count > 1]
+    places = [Path(path).resolve() for path in paths]
+    repeated = [path for number, path in enumerate(paths) if places[number] in places[:number]]
     if repeated:
         raise InputError(f"{repeated[0]} is named twice; a run differs from itself by nothing")
     if out is not None and Path(out).suffix != ".html":
@@ -223,7 +229,8 @@ def compare_command(paths: Sequence[str], *, common: bool, out: str | None, as_j
     if out is not None:
         from headstart.compare_page import compare_page
 
-        page = compare_page(runs, comparisons, notes)
+        page, unread = compare_page(runs, comparisons, notes)
+        notes += unread
         write_atomically(Path(out), lambda path: path.write_text(page, encoding="utf-8"))
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
@@ -335,25 +342,3 @@ def _print(
         console.print(note, soft_wrap=True)
     if out is not None:
         console.print(f"{out}: the images they disagree on")
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    path = folder / "summary.json"
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} has no summary.json; name a finished run folder") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); use a copy that is whole") from None
-    return values
-
-
-def _table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} has no {path.name}; name a finished run folder") from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} is damaged ({' '.join(str(error).split())[:100]}); use a copy that is whole"
-        ) from None

@@ -5,14 +5,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from headstart.compare import Comparison, Measured, disagreements
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.source import open_source
-from headstart.errors import InputError
-from headstart.pages import environment, jpeg_uri
+from headstart.errors import InputError, one_line
+from headstart.pages import content_of, environment, jpeg_uri, not_shown
+from headstart.run_files import has, read_yaml
 from headstart.stats import wilson
 
 THUMBNAIL_PX = 144
@@ -57,14 +56,18 @@ class _Section:
     loss: str
     bar: _Bar
     zero: float
+    scale: list[tuple[int, str]]  # where a number stands under the bar, and which
     cells: list[int]  # both right, only the second, only the first, neither
     groups: list[_Group]
 
 
-def compare_page(runs: Sequence[Measured], comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
-    """The whole page. The thumbnails come from where the first run found its images; without those it has none."""
-    picture = _pictures(Path(runs[0].path))
-    sections = [_section(runs[0], other, found, picture) for other, found in zip(runs[1:], comparisons, strict=True)]
+def compare_page(
+    runs: Sequence[Measured], comparisons: Sequence[Comparison], notes: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The whole page, and what to say of images that it cannot show. They come from where the first run found them."""
+    pictures = _Pictures(runs[0])
+    sections = [_section(runs[0], other, found, pictures) for other, found in zip(runs[1:], comparisons, strict=True)]
+    unread = pictures.unread()
     rows = []
     for run in runs:
         correct, count = int(run.right.sum()), len(run.keys)
@@ -72,16 +75,11 @@ def compare_page(runs: Sequence[Measured], comparisons: Sequence[Comparison], no
         rows.append(
             (run.path, run.strategy, _percent(correct / count), f"{_percent(low)} to {_percent(high)}", correct)
         )
-    return (
-        environment()
-        .get_template("compare.html")
-        .render(rows=rows, n=len(runs[0].keys), sections=sections, notes=notes)
-    )
+    template = environment().get_template("compare.html")
+    return template.render(rows=rows, n=len(runs[0].keys), sections=sections, notes=[*notes, *unread]), unread
 
 
-def _section(
-    first: Measured, second: Measured, comparison: Comparison, picture: Callable[[str], str | None]
-) -> _Section:
+def _section(first: Measured, second: Measured, comparison: Comparison, pictures: "_Pictures") -> _Section:
     low, high = comparison.ci95
     reach = max(abs(low), abs(high), 0.01) * 1.1
     found = disagreements(first, second)
@@ -89,7 +87,7 @@ def _section(
     for side, title in _TITLES.items():
         ours = [row for row in found if row["right"] == side]
         if ours:
-            images = [_image(row, picture) for row in ours[:MAX_IMAGES]]
+            images = [_image(row, pictures) for row in ours[:MAX_IMAGES]]
             groups.append(_Group(title.format(first=first.path, second=second.path), len(ours), images))
     both = int((first.right & second.right).sum())
     cells = [both, comparison.gained, comparison.lost, comparison.n - both - comparison.gained - comparison.lost]
@@ -100,39 +98,64 @@ def _section(
         loss=comparison.loss_in_words(),
         bar=_Bar(*(50 + 50 * value / reach for value in (low, comparison.difference, high))),
         zero=50.0,
+        scale=[(0, f"{-100 * reach:.1f}"), (50, "0"), (100, f"{100 * reach:+.1f} points")],
         cells=cells,
         groups=groups,
     )
 
 
-def _image(row: dict[str, Any], picture: Callable[[str], str | None]) -> _Image:
+def _image(row: dict[str, Any], pictures: "_Pictures") -> _Image:
     return _Image(
         path=row["path"],
         label=row["label"],
         first=f"{row['first']}, {_percent(row['first_probability'])}",
         second=f"{row['second']}, {_percent(row['second_probability'])}",
-        picture=picture(row["path"]),
+        picture=pictures.of(row["path"]),
     )
 
 
-def _pictures(run: Path) -> Callable[[str], str | None]:
-    """From the name of an image to a small JPEG as a data URI, or None where it cannot be had any more."""
-    known = {field.name for field in fields(DataConfig)}
-    try:
-        section = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
-        source = open_source(DataConfig(**{name: value for name, value in section.items() if name in known}))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, InputError):
-        return lambda path: None
+class _Pictures:
+    """Small JPEGs of the images of a run as data URIs, as far as they still are what it measured; and which are not."""
 
-    def picture(path: str) -> str | None:
+    def __init__(self, run: Measured) -> None:
+        self._sha256 = {path: content for path, (content, *_) in zip(run.paths, run.keys, strict=True)}
+        self._found: dict[str, str | None] = {}
+        self._lost: dict[str, str] = {}
+        self._read = _reader(Path(run.path))
+
+    def of(self, path: str) -> str | None:
+        """None for an image that cannot be had any more."""
+        if path not in self._found:
+            self._found[path] = self._picture(path)
+        return self._found[path]
+
+    def unread(self) -> list[str]:
+        """One sentence, if images are missing."""
+        return [not_shown(self._lost, of=len(self._found))] if self._lost else []
+
+    def _picture(self, path: str) -> str | None:
         try:
-            image = decode(source.read(path))
-        except (UnreadableImage, OSError, KeyError):
+            image = decode(content_of(self._read, path, self._sha256[path]))
+        except UnreadableImage as error:
+            self._lost[path] = str(error)
             return None
         image.thumbnail((2 * THUMBNAIL_PX, THUMBNAIL_PX))
         return jpeg_uri(image)
 
-    return picture
+
+def _reader(run: Path) -> Callable[[str], bytes]:
+    """From the path of an image to its bytes; it raises InputError for each if nobody knows where they are."""
+    known = {field.name for field in fields(DataConfig)}
+    data = has(run / "config.yaml", read_yaml(run, "config.yaml").get("data"), where="data")
+    try:
+        return open_source(DataConfig(**{name: value for name, value in data.items() if name in known})).read
+    except (TypeError, InputError) as error:
+        reason = one_line(error)
+
+        def gone(path: str) -> bytes:
+            raise InputError(reason)
+
+        return gone
 
 
 def _percent(share: float) -> str:

@@ -1,24 +1,27 @@
 """What a run folder says of its run, read once. Knows nothing of how it will be shown."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 
 from headstart.artifacts import ModelInfo, read_info
 from headstart.config import RunConfig, flat
 from headstart.errors import InputError
+from headstart.run_files import damaged, has, labels_and_probabilities, read_file, read_json, read_table, read_yaml
 from headstart.running import read_lines
 
-_T = TypeVar("_T")
+SUMMARY = ("val", "best_epoch", "wall_s", "world_size", "device", "mixed_precision", "seed", "model_sha256", "versions")
+MEASURED = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "loss")
+LINES = {
+    "loss": ("step", "lr"),
+    "cv_loss": ("l2", "cv_loss_se", "cv_accuracy"),
+}  # what comes with what, in metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class RunFacts:
     @property
     def chosen_on_val(self) -> bool:
         """Whether the validation images chose among several networks, so that they flatter the one that is kept."""
+        if self.info.calibration is not None:
+            return not self.info.calibration.conformal.exact
         return len(self.epochs()) > 1
 
     @cached_property
@@ -102,52 +107,78 @@ def read_run(path: Path, *, summary: Mapping[str, Any] | None = None, doctor: Pa
     Raises InputError naming the file that is missing or damaged."""
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; name a finished run folder")
-    info = _read(path, "model.safetensors", read_info)
-    table = _read(path, "predictions.parquet", pq.read_table)
-    code = {name: place for place, name in enumerate(info.classes)}
-    labels = table.column("label").to_pylist()
-    strange = sorted(set(labels) - set(code))
-    if strange:
-        raise InputError(f"{path}: predictions.parquet has classes that model.safetensors lacks ({', '.join(strange)})")
-    return RunFacts(
+    info = read_file(path, "model.safetensors", read_info)
+    table = read_table(path, "predictions.parquet")
+    labels, probabilities = labels_and_probabilities(path / "predictions.parquet", table, info.classes)
+    facts = RunFacts(
         path=path,
-        summary=_read(path, "summary.json", _json) if summary is None else summary,
-        config=_read(path, "config.yaml", lambda file: yaml.safe_load(file.read_text(encoding="utf-8"))),
+        summary=read_json(path, "summary.json") if summary is None else summary,
+        config=read_yaml(path, "config.yaml"),
         info=info,
-        lines=_read(path, "metrics.jsonl", read_lines),
-        manifest=_read(path, "manifest.parquet", pq.read_table),
+        lines=read_file(path, "metrics.jsonl", read_lines),
+        manifest=read_table(path, "manifest.parquet"),
         ids=table.column("id").to_pylist(),
         paths=table.column("path").to_pylist(),
-        labels=np.array([code[label] for label in labels], dtype=np.int64),
-        probabilities=_matrix(table.column("probabilities"), width=len(info.classes)),
+        labels=labels,
+        probabilities=probabilities,
         doctor=_find_doctor(path, doctor),
     )
+    _check_shapes(facts)
+    if facts.doctor is not None and not _is_of_the_same_images(facts.doctor, facts):
+        raise InputError(
+            f"{(doctor or path) / 'doctor.json'} tells of other images, in {facts.doctor['root']}; name a report of the run's data"
+        )
+    return facts
+
+
+def _check_shapes(facts: RunFacts) -> None:
+    """Raises InputError naming the file that lacks something which the pages tell."""
+    path, num_classes = facts.path / "summary.json", len(facts.classes)
+    summary = has(path, facts.summary, SUMMARY)
+    has(path, summary["versions"], ["headstart"], where="versions")
+    val = has(path, summary["val"], [*MEASURED, "accuracy_ci95", "confusion_matrix"], where="val")
+    strange = [name for name in MEASURED if not isinstance(val[name], int | float)]
+    if strange:
+        raise damaged(path, f"val.{strange[0]} is {val[strange[0]]!r} and no number")
+    try:
+        shapes = (
+            np.array(val["confusion_matrix"], dtype=np.int64).shape,
+            np.array(val["accuracy_ci95"], dtype=np.float64).shape,
+        )
+    except (TypeError, ValueError):
+        shapes = (), ()
+    if shapes != ((num_classes, num_classes), (2,)):
+        raise damaged(
+            path, f"val.confusion_matrix or val.accuracy_ci95 does not hold what it should for {num_classes} classes"
+        )
+    for line in facts.lines:
+        has(facts.path / "metrics.jsonl", line, where="a line")
+        for name, others in LINES.items():
+            if name in line:
+                has(facts.path / "metrics.jsonl", line, others, where=f"a line with {name}")
+    if facts.strengths():
+        has(path, summary.get("probe"), ["l2"], where="probe")
+    has(facts.path / "config.yaml", facts.config, ["data"])
+    has(facts.path / "config.yaml", facts.config["data"], ["root"], where="data")
 
 
 def _find_doctor(run: Path, named: Path | None) -> Mapping[str, Any] | None:
-    if named is not None:
-        return _read(named, "doctor.json", _json)
-    return _read(run, "doctor.json", _json) if (run / "doctor.json").is_file() else None
+    if named is None and not (run / "doctor.json").is_file():
+        return None
+    path = (named or run) / "doctor.json"
+    doctor = has(path, read_json(named or run, "doctor.json"), ["root", "classes", "counts", "findings"])
+    for finding in doctor["findings"]:
+        has(path, finding, ["kind", "paths", "message"], where="a finding")
+    return doctor
 
 
-def _json(path: Path) -> Mapping[str, Any]:
-    values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
-
-
-def _read(folder: Path, name: str, read: Callable[[Path], _T]) -> _T:
-    path = folder / name
-    if not path.is_file():
-        raise InputError(f"{folder} has no {name}; name a finished run folder, or a copy that is whole")
-    try:
-        return read(path)
-    except (OSError, ValueError, pa.ArrowException, yaml.YAMLError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); use a copy of it") from None
-
-
-def _matrix(column: pa.ChunkedArray, *, width: int) -> np.ndarray:
-    """n lists of `width` float64 -> (n, width)."""
-    flat = column.combine_chunks().flatten()
-    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, width)
+def _is_of_the_same_images(doctor: Mapping[str, Any], facts: RunFacts) -> bool:
+    """By the place; if that is another one, by the files that were found, or by the classes if nothing was."""
+    if Path(doctor["root"]).resolve() == Path(facts.config["data"]["root"]).resolve():
+        return True
+    found = {path for finding in doctor["findings"] for path in finding["paths"]}
+    if found:
+        skipped = {one["path"] for one in facts.summary.get("skipped", [])}
+        return not found.isdisjoint(skipped.union(facts.manifest.column("path").to_pylist()))
+    labels = {part for name in doctor["classes"] for part in (name, name.partition("/")[2])}
+    return not labels.isdisjoint(facts.classes)

@@ -201,7 +201,7 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
     assert best is not None
     facts = _facts(config) | {"sampling": config.data.sampling, "steps": ends[-1]}
     facts |= {"fit_s": time.perf_counter() - started}
-    return Solved(best[2], facts, lines, best_epoch=best[1], epochs=train.epochs, chosen_on_val=True)
+    return Solved(best[2], facts, lines, best_epoch=best[1], epochs=train.epochs, chosen_on_val=train.epochs > 1)
 
 
 def _view_in(epoch: int, num_views: int) -> int:

@@ -298,7 +298,11 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
         if accelerator.is_main_process:
             values = describe(predictions, manifest.classes)
             calibration = calibrate(
-                predictions.logits, predictions.labels, predictions.features, chosen_on_val=True, seed=config.seed
+                predictions.logits,
+                predictions.labels,
+                predictions.features,
+                chosen_on_val=config.train.epochs > 1 or bool(state.probe),
+                seed=config.seed,
             )
             save_model(
                 folder.model_file,

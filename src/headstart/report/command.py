@@ -11,7 +11,7 @@ from headstart.errors import InputError
 from headstart.facts import RunFacts, read_run
 from headstart.files import write_atomically
 from headstart.report.document import render
-from headstart.report.gallery import hang
+from headstart.report.gallery import Gallery, hang
 from headstart.running import repeated_runs
 
 
@@ -21,14 +21,18 @@ def write_pages(
     read: Callable[[str], bytes] | str,
     summary: Mapping[str, Any] | None = None,
     doctor: Path | None = None,
-) -> RunFacts:
-    """report.html and README.md. read: an image's bytes by its path, or why there are none. Raises InputError if the
-    folder lacks something."""
+    data: str | None = None,
+) -> Gallery:
+    """report.html and README.md. read: an image's bytes by its path, or why there are none; data: where somebody says that the
+    images are. Raises InputError, and leaves old pages alone, if the folder lacks something or `data` has none of the images."""
     facts = read_run(path, summary=summary, doctor=doctor)
-    card, page = model_card(facts), render(facts, hang(facts, read))
+    gallery = hang(facts, read)
+    if data is not None and not gallery.shows_some:
+        raise InputError(f"--data {data} is not where the images of {path} are: {'; '.join(gallery.unread)}")
+    card, page = model_card(facts), render(facts, gallery)
     write_atomically(path / "README.md", lambda staging: staging.write_text(card, encoding="utf-8"))
     write_atomically(path / "report.html", lambda staging: staging.write_text(page, encoding="utf-8"))
-    return facts
+    return gallery
 
 
 def report_command(run: str, *, data: str | None, doctor: str | None) -> Path:
@@ -38,11 +42,10 @@ def report_command(run: str, *, data: str | None, doctor: str | None) -> Path:
         raise InputError(
             f"{run} holds repeated runs, each with a report of its own; name one of them, such as {path / names[0]}"
         )
-    facts = read_run(path)
-    read = _reader(facts, data)
-    write_pages(path, read=read, doctor=Path(doctor) if doctor else None)
-    if isinstance(read, str):
-        print(f"without images: {read}")
+    read = _reader(read_run(path), data)
+    gallery = write_pages(path, read=read, doctor=Path(doctor) if doctor else None, data=data)
+    for line in gallery.unread:
+        print(line if data else f"{line}; --data names where they are now")
     out = path / "report.html"
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, and README.md, the model card")
     return out
@@ -54,7 +57,7 @@ def _reader(facts: RunFacts, data: str | None) -> Callable[[str], bytes] | str:
     try:
         config = DataConfig(**facts.config["data"])
     except (TypeError, InputError) as error:
-        return f"the configuration is of another version of headstart ({error})"
+        return f"none of the images can be shown: the configuration is of another version of headstart ({error})"
     if data is not None:
         config = replace(config, root=data)
     try:
@@ -62,4 +65,4 @@ def _reader(facts: RunFacts, data: str | None) -> Callable[[str], bytes] | str:
     except InputError as error:
         if data is not None:
             raise
-        return f"{error}; --data names where they are now"
+        return f"none of the images can be shown: {error}"

@@ -1,22 +1,26 @@
 """From the facts of a run to the page: what stands in which section, in words."""
 
 import math
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import yaml
+from markupsafe import Markup, escape
 
+from headstart.calibration import WRONGLY_FLAGGED
 from headstart.facts import RunFacts
 from headstart.pages import environment
 from headstart.report.figures import curves, interval, percent, reliability
-from headstart.report.gallery import Gallery
+from headstart.report.gallery import MAX_FINDINGS, Gallery
 from headstart.report.measures import ClassRow, confusions, per_class
 
 MAX_MATRIX = 24  # classes that a table of all confusions can hold on a screen
 MAX_CLASSES = 1000  # rows of the table of classes
 MAX_CONFUSIONS = 12
-MAX_FINDINGS = 10  # of a kind; doctor.html has them all, with pictures
+DOWNSCALED = 32  # pixels of the image along the side of a cell of the last stage
 STRATEGIES = {
     "fine_tune": "every layer fine-tuned",
     "frozen_head": "a new head on a frozen backbone",
@@ -29,9 +33,11 @@ def render(facts: RunFacts, gallery: Gallery) -> str:
     confusion = np.array(facts.summary["val"]["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, facts.classes, facts.trained_on)
     template = environment()
-    template.filters |= {"percent": percent, "interval": interval, "plain": plain}
+    template.filters |= {"percent": percent, "interval": interval, "plain": plain, "breakable": breakable}
     return template.get_template("report.html").render(
         name=facts.path.resolve().name,
+        shell_name=shlex.quote(facts.path.resolve().name),
+        python_name=repr(facts.path.resolve().name),
         classes=facts.classes,
         subject=subject(facts.classes),
         strategy=STRATEGIES[facts.info.strategy],
@@ -48,6 +54,7 @@ def render(facts: RunFacts, gallery: Gallery) -> str:
         reliability=reliability(facts),
         calibration=_calibration(facts),
         gallery=gallery,
+        cells=math.ceil(facts.info.preprocess.image_size / DOWNSCALED),
         doctor=_doctor(facts),
         splits=_splits(facts),
         data=facts.config.get("data", {}),
@@ -69,6 +76,11 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def breakable(key: str) -> Markup:
+    """A key of the configuration that may go on in the next line behind a point or an underscore."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(key))))
 
 
 def subject(classes: Sequence[str]) -> str:
@@ -93,19 +105,32 @@ def _baseline(rows: Sequence[ClassRow]) -> dict[str, Any]:
     return {"name": favourite.name, "share": favourite.recall.n / total}
 
 
-def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
-    """(what, value, what it means)."""
+def _tiles(facts: RunFacts) -> list[tuple[str, str, str, str]]:
+    """(what, value, 95 % interval or what chance makes of it, what it means)."""
     val, summary = facts.summary["val"], facts.summary
+    balanced, loss = val.get("balanced_accuracy_ci95"), val.get("loss_ci95")
     tiles = [
-        ("Log loss", f"{val['loss']:.3f}", f"guessing: {math.log(len(facts.classes)):.3f}"),
-        ("Balanced accuracy", percent(val["balanced_accuracy"]), "every class counts the same"),
-        ("Macro F1", f"{val['macro_f1']:.3f}", "mean over the classes, best is 1"),
+        (
+            "Log loss",
+            f"{val['loss']:.3f}",
+            f"{loss[0]:.3f} to {loss[1]:.3f}" if loss else "",
+            f"guessing: {math.log(len(facts.classes)):.3f}",
+        ),
+        (
+            "Balanced accuracy",
+            percent(val["balanced_accuracy"]),
+            interval(balanced) if balanced else "",
+            "every class counts the same",
+        ),
+        ("Macro F1", f"{val['macro_f1']:.3f}", "", "mean over the classes, best is 1"),
     ]
     if "top5_accuracy" in val and len(facts.classes) > 5:
-        tiles.append(("Top 5", percent(val["top5_accuracy"]), "the right class among five answers"))
+        tiles.append(("Top 5", percent(val["top5_accuracy"]), "", "the right class among five answers"))
     if val.get("ece") is not None:
-        tiles.append(("Calibration error", percent(val["ece"]), "confidence against accuracy"))
-    tiles.append(("Trained in", duration(summary["wall_s"]), f"on {summary['world_size']} x {summary['device']}"))
+        chance = val.get("ece_by_chance95")
+        by_chance = "" if chance is None else f"up to {percent(chance)} by chance"
+        tiles.append(("Calibration error", percent(val["ece"]), by_chance, "confidence against accuracy"))
+    tiles.append(("Trained in", duration(summary["wall_s"]), "", f"on {summary['world_size']} x {summary['device']}"))
     return tiles
 
 
@@ -145,11 +170,17 @@ def _calibration(facts: RunFacts) -> list[str]:
         f"{sets['mean_size']:.2f} classes on average, a single one for {sets['of_one_class']} of {sets['n']} images"
         + ("." if sets["exact"] else "; the same images chose the epoch, so that this is approximate."),
     ]
-    nothing = told.get("none_of_these")
-    if nothing:
+    open_set = facts.info.calibration.open_set
+    if open_set is None:
+        return said
+    if open_set.limits[WRONGLY_FLAGGED] is None:
         said.append(
-            f"An image that is unlike all training images can be flagged as none of the classes, at the cost of {100 * nothing['wrongly_flagged']:g} of 100 "
-            "good images that are flagged too."
+            f"{open_set.n} validation images are too few to say how unlike them an image has to be to be none of the classes, so none is flagged as that."
+        )
+    else:
+        said.append(
+            f"An image that is unlike all {'training' if open_set.held_out else 'validation'} images can be flagged as none of the classes, at the "
+            f"cost of {100 * WRONGLY_FLAGGED:g} of 100 good images that are flagged too."
         )
     return said
 

@@ -95,7 +95,7 @@ def _step_figure(title: str, curves: Sequence[tuple[str, list[float]]], x: list[
 def _choice_figures(strengths: Sequence[Mapping[str, Any]], facts: RunFacts) -> list[Figure]:
     x = [row["l2"] for row in strengths]
     chosen = facts.summary["probe"]["l2"]
-    mark = Mark(chosen, f"chosen: {chosen:.3g}")
+    mark = Mark(chosen, f"chosen: L2 strength {chosen:.3g}")
     losses, errors = [row["cv_loss"] for row in strengths], [row["cv_loss_se"] for row in strengths]
     band = [(loss - error, loss + error) for loss, error in zip(losses, errors, strict=True)]
     columns = ["probe.l2", "log loss", "standard error", "accuracy"]
@@ -143,12 +143,14 @@ def _reliability_figure(title: str, parts: Sequence[Bin], measured: Mapping[str,
         for part in parts
     ]
     note = ""
-    if "ece" in measured:
-        note = (
-            f"Calibration error {percent(measured['ece'])}; a network whose confidence is right would stay below "
-            f"{percent(measured['ece_by_chance95'])} on so many images, 95 times of 100. Log loss {measured['loss']:.3f}, Brier score "
-            f"{measured['brier']:.3f}."
+    if measured.get("ece") is not None:
+        chance = measured.get("ece_by_chance95")
+        note = f"Calibration error {percent(measured['ece'])}" + (
+            "."
+            if chance is None
+            else f"; a network whose confidence is right would stay below {percent(chance)} on so many images, 95 times of 100."
         )
+        note += f" Log loss {_with_ends(measured, 'loss')}, Brier score {_with_ends(measured, 'brier')}."
     return Figure(
         title,
         reliability_chart(parts, title=f"{title}: share of right answers by confidence"),
@@ -157,6 +159,12 @@ def _reliability_figure(title: str, parts: Sequence[Bin], measured: Mapping[str,
         table,
         note,
     )
+
+
+def _with_ends(measured: Mapping[str, Any], name: str) -> str:
+    """'0.465 (0.361 to 0.599)', with the 95 % interval if there is one."""
+    ends = measured.get(f"{name}_ci95")
+    return f"{measured[name]:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -1,7 +1,6 @@
 """The images on the page: mistakes and near misses with where the network looked, and the training views."""
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,15 +8,15 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from headstart.data.decode import UnreadableImage
-from headstart.errors import InputError
 from headstart.facts import RunFacts
-from headstart.pages import jpeg_uri
+from headstart.pages import content_of, jpeg_uri, not_shown
 from headstart.report.measures import weakest_hits, worst_mistakes
 
 if TYPE_CHECKING:
     import torch
 
 MAX_CARDS = 8  # of each kind
+MAX_FINDINGS = 10  # of a kind of the data doctor; doctor.html has them all, with pictures
 THUMBNAIL_PX = 192
 VIEWS_PX = 1120  # width of the picture of training views, at most
 
@@ -38,13 +37,19 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """unread: why images are missing, one line each at most; views: data URI of the training views."""
+    """unread: why images are missing, one line each at most; views: data URI of the training views; suspects: of the images
+    whose labels the data doctor suspects, by path."""
 
     mistakes: list[Card]
     hits: list[Card]
     num_mistakes: int
     unread: list[str] = field(default_factory=list)
     views: str | None = None
+    suspects: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shows_some(self) -> bool:
+        return any(card.picture for card in (*self.mistakes, *self.hits))
 
 
 def hang(facts: RunFacts, read: Callable[[str], bytes] | str) -> Gallery:
@@ -53,16 +58,26 @@ def hang(facts: RunFacts, read: Callable[[str], bytes] | str) -> Gallery:
     mistakes = worst_mistakes(confidence, right, limit=MAX_CARDS)
     hits = weakest_hits(confidence, right, limit=MAX_CARDS)
     rows = [int(row) for row in (*mistakes, *hits)]
-    seen, unread = _load(facts, rows, read)
-    pictures = _pictures(facts, seen)
+    seen, lost = _load(facts, [facts.paths[row] for row in rows], read)
+    suspects, lost_suspects = _load(facts, _suspected(facts), read)
+    pictures = _pictures(facts, rows, seen)
     cards = [_card(facts, row, pictures.get(row, (None, None))) for row in rows]
+    lost |= lost_suspects
+    unread = [not_shown(lost, of=len({facts.paths[row] for row in rows}.union(_suspected(facts))))] if lost else []
     return Gallery(
         cards[: len(mistakes)],
         cards[len(mistakes) :],
         int((~right).sum()),
-        unread,
+        [read] if isinstance(read, str) else unread,
         _views(facts.path / "train_views.png"),
+        {path: jpeg_uri(_thumbnail(pixels), quality=80) for path, pixels in suspects.items()},
     )
+
+
+def _suspected(facts: RunFacts) -> list[str]:
+    """The images whose labels the data doctor suspects, as many as the page lists."""
+    findings = [] if facts.doctor is None else facts.doctor["findings"]
+    return [one["paths"][0] for one in findings if one["kind"] == "suspected_label"][:MAX_FINDINGS]
 
 
 def _card(facts: RunFacts, row: int, pictures: tuple[str | None, str | None]) -> Card:
@@ -79,49 +94,48 @@ def _card(facts: RunFacts, row: int, pictures: tuple[str | None, str | None]) ->
 
 
 def _load(
-    facts: RunFacts, rows: list[int], read: Callable[[str], bytes] | str
-) -> tuple[dict[int, "torch.Tensor"], list[str]]:
-    """The evaluation view of each row, uint8 (3, S, S), of those that are still what the run measured."""
+    facts: RunFacts, paths: list[str], read: Callable[[str], bytes] | str
+) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+    """The evaluation view of each image, uint8 (3, S, S), that still is what the run measured; why the others are not."""
     if isinstance(read, str):
-        return {}, [read]
+        return {}, {}
     sha256 = dict(
         zip(facts.manifest.column("path").to_pylist(), facts.manifest.column("sha256").to_pylist(), strict=True)
     )
-    spec, seen, lost = facts.info.preprocess, {}, []
-    for row in rows:
-        path = facts.paths[row]
+    spec = facts.info.preprocess
+    seen: dict[str, torch.Tensor] = {}
+    lost: dict[str, str] = {}
+    for path in paths:
         try:
-            content = read(path)
-            if hashlib.sha256(content).hexdigest() != sha256.get(path):
-                raise UnreadableImage("it is another image now")
-            seen[row] = spec.eval_view(spec.decode(content))
-        except (OSError, KeyError, UnreadableImage, InputError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            lost.append(f"{path} ({reason})")
-    if not lost:
-        return seen, []
-    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return seen, [f"{len(lost)} of {len(rows)} images cannot be shown: {', '.join(lost[:3])}{more}"]
+            seen[path] = spec.eval_view(spec.decode(content_of(read, path, sha256.get(path))))
+        except UnreadableImage as error:
+            lost[path] = str(error)
+    return seen, lost
 
 
-def _pictures(facts: RunFacts, seen: dict[int, "torch.Tensor"]) -> dict[int, tuple[str, str]]:
-    if not seen:
+def _pictures(facts: RunFacts, rows: list[int], seen: dict[str, "torch.Tensor"]) -> dict[int, tuple[str, str]]:
+    rows = [row for row in rows if facts.paths[row] in seen]
+    if not rows:
         return {}
     import torch
 
     from headstart.report.attention import attention, overlay
 
-    rows = list(seen)
-    pixels = torch.stack([seen[row] for row in rows])
+    pixels = torch.stack([seen[facts.paths[row]] for row in rows])
     looked = attention(
         facts.path / "model.safetensors", facts.info, pixels, [int(facts.predicted[row]) for row in rows]
     )
     found = {}
     for place, row in enumerate(rows):
-        image = Image.fromarray(pixels[place].permute(1, 2, 0).contiguous().numpy())
-        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        image = _thumbnail(pixels[place])
         found[row] = jpeg_uri(image, quality=80), jpeg_uri(overlay(image, looked[place]), quality=80)
     return found
+
+
+def _thumbnail(pixels: "torch.Tensor") -> Image.Image:
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return image
 
 
 def _views(path: Path) -> str | None:

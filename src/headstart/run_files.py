@@ -1,0 +1,82 @@
+"""The files of a finished run, read and checked: a file that is missing, damaged or foreign is one sentence. Knows no torch."""
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from headstart.errors import InputError, one_line
+
+_T = TypeVar("_T")
+TABLES = {
+    "manifest.parquet": ("id", "path", "sha256", "split", "label"),
+    "predictions.parquet": ("id", "path", "label", "probabilities"),
+}
+
+
+def read_file(folder: Path, name: str, read: Callable[[Path], _T]) -> _T:
+    """What `read` makes of a file of the folder. Raises InputError naming it."""
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"{folder} has no {name}; name a finished run folder, or a copy that is whole")
+    try:
+        return read(path)
+    except InputError:
+        raise
+    except (OSError, ValueError, pa.ArrowException, yaml.YAMLError) as error:
+        raise damaged(path, one_line(error)[:200]) from None
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    return has(folder / name, read_file(folder, name, lambda path: json.loads(path.read_text(encoding="utf-8"))))
+
+
+def read_yaml(folder: Path, name: str) -> dict[str, Any]:
+    return has(folder / name, read_file(folder, name, lambda path: yaml.safe_load(path.read_text(encoding="utf-8"))))
+
+
+def read_table(folder: Path, name: str) -> pa.Table:
+    """manifest.parquet or predictions.parquet, with all its columns."""
+    table = read_file(folder, name, pq.read_table)
+    missing = [column for column in TABLES[name] if column not in table.column_names]
+    if missing:
+        raise damaged(folder / name, f"it has no column {', '.join(missing)}")
+    return table
+
+
+def labels_and_probabilities(path: Path, table: pa.Table, classes: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Of predictions.parquet: codes in `classes`, (n,) int64, and (n, C) float64. Raises InputError."""
+    labels = table.column("label").to_pylist()
+    strange = sorted({str(label) for label in labels} - set(classes))
+    if strange:
+        raise damaged(path, f"it has classes that the model lacks, such as {strange[0]}")
+    code = {name: place for place, name in enumerate(classes)}
+    try:
+        rows = np.array(table.column("probabilities").to_pylist(), dtype=np.float64)
+    except (TypeError, ValueError):
+        rows = np.empty(0)
+    if not labels or rows.shape != (len(labels), len(classes)):
+        raise damaged(path, f"it does not hold {len(classes)} probabilities for each image")
+    if not np.isfinite(rows).all():
+        place = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise damaged(path, f"a probability of {table.column('path')[place].as_py()} is not a number")
+    return np.array([code[label] for label in labels], dtype=np.int64), rows
+
+
+def has(path: Path, values: Any, names: Collection[str] = (), *, where: str = "it") -> dict[str, Any]:
+    """`values`, if it is a mapping with these names. where: which part of the file it is. Raises InputError."""
+    if not isinstance(values, dict):
+        raise damaged(path, f"{where} is no table of names and values")
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise damaged(path, f"{where} lacks {', '.join(missing)}")
+    return values
+
+
+def damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged, or of another program ({why}); use a copy that is whole")
