@@ -123,10 +123,10 @@ def test_the_colours_change_by_a_button_and_the_keyboard_reaches_everything(brow
             reached.add(page.evaluate("document.activeElement.tagName"))
         assert reached >= {"A", "BUTTON", "SUMMARY", "PRE"}
         page.get_by_role("button", name="Switch to dark colours").click()
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        page.wait_for_function("getComputedStyle(document.body).backgroundColor === 'rgb(13, 17, 23)'")
         assert page.get_by_role("button", name="Switch to light colours").is_visible()
         page.reload()
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        page.wait_for_function("getComputedStyle(document.body).backgroundColor === 'rgb(13, 17, 23)'")
 
 
 def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data, tmp_path):
