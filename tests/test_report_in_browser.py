@@ -125,8 +125,12 @@ def test_the_colours_change_by_a_button_and_the_keyboard_reaches_everything(brow
         page.get_by_role("button", name="Switch to dark colours").click()
         page.wait_for_function("getComputedStyle(document.body).backgroundColor === 'rgb(13, 17, 23)'")
         assert page.get_by_role("button", name="Switch to light colours").is_visible()
-        page.reload()
-        page.wait_for_function("getComputedStyle(document.body).backgroundColor === 'rgb(13, 17, 23)'")
+        for _ in range(5):  # the browser writes down what a page stores in its own time
+            page.reload()
+            if page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)":
+                break
+            page.wait_for_timeout(500)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
 
 
 def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data, tmp_path):
