@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from planting import CLASSES, good_folder, hostile, plant
+from support.planting import CLASSES, good_folder, hostile, plant
 
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.check import check_files

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from planting import altered
+from support.planting import altered
 
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.decode import decode

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from support import GOLDEN
+from support.images import CLASSES, draw_folder
+from support.images import draw as draw_image_of
 
 from headstart import prepare_environment
 
@@ -28,8 +30,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repeatable")
-
-CLASSES = ("blue_waves", "green_stripes", "red_checks")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,30 +93,6 @@ def _is_local(host: Any) -> bool:
         return False
 
 
-def _draw(code: int, number: int) -> Image.Image:
-    """A 64x48 RGB image of class `code`: own colour, own texture, noise by `number`; no two are alike."""
-    rng = np.random.default_rng([code, number])
-    y, x = np.mgrid[0:48, 0:64]
-    texture = (np.sin((x + y) / 3), np.sign(np.sin(y)), np.sign(np.sin(x / 2) * np.sin(y / 2)))[code % 3]
-    pixels = np.full((48, 64, 3), 70.0)
-    pixels[..., 2 - code % 3] += 60 + 40 * texture + rng.uniform(-20, 20)
-    pixels += rng.normal(0, 12, pixels.shape)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def _draw_folder(root: Path, *, train: int, val: int | None, classes: Sequence[str] = CLASSES) -> Path:
-    number = 0
-    for split, count in (("train", train), ("val", val)) if val is not None else (("", train),):
-        for code, name in enumerate(classes):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for k in range(count or 0):
-                number += 1
-                suffix, options = ((".jpg", {"quality": 92}), (".png", {}))[k % 2]
-                _draw(code, number).save(folder / f"{name}_{k:02d}{suffix}", **options)
-    return root
-
-
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """image_folder(train=12, val=5): a new data set of so many images per class and split below tmp_path.
@@ -125,7 +101,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """
 
     def draw(*, train: int = 4, val: int | None = None, name: str = "images", classes: Sequence[str] = CLASSES) -> Path:
-        return _draw_folder(tmp_path / name, train=train, val=val, classes=classes)
+        return draw_folder(tmp_path / name, train=train, val=val, classes=classes)
 
     return draw
 
@@ -133,13 +109,13 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def draw_image() -> Callable[..., Image.Image]:
     """draw_image(code, number): one 64x48 RGB image of the class with that code."""
-    return _draw
+    return draw_image_of
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 classes, 12 training and 5 validation images each. Shared: do not write in it."""
-    return _draw_folder(tmp_path_factory.mktemp("tiny") / "data", train=12, val=5)
+    return draw_folder(tmp_path_factory.mktemp("tiny") / "data", train=12, val=5)
 
 
 @pytest.fixture
@@ -147,7 +123,7 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """check_golden(name, text): equal to tests/golden/<name>, which --update-golden rewrites."""
 
     def check(name: str, text: str) -> None:
-        path = Path(__file__).parent / "golden" / name
+        path = GOLDEN / name
         if request.config.getoption("--update-golden"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")

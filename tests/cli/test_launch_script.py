@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import REPOSITORY
 
-HOME = Path(__file__).parents[1]
+HOME = REPOSITORY
 
 
 def launch(*arguments, cwd, **environment):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart.parsing import to_yaml
 

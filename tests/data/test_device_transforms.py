@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import small
+from support.runs import small
 
 from headstart.config import DataConfig
 from headstart.data.device_views import DeviceViews, Pictures, collate_pictures

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import WAYS
 from PIL import Image
-from planting import encoded, good_folder, hostile, huge_png, scene
+from support.layouts import WAYS
+from support.planting import encoded, good_folder, hostile, huge_png, scene
 
 from headstart.config import DataConfig
 from headstart.data import check

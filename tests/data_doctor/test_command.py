@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
-from planting import CLASSES, altered, encoded, good_folder, plant, scene
-from runs import small
+from support.planting import CLASSES, altered, encoded, good_folder, plant, scene
+from support.runs import small
 
 from headstart import cli
 from headstart.config import DataConfig

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from planting import altered, scene
+from support.planting import altered, scene
 
 from headstart.data.duplicates import MAX_BITS, Pair, candidates, clusters, confirmed, joined, perceptual_hashes
 

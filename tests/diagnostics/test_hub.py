@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import CLASSES, write_model
-from runs import small
 from safetensors.torch import load_file, safe_open
+from support.models import CLASSES, write_model
+from support.runs import small
 
 from headstart import InputError, ModelConfig
 from headstart.artifacts import save_tensors

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import CLASSES, tensors_of, write_model
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, safe_open
+from support.models import CLASSES, tensors_of, write_model
 from torchvision.models import resnet18
 
 from headstart import InputError, cli, golden

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import small
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support import REPOSITORY
+from support.runs import small
 from torchvision.models import resnet18
 
 import headstart
@@ -374,7 +375,7 @@ def test_a_missing_runtime_is_named_with_the_command_that_installs_it() -> None:
         check_runtime(absent)
 
 
-PAGE = Path(__file__).parent.parent / "docs" / "export.md"
+PAGE = REPOSITORY / "docs" / "export.md"
 BLOCKS = re.findall(r"^```(python|js)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 ON_THE_PAGE = {
     "plain.safetensors": "torchvision",

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import TESTS
+from support.bank import CPU, SPEC, extract
 from torchvision.transforms import v2
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_manifest
 from headstart.errors import InputError
-from headstart.extract import BATCH_CPU, Extraction, features_of, fill, rows_of, views_of
+from headstart.extract import BATCH_CPU, fill, rows_of, views_of
 from headstart.features import MERGE_SHARDS, Bank, bank_key, prune, row_name, stored
 from headstart.model import Classifier, build_model
 from headstart.preprocess import Preprocess
@@ -30,9 +32,7 @@ from headstart.runtime import StopRequest, start_accelerator
 from headstart.trunk import FEATURES, FrozenTrunk, form_of, shapes
 from headstart.weights import load_weights
 
-CPU = torch.device("cpu")
 KEY = bank_key(weights_sha256="a", form="test", preprocess={"image_size": 32})
-SPEC = Preprocess(image_size=32, resize_size=37)
 
 
 @pytest.fixture(scope="module")
@@ -54,28 +54,6 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(FrozenTrunk, "__call__", counted)
     return seen
-
-
-def extract(
-    folder: Path, location: Path, backbone: dict, *, spec: Preprocess = SPEC, num_views: int = 0, num_workers: int = 0
-) -> tuple[Extraction, np.ndarray, Bank]:
-    """Both splits of an image folder into the bank at `location`, and their features."""
-    manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
-    key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
-    bank = Bank(location, key, width=FEATURES)
-    views = views_of(DataConfig(image_size=32, min_crop_scale=0.5), spec, num_views=num_views, seed=0)
-    rows = rows_of(manifest.source, manifest.samples, views)
-    with StopRequest() as stop:
-        extraction = fill(
-            start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)),
-            bank,
-            rows,
-            spec,
-            lambda: FrozenTrunk(backbone, precision="no", device=CPU),
-            num_workers=num_workers,
-            stop=stop,
-        )
-    return extraction, features_of(bank, rows)[:], bank
 
 
 # ---- the trunk
@@ -392,7 +370,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from headstart import trunk
-from test_features import extract
+from support.bank import extract
 from headstart.errors import Stopped
 from headstart.weights import load_weights
 
@@ -416,7 +394,7 @@ except Stopped as stop:
 def filler(tmp_path: Path, data: Path, *, stop_at: int, num_workers: int) -> subprocess.Popen:
     script = tmp_path / "filler.py"
     script.write_text(textwrap.dedent(FILLER))
-    arguments = [Path(__file__).parent, data, tmp_path / "bank", stop_at, num_workers]
+    arguments = [TESTS, data, tmp_path / "bank", stop_at, num_workers]
     return subprocess.Popen([sys.executable, str(script), *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 

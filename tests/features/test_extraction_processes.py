@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart.parsing import to_yaml
 from headstart.start import run

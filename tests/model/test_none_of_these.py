@@ -8,7 +8,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from runs import small
+from support import REPOSITORY
+from support.runs import small
 
 import headstart
 from headstart.artifacts import read_info
@@ -18,7 +19,7 @@ from headstart.start import run
 @pytest.fixture(scope="module")
 def drawings() -> ModuleType:
     """The off-topic images of benchmarks/none_of_these.py."""
-    path = Path(__file__).parents[1] / "benchmarks" / "none_of_these.py"
+    path = REPOSITORY / "benchmarks" / "none_of_these.py"
     spec = importlib.util.spec_from_file_location("none_of_these", path)
     assert spec is not None
     assert spec.loader is not None

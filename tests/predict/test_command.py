@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from models import CLASSES, write_model
 from PIL import Image
+from support.models import CLASSES, write_model
 
 import headstart
 from headstart import InputError, cli
@@ -471,9 +471,9 @@ def many(tmp_path_factory, draw_image_once) -> Path:
 
 @pytest.fixture(scope="module")
 def draw_image_once():
-    from conftest import _draw
+    from support.images import draw
 
-    return _draw
+    return draw
 
 
 def start(*argv: object, **options: object) -> subprocess.Popen:

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from models import write_model
 from PIL import Image
-from runs import small
+from support import REPOSITORY
+from support.models import write_model
+from support.runs import small
 
 import headstart
 from headstart import InputError
@@ -280,7 +281,7 @@ def test_a_precision_or_device_that_is_not_there_is_refused(on_bank) -> None:
 
 
 def test_the_ten_lines_of_plain_torchvision_say_the_same(photo, tmp_path, capsys) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
+    page = (REPOSITORY / "docs" / "predict.md").read_text()
     blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
     (code,) = [block for block in blocks if "torchvision" in block]
     folder = write_model(tmp_path)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import small
 from safetensors.torch import load_file
+from support.runs import small
 from torch.nn import functional as F
 
 from headstart.bank_data import BankFeatures

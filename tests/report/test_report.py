@@ -16,8 +16,8 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import small
 from sklearn.metrics import precision_recall_fscore_support
+from support.runs import small
 
 from headstart import cli
 from headstart.card import model_card

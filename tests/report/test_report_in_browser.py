@@ -6,8 +6,8 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from chromium import SCHEMES, WIDTHS, chromium, opened
-from runs import small
+from support.chromium import SCHEMES, WIDTHS, chromium, opened
+from support.runs import small
 
 from headstart import cli
 from headstart.facts import read_run

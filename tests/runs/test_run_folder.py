@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from runs import small
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support.runs import small
 from torchvision.models import resnet18
 
 import headstart

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
-from runs import small
+from support.runs import small
 
 from headstart import cli, progress
 from headstart.progress import Display, Status, TrainingProgress

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart import checkpoint
 from headstart.config import RunConfig

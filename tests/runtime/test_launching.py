@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import small
+from support.runs import small
 
 import headstart
 from headstart.config import RuntimeConfig

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart.parsing import to_yaml
 from headstart.training import run

@@ -11,8 +11,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from planting import encoded, scene
-from serving import begin, received, write_model
+from support.planting import encoded, scene
+from support.serving import begin, received, write_model
 
 from headstart import cli
 

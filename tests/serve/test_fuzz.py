@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from planting import encoded, scene
-from serving import Running, running, write_model
+from support.planting import encoded, scene
+from support.serving import Running, running, write_model
 
 import headstart
 

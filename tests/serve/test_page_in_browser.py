@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import Watched
 from PIL import Image
-from planting import encoded, scene
-from serving import Running, calibration_of, png, running, write_model
+from support.chromium import Watched
+from support.planting import encoded, scene
+from support.serving import Running, calibration_of, png, running, write_model
 
 import headstart
 from headstart.predict import Predictor

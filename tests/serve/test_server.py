@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from planting import encoded, huge_png, scene
-from serving import BYTES, Running, begin, calibration_of, form, png, received, running, write_model
+from support import REPOSITORY
+from support.planting import encoded, huge_png, scene
+from support.serving import BYTES, Running, begin, calibration_of, form, png, received, running, write_model
 
 import headstart
 from headstart.errors import InputError
@@ -392,7 +393,7 @@ def test_limits_that_make_no_sense_are_refused(wrong: dict[str, float], part: st
         Limits(**wrong)
 
 
-DOCS = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+DOCS = (REPOSITORY / "docs" / "serve.md").read_text(encoding="utf-8")
 
 
 def example(language: str, server: Running, photo: Path) -> str:

@@ -12,8 +12,7 @@ from headstart.calibration import Calibration, fit_conformal, fit_open_set
 from headstart.preprocess import Preprocess
 from headstart.runtime import versions
 from headstart.weights import load_weights
-
-CLASSES = ("blue_waves", "green_stripes", "red_checks")
+from support.images import CLASSES
 
 
 def tensors_of(classes: int = 3) -> dict[str, torch.Tensor]:

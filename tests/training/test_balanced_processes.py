@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart.parsing import to_yaml
 from headstart.training import run

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import small, stopped_at
 from safetensors.torch import load_file
+from support.runs import small, stopped_at
 from torchvision.models import resnet18
 
 import headstart

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart.training import run
 

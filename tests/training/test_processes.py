@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart.parsing import to_yaml
 from headstart.training import run

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from runs import small
+from support.runs import small
 
 from headstart.parsing import to_yaml
 

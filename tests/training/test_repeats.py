@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from runs import small, stopped_at
+from support.runs import small, stopped_at
 
 from headstart import InputError
 from headstart.compare import read_measured

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 from accelerate import Accelerator, tracking
 from accelerate.tracking import GeneralTracker, register_tracker_class
-from runs import small
+from support.runs import small
 
 from headstart import trackers as trackers_module
 from headstart.config import RuntimeConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import small, stopped_at
+from support import GOLDEN
+from support.runs import small, stopped_at
 from torch import nn
 from torchvision.models import resnet18
 
@@ -26,8 +27,6 @@ from headstart.parsing import parse_train, to_yaml
 from headstart.preprocess import Preprocess, train_view
 from headstart.training import run
 from headstart.weights import load_weights
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def lines(folder: Path) -> list[dict]:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from layouts import as_parquet_shards, as_tar_shards
 from PIL import Image
+from support.layouts import as_parquet_shards, as_tar_shards
 
 from headstart.config import DataConfig
 from headstart.data.manifest import build_eval_manifest, build_manifest

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from layouts import as_parquet_shards, as_tar_shards
-from runs import small, stopped_at
+from support.layouts import as_parquet_shards, as_tar_shards
+from support.runs import small, stopped_at
 
 from headstart.errors import InputError
 from headstart.parsing import to_yaml

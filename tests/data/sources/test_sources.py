@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from layouts import CLASSES, WAYS, as_csv, as_tar_shards, as_zip, rows_of
+from support.layouts import CLASSES, WAYS, as_csv, as_tar_shards, as_zip, rows_of
 
 from headstart.config import DataConfig
 from headstart.data.manifest import build_eval_manifest, build_manifest

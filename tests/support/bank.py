@@ -1,0 +1,40 @@
+"""Feature banks of drawn images."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from headstart.config import DataConfig, RuntimeConfig
+from headstart.data.folders import ClassFolders
+from headstart.data.manifest import build_manifest
+from headstart.extract import Extraction, features_of, fill, rows_of, views_of
+from headstart.features import Bank, bank_key
+from headstart.preprocess import Preprocess
+from headstart.runtime import StopRequest, start_accelerator
+from headstart.trunk import FEATURES, FrozenTrunk
+
+CPU = torch.device("cpu")
+SPEC = Preprocess(image_size=32, resize_size=37)
+
+
+def extract(
+    folder: Path, location: Path, backbone: dict, *, spec: Preprocess = SPEC, num_views: int = 0, num_workers: int = 0
+) -> tuple[Extraction, np.ndarray, Bank]:
+    """Both splits of an image folder into the bank at `location`, and their features."""
+    manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
+    key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
+    bank = Bank(location, key, width=FEATURES)
+    views = views_of(DataConfig(image_size=32, min_crop_scale=0.5), spec, num_views=num_views, seed=0)
+    rows = rows_of(manifest.source, manifest.samples, views)
+    with StopRequest() as stop:
+        extraction = fill(
+            start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)),
+            bank,
+            rows,
+            spec,
+            lambda: FrozenTrunk(backbone, precision="no", device=CPU),
+            num_workers=num_workers,
+            stop=stop,
+        )
+    return extraction, features_of(bank, rows)[:], bank
