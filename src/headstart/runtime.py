@@ -169,6 +169,31 @@ def on_main(accelerator: "Accelerator", work: Callable[[], _T]) -> _T:
     return result
 
 
+def from_all(accelerator: "Accelerator", value: _T) -> list[_T]:
+    """Every process's value, by rank, in every process."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    found: list[_T] = gather_object([value])
+    return found
+
+
+def on_each_host(accelerator: "Accelerator", work: Callable[[], None]) -> None:
+    """Do the work in the first process of each host, while the others wait. All raise InputError if it fails on one."""
+    error: Exception | None = None
+    if accelerator.is_local_main_process:
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+    failures = [text for text in from_all(accelerator, None if error is None else str(error)) if text is not None]
+    if error is not None:
+        raise error
+    if failures:
+        raise InputError(failures[0])
+
+
 def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
     """For each flag, whether any process has raised it; the same answer everywhere."""
     if accelerator.num_processes == 1:
