@@ -1,4 +1,4 @@
-"""Work that is handed to worker processes item by item and comes back in order. Needs torch alone."""
+"""Work that is handed to worker processes item by item and comes back in order. Of the libraries it needs torch alone."""
 
 import atexit
 import multiprocessing
@@ -8,6 +8,8 @@ from copy import copy
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from headstart.runtime import STOP_SIGNALS
 
 _T = TypeVar("_T")
 
@@ -45,11 +47,6 @@ def patient(num_workers: int) -> dict[str, Any]:
     return {"multiprocessing_context": context, "worker_init_fn": _leave_signals_to_the_parent}
 
 
-_LEFT_TO_THE_PARENT = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]  # Windows has no SIGUSR1
-
-
 class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
     """Starts with the signals held back: torch's own handlers, which end a worker, are set before its worker_init_fn runs."""
 
@@ -57,7 +54,7 @@ class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             super().start()
             return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_PARENT)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             super().start()
         finally:
@@ -65,10 +62,10 @@ class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    for number in _LEFT_TO_THE_PARENT:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_PARENT)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @atexit.register
