@@ -81,8 +81,6 @@ def _run(argv: list[str]) -> int:
             print("headstart", version("headstart"))
             return 0
         command = _command(argv[0])
-        if argv[0] == "push":  # the one command that asks for the network, unless the user has forbidden it
-            os.environ.setdefault("HF_HUB_OFFLINE", "0")
         # the decoder looks at the size itself, and says which file it is
         warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()
