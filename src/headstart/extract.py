@@ -213,7 +213,9 @@ def _store(
 
     writer = bank.writer()
     reason = None
-    for number, (pixels, reason) in enumerate(in_workers(work, numbers, num_workers=num_workers)):
+    for number, (pixels, reason) in enumerate(
+        in_workers(work, numbers, num_workers=num_workers, result_bytes=size * 3 * spec.image_size**2)
+    ):
         if reason is not None:
             break
         batch = batches[number]

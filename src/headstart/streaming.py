@@ -58,7 +58,8 @@ def stream(
 
     network = _Filled(predictor, size if len(first) > 1 else 0)
     work = _Work(predictor.info.preprocess, network if on_cpu else None)
-    for batch, reasons, done in in_workers(work, batches, num_workers=num_workers):
+    result_bytes = size * 3 * predictor.info.preprocess.image_size**2
+    for batch, reasons, done in in_workers(work, batches, num_workers=num_workers, result_bytes=result_bytes):
         yield Computed(batch, reasons, done if on_cpu else network(done))
 
 
