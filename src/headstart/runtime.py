@@ -73,11 +73,12 @@ def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
 
 
 def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 natively, and oneDNN may use that (ONEDNN_MAX_CPU_ISA can forbid it)."""
     checks = (
         getattr(torch.cpu, "_is_avx512_bf16_supported", None),
         getattr(torch.cpu, "_is_amx_tile_supported", None),
     )
-    return any(check() for check in checks if check is not None)
+    return any(check() for check in checks if check is not None) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Accelerator":
