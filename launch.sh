@@ -6,7 +6,7 @@
 #   ./launch.sh --processes N CONFIG ...       the same on N processes
 #   ./launch.sh predict RUN PATHS --out DIR/   classify images; with --processes N or several GPUs the work is shared
 #   ./launch.sh COMMAND ...                    any other command of headstart
-#   ./launch.sh test [pytest arguments]        the tests
+#   ./launch.sh test [--quick | --extended]    the tests, in three sizes (CONTRIBUTING.md); other arguments go to pytest
 set -eu
 
 home="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
