@@ -67,7 +67,7 @@ def _is_count(value: Any, *, least: int = 1) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return (type(value) is int and abs(value) < 2**63) or (type(value) is float and math.isfinite(value))
 
 
 def _is_shape(value: Any) -> bool:
@@ -82,8 +82,8 @@ def _is_preprocess(value: Any) -> bool:
     sides = [value["image_size"], value["resize_size"], value.get("jpeg_min_side") or 1]
     colours = [value.get(name, [1.0] * 3) for name in ("mean", "std")]
     numbers = [number for three in colours for number in three]
-    three_each = all(isinstance(three, list) and len(three) == 3 for three in colours)
-    return isinstance(value, dict) and all(map(_is_count, sides)) and three_each and all(map(_is_number, numbers))
+    three_each = all(isinstance(three, list) and len(three) == 3 for three in colours) and all(map(_is_number, numbers))
+    return isinstance(value, dict) and all(map(_is_count, sides)) and three_each and min(colours[1]) > 0
 
 
 def _are_metrics(value: Any) -> bool:
@@ -113,7 +113,7 @@ def _is_golden(value: Any) -> bool:
 
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "classes": ("a list of different names", _are_names),
-    "preprocess": ("sizes in whole px, and mean and std of three colours", _is_preprocess),
+    "preprocess": ("sizes in whole px, and mean and std of three colours, std above 0", _is_preprocess),
     "backbone": ("a name", _is_text),
     "strategy": ("a name", _is_text),
     "mixed_precision": ("no, bf16 or fp16", lambda value: value in ("no", "bf16", "fp16")),

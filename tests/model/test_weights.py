@@ -207,6 +207,16 @@ def test_a_model_file_whose_tensors_are_no_weights_is_refused_by_name(name, brok
     assert all(part in str(caught.value) for part in ("model.safetensors", name, shown))
 
 
+@pytest.mark.parametrize("std", [[0.0, 1.0, 1.0], [float("nan"), 1.0, 1.0], [1.0, 1.0, 10**400]])
+def test_a_model_file_that_divides_by_no_number_is_refused(std: list[float], tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "run")
+    _, info = load_tensors(folder / "model.safetensors")
+    info = replace(info, preprocess=replace(info.preprocess, std=tuple(std)))
+    save_model_tensors(folder / "model.safetensors", tensors_of(), info)
+    with pytest.raises(InputError, match="preprocess"):
+        headstart.load(folder)
+
+
 # ---- what is refused
 
 
