@@ -191,6 +191,7 @@ def test_a_large_photograph_is_classified_and_too_many_pixels_or_bytes_are_refus
     limits = {"megapixels": 2, "megabytes": 1}
     with running(predictor, **limits) as small:
         page.goto(small.url)
+        expect(page.locator("#choose")).to_contain_text("1 MiB and 2 megapixels")
         assert_large_files(page, tmp_path, predictor, size=(1500, 1300), limits=Limits(**limits))
 
 
