@@ -55,11 +55,11 @@ def load(run: str | _Path, *, device: "str | torch.device | None" = None, precis
 
 
 def prepare_environment() -> None:
-    """Tell the libraries, before they are imported, that nothing comes from a hub and nobody counts.
+    """Set defaults that the libraries read when they are imported: telemetry is off, and threads sleep while they wait.
 
-    And that threads wait for each other asleep: with a decoding worker or a stranger on one of the cores, OpenMP's
-    spinning halves the speed; on quiet cores it gains nothing (docs/benchmarks.md).
+    With a decoding worker or another program on one of the cores, OpenMP's spinning halves the speed; on quiet cores it gains
+    nothing (docs/benchmarks.md). No library goes online by itself; `push` and data from hf:// do because they are asked to.
     """
     _os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-        _os.environ.setdefault(name, "1")
+    _os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    _os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")

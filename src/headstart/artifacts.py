@@ -21,7 +21,7 @@ from headstart.files import fsync, write_atomically
 from headstart.header import DAMAGE, check_fields
 from headstart.preprocess import Preprocess
 from headstart.running import RUNNING, writer_of
-from headstart.trunk import BACKBONE, FEATURES, shapes
+from headstart.trunk import BACKBONE, FEATURES, shapes, unusable
 
 if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow, which loading a model does without
     import pyarrow as pa
@@ -296,6 +296,13 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
             f"{name} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'none')}" for name in odd[:3]
         )
         raise InputError(f"{path} does not fit a {info.backbone} with {len(info.classes)} classes: {told}")
+    for name, value in tensors.items():
+        written = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+        if value.dtype != written:
+            kinds = [str(dtype).removeprefix("torch.") for dtype in (value.dtype, written)]
+            raise InputError(f"{path}: {name} is {kinds[0]} and must be {kinds[1]}; use another copy of this file")
+    if reason := unusable(tensors):
+        raise InputError(f"{path}: {reason}; train again or use another copy of this file")
     return tensors, info
 
 

@@ -25,7 +25,7 @@ from headstart.runtime import (
     room_for_images,
 )
 from headstart.trunk import FEATURES, FrozenTrunk, form_of
-from headstart.weights import Weights, ensure_available, load_weights
+from headstart.weights import Weights, obtain_weights
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def open_data(
     """Weights, preprocessing, bank, views and images of a resolved configuration; an image that the bank knows is not
     decoded, and the pixels of the others are kept for the extraction while there is room. pooled: training and validation images are one set to the
     caller. Raises InputError in all processes if one of them cannot be had."""
-    on_main(accelerator, lambda: ensure_available(config.model.weights))
-    weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
+    weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
     data = config.data
     room = room_for_images(data)

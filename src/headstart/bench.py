@@ -23,7 +23,7 @@ from headstart.features import Bank, bank_key
 from headstart.preprocess import Preprocess
 from headstart.runtime import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
 from headstart.trunk import FEATURES, FrozenTrunk
-from headstart.weights import ensure_available, load_weights
+from headstart.weights import obtain_weights
 
 ROUND_S = 3.0  # of each in-memory measurement
 
@@ -31,10 +31,9 @@ ROUND_S = 3.0  # of each in-memory measurement
 def bench_features(data: str, *, weights_source: str, precision: str, rounds: int) -> None:
     """Print the rates, round by round, and what the form of the trunk changes."""
     set_threads(None)
-    ensure_available(weights_source)
-    weights = load_weights(weights_source)
-    assert weights.tensors is not None
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=precision))  # type: ignore[arg-type]
+    weights = obtain_weights(accelerator, weights_source)
+    assert weights.tensors is not None
     chosen, why = choose_precision(precision, accelerator.device)
     spec = Preprocess.of(DataConfig())
     manifest, _, _ = _check(data, spec)

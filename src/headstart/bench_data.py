@@ -37,7 +37,7 @@ from headstart.results import model_info
 from headstart.runtime import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
 from headstart.strategy import build_optimizer, plan
 from headstart.training import fit
-from headstart.weights import ensure_available, load_weights
+from headstart.weights import obtain_weights
 
 IMAGES = 256  # of the measurements of single stages
 WARM_UP = 4  # steps before the clock starts: first allocations, and workers that fill their queue
@@ -180,8 +180,7 @@ class _Bench:
         self.manifest = manifest
         self.samples = manifest.of("train")
         self.rows = load_images(self.samples, manifest.classes)
-        ensure_available(config.model.weights)
-        self.weights = load_weights(config.model.weights)
+        self.weights = obtain_weights(accelerator, config.model.weights)
         num_classes = len(manifest.classes)
         self.model = build_model(num_classes, backbone=self.weights.tensors, head_init="zero", seed=config.seed)
         strategy = plan(self.model, config.strategy, config.optim)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from headstart import prepare_environment
 from headstart.arguments import command_parser
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
+from headstart.output import outliving_the_reader
 
 HELP = """\
 headstart: from a folder of images to a trained, measured, saved ResNet-18
@@ -63,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _exit_code(argv: list[str]) -> int:
+    if argv[:1] != ["train"]:
+        return _run(argv)
+    with outliving_the_reader():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(HELP)
@@ -73,8 +81,6 @@ def _exit_code(argv: list[str]) -> int:
             print("headstart", version("headstart"))
             return 0
         command = _command(argv[0])
-        if argv[0] == "push":  # the one command that asks for the network, unless the user has forbidden it
-            os.environ.setdefault("HF_HUB_OFFLINE", "0")
         # the decoder looks at the size itself, and says which file it is
         warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()

@@ -32,6 +32,14 @@ def free_memory() -> int:
     return free
 
 
+def free_shared_memory() -> int:
+    """Bytes free where torch shares tensors between processes; without a limit of its own where there is no /dev/shm."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return free_memory()
+
+
 def free_disk(folder: Path) -> int:
     """Bytes free where `folder` is, or will be."""
     while not folder.exists():

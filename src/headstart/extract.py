@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,10 +28,8 @@ from headstart.errors import InputError, Stopped
 from headstart.features import EVAL_VIEW, Bank, BankRows, row_name
 from headstart.pool import in_workers
 from headstart.preprocess import Preprocess, View, train_view
-from headstart.runtime import StopRequest, agree, on_main
+from headstart.runtime import StopRequest, agree, from_all, on_main
 from headstart.trunk import FrozenTrunk
-
-_T = TypeVar("_T")
 
 # A batch always has this many images, the last one filled up with black: what a feature is does not depend on which
 # other images are computed with it. One shard is written per batch, so this is also what a kill can cost.
@@ -121,7 +118,7 @@ def fill(
         share = [rows[index] for index in missing[accelerator.process_index :: accelerator.num_processes]]
         pact = _Pact(accelerator, stop)
         reason = _compute(share, bank, spec, trunk, pact, num_workers=num_workers)
-        for told in _from_all(accelerator, reason):
+        for told in from_all(accelerator, reason):
             if told is not None:
                 raise InputError(told)
         if stop.agreed(accelerator):
@@ -131,7 +128,7 @@ def fill(
             )
     # whatever the main process lacked: another run may have stored rows after this process opened the bank
     bank.refresh()
-    lacking = max(_from_all(accelerator, sum(name not in bank for name in first_of)))
+    lacking = max(from_all(accelerator, sum(name not in bank for name in first_of)))
     if lacking:
         raise InputError(
             f"{lacking} of {len(first_of)} features are not in {bank.path} although every process stored its share; "
@@ -175,16 +172,6 @@ class _Pact:
         self._told_at = time.monotonic()
 
 
-def _from_all(accelerator: Accelerator, value: _T) -> list[_T]:
-    """Every process's value, in every process."""
-    if accelerator.num_processes == 1:
-        return [value]
-    from accelerate.utils import gather_object
-
-    found: list[_T] = gather_object([value])
-    return found
-
-
 def _compute(
     rows: Sequence[Row],
     bank: Bank,
@@ -226,7 +213,9 @@ def _store(
 
     writer = bank.writer()
     reason = None
-    for number, (pixels, reason) in enumerate(in_workers(work, numbers, num_workers=num_workers)):
+    for number, (pixels, reason) in enumerate(
+        in_workers(work, numbers, num_workers=num_workers, result_bytes=size * 3 * spec.image_size**2)
+    ):
         if reason is not None:
             break
         batch = batches[number]

@@ -115,15 +115,14 @@ def features_of_images(config: RunConfig, source: Source, images: list[Good]) ->
     from headstart.bank_data import describe_extraction, open_bank, trunk_of
     from headstart.extract import Row, features_of, fill, views_of
     from headstart.preprocess import Preprocess
-    from headstart.runtime import StopRequest, choose_precision, on_main, set_threads, start_accelerator
-    from headstart.weights import ensure_available, load_weights
+    from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
+    from headstart.weights import obtain_weights
 
     set_threads(config.runtime.threads)
     accelerator = start_accelerator(config.runtime)
     precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-    on_main(accelerator, lambda: ensure_available(config.model.weights))
-    weights, spec = load_weights(config.model.weights), Preprocess.of(config.data)
+    weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
     view = views_of(config.data, spec, num_views=0, seed=config.seed)[0]
     rows = [Row(image.file.path, image.sha256, view, source) for image in images]

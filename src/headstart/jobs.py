@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ class Job:
                 found.append((at, end))
         return found
 
-    def images(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Listed]:
-        """The rows of the ranges, which lie each in one block."""
+    def images(self, ranges: Iterable[tuple[int, int]]) -> Iterator[list[Listed]]:
+        """The rows of each range; a range lies in one block."""
         path = self.folder / LIST
         try:
             stored = pq.ParquetFile(path)
@@ -62,7 +62,7 @@ class Job:
             for start, stop in ranges:
                 block, first = divmod(start, self.block_rows)
                 rows = stored.read_row_group(block).slice(first, stop - start)
-                yield from map(Listed, rows["path"].to_pylist(), rows["error"].to_pylist())
+                yield list(map(Listed, rows["path"].to_pylist(), rows["error"].to_pylist()))
 
     def write_part(self, start: int, rows: Sequence[pa.RecordBatch], schema: pa.Schema) -> None:
         """The rows from `start` on."""
@@ -170,7 +170,7 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
 def _check_list(job: Job, images: Iterable[Listed]) -> None:
     blocks = range(0, job.num_images, job.block_rows)
     stored = job.images((start, min(start + job.block_rows, job.num_images)) for start in blocks)
-    for row, (before, now) in enumerate(zip_longest(stored, images)):
+    for row, (before, now) in enumerate(zip_longest(chain.from_iterable(stored), images)):
         if before != now:
             was, found = ("nothing" if one is None else one.path for one in (before, now))
             raise InputError(

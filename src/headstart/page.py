@@ -12,7 +12,7 @@ from headstart.pages import environment, jpeg_uri
 THUMBNAIL_PX = 144
 MAX_FINDINGS = 60  # of a kind that are shown; doctor.json has them all
 MAX_IMAGES = 8  # of a finding
-_NO_PICTURE = {"empty_file", "truncated", "unreadable", "unsupported_pixels", "too_large", "bad_name", "hidden",
+_NO_PICTURE = {"empty_file", "truncated", "unreadable", "unsupported_pixels", "excessive", "too_large", "bad_name", "hidden",
                "unused_folder", "missing_split", "empty_class", "class_in_one_split", "near_empty_class", "imbalance",
                "unsupported_type", "left_out"}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Work that is handed to worker processes item by item and comes back in order. Needs torch alone."""
+"""Work that is handed to worker processes item by item and comes back in order. Of the libraries it needs torch alone."""
 
 import atexit
 import multiprocessing
@@ -7,22 +7,30 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from headstart.cores import free_shared_memory
+from headstart.runtime import STOP_SIGNALS
 
 _T = TypeVar("_T")
 
+LEAST_SHARED = 2**30  # bytes free in /dev/shm above which it is used; Docker's default is 64 MB in all
 
-def in_workers(work: "Dataset[_T]", items: Callable[[], Iterator[Any]], *, num_workers: int) -> Iterator[_T]:
+
+def in_workers(
+    work: "Dataset[_T]", items: Callable[[], Iterator[Any]], *, num_workers: int, result_bytes: int
+) -> Iterator[_T]:
     """work[item] for each item, in order, in so many processes of one thread (0: in this one). Items are drawn as they are needed, a few
-    ahead; when they end, those that were begun are still finished, also after a signal to the whole group."""
+    ahead; when they end, those that were begun are still finished, also after a signal to the whole group.
+
+    result_bytes: of the tensors of a result, about."""
     loader: DataLoader[Any] = DataLoader(
         work,
         sampler=_Lazily(items),
         batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        prefetch_factor=2 if num_workers else None,
-        **patient(num_workers),
+        **worker_options(num_workers, _as_it_is, prefetch=2, batch_bytes=result_bytes),
     )
     return iter(loader)
 
@@ -35,19 +43,70 @@ class _Lazily(Sampler[Any]):
         return self._items()
 
 
-def patient(num_workers: int) -> dict[str, Any]:
-    """What a DataLoader needs so that a signal to the whole group does not cost the batches in work: its workers leave
-    signals to the parent, and end when that says so or is gone."""
+def worker_options(
+    num_workers: int, collate: Callable[[Any], Any], *, prefetch: int, batch_bytes: int, shared: int | None = None
+) -> dict[str, Any]:
+    """Options of a DataLoader whose workers leave signals to the parent, and end when that says so or is gone: a signal to the whole
+    group does not cost the batches in work.
+
+    prefetch: batches that each worker prepares ahead; batch_bytes: of a batch, about; shared: bytes of shared memory that are free, None to
+    look. Tensors travel through shared memory only where there is room to spare: torch waits for ever for a batch that does not fit."""
     if num_workers == 0:
-        return {}
+        return {"num_workers": 0, "collate_fn": collate}
     context = copy(multiprocessing.get_context())  # a copy: the original is everybody's
     context.Process = _Patient  # type: ignore[misc]
-    return {"multiprocessing_context": context, "worker_init_fn": _leave_signals_to_the_parent}
+    shared = free_shared_memory() if shared is None else shared
+    needed = num_workers * (prefetch + 1) * batch_bytes
+    if shared < max(LEAST_SHARED, 2 * needed):
+        collate = _Piped(collate)
+    return {
+        "num_workers": num_workers,
+        "collate_fn": collate,
+        "prefetch_factor": prefetch,
+        "multiprocessing_context": context,
+        "worker_init_fn": _leave_signals_to_the_parent,
+    }
 
 
-_LEFT_TO_THE_PARENT = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]  # Windows has no SIGUSR1
+class _Piped:
+    """A collate function whose tensors travel to the parent through a pipe, by value."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, items: Any) -> Any:
+        return _by_value(self._collate(items))
+
+
+def _by_value(batch: Any) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return _Value(batch)
+    if isinstance(batch, dict):
+        return {name: _by_value(value) for name, value in batch.items()}
+    if type(batch) in (list, tuple):
+        return type(batch)(_by_value(value) for value in batch)
+    return batch
+
+
+class _Value:
+    """Pickled as bytes, where a tensor would be pickled as the name of a piece of shared memory; unpickled as the tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        layout = (
+            torch.channels_last
+            if self.tensor.dim() == 4 and self.tensor.is_contiguous(memory_format=torch.channels_last)
+            else None
+        )
+        array = self.tensor.permute(0, 2, 3, 1).numpy() if layout else self.tensor.numpy()
+        return _tensor_of, (array, layout is not None)
+
+
+def _tensor_of(array: np.ndarray, channels_last: bool) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.permute(0, 3, 1, 2) if channels_last else tensor
 
 
 class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
@@ -57,7 +116,7 @@ class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             super().start()
             return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_PARENT)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             super().start()
         finally:
@@ -65,10 +124,10 @@ class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    for number in _LEFT_TO_THE_PARENT:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_PARENT)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @atexit.register

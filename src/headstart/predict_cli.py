@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -141,21 +141,19 @@ def _columns(args: argparse.Namespace, predictor: "Predictor", question: "Questi
     return Columns(predictor, question, top=args.top is not None, probabilities=not args.no_probabilities)
 
 
-def _stream(
-    args: argparse.Namespace, predictor: "Predictor", images: "Iterator[Listed]", stop: "StopRequest", told: "_Told"
-) -> "Iterator[Computed]":
-    from headstart.streaming import stream
-
-    computed = stream(
-        predictor,
-        images,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        stopped=lambda: stop.signal_name is not None,
-    )
+def _counted(computed: "Iterable[Computed]", told: "_Told") -> "Iterator[Computed]":
     for batch in computed:
         told.add(len(batch.images))
         yield batch
+
+
+def _how(args: argparse.Namespace, stop: "StopRequest") -> dict[str, Any]:
+    """Arguments of `stream` and `stream_repeatably`."""
+    return {
+        "batch_size": args.batch_size,
+        "num_workers": args.num_workers,
+        "stopped": lambda: stop.signal_name is not None,
+    }
 
 
 def _to_file_or_screen(
@@ -165,12 +163,14 @@ def _to_file_or_screen(
     images: "Iterator[Listed]",
     stop: "StopRequest",
 ) -> None:
+    from headstart.streaming import stream
+
     told, counts = _Told(None), Counter[str | None]()
     shown: list[dict[str, Any]] = []
     columns = _columns(args, predictor, question)
 
     def run(file: Any = None) -> None:
-        for computed in _stream(args, predictor, images, stop, told):
+        for computed in _counted(stream(predictor, images, **_how(args, stop)), told):
             rows = columns.rows(computed)
             counts.update(rows.column("predicted").to_pylist())
             if len(shown) < SHOWN:
@@ -222,6 +222,7 @@ def _to_parts(
 ) -> None:
     from headstart.jobs import begin_or_continue
     from headstart.runtime import on_main
+    from headstart.streaming import stream_repeatably
 
     folder = Path(args.out)
     columns = _columns(args, predictor, question)
@@ -248,7 +249,8 @@ def _to_parts(
     if rank == 0:
         here = f", {wanted:,} of them for this process" if num_processes > 1 else f", {wanted:,} of them still to do"
         print(f"{folder}: {job.num_images:,} images{here}", flush=True)
-    _fill_parts(job, ranges, columns, _stream(args, predictor, job.images(ranges), stop, told))
+    computed = stream_repeatably(predictor, job.images(ranges), **_how(args, stop))
+    _fill_parts(job, ranges, columns, _counted(computed, told))
     if stop.signal_name is not None:
         raise Stopped(f"stopped by {stop.signal_name}; what is done is in {folder}, and the same command continues")
     summary = job.finish()
@@ -259,24 +261,14 @@ def _to_parts(
 
 
 def _fill_parts(job: "Job", ranges: list[tuple[int, int]], columns: "Columns", computed: "Iterator[Computed]") -> None:
-    """Cut the rows at the ends of the ranges; what a signal leaves of the last one is a part, too."""
-    waiting: list[Any] = []
-    todo = iter(ranges)
-    start, end = next(todo, (0, 0))
-    at = start
-    for batch in computed:
-        rows = columns.rows(batch)
-        while len(rows):
-            taken = rows.slice(0, end - at)
-            rows, at = rows.slice(len(taken)), at + len(taken)
-            waiting.append(taken)
-            if at == end:
-                job.write_part(start, waiting, columns.schema)
-                waiting = []
-                start, end = next(todo, (end, end))
-                at = start
-    if waiting:
-        job.write_part(start, waiting, columns.schema)
+    """One part for each range, which begins and ends with a batch; what a signal leaves of the last one is a part, too."""
+    for start, end in ranges:
+        rows, at = [], start
+        while at < end and (batch := next(computed, None)) is not None:
+            rows.append(columns.rows(batch))
+            at += len(rows[-1])
+        if rows:
+            job.write_part(start, rows, columns.schema)
 
 
 class _Told:

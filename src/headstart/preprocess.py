@@ -29,11 +29,12 @@ class View:
         vary: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
         *,
         decode: Callable[[bytes], Image.Image],
+        image_size: int,
         room: Room = NO_ROOM,
     ) -> None:
-        """decode: a file -> an RGB image; prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
+        """decode: a file -> an RGB image; image_size: S; prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
         room: how much may be kept."""
-        self.decode, self.prepare, self.vary = decode, prepare, vary
+        self.decode, self.prepare, self.vary, self.image_size = decode, prepare, vary, image_size
         self._kept = Pixels(room)
 
     def __call__(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
@@ -126,7 +127,7 @@ class Preprocess:
 
     def view(self, *, room: Room = NO_ROOM) -> View:
         """`eval_view` for a loader."""
-        return View(self.eval_view, decode=self.decode, room=room)
+        return View(self.eval_view, decode=self.decode, image_size=self.image_size, room=room)
 
     def eval_view(self, image: Image.Image) -> torch.Tensor:
         """uint8 (3, S, S): the same bytes as torchvision's Resize, CenterCrop and PILToTensor, without importing it."""
@@ -166,7 +167,8 @@ def train_view(data: DataConfig, spec: Preprocess, *, room: Room = NO_ROOM) -> V
     if data.vflip:
         steps.append(v2.RandomVerticalFlip())
     prepare = spec.eval_view if data.min_crop_scale == 1 else _as_tensor
-    return View(prepare, _Seeded(v2.Compose(steps)) if steps else None, decode=spec.decode, room=room)
+    vary = _Seeded(v2.Compose(steps)) if steps else None
+    return View(prepare, vary, decode=spec.decode, image_size=data.image_size, room=room)
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:

@@ -5,6 +5,7 @@ import os
 import platform
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.metadata import version
@@ -72,11 +73,12 @@ def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
 
 
 def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 natively, and oneDNN may use that (ONEDNN_MAX_CPU_ISA can forbid it)."""
     checks = (
         getattr(torch.cpu, "_is_avx512_bf16_supported", None),
         getattr(torch.cpu, "_is_amx_tile_supported", None),
     )
-    return any(check() for check in checks if check is not None)
+    return any(check() for check in checks if check is not None) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Accelerator":
@@ -169,6 +171,31 @@ def on_main(accelerator: "Accelerator", work: Callable[[], _T]) -> _T:
     return result
 
 
+def from_all(accelerator: "Accelerator", value: _T) -> list[_T]:
+    """Every process's value, by rank, in every process."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    found: list[_T] = gather_object([value])
+    return found
+
+
+def on_each_host(accelerator: "Accelerator", work: Callable[[], None]) -> None:
+    """Do the work in the first process of each host, while the others wait. All raise InputError if it fails on one."""
+    error: Exception | None = None
+    if accelerator.is_local_main_process:
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+    failures = [text for text in from_all(accelerator, None if error is None else str(error)) if text is not None]
+    if error is not None:
+        raise error
+    if failures:
+        raise InputError(failures[0])
+
+
 def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
     """For each flag, whether any process has raised it; the same answer everywhere."""
     if accelerator.num_processes == 1:
@@ -197,17 +224,28 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+STOP_SIGNALS: list[int] = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]
+"""Windows has no SIGHUP and no SIGUSR1."""
+SAME_REQUEST_S = 1.0
+
+
 class StopRequest:
-    """Remembers that SIGTERM, SIGINT or SIGUSR1 asked the run to end; a second signal ends it at once."""
+    """Remembers that SIGTERM, SIGINT, SIGHUP (a closed terminal) or SIGUSR1 asked the run to end; a second signal ends it at once.
+
+    Signals within SAME_REQUEST_S are one request: a launcher passes on what its processes got, too. A closed terminal sends several
+    SIGHUPs, so these are never a second request, and where they are ignored (nohup) they stay ignored."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # signals reach no other thread
-            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-                if number := getattr(signal, name, None):  # Windows has no SIGUSR1
+            for number in STOP_SIGNALS:
+                if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -216,9 +254,12 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_name is not None:
+        name, before = signal.Signals(number).name, self.signal_name
+        if before is not None and (name == "SIGHUP" or time.monotonic() - self._since < SAME_REQUEST_S):
+            return
+        if before not in (None, "SIGHUP"):
             os._exit(143)
-        self.signal_name = signal.Signals(number).name
+        self.signal_name, self._since = name, time.monotonic()
 
     def agreed(self, accelerator: "Accelerator") -> bool:
         """Whether any process was asked to stop; the same answer everywhere."""

@@ -6,6 +6,7 @@ On a CPU a batch is decoded and computed in one worker with one thread, one work
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -40,25 +41,69 @@ def stream(
 ) -> Iterator[Computed]:
     """The batches of `images`, in order. After `stopped` says so no batch is begun, and those that were are still finished.
 
-    Every batch is computed at the same shape, filled up with black, so what is said of an image does not depend on where a batch
-    or a run begins; but if there is no more than one batch, it is computed as it is."""
-    on_cpu = predictor.device.type == "cpu"
-    size = batch_size or (BATCH_CPU if on_cpu else BATCH_GPU)
+    Every batch is computed at the same shape, filled up with black; but if there is no more than one batch, it is computed as it is, with
+    all threads."""
+    size = _batch_size(predictor, batch_size)
     waiting = iter(images)
-    if num_workers is None:
-        num_workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    num_workers = _num_workers(num_workers)
     first = [batch for _ in range(max(2, num_workers)) if (batch := list(islice(waiting, size)))]
-    num_workers = num_workers if len(first) > 1 else 0
+    several = len(first) > 1
+    batches = chain(first, iter(lambda: list(islice(waiting, size)), []))
+    yield from _computed(predictor, batches, size if several else 0, num_workers if several else 0, stopped)
+
+
+def stream_repeatably(
+    predictor: Predictor,
+    groups: Iterable[Iterable[Listed]],
+    *,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Computed]:
+    """As `stream`, for groups of images that may be computed again alone: on one machine to the same bits.
+
+    No batch spans two groups. On a CPU the last bit of a result depends on the shape of the batch, on the place in it and on the number of threads,
+    so every batch has the same shape, and is computed with one thread."""
+    size = _batch_size(predictor, batch_size)
+    batches = (batch for group in groups for batch in iter(partial(_next, iter(group), size), []))
+    num_workers = _num_workers(num_workers)
+    if num_workers == 0 and predictor.device.type == "cpu":
+        torch.set_num_threads(1)
+    yield from _computed(predictor, batches, size, num_workers, stopped)
+
+
+def _next(images: Iterator[Listed], size: int) -> list[Listed]:
+    return list(islice(images, size))
+
+
+def _batch_size(predictor: Predictor, asked: int | None) -> int:
+    return asked or (BATCH_CPU if predictor.device.type == "cpu" else BATCH_GPU)
+
+
+def _num_workers(asked: int | None) -> int:
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if asked is None else asked
+
+
+def _computed(
+    predictor: Predictor,
+    waiting: Iterable[list[Listed]],
+    filled_to: int,
+    num_workers: int,
+    stopped: Callable[[], bool],
+) -> Iterator[Computed]:
+    """filled_to: images of every batch that the network sees; 0: as many as there are."""
+    on_cpu = predictor.device.type == "cpu"
 
     def batches() -> Iterator[list[Listed]]:
-        for batch in chain(first, iter(lambda: list(islice(waiting, size)), [])):
+        for batch in waiting:
             if stopped():
                 return
             yield batch
 
-    network = _Filled(predictor, size if len(first) > 1 else 0)
+    network = _Filled(predictor, filled_to)
     work = _Work(predictor.info.preprocess, network if on_cpu else None)
-    for batch, reasons, done in in_workers(work, batches, num_workers=num_workers):
+    result_bytes = max(filled_to, 1) * 3 * predictor.info.preprocess.image_size**2
+    for batch, reasons, done in in_workers(work, batches, num_workers=num_workers, result_bytes=result_bytes):
         yield Computed(batch, reasons, done if on_cpu else network(done))
 
 

@@ -71,7 +71,7 @@ from headstart.schedule import image_size_at, lr_factor
 from headstart.solvers import solve
 from headstart.strategy import build_optimizer, plan
 from headstart.trackers import Trackers, asked_for
-from headstart.weights import Weights, ensure_available, load_weights
+from headstart.weights import Weights, obtain_weights
 from headstart.workers import measure_num_workers
 
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device,
@@ -133,8 +133,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     accelerator.print(describe_data(manifest))
 
     # model
-    on_main(accelerator, lambda: ensure_available(config.model.weights))
-    weights = load_weights(config.model.weights)
+    weights = obtain_weights(accelerator, config.model.weights)
     model = build_model(
         len(manifest.classes), backbone=weights.tensors, head_init=config.model.head_init, seed=config.seed
     )

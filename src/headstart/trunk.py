@@ -37,6 +37,19 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return expected
 
 
+def unusable(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Why no network can be computed with these tensors; None if it can. Names the first that is at fault."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            found = value[~value.isfinite()]
+            return (
+                f"{name} holds {float(found.flatten()[0])} ({found.numel()} of {value.numel()} numbers are not finite)"
+            )
+        if name.endswith("running_var") and (value < 0).any():
+            return f"{name} holds {float(value.min()):g}, and a variance cannot be negative"
+    return None
+
+
 def form_of(*, precision: str, device: torch.device) -> str:
     """What a FrozenTrunk computes, for the key of a bank: two forms may differ by rounding, one form does not."""
     version = ".".join(torch.__version__.split(".")[:2])

@@ -1,85 +1,114 @@
-"""Backbone weights by name or path, checked by hash. No source is ever swapped for another."""
+"""Backbone weights by name or path, checked by hash and by number. No source is ever swapped for another."""
 
+import contextlib
 import hashlib
 import os
+import secrets
+import socket
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from headstart.errors import InputError
+from headstart.errors import InputError, one_line, warn
 from headstart.parsing import nearest
-from headstart.trunk import shapes
+from headstart.runtime import on_each_host
+from headstart.trunk import shapes, unusable
 
-IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
-IMAGENET_SHA256_PREFIX = "f37072fd"  # torchvision's ResNet18_Weights.IMAGENET1K_V1
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Download:
+    """url: of a file that is kept in torch's hub cache; sha256_prefix: how its hash begins."""
+
+    url: str
+    sha256_prefix: str
+
+    @property
+    def path(self) -> Path:
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rsplit("/", 1)[1]
+
+
+IMAGENET = Download("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")
+"""torchvision's ResNet18_Weights.IMAGENET1K_V1."""
 BUNDLED = Path(__file__).parent / "assets" / "resnet18-distilled.safetensors"
 BUNDLED_SHA256 = "0b891cb2306bd163414ac3ddfe8beff26a384ff70ac750c39d3e32b8cc15db6c"
-CONNECT_TIMEOUT_S = 1.5
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 1.5, 30.0
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_ema", "state_dict_ema")
+"""Keys of training checkpoints below which the state dict may lie, in the order of preference."""
+COUNTER = "num_batches_tracked"
+PROFILER_BUFFERS = ("total_ops", "total_params")  # left in the state dict by thop, a counter of operations
 
 
 @dataclass(frozen=True)
 class Weights:
     """tensors: backbone state dict (torchvision keys, float32, no fc.*), None for random weights.
-    source: what --model.weights named; sha256: of the file, None for random weights."""
+    source: the value of --model.weights; sha256: of the file, None for random weights."""
 
     tensors: dict[str, torch.Tensor] | None
     source: str
     sha256: str | None
 
 
-def ensure_available(source: str) -> None:
-    """Download what is to be downloaded and check that the file exists; call it in one process only.
+def obtain_weights(accelerator: "Accelerator", source: str, *, imagenet: Download = IMAGENET) -> Weights:
+    """`load_weights` in every process, after the first process of each host has made sure of the file.
 
-    Raises InputError if the weights cannot be had.
+    Raises InputError in all processes if one host cannot get the file.
+    """
+    on_each_host(accelerator, lambda: ensure_available(source, imagenet=imagenet))
+    return load_weights(source, imagenet=imagenet)
+
+
+def ensure_available(source: str, *, imagenet: Download = IMAGENET) -> None:
+    """Download the weights if they have to be downloaded, and check that the file exists. Call it in one process per host.
+
+    Raises InputError if the weights cannot be obtained.
     """
     if source == "imagenet":
-        if not _imagenet_cache().is_file():
-            _download_imagenet()
+        if not imagenet.path.is_file():
+            _download(imagenet)
     elif source not in ("bundled", "none") and not Path(source).is_file():
         names = ("imagenet", "bundled", "none")
         hint = nearest(source, names) or f"; name one, or {names[0]}, {names[1]} or {names[2]}"
-        raise InputError(f"weights {source} is not a file{hint}")
+        host = f" on {socket.gethostname()}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        raise InputError(f"weights {source} is not a file{host}{hint}")
 
 
-def load_weights(source: str) -> Weights:
+def load_weights(source: str, *, imagenet: Download = IMAGENET) -> Weights:
     """The backbone of `imagenet`, `bundled`, `none` or a path. Raises InputError for a file that does not fit."""
     if source == "none":
         return Weights(None, source, None)
-    path = {"imagenet": _imagenet_cache(), "bundled": BUNDLED}.get(source, Path(source))
+    path = {"imagenet": imagenet.path, "bundled": BUNDLED}.get(source, Path(source))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if source == "imagenet" and not sha256.startswith(IMAGENET_SHA256_PREFIX):
-        raise InputError(f"{path} is damaged (sha256 {sha256[:8]}..., not {IMAGENET_SHA256_PREFIX}...); delete it")
+    if source == "imagenet" and not sha256.startswith(imagenet.sha256_prefix):
+        raise InputError(f"{path} is damaged (sha256 {sha256[:8]}..., not {imagenet.sha256_prefix}...); delete it")
     if source == "bundled" and sha256 != BUNDLED_SHA256:
         raise InputError(f"{path} is damaged; reinstall headstart")
-    tensors = _read(path)
-    backbone = {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-        if not name.startswith("fc.")
-    }
-    _check_keys(path, backbone)
-    return Weights(backbone, source, sha256)
+    return Weights(_backbone_in(_read(path), path), source, sha256)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix in (".pth", ".pt"):
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(tensors, dict) and all(isinstance(v, torch.Tensor) for v in tensors.values()):
-                return tensors
-            raise InputError(f"{path} is not a plain state dict of tensors; save model.state_dict()")
+        if path.suffix in TORCH_SUFFIXES:
+            return _state_dict_in(torch.load(path, map_location="cpu", weights_only=True), path)
     except InputError:
         raise
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from None
+        raise InputError(f"{path} cannot be read as {path.suffix}: {one_line(error)}") from None
     except Exception:  # torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError ...
         raise InputError(
             f"{path} is not a weights file that can be read without running code; save it as .safetensors"
@@ -87,57 +116,97 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     raise InputError(f"{path} is neither .safetensors nor .pth; convert it to one of them")
 
 
-def _check_keys(path: Path, backbone: dict[str, torch.Tensor]) -> None:
+def _state_dict_in(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """A state dict, or that of a training checkpoint, where it lies one level down."""
+    if isinstance(content, Mapping):
+        for found in (content, *(content[key] for key in WRAPPERS if key in content)):
+            if isinstance(found, Mapping) and found and all(isinstance(v, torch.Tensor) for v in found.values()):
+                return {str(name): value.detach() for name, value in found.items()}
+    raise InputError(
+        f"{path} is not a state dict of tensors, nor a checkpoint with one as {', '.join(WRAPPERS[:3])}; save model.state_dict()"
+    )
+
+
+def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of `shapes()` in a foreign state dict: without the prefixes of wrappers (DataParallel's module.,
+    torch.compile's _orig_mod., backbone. and the like), its head, and what does not belong to the network; in float32.
+
+    Counters of batches that are missing are 0, as in torch's own strict loading: torchvision's older files have none.
+    Raises InputError if a tensor is missing, has another shape or is not finite.
+    """
     expected = shapes()
-    missing, extra = sorted(expected.keys() - backbone.keys()), sorted(backbone.keys() - expected.keys())
-    if missing or extra:
-        parts = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
-        parts += [f"has {extra[0]} and {len(extra) - 1} more that it should not"] if extra else []
-        raise InputError(f"{path} is not a torchvision ResNet-18: it {' and '.join(parts)}")
-    for name, value in backbone.items():
-        if tuple(value.shape) != expected[name]:
-            raise InputError(
-                f"{path} is not a torchvision ResNet-18: {name} is {tuple(value.shape)}, not {expected[name]}"
-            )
-
-
-def _imagenet_cache() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rsplit("/", 1)[1]
-
-
-def _download_imagenet() -> None:
-    target = _imagenet_cache()
-    if not _reachable():
+    prefixes = sorted({name.removesuffix("conv1.weight") for name, value in tensors.items()
+                       if f".{name}".endswith(".conv1.weight") and tuple(value.shape) == expected["conv1.weight"]})  # fmt: skip
+    if len(prefixes) > 1:
         raise InputError(
-            f"the imagenet weights are not in {target.parent} and download.pytorch.org cannot be reached; "
-            f"name the weights bundled, which come with headstart, or a file, or put {target.name} there"
+            f"{path} holds several networks ({', '.join(prefix or 'conv1.weight' for prefix in prefixes)}); save one of them alone"
         )
-    staging = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    prefix = prefixes[0] if prefixes else ""
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    parts = {name.split(".")[0] for name in expected} | {f"layer{stage}" for stage in range(5, 10)}
+    others = [name for name in inside if name not in expected]
+    extra = sorted(
+        name for name in others if name.split(".")[0] in parts and name.rsplit(".")[-1] not in PROFILER_BUFFERS
+    )
+    missing = sorted(name for name in expected if name not in inside and not name.endswith(COUNTER))
+    if missing or extra:
+        told = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
+        told += [f"has {extra[0]} and {len(extra) - 1} more that it should not have"] if extra else []
+        raise InputError(f"{path} is not a torchvision ResNet-18: it {' and '.join(told)}")
+    backbone: dict[str, torch.Tensor] = {}
+    for name, shape in expected.items():
+        value = inside.get(name, torch.zeros((), dtype=torch.int64))
+        if tuple(value.shape) != shape:
+            raise InputError(f"{path} is not a torchvision ResNet-18: {name} is {tuple(value.shape)}, not {shape}")
+        if value.dtype.is_complex or not (value.is_floating_point() or name.endswith(COUNTER)):
+            raise InputError(
+                f"{path}: {name} is {str(value.dtype).removeprefix('torch.')}; save the weights in float32"
+            )
+        backbone[name] = value.to(torch.int64 if name.endswith(COUNTER) else torch.float32).contiguous()
+    if reason := unusable(backbone):
+        raise InputError(f"{path}: {reason}; use another copy of these weights")
+    outside = [name for name in tensors if not name.startswith(prefix)]
+    unused = sorted([*outside, *(name for name in others if not name.startswith("fc."))])
+    if unused and os.environ.get("RANK", "0") == "0":
+        names = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+        warn(f"{path}: not part of the backbone, so not used: {names}")
+    return backbone
+
+
+def _download(download: Download) -> None:
+    target = download.path
+    if not _reachable(download.url):
+        raise InputError(
+            f"the imagenet weights are not in {target.parent} and {urlsplit(download.url).hostname} cannot be reached; "
+            f"use --model.weights bundled, which come with headstart, or a file, or put {target.name} there"
+        )
+    staging = target.with_name(f"{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        with urllib.request.urlopen(IMAGENET_URL, timeout=30) as answer, staging.open("wb") as out:
+        with urllib.request.urlopen(download.url, timeout=READ_TIMEOUT_S) as answer, staging.open("wb") as out:
             while block := answer.read(1 << 20):
                 digest.update(block)
                 out.write(block)
             out.flush()
             os.fsync(out.fileno())
-        if not digest.hexdigest().startswith(IMAGENET_SHA256_PREFIX):
-            raise InputError(f"{IMAGENET_URL} arrived damaged (sha256 {digest.hexdigest()[:8]}...); try again")
+        if not digest.hexdigest().startswith(download.sha256_prefix):
+            raise InputError(f"{download.url} arrived damaged (sha256 {digest.hexdigest()[:8]}...); try again")
         os.replace(staging, target)
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        raise InputError(f"{IMAGENET_URL} could not be downloaded to {target}: {error}; try again") from None
+    except OSError as error:  # URLError and TimeoutError are among these
+        raise InputError(f"{download.url} could not be downloaded to {target}: {error}; try again") from None
     finally:
-        staging.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may not be one
+            staging.unlink()
 
 
-def _reachable() -> bool:
+def _reachable(url: str) -> bool:
     """Whether the server answers a HEAD request in time; name look-up included, which has no timeout of its own."""
     answered = threading.Event()
 
     def knock() -> None:
         try:
-            request = urllib.request.Request(IMAGENET_URL, method="HEAD")
+            request = urllib.request.Request(url, method="HEAD")
             with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S):
                 answered.set()
         except OSError:

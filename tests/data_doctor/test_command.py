@@ -77,7 +77,7 @@ def test_training_on_all_those_faults_ends_well_and_lists_them(checked, tmp_path
         run(small(data, tmp_path / "not"))
     summary = json.loads((run(config) / "summary.json").read_text())
     left_out = {entry["path"] for entry in summary["skipped"]}
-    unusable = ("empty_file", "unreadable", "truncated", "unsupported_type", "too_large", "unsupported_pixels", "empty_class",
+    unusable = ("empty_file", "unreadable", "truncated", "unsupported_type", "too_large", "excessive", "unsupported_pixels", "empty_class",
                 "outside_class", "unused_folder")  # fmt: skip
     assert {path for kind, paths in planted if kind in unusable for path in paths} <= left_out
     assert {f"train/{name}/bad_name_{k}\\udcff.jpg" for k, name in enumerate(CLASSES[:2])} <= left_out

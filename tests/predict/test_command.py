@@ -381,17 +381,22 @@ def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, 
     assert {path: path.stat().st_mtime_ns for path in out.glob("part-*")} == before
 
 
-def test_a_missing_part_is_made_again_to_the_bit(model, mixed_list, tmp_path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_missing_part_is_made_again_to_the_bit(num_workers: int, model, mixed_list, tmp_path) -> None:
+    """Three images a part and two a batch: a batch must not span two parts, and its last one is not full."""
     out = tmp_path / "parts"
-    arguments = ("predict", model, mixed_list, "--part_rows", 3, "--batch_size", 2, "--out", f"{out}/")
-    assert exit_code(*arguments) == 0
-    part = sorted(out.glob("part-*"))[1]
-    before = part.read_bytes()
-    part.unlink()
-    (out / f".{part.name}.123.tmp").write_bytes(b"half")
-    assert exit_code(*arguments) == 0
-    assert part.read_bytes() == before
-    assert not list(out.glob(".*"))
+    arguments = ("predict", model, mixed_list, mixed_list, "--part_rows", 3, "--batch_size", 2, "--embeddings",
+                 "--out", f"{out}/", "--num_workers")  # fmt: skip
+    assert exit_code(*arguments, num_workers) == 0
+    parts = {part: part.read_bytes() for part in sorted(out.glob("part-*"))}
+    assert len(parts) == 6
+    for again in (list(parts)[1:2], list(parts)[3:]):
+        for part in again:
+            part.unlink()
+        (out / f".{again[0].name}.123.tmp").write_bytes(b"half")
+        assert exit_code(*arguments, 2 - num_workers) == 0
+        assert {part: part.read_bytes() for part in sorted(out.glob("part-*"))} == parts
+        assert not list(out.glob(".*"))
 
 
 def test_another_list_model_or_option_is_refused(model, mixed, tmp_path, capsys) -> None:
@@ -458,7 +463,8 @@ def test_the_processes_share_the_rows_without_overlap(num_processes, tmp_path) -
     rows = sorted(row for share in shares for start, stop in share for row in range(start, stop))
     assert rows == [*range(4), 7, *range(8, 12), *range(16, 23)]
     for share in shares:
-        assert [int(one.path[:-4]) for one in job.images(share)] == [row for a, b in share for row in range(a, b)]
+        found = [[int(one.path[:-4]) for one in images] for images in job.images(share)]
+        assert found == [list(range(first, end)) for first, end in share]
 
 
 # ------------------------------------------------------------------------------------------------- kills and signals

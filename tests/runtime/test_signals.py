@@ -1,30 +1,77 @@
-"""Signals: the first one is remembered, a second one ends the process at once."""
+"""Signals and closed terminals: the first signal is remembered, a second one ends the process, a lost reader ends nothing."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from support.runs import small
 
-WAITS = """
-import sys, time
+from headstart import runtime
+from headstart.parsing import to_yaml
 from headstart.runtime import StopRequest
-with StopRequest() as stop:
-    print("ready", flush=True)
-    while stop.signal_name is None:
-        time.sleep(0.01)
-    print(stop.signal_name, flush=True)
-    time.sleep(60)
-"""
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_the_first_signal_is_remembered_and_a_second_one_ends_the_process_at_once(name: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True) as process:
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Exit codes with which this process would have ended at once."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    return codes
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_the_first_signal_is_remembered_and_a_second_request_ends_the_process(name, exits, monkeypatch) -> None:
+    with StopRequest() as stop:
+        os.kill(os.getpid(), getattr(signal, name))
+        assert stop.signal_name == name
+        os.kill(os.getpid(), signal.SIGTERM)  # within a second: passed on by a launcher
+        assert exits == []
+        monkeypatch.setattr(runtime, "SAME_REQUEST_S", 0.0)
+        os.kill(os.getpid(), signal.SIGHUP)  # a closed terminal sends several
+        assert exits == []
+        assert stop.signal_name == name
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert exits == ([] if name == "SIGHUP" else [143])  # the first request of a person after a closed terminal
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert exits[-1:] == [143]
+
+
+def test_an_ignored_hangup_stays_ignored_and_handlers_are_restored(exits) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal_name is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_its_reader_and_a_closed_terminal_saves_it(tiny_data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(to_yaml(small(tiny_data, tmp_path / "run", train={"epochs": 400})))
+    command = [sys.executable, "-m", "headstart", "train", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(getattr(signal, name))
-        assert process.stdout.readline() == f"{name}\n"
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 143
+        process.stdout.readline()
+        process.stdout.close()  # like `| head -1`
+        until = time.monotonic() + 120
+        while '"epoch": 3' not in _metrics(tmp_path / "run"):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=60) == 143
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_*")]
+
+
+def _metrics(run: Path) -> str:
+    path = run / "metrics.jsonl"
+    return path.read_text() if path.exists() else ""

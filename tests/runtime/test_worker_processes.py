@@ -27,5 +27,5 @@ def test_a_signal_to_the_group_ends_no_worker_whenever_it_comes(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", then_a_signal)
-    assert list(in_workers(Doubled(), lambda: iter(range(5)), num_workers=2)) == [0, 2, 4, 6, 8]
+    assert list(in_workers(Doubled(), lambda: iter(range(5)), num_workers=2, result_bytes=8)) == [0, 2, 4, 6, 8]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()  # this process hears them as before

@@ -71,6 +71,10 @@ def huge_png(side: int = 60_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+def with_exif_segments(jpeg: bytes, count: int) -> bytes:
+    return jpeg[:2] + (struct.pack(">BBH", 0xFF, 0xE1, 16) + b"Exif\0\0" + b"a" * 8) * count + jpeg[2:]
+
+
 def good_folder(root: Path, *, train: int, val: int) -> None:
     """So many scenes per class, JPEG and PNG in turn."""
     for split, count, start in (("train", train, 0), ("val", val, train)):
@@ -112,6 +116,7 @@ def plant(root: Path, *, each: int) -> set[tuple[str, tuple[str, ...]]]:
     one("tiny", ".png", lambda k: encoded(scene(k, next(fresh), (12, 9)), "PNG"))
     one("single_colour", ".jpg", lambda k: encoded(Image.new("RGB", (80, 60), (k * 11 % 256, 90, 160)), "JPEG"))
     one("too_large", ".png", lambda k: huge_png())
+    one("excessive", ".jpg", lambda k: with_exif_segments(encoded(picture(k), "JPEG"), 100))
     one("unsupported_pixels", ".tif", lambda k: encoded(picture(k).convert("F"), "TIFF"))
     one("animated", ".webp", lambda k: encoded(picture(k), "WEBP", save_all=True, append_images=[picture(k)]))
     one("bad_name", "\udcff.jpg", lambda k: encoded(picture(k), "JPEG"))

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from headstart.cores import usable_cores
 from headstart.data.balance import Named, thin_classes
-from headstart.data.decode import UnreadableImage, decode
+from headstart.data.decode import UnreadableImage, check_structure, decode
 from headstart.data.duplicates import perceptual_hashes
 from headstart.data.findings import KEEP, Finding
 from headstart.data.folders import EXTENSIONS, ClassFolders
@@ -114,6 +114,7 @@ def _examine(source: Source, file: Named, *, large: Callable[[], object]) -> tup
     by_name = isinstance(source, ClassFolders)  # elsewhere whatever is listed is read, and may have no extension
     try:
         data = _read(source, path, large=large)
+        check_structure(data)
         if _claimed_pixels(data) > _LARGE_PIXELS:
             large()
         if by_name and extension not in EXTENSIONS:

@@ -15,6 +15,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from headstart.data.structure import excess_in
+
 DECODER = "pillow-rgb-v1"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "ICO", "TGA")
 """What a file may hold, whatever its name says, in the order of trying: TGA has no mark at its beginning, and takes an icon for its own. Pillow
@@ -32,7 +34,7 @@ EXTENSIONS = frozenset(
 class UnreadableImage(Exception):
     """The message is the reason, fit for a list beside the file name.
 
-    kind: empty_file, too_large, unsupported_pixels, or unreadable for all that Pillow itself gives up on.
+    kind: empty_file, too_large, excessive, unsupported_pixels, or unreadable for all that Pillow itself gives up on.
     """
 
     def __init__(self, reason: str, *, kind: str = "unreadable") -> None:
@@ -46,6 +48,7 @@ def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
     jpeg_min_side: px; JPEG files may be decoded smaller as long as neither side falls below that. None: at full size."""
     if not data:
         raise UnreadableImage("empty file (0 bytes)", kind="empty_file")
+    check_structure(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # Pillow only warns of these; warning filters are shared by all threads, so the size is looked at here
@@ -64,6 +67,12 @@ def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ValueError, EOFError ...
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def check_structure(data: bytes) -> None:
+    """Raise UnreadableImage for a file that holds far more around its pixels than images do: reading it could take minutes."""
+    if excess := excess_in(data):
+        raise UnreadableImage(f"{excess}; no camera or program writes such a file", kind="excessive")
 
 
 def rgb_of(image: Image.Image) -> Image.Image:

@@ -12,6 +12,10 @@ from headstart.preprocess import View
 class Pictures(Views):
     """Item (index, epoch) -> the decoded image and the seed of its view in that epoch, for `DeviceViews` to finish."""
 
+    @property
+    def item_bytes(self) -> int:
+        return 16 * super().item_bytes  # photographs are larger than what the network sees
+
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, epoch = item
         picture = self.view.prepared(self.samples[index].sha256, lambda: self.decoded(index))

@@ -14,7 +14,7 @@ from headstart.data.decode import UnreadableImage
 from headstart.data.samples import Samples
 from headstart.data.sampling import Blocks, EvalSampler, StepSampler, keys_of, view_seeds
 from headstart.errors import OwnInputError
-from headstart.pool import patient
+from headstart.pool import worker_options
 from headstart.preprocess import View
 from headstart.tables import strings
 
@@ -58,6 +58,11 @@ class Views(Dataset[dict[str, Any]]):
 
     def seed_of(self, index: int, epoch: int) -> int:
         return int(view_seeds(self.keys[index : index + 1], seed=self.seed, epoch=epoch)[0])
+
+    @property
+    def item_bytes(self) -> int:
+        """About, of the pixels of one item."""
+        return 3 * self.view.image_size**2
 
     def decoded(self, index: int) -> Image.Image:
         path = self.rows[index]["image"]["path"]
@@ -108,7 +113,7 @@ def train_loader(
         labels=labels,
         blocks=blocks,
     )
-    return _loader(views, sampler, num_workers=num_workers, collate_fn=collate_fn)
+    return _loader(views, sampler, num_workers=num_workers, batch_size=batch_size, collate_fn=collate_fn)
 
 
 def eval_loader(
@@ -116,19 +121,23 @@ def eval_loader(
 ) -> DataLoader[Any]:
     """Every row once, in order."""
     views = Views(rows, samples, view, seed=0)
-    return _loader(views, EvalSampler(len(rows), batch_size=batch_size), num_workers=num_workers)
+    sampler = EvalSampler(len(rows), batch_size=batch_size)
+    return _loader(views, sampler, num_workers=num_workers, batch_size=batch_size)
 
 
 def _loader(
-    views: Views, sampler: StepSampler | EvalSampler, *, num_workers: int, collate_fn: Callable[..., Any] = collate
+    views: Views,
+    sampler: StepSampler | EvalSampler,
+    *,
+    num_workers: int,
+    batch_size: int,
+    collate_fn: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
+    batch_bytes = batch_size * views.item_bytes
     return DataLoader(
         views,
         batch_sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
-        prefetch_factor=4 if num_workers else None,
-        **patient(num_workers),
+        **worker_options(num_workers, collate_fn, prefetch=4, batch_bytes=batch_bytes),
     )

@@ -1,11 +1,13 @@
 """Decoded images in memory that processes share: whoever decodes one first keeps it for all."""
 
+import errno
 import mmap
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -39,7 +41,8 @@ class Pixels:
                 MOST_IMAGES, room.num_bytes // 16384 + 4096
             )  # what knows an image must not outweigh small images
             self._lock: Any = multiprocessing.Lock()
-            self._bytes = np.frombuffer(_map(room), dtype=np.uint8)
+            self._file, mapped = _map(room)
+            self._bytes = np.frombuffer(mapped, dtype=np.uint8)
             facts = np.frombuffer(mmap.mmap(-1, 32 * (most + 1)), dtype=np.int64).reshape(most + 1, 4)
             self._end, self._facts = (
                 facts[0],
@@ -80,6 +83,9 @@ class Pixels:
             offset = int(self._end[0])
             if self._facts[slot, 0] != _ABSENT or offset + pixels.nbytes > self._room.num_bytes:
                 return False
+            if self._file is not None and not _allocate(self._file.fileno(), offset, pixels.nbytes):
+                self._end[0] = self._room.num_bytes  # others have filled the disk: nothing more is kept
+                return False
             self._facts[slot] = _BEGUN, offset, *pixels.shape[1:]
             self._end[0] = offset + -(-pixels.nbytes // 64) * 64
             return True
@@ -95,11 +101,23 @@ class Pixels:
         return Pixels, (self._room,)
 
 
-def _map(room: Room) -> mmap.mmap:
+def _map(room: Room) -> tuple[IO[bytes] | None, mmap.mmap]:
+    """The file, which has no name and is sparse, and its bytes."""
     if not room.on_disk:
-        return mmap.mmap(-1, room.num_bytes)
+        return None, mmap.mmap(-1, room.num_bytes)
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(room.num_bytes)
-        return mmap.mmap(file.fileno(), room.num_bytes)
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the pixels are)
+    file.truncate(room.num_bytes)
+    return file, mmap.mmap(file.fileno(), room.num_bytes)
+
+
+def _allocate(file: int, offset: int, length: int) -> bool:
+    """Whether the disk has room for these bytes of a sparse file. Writing to a page of a mapped file that has none kills the process (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
+        return True
+    try:
+        os.posix_fallocate(file, offset, length)
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+    return True

@@ -1,5 +1,6 @@
 """A dataset of the datasets library: saved on disk, or on the Hub by name."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from headstart.data.samples import PARTS, Entry, Scan, Skipped
 from headstart.data.shards import place_of
 from headstart.errors import InputError, one_line
 from headstart.files import read_regular
+
+_OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class StoredDataset:
             else:
                 found = datasets.load_from_disk(root)
         except Exception as error:  # datasets, huggingface_hub, fsspec and pyarrow raise what they like
+            forbidden = [name for name in _OFFLINE if os.environ.get(name, "0").upper() in ("1", "ON", "YES", "TRUE")]
+            if root.startswith("hf://") and forbidden:
+                raise InputError(
+                    f"{root} is not in the cache of datasets, and {forbidden[0]}={os.environ[forbidden[0]]} forbids the network; "
+                    f"unset {forbidden[0]} to download it"
+                ) from None
             raise InputError(f"{root} cannot be loaded as a dataset: {one_line(error)[:300]}") from None
         parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
         return StoredDataset(root, data, parts, {name: _images(part, data, root) for name, part in parts.items()})

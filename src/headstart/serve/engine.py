@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from headstart.cores import usable_cores
-from headstart.data.decode import FORMATS, UnreadableImage
+from headstart.data.decode import FORMATS, UnreadableImage, check_structure
 from headstart.pages import jpeg_uri
 from headstart.predict import Answers, Prediction, Predictor, Question
 from headstart.serve.batches import Batches
@@ -34,6 +34,7 @@ _REASONS = {
     "too_large": "the image is too long and thin to be resized to what the model sees; cut it into pieces",
     "unsupported_pixels": "the image has pixels of 32 bits, which have no agreed range; convert it to 8 or 16 bits",
     "unreadable": "this is not an image, or it is damaged; JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 and TGA can be read",
+    "excessive": "the file holds far more comments, segments or tags than images do; save the image anew",
     "icon": "ICO files are not read here; send the image as PNG",
 }
 
@@ -140,6 +141,7 @@ def _check(data: bytes, limits: Limits) -> tuple[int, int]:
         raise UnreadableImage("empty", kind="empty_file")
     if data.startswith(ICO):  # Pillow decodes the image in it before it tells the size
         raise UnreadableImage("an icon", kind="icon")
+    check_structure(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size, form = image.size, image.format

@@ -1,0 +1,108 @@
+"""Bounds on what surrounds the pixels of an image file: segments, chunks, comments, tags. Looked at before Pillow, whose
+readers take quadratic time or many copies of the file for some of these. Needs no library."""
+
+import re
+import struct
+
+MOST_PARTS = 65_536
+"""Segments or chunks. A large PNG has some thousand chunks, a JPEG some hundred segments."""
+MOST_EXIF_SEGMENTS = 64
+"""Exif data longer than one segment (64 KiB) are rare; Pillow copies all that came before for each."""
+MOST_COMMENTS = 1000
+"""Of a text image (PBM, PGM, PPM); Pillow copies up to a megabyte for each."""
+LONGEST_TEXT_HEADER = 65_536
+
+_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+def excess_in(data: bytes) -> str | None:
+    """What there is too much of in an image file, None if nothing. Damaged files are left to the decoder."""
+    try:
+        if data.startswith(b"\xff\xd8"):
+            return _jpeg(data)
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png(data)
+        if data[:1] == b"P" and data[1:2] in b"1234567fFy" and data[1:2]:
+            return _text_header(data)
+        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _tiff(data)
+        if data.startswith((b"GIF87a", b"GIF89a")):
+            return _gif(data)
+    except (struct.error, IndexError):
+        pass
+    return None
+
+
+def _jpeg(data: bytes) -> str | None:
+    """ITU-T T.81: markers with a length each, up to the first scan."""
+    position, parts, exif = 2, 0, 0
+    while True:
+        parts += 1
+        if parts > MOST_PARTS:
+            return f"more than {MOST_PARTS:,} segments"
+        if data[position] != 0xFF:
+            return None
+        marker = data[position + 1]
+        if marker == 0xDA:  # start of scan
+            return None
+        if marker in (0x00, 0xFF) or 0xD0 <= marker <= 0xD9:  # padding, or a marker without a length
+            position += 1 if marker == 0xFF else 2
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            exif += 1
+            if exif > MOST_EXIF_SEGMENTS:
+                return f"more than {MOST_EXIF_SEGMENTS} segments of Exif data"
+        position += 2 + max(2, length)
+
+
+def _png(data: bytes) -> str | None:
+    position, parts = 8, 0
+    while position + 8 <= len(data):
+        parts += 1
+        if parts > MOST_PARTS:
+            return f"more than {MOST_PARTS:,} chunks"
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return None
+
+
+def _gif(data: bytes) -> str | None:
+    """Extension blocks before the first frame."""
+    flags = data[10]
+    position, parts = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
+    while data[position] == 0x21:
+        position += 2
+        while (size := data[position]) != 0:
+            parts += 1
+            if parts > MOST_PARTS:
+                return f"more than {MOST_PARTS:,} blocks"
+            position += size + 1
+        parts += 1
+        position += 1
+    return None
+
+
+def _text_header(data: bytes) -> str | None:
+    """PBM, PGM, PPM, PFM: a header of words with comments; P1 to P3 go on as text."""
+    if data[1:2] in b"123" and data.count(b"#") > MOST_COMMENTS:
+        return f"more than {MOST_COMMENTS:,} comments"
+    words = re.sub(rb"#[^\r\n]*", b"", data[:LONGEST_TEXT_HEADER]).split(None, 4)
+    if len(data) > LONGEST_TEXT_HEADER and len(words) < (4 if data[1:2] in b"14" else 5):
+        return f"a header of more than {LONGEST_TEXT_HEADER:,} bytes"
+    return None
+
+
+def _tiff(data: bytes) -> str | None:
+    """The values of all tags of the first directory; several may name the same bytes, and Pillow copies them for each."""
+    order = "<" if data[:1] == b"I" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    if count > MOST_PARTS:
+        return f"more than {MOST_PARTS:,} tags"
+    entry, first = ("HHQ8x", start + 8) if big else ("HHI4x", start + 2)
+    total = 0
+    for number in range(count):
+        _, kind, values = struct.unpack_from(order + entry, data, first + number * struct.calcsize(order + entry))
+        total += _TIFF_SIZES.get(kind, 0) * values if values * _TIFF_SIZES.get(kind, 0) <= len(data) else 0
+    return "tags that are longer together than the file" if total > len(data) + 65_536 else None

@@ -1,0 +1,48 @@
+"""Standard output and error that outlive their reader: a closed terminal or `| head` must not end a training run."""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+_READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe that nobody reads; a terminal that was closed
+
+
+@contextlib.contextmanager
+def outliving_the_reader() -> Iterator[None]:
+    """Inside, what is written after the reader has gone is dropped instead of raising BrokenPipeError or OSError."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_outliving(stream) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _outliving(stream: TextIO) -> TextIO:
+    try:
+        stream.flush()
+        file = _Outliving(stream.fileno(), "wb", closefd=False)
+    except OSError:  # not a file of the system (a notebook, a test), or gone already
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(file), encoding=stream.encoding, errors=stream.errors, line_buffering=True, write_through=True
+    )
+
+
+class _Outliving(io.FileIO):
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno not in _READER_GONE:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(memoryview(data).cast("B"))
