@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file, safe_open
 from support.models import CLASSES, write_model
 from support.runs import small
@@ -160,12 +161,11 @@ def push(*argv: object, **environment: str) -> subprocess.CompletedProcess:
 @pytest.fixture
 def push_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """push_here(arguments, HF_...=...): exit code, output and errors of the same command in this process, where
     huggingface_hub has read the environment long ago."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_"))]:
         monkeypatch.delenv(name)
@@ -178,7 +178,11 @@ def push_here(
         printed = capsys.readouterr()
         return int(end.value.code or 0), printed.out, printed.err
 
-    return push
+    shown_before = not are_progress_bars_disabled()
+    disable_progress_bars()
+    yield push
+    if shown_before:
+        enable_progress_bars()
 
 
 def shown(printed: str) -> dict[str, tuple[int, str]]:
