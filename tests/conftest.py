@@ -118,6 +118,17 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("tiny") / "data", train=12, val=5)
 
 
+@pytest.fixture(scope="session")
+def bf16_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on tiny_data: a frozen head trained and evaluated in bf16. Shared: do not write in it."""
+    from support.runs import small
+
+    from headstart.start import run
+
+    out = tmp_path_factory.mktemp("runs") / "bf16"
+    return run(small(tiny_data, out, strategy="frozen_head", train={"epochs": 1}, runtime={"mixed_precision": "bf16"}))
+
+
 @pytest.fixture
 def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """check_golden(name, text): equal to tests/golden/<name>, which --update-golden rewrites."""

@@ -63,12 +63,18 @@ class Check:
 
 
 def check_parity(
-    config: RunConfig, *, steps: int, processes: Sequence[int], workers: Sequence[int], say: Any = print
+    config: RunConfig,
+    *,
+    steps: int,
+    processes: Sequence[int],
+    workers: Sequence[int],
+    say: Any = print,
+    runner_type: "type[Runner] | None" = None,
 ) -> list[Check]:
     """Run `steps` optimizer steps on a few of the user's images: by one process in fp32 as the reference, then on each of
     `processes` with each of `workers`, with accumulated gradients, interrupted, continued on another number, in bf16.
 
-    Raises InputError if the configuration cannot be run at all.
+    runner_type: starts the runs; by default Runner. Raises InputError if the configuration cannot be run at all.
     """
     if config.strategy.name == "probe_then_tune":
         raise InputError("parity compares training steps from the same start; use --strategies fine_tune frozen_head")
@@ -108,7 +114,7 @@ def check_parity(
             optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
             runtime=replace(config.runtime, mixed_precision="no"),
         )
-        runner = _Runner(folder, say)
+        runner = (runner_type or Runner)(folder, say)
         reference = runner.run("reference: 1 process, fp32, 0 workers", base)
         checks = []
 
@@ -160,7 +166,7 @@ def table_of(checks: Sequence[Check]) -> Any:
     return table
 
 
-class _Runner:
+class Runner:
     """Runs configurations in processes of their own, each in a run folder of its own."""
 
     def __init__(self, folder: Path, say: Any) -> None:

@@ -1,4 +1,4 @@
-"""Temperature, sets of classes and "none of these": what each promises is kept, over 1,000 draws where it is a share."""
+"""Temperature, prediction sets and "none of these" keep their guarantees; shares are checked over 1,000 draws."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def test_the_temperature_is_where_the_loss_is_smallest() -> None:
     assert min(losses, key=losses.__getitem__) == found
 
 
-def test_a_model_that_is_always_right_is_not_called_infinitely_sure() -> None:
+def test_a_model_without_errors_does_not_get_infinite_confidence() -> None:
     logits = np.random.default_rng(0).normal(0, 2, (100, 3))
     labels = logits.argmax(axis=1)
     temperature = fit_temperature(logits, labels)
@@ -59,8 +59,8 @@ def test_a_model_that_is_always_right_is_not_called_infinitely_sure() -> None:
     assert fit_temperature(logits * 1e4, labels) < 100 * 1.001
 
 
-def test_probabilities_after_the_temperature_are_true_over_1000_draws() -> None:
-    """Of 153 images each, a model three times too sure: confidence and accuracy on new images differ by less than two
+def test_probabilities_after_the_temperature_are_calibrated_over_1000_draws() -> None:
+    """Of 153 images each, an overconfident model (logits times three): confidence and accuracy on new images differ by less than two
     points on average and in each fifth of the confidence; before, by more than ten."""
     rng = np.random.default_rng(0)
     logits, labels = draw_logits(rng, (DRAWS, 153), num_classes=3)
@@ -85,9 +85,9 @@ def test_probabilities_after_the_temperature_are_true_over_1000_draws() -> None:
 
 
 @pytest.mark.parametrize("confidence", CONFIDENCES)
-@pytest.mark.parametrize("n", [153, 656])
-def test_the_sets_hold_the_truth_as_often_as_promised_over_1000_draws(n: int, confidence: float) -> None:
-    """A hard task (about 40 % wrong) and a model that is far too sure: the promise asks for nothing but exchangeability."""
+@pytest.mark.parametrize("n", [153, pytest.param(656, marks=pytest.mark.slow)])
+def test_prediction_sets_have_the_promised_coverage_over_1000_draws(n: int, confidence: float) -> None:
+    """A hard task (about 40 % wrong) and a very overconfident model: the guarantee needs exchangeability only."""
     rng = np.random.default_rng(0)
     logits, labels = draw_logits(rng, (DRAWS, n), num_classes=5)
     new_logits, new_labels = draw_logits(rng, (DRAWS, 50), num_classes=5)
@@ -100,7 +100,7 @@ def test_the_sets_hold_the_truth_as_often_as_promised_over_1000_draws(n: int, co
     assert abs(np.mean(covered) - confidence) < 0.01
 
 
-def test_a_model_better_than_the_promise_never_leaves_a_set_empty() -> None:
+def test_a_model_better_than_the_confidence_has_no_empty_set() -> None:
     rng = np.random.default_rng(0)
     logits, labels = draw_logits(rng, (20_000,), num_classes=4, margin=12)
     accuracy = (logits.argmax(axis=1) == labels).mean()
@@ -110,7 +110,7 @@ def test_a_model_better_than_the_promise_never_leaves_a_set_empty() -> None:
     assert sets[np.arange(10_000), labels[10_000:]].mean() == pytest.approx(accuracy, abs=0.01)
 
 
-def test_too_few_images_promise_nothing_but_all_classes() -> None:
+def test_with_too_few_images_the_set_holds_all_classes() -> None:
     logits, labels = draw_logits(np.random.default_rng(0), (30,), num_classes=3)
     conformal = fit_conformal(logits, labels, exact=True)
     assert conformal.limits[0.99] is None
@@ -120,7 +120,7 @@ def test_too_few_images_promise_nothing_but_all_classes() -> None:
 
 def test_a_confidence_that_is_not_stored_is_refused() -> None:
     logits, labels = draw_logits(np.random.default_rng(0), (30,), num_classes=3)
-    with pytest.raises(ValueError, match=r"confidence 0\.85 is not stored in the model; one of 0\.8, 0\.9"):
+    with pytest.raises(ValueError, match=r"0\.85.*0\.8, 0\.9"):
         fit_conformal(logits, labels, exact=True).sets(logits, confidence=0.85)
 
 
@@ -139,8 +139,9 @@ def draw_features(rng: np.random.Generator, n: int, *, width: int = 20) -> tuple
     return np.abs(rng.normal(0, 1, (n, width)) + 2 * np.eye(3, width)[labels] + 1), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [True, False])
-def test_images_of_the_classes_are_flagged_as_seldom_as_promised_over_1000_draws(held_out: bool) -> None:
+def test_images_of_the_classes_are_flagged_at_the_promised_rate_over_1000_draws(held_out: bool) -> None:
     rng = np.random.default_rng(0)
     flagged: dict[float, list[float]] = {share: [] for share in SHARES}
     for _ in range(DRAWS):
@@ -171,7 +172,7 @@ def test_the_distance_is_that_to_the_tenth_nearest_and_never_to_itself() -> None
     assert open_set.distance(new) == pytest.approx(np.sort(far, axis=1)[:, 9], abs=1e-6)
 
 
-def test_what_looks_like_nothing_known_is_flagged() -> None:
+def test_images_unlike_all_classes_are_flagged() -> None:
     rng = np.random.default_rng(0)
     features, labels = draw_features(rng, 200)
     open_set = fit_open_set(features, labels)
@@ -180,7 +181,7 @@ def test_what_looks_like_nothing_known_is_flagged() -> None:
     assert open_set.is_none_of_these(other).all()
 
 
-def test_a_large_reference_is_thinned_out_evenly_over_the_classes() -> None:
+def test_a_large_reference_is_reduced_evenly_over_the_classes() -> None:
     rng = np.random.default_rng(0)
     features, labels = draw_features(rng, 5000)
     open_set = fit_open_set(features, labels)
@@ -246,7 +247,7 @@ def test_probabilities_sum_to_one_and_keep_their_order() -> None:
     assert np.array_equal(probabilities.argsort(axis=1), logits.argsort(axis=1))
 
 
-def test_without_reference_features_nothing_is_said_of_none_of_these() -> None:
+def test_without_reference_features_none_of_these_is_unknown() -> None:
     whole = calibration()
     bare = Calibration(whole.temperature, whole.fitted_on, whole.n, whole.conformal, None)
     assert bare.distance(np.ones((2, 20))) is None

@@ -1,3 +1,5 @@
+"""The network: its start, its agreement with torchvision, and modules that stay in eval mode."""
+
 import math
 
 import pytest
@@ -10,7 +12,7 @@ from headstart.weights import load_weights
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 1000])
-def test_a_zero_head_starts_at_the_loss_of_guessing(num_classes):
+def test_a_zero_head_starts_at_the_loss_of_uniform_probabilities(num_classes):
     model = build_model(num_classes, backbone=None, head_init="zero", seed=0).eval()
     labels = torch.arange(4) % num_classes
     loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), labels)
@@ -27,7 +29,7 @@ def test_logits_equal_torchvisions_for_the_same_weights():
         assert torch.equal(model(pixels), reference(pixels))
 
 
-def test_initialisation_is_a_function_of_the_seed_and_leaves_the_global_state():
+def test_initialisation_depends_on_the_seed_only_and_keeps_the_global_random_state():
     before = torch.random.get_rng_state()
     heads = [build_model(3, backbone=None, head_init="normal", seed=seed).fc.weight for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])

@@ -6,7 +6,7 @@ from headstart.gradcam import heat
 from headstart.model import build_model
 
 
-def test_the_closed_form_is_what_a_backward_pass_gives() -> None:
+def test_the_closed_form_equals_a_backward_pass() -> None:
     model = build_model(3, backbone=None, head_init="random", seed=1).eval()
     pixels = torch.randn(4, 3, 96, 64, generator=torch.Generator().manual_seed(2))
     kept: list[torch.Tensor] = []
@@ -24,6 +24,6 @@ def test_the_closed_form_is_what_a_backward_pass_gives() -> None:
     torch.testing.assert_close(ours, by_definition, rtol=1e-5, atol=1e-6)
 
 
-def test_where_nothing_speaks_for_the_class_the_map_is_black() -> None:
+def test_the_map_is_zero_where_every_weight_is_negative() -> None:
     found = heat(torch.ones(1, 512, 2, 2), -torch.ones(1, 512))
     assert torch.equal(found, torch.zeros(1, 2, 2))

@@ -1,4 +1,4 @@
-"""The run folder and the model file: atomic, byte for byte the same, and refused if they are not ours."""
+"""The run folder and the model file: written atomically and reproducibly, and refused if they are foreign or damaged."""
 
 import dataclasses
 import json
@@ -109,7 +109,7 @@ save_tensors(Path(sys.argv[1]), tensors, metadata)
 @pytest.mark.slow
 def test_the_same_tensors_give_the_same_bytes_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / f"{number}.safetensors" for number in range(9)]
-    for path in paths[1:]:  # the library's header follows a hash that is seeded anew each time
+    for path in paths[1:]:  # the library orders its header by a hash with a new seed each time
         monkeypatch.setattr(sys, "argv", ["", str(path)])
         exec(SAVE, {})
     subprocess.run([sys.executable, "-c", SAVE, str(paths[0])], check=True, timeout=120)
@@ -144,7 +144,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_everything_about_the_model_is_read_from_its_file(model_file: Path) -> None:
+def test_the_description_of_the_model_is_read_from_its_file(model_file: Path) -> None:
     assert read_info(model_file) == INFO
 
 
@@ -189,7 +189,7 @@ def test_a_damaged_calibration_is_refused(model_file: Path, tmp_path: Path, dama
     with safe_open(model_file, framework="pt") as file:
         header = file.metadata() | {"headstart.calibration": damage}
     save_file(load_file(model_file), tmp_path / "damaged.safetensors", metadata=header)
-    assert re.search("the (field )?calibration (of|in) the header is", refusal(tmp_path / "damaged.safetensors"))
+    assert "calibration" in refusal(tmp_path / "damaged.safetensors").replace(str(tmp_path), "")
 
 
 def test_reference_features_of_another_width_are_refused(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_reference_features_of_another_width_are_refused(tmp_path: Path) -> None
         1.0, "validation logits", 60, fit_conformal(rng.normal(size=(60, 3)), labels, exact=True), open_set
     )
     save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, header(calibration=calibration.to_json()))
-    assert "reference features of 100 numbers" in refusal(tmp_path / "a.safetensors")
+    assert re.search(r"\b100\b", refusal(tmp_path / "a.safetensors"))
 
 
 ALTERED = {
@@ -217,26 +217,26 @@ ALTERED = {
 
 
 @pytest.mark.parametrize("name", ALTERED)
-def test_a_field_of_another_kind_is_named_by_whoever_reads_the_header(name: str, tmp_path: Path) -> None:
+def test_a_header_field_of_the_wrong_type_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     for value in ALTERED[name]:
         text = json.dumps(value).encode()
         save_tensors(path, {"x": torch.zeros(1)}, header(**{name: text}))
-        assert f"the field {name} of the header is" in refusal(path), value
-        with pytest.raises(InputError, match=f"the field {name} of the header is"):
+        assert re.search(rf"\b{name}\b", refusal(path)), value
+        with pytest.raises(InputError, match=rf"\b{name}\b"):
             read_header(path)
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b"1" * 5000, b"{"])
-def test_what_json_cannot_read_is_refused_by_whoever_reads_the_header(text: bytes, tmp_path: Path) -> None:
+def test_a_header_that_is_not_json_is_refused(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_tensors(path, {"x": torch.zeros(1)}, header(seed=text))
-    assert "the header is damaged" in refusal(path)
-    with pytest.raises(InputError, match="cannot be read as a model file"):
+    assert "header" in refusal(path)
+    with pytest.raises(InputError, match=re.escape(str(path))):
         read_header(path)
 
 
-def test_weights_of_a_file_are_known_by_their_name_alone(tmp_path: Path) -> None:
+def test_the_header_names_a_weights_file_without_its_folder(tmp_path: Path) -> None:
     save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, header(weights="/home/me/mine.pth"))
     assert read_info(tmp_path / "a.safetensors").weights == "mine.pth"
 
@@ -257,30 +257,30 @@ def test_the_model_file_opens_in_torchvision(model_file: Path) -> None:
         assert torch.equal(theirs.eval()(pixels), load_model(model_file)[0](pixels))
 
 
-def test_a_model_of_low_precision_is_not_a_file_of_low_precision(model_file: Path) -> None:
+def test_a_file_holds_fp32_tensors_in_every_precision(model_file: Path) -> None:
     assert {value.dtype for value in load_file(model_file).values()} == {torch.float32, torch.int64}
 
 
 def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
-    assert "holds no headstart model" in refusal(tmp_path / "foreign.safetensors")
+    assert "headstart" in refusal(tmp_path / "foreign.safetensors")
 
 
 def test_safetensors_without_a_header_are_refused(tmp_path: Path) -> None:
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "bare.safetensors")
-    assert "holds no headstart model" in refusal(tmp_path / "bare.safetensors")
+    assert "headstart" in refusal(tmp_path / "bare.safetensors")
 
 
 @pytest.mark.parametrize("data", [b"", b"not a model\n" * 30, b"\x00" * 64], ids=["empty", "text", "zeros"])
 def test_a_file_of_something_else_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(data)
-    assert "cannot be read as safetensors" in refusal(tmp_path / "a.safetensors")
+    assert "as safetensors" in refusal(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("kept", [4, 500, 100_000, -1])
 def test_a_truncated_model_file_is_refused(kept: int, model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(model_file.read_bytes()[:kept])
-    assert "cannot be read as safetensors" in refusal(tmp_path / "cut.safetensors")
+    assert "as safetensors" in refusal(tmp_path / "cut.safetensors")
 
 
 def header(**changes: object) -> dict[str, str]:
@@ -296,7 +296,7 @@ def header(**changes: object) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 2}, r"schema 2\b.*\b1\b"),
         ({"schema": None}, "schema"),
         ({"classes": None}, "classes"),
         ({"temperature": 1.0}, "temperature"),
@@ -314,7 +314,7 @@ def test_a_header_of_another_version_is_refused(changes: dict[str, object], want
 
 def test_tensors_that_do_not_fit_the_classes_are_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "a.safetensors", {"fc.bias": torch.zeros(2)}, header())
-    assert "does not fit a resnet18" in refusal(tmp_path / "a.safetensors")
+    assert re.search(r"resnet18 .*\b3 classes", refusal(tmp_path / "a.safetensors"))
 
 
 def test_a_model_is_found_by_its_folder_and_by_its_file(model_file: Path) -> None:
@@ -322,12 +322,11 @@ def test_a_model_is_found_by_its_folder_and_by_its_file(model_file: Path) -> Non
     assert find_model(str(model_file.parent)) == model_file
 
 
-def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_run_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("x")
-    cases = {"nowhere": "does not exist", "empty": "no model.safetensors", "notes.txt": "not a .safetensors file"}
-    for name, reason in cases.items():
-        with pytest.raises(InputError, match=f"{name}.*{reason}"):
+    for name, pattern in {"nowhere": "", "empty": r".*model\.safetensors", "notes.txt": r".*\.safetensors"}.items():
+        with pytest.raises(InputError, match=re.escape(str(tmp_path / name)) + pattern):
             find_model(tmp_path / name)
 
 
@@ -354,13 +353,17 @@ def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None
     (tmp_path / "run/config.yaml").touch()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter").touch()
-    cases = {"run": "holds a run", "mine": "is not empty", "mine/letter": "is a file", "mine/letter/x": "is a file"}
-    for name, reason in cases.items():
-        with pytest.raises(InputError, match=f"{name}.*{reason}"):
+    for name, pattern in {
+        "run": r"--train\.resume",
+        "mine": "empty",
+        "mine/letter": "file",
+        "mine/letter/x": "file",
+    }.items():
+        with pytest.raises(InputError, match=rf"--out {tmp_path / name}\b.*{pattern}"):
             check_new_folder(tmp_path / name)
 
 
-def test_metrics_after_a_step_and_a_cut_line_are_forgotten(tmp_path: Path) -> None:
+def test_metrics_after_a_step_and_an_incomplete_line_are_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for step in (1, 2, 3):
         folder.log({"step": step, "loss": 0.5})
@@ -375,8 +378,8 @@ def test_metrics_after_a_step_and_a_cut_line_are_forgotten(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("step", "epoch", "kept"), [(2, 0, ["probe", 1, 2]), (2, 1, ["probe", 1, 2, "epoch"]), (0, 0, [])]
 )
-def test_an_epoch_that_is_measured_again_is_not_there_twice(tmp_path: Path, step, epoch, kept) -> None:
-    """A checkpoint of the last step of an epoch may have been written before the epoch was measured, or after."""
+def test_metrics_of_an_epoch_that_is_evaluated_again_are_removed(tmp_path: Path, step, epoch, kept) -> None:
+    """A checkpoint of the last step of an epoch may have been written before or after the evaluation."""
     folder = RunFolder(tmp_path)
     folder.log({"step": 0, "epoch": 0, "name": "probe"})
     for number in (1, 2):
@@ -392,11 +395,11 @@ def test_two_runs_that_begin_at_once_get_a_folder_each(tmp_path: Path, monkeypat
     made = [create_folder(chosen, new=True, numbered=True).path.name for _ in range(2)]
     assert made == ["fine_tune-001", "fine_tune-002"]
     create_folder(tmp_path / "named", new=True)
-    with pytest.raises(InputError, match="another run has just begun there"):
+    with pytest.raises(InputError, match=f"--out {tmp_path / 'named'}"):
         create_folder(tmp_path / "named", new=True)
 
 
-def test_what_a_killed_process_left_half_written_is_no_obstacle(tmp_path: Path) -> None:
+def test_half_written_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / ".config.yaml.0123456789ab.tmp").touch()
     assert is_unfinished(tmp_path)

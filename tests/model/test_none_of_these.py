@@ -1,4 +1,4 @@
-"""A trained model says "none of these" to noise, blank sheets and text, and seldom to images of its classes."""
+"""A trained model flags noise, blank sheets and text as "none of these", and seldom images of its classes."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ def drawings() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_off_topic_images_are_flagged_and_new_images_of_the_classes_seldom(
+def test_off_topic_images_are_flagged_and_images_of_the_classes_seldom(
     image_folder, draw_image, drawings: ModuleType, tmp_path: Path
 ) -> None:
     root = image_folder(train=20, val=20)
@@ -63,10 +63,10 @@ def test_off_topic_images_are_flagged_and_new_images_of_the_classes_seldom(
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_model_knows_its_validation_images_by_the_features_that_prediction_computes(
+def test_the_reference_features_of_a_fine_tuned_model_are_those_that_predict_computes(
     tiny_data, tmp_path: Path
 ) -> None:
-    """15 validation images in batches of 8: their features were kept in the last evaluation, each once and in its place."""
+    """15 validation images in batches of 8: their features are kept by the last evaluation, each once and in order."""
     folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 1}))
     model = headstart.load(folder)
     calibration = model.info.calibration

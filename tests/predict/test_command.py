@@ -1,5 +1,6 @@
-"""headstart predict: every image that is named exactly once, whatever happens to files and processes."""
+"""headstart predict: exactly one row for each image, also with unreadable files, killed processes and signals."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,8 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +23,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.images import draw
 from support.models import CLASSES, write_model
 
 import headstart
@@ -83,7 +89,7 @@ def test_lists_tables_and_globs_name_images(tmp_path) -> None:
     assert paths(tmp_path / "a.jpg", tmp_path / "list.txt") == [wanted[0], *wanted]
 
 
-def test_every_format_of_the_decoder_is_found_and_what_is_left_out_is_counted(tmp_path) -> None:
+def test_every_format_of_the_decoder_is_found_and_other_files_are_counted(tmp_path) -> None:
     Image.init()
     endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
     assert endings == EXTENSIONS
@@ -96,64 +102,66 @@ def test_every_format_of_the_decoder_is_found_and_what_is_left_out_is_counted(tm
     assert left_out == {".txt": 2, "no extension": 1}
 
 
-def test_files_left_out_of_a_folder_are_told(model, tmp_path, capsys) -> None:
+def test_files_that_are_skipped_in_a_folder_are_reported(model, tmp_path, capsys) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (40, 50)).save(tmp_path / "in" / "a.gif")
     (tmp_path / "in" / "notes.txt").touch()
     for options in ((), ("--out", tmp_path / "a.csv"), ("--out", f"{tmp_path}/parts/")):
         assert exit_code("predict", model, tmp_path / "in", *options) == 0
-        assert "1 files left out that are no images by their names (1 .txt)" in capsys.readouterr().out
+        assert "1 .txt" in capsys.readouterr().out
 
 
-def test_a_mark_of_utf8_is_not_part_of_the_first_name(tmp_path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path) -> None:
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n", encoding="utf-8-sig")
     assert paths(tmp_path / "list.txt") == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
     (tmp_path / "short.txt").write_text("a")
     assert paths(tmp_path / "short.txt") == [str(tmp_path / "a")]
 
 
-def test_a_table_without_a_header_names_the_option_that_there_is(tmp_path) -> None:
+def test_a_table_without_a_header_is_refused_with_the_option_to_use(tmp_path) -> None:
     (tmp_path / "list.csv").write_text("a.jpg,1\nb.jpg,2\n")
-    with pytest.raises(InputError, match=r"name one with --image_column \(train: --data.image_column\)"):
+    with pytest.raises(InputError, match=r"--image_column .*--data\.image_column"):
         paths(tmp_path / "list.csv")
 
 
-def test_a_row_without_a_path_and_a_name_that_is_no_text_are_errors_of_their_row(tmp_path) -> None:
+def test_a_row_without_a_path_or_with_a_name_that_is_not_text_has_an_error_of_its_own(tmp_path) -> None:
     (tmp_path / "list.csv").write_text("path,x\na.jpg,1\n,2\n")
-    assert list(images([str(tmp_path / "list.csv")]))[1] == Listed("", f"no path in row 2 of {tmp_path}/list.csv")
+    empty = list(images([str(tmp_path / "list.csv")]))[1]
+    assert empty.path == ""
+    assert f"row 2 of {tmp_path}/list.csv" in empty.error
     (tmp_path / "list.txt").write_bytes(b"good.jpg\nb\xffd.jpg\n")
-    bad = list(images([str(tmp_path / "list.txt")]))[1]
-    assert bad == Listed(f"{tmp_path}/b\\xffd.jpg", "the name is not valid UTF-8")
+    good, bad = images([str(tmp_path / "list.txt")])
+    assert (good.path, good.error) == (f"{tmp_path}/good.jpg", None)
+    assert bad.path == f"{tmp_path}/b\\xffd.jpg"
+    assert "UTF-8" in bad.error
 
 
 def test_standard_input_names_images(monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x/a.jpg\nb.jpg\n")))
     assert paths("-") == ["x/a.jpg", "b.jpg"]
-    with pytest.raises(InputError, match="named twice"):
+    with pytest.raises(InputError, match=r"^- .*twice"):
         paths("-", "-")
 
 
-def test_what_names_nothing_is_refused_before_the_first_image(tmp_path) -> None:
+def test_an_argument_without_images_is_refused_before_the_first_image(tmp_path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "nothing.txt").touch()
     (tmp_path / "labels.csv").write_text("id,label\n1,2\n")
-    for name, reason in (
-        ("empty", "no image there"), ("x*.jpg", "no image there"), ("nothing.txt", "no image"), ("labels.csv", "names the images"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=reason):
+    for name, fragment in (("empty", ""), ("x*.jpg", ""), ("nothing.txt", ""), ("labels.csv", ".*--image_column")):
+        with pytest.raises(InputError, match=re.escape(str(tmp_path / name)) + fragment):
             next(images([str(tmp_path / "a.jpg"), str(tmp_path / name)]))
 
 
-def test_two_hundred_thousand_names_are_listed_one_by_one(tmp_path) -> None:
+def test_the_names_of_a_long_list_are_not_held_in_memory(tmp_path) -> None:
     import tracemalloc
 
-    (tmp_path / "list.txt").write_text("".join(f"folder/of/some/length/image_{n:07d}.jpg\n" for n in range(200_000)))
+    (tmp_path / "list.txt").write_text("".join(f"folder/of/some/length/image_{n:07d}.jpg\n" for n in range(20_000)))
     tracemalloc.start()
-    assert sum(1 for _ in images([str(tmp_path / "list.txt")])) == 200_000
+    assert sum(1 for _ in images([str(tmp_path / "list.txt")])) == 20_000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 3_000_000  # bytes; a list of them takes 50,000,000
+    assert peak < 500_000  # bytes; a list of them takes 5,000,000
 
 
 # ------------------------------------------------------------------------------------------------- files
@@ -161,7 +169,7 @@ def test_two_hundred_thousand_names_are_listed_one_by_one(tmp_path) -> None:
 
 @pytest.fixture
 def mixed(tiny_data, tmp_path) -> list[Path]:
-    """Five images, and between them what is none."""
+    """Five images, and between them three files that cannot be read."""
     good = sorted((tiny_data / "val").rglob("*.*"))[:5]
     (tmp_path / "broken.jpg").write_bytes(good[0].read_bytes()[:200])
     (tmp_path / "long.png").write_bytes(_png(2, 60_000))
@@ -170,7 +178,7 @@ def mixed(tiny_data, tmp_path) -> list[Path]:
 
 @pytest.fixture
 def mixed_list(mixed, tmp_path) -> Path:
-    """Named in a list: a missing file on the command line itself is a mistake."""
+    """The same in a list: a missing file on the command line itself is refused."""
     (tmp_path / "mixed.txt").write_text("".join(f"{path}\n" for path in mixed))
     return tmp_path / "mixed.txt"
 
@@ -181,14 +189,16 @@ def _png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def test_every_type_of_file_says_the_same_as_python(model, mixed, mixed_list, tmp_path, capsys, monkeypatch) -> None:
+def test_every_file_type_holds_the_predictions_of_the_python_api(
+    model, mixed, mixed_list, tmp_path, capsys, monkeypatch
+) -> None:
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 30_000_000)  # so that a small file is too long to be resized
     expected = headstart.load(model).predict(mixed, top=2, embeddings=True)
     for suffix in (".csv", ".jsonl", ".parquet"):
         out = tmp_path / f"table{suffix}"
         embeddings = [] if suffix == ".csv" else ["--embeddings"]
         assert exit_code("predict", model, mixed_list, "--out", out, "--top", 2, *embeddings, "--batch_size", 3) == 0
-        assert "3 of 8 could not be read" in capsys.readouterr().out
+        assert "3 of 8" in capsys.readouterr().out
         rows = _rows(out)
         assert len(rows) == len(expected) == 8
         for row, prediction in zip(rows, expected, strict=True):
@@ -208,7 +218,7 @@ def test_every_type_of_file_says_the_same_as_python(model, mixed, mixed_list, tm
             assert row["distance"] == pytest.approx(prediction.distance, abs=1e-5)
             if embeddings:
                 assert np.abs(np.array(row["embedding"], np.float32) - prediction.embedding).max() < 1e-4
-        assert "too long and thin" in rows[6]["error"]
+        assert "thin" in rows[6]["error"]
     assert not list(tmp_path.glob("*incomplete*")) + list(tmp_path.glob(".*"))
 
 
@@ -234,7 +244,7 @@ def _rows(path: Path) -> list[dict]:
     return rows
 
 
-def test_what_the_calibration_says_can_be_asked_otherwise(model, tiny_data, tmp_path) -> None:
+def test_calibration_confidence_and_columns_can_be_chosen(model, tiny_data, tmp_path) -> None:
     path = sorted((tiny_data / "val").rglob("*.*"))[3]
     predictor = headstart.load(model)
     logits = predictor.compute(predictor.view(path)[None]).logits[0].astype(np.float64)
@@ -249,9 +259,9 @@ def test_what_the_calibration_says_can_be_asked_otherwise(model, tiny_data, tmp_
     sets = [predictor.predict(path, confidence=share)[0].prediction_set for share in (0.8, 0.9, 0.95)]
     assert all(set(small) <= set(large) for small, large in pairwise(sets))
     for changes, reason in (
-        ({"confidence": 0.7}, "confidence 0.7"),
-        ({"wrongly_flagged": 0.3}, "0.3"),
-        ({"top": 0}, "top is 0"),
+        ({"confidence": 0.7}, r"confidence 0\.7"),
+        ({"wrongly_flagged": 0.3}, r"0\.3"),
+        ({"top": 0}, r"top .*\b0\b"),
     ):
         with pytest.raises(InputError, match=reason):
             predictor.predict(path, **changes)
@@ -263,39 +273,35 @@ def test_what_the_calibration_says_can_be_asked_otherwise(model, tiny_data, tmp_
 
 
 @pytest.mark.parametrize(("given", "out"), [("list.csv", "list.csv"), ("list.incomplete.csv", "list.csv")])
-def test_a_list_is_not_replaced_by_its_answers(given, out, model, tmp_path, capsys, monkeypatch) -> None:
+def test_a_list_of_images_is_never_overwritten_by_its_predictions(
+    given, out, model, tmp_path, capsys, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     text = "image\na.jpg\n"
     Path(given).write_text(text)
     assert exit_code("predict", model, tmp_path / given, "--out", out) == 2
-    assert "would replace" in capsys.readouterr().err
+    assert re.search(rf"--out {out} .*{tmp_path / given}", capsys.readouterr().err)
     assert Path(given).read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == [given]
 
 
-def test_an_image_that_pillow_warns_of_is_a_row_without_its_warning(model, tmp_path) -> None:
+def test_an_image_that_pillow_warns_of_is_a_row_and_the_warning_is_not_printed(model, tmp_path, capsys) -> None:
     Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
-    command = [
-        sys.executable,
-        "-m",
-        "headstart",
-        "predict",
-        model,
-        tmp_path / "large.png",
-        "--out",
-        tmp_path / "a.jsonl",
-    ]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
-    assert done.stderr == ""
-    assert json.loads((tmp_path / "a.jsonl").read_text())["error"] == "more than 89,478,485 pixels"
+    arguments = ("predict", model, tmp_path / "large.png", "--out", tmp_path / "a.jsonl", "--num_workers", 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert exit_code(*arguments) == 0
+    assert not [warning for warning in caught if issubclass(warning.category, Image.DecompressionBombWarning)]
+    assert capsys.readouterr().err == ""
+    assert "89,478,485" in json.loads((tmp_path / "a.jsonl").read_text())["error"]
 
 
-def test_a_file_that_was_there_stays_until_the_new_one_is_complete(model, tiny_data, tmp_path, capsys) -> None:
+def test_an_existing_file_is_kept_until_the_new_one_is_complete(model, tiny_data, tmp_path, capsys) -> None:
     out = tmp_path / "a.csv"
     out.write_text("old")
     (tmp_path / "bad.csv").write_text("path\n" + f"{tiny_data}/val/x.jpg\n" * 40 + "\xff", encoding="latin-1")
     assert exit_code("predict", model, tmp_path / "bad.csv", "--out", out) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert str(tmp_path / "bad.csv") in capsys.readouterr().err
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "bad.csv"]
 
@@ -303,21 +309,21 @@ def test_a_file_that_was_there_stays_until_the_new_one_is_complete(model, tiny_d
 # ------------------------------------------------------------------------------------------------- batches
 
 
-def test_what_is_said_of_an_image_depends_on_nothing_else(model, mixed) -> None:
+def test_the_logits_of_an_image_do_not_depend_on_workers_or_on_the_start(model, mixed) -> None:
     predictor = Predictor(model)
     listed = [Listed(str(path)) for path in mixed]
-    said = {}
+    computed = {}
     for workers, start in ((0, 0), (2, 0), (2, 3)):
         found = list(stream(predictor, listed[start:], batch_size=2, num_workers=workers))
         assert [one for batch in found for one in batch.images] == listed[start:]
         logits = [batch.outputs.logits for batch in found]
         assert sum(map(len, logits)) == sum(reason is None for batch in found for reason in batch.reasons)
-        said[workers, start] = np.concatenate(logits)
-    assert np.array_equal(said[0, 0], said[2, 0])
-    assert np.array_equal(said[2, 3], said[2, 0][-len(said[2, 3]) :])
+        computed[workers, start] = np.concatenate(logits)
+    assert np.array_equal(computed[0, 0], computed[2, 0])
+    assert np.array_equal(computed[2, 3], computed[2, 0][-len(computed[2, 3]) :])
 
 
-def test_no_more_is_read_than_is_needed(model, tiny_data) -> None:
+def test_only_a_few_batches_are_read_ahead(model, tiny_data) -> None:
     path = str(next((tiny_data / "val").rglob("*.*")))
     drawn = 0
 
@@ -327,12 +333,12 @@ def test_no_more_is_read_than_is_needed(model, tiny_data) -> None:
             drawn += 1
             yield Listed(path)
 
-    asked = False
-    found = stream(Predictor(model), endless(), batch_size=4, num_workers=2, stopped=lambda: asked)
+    stopped = False
+    found = stream(Predictor(model), endless(), batch_size=4, num_workers=2, stopped=lambda: stopped)
     for _ in range(5):
         next(found)
     assert drawn <= 4 * (5 + 2 * 2 + 2)
-    asked = True
+    stopped = True
     assert len(list(found)) <= 2 * 2 + 2
 
 
@@ -371,7 +377,7 @@ def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, 
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     capsys.readouterr()
     assert exit_code(*arguments, "--out", f"{out}/") == 0
-    assert "0 of them still to do" in capsys.readouterr().out
+    assert re.search(r"16 images, 0 ", capsys.readouterr().out)
     assert {path: path.stat().st_mtime_ns for path in out.glob("part-*")} == before
 
 
@@ -393,26 +399,26 @@ def test_a_missing_part_is_made_again_to_the_bit(num_workers: int, model, mixed_
         assert not list(out.glob(".*"))
 
 
-def test_another_list_model_or_question_is_refused(model, mixed, tmp_path, capsys) -> None:
+def test_another_list_model_or_option_is_refused(model, mixed, tmp_path, capsys) -> None:
     out = tmp_path / "parts"
     assert exit_code("predict", model, *mixed[:4], "--out", f"{out}/") == 0
     other = write_model(tmp_path / "other", precision="bf16")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    for arguments, reason in (
-        ((model, *mixed[:3]), f"image 4 was {mixed[3]} and is nothing now"),
-        ((model, *mixed[:5]), f"image 5 was nothing and is {mixed[4]} now"),
-        ((model, *mixed[1:5]), f"image 1 was {mixed[0]} and is {mixed[1]} now"),
-        ((other, *mixed[:4]), "begun with model_sha256"),
-        ((model, *mixed[:4], "--precision", "bf16"), 'begun with precision "no" and this is "bf16"'),
-        ((model, *mixed[:4], "--top", "2"), "begun with columns"),
-        ((model, *mixed[:4], "--confidence", "0.8"), "begun with confidence 0.9 and this is 0.8"),
-        ((model, *mixed[:4], "--part_rows", "2"), "begun with part_rows 4096 and this is 2"),
+    for arguments, pattern in (
+        ((model, *mixed[:3]), rf"image 4\b.*{mixed[3]}"),
+        ((model, *mixed[:5]), rf"image 5\b.*{mixed[4]}"),
+        ((model, *mixed[1:5]), rf"image 1\b.*{mixed[0]}.*{mixed[1]}"),
+        ((other, *mixed[:4]), "model_sha256"),
+        ((model, *mixed[:4], "--precision", "bf16"), 'precision.*"no".*"bf16"'),
+        ((model, *mixed[:4], "--top", "2"), "columns"),
+        ((model, *mixed[:4], "--confidence", "0.8"), r"confidence.*\b0\.9\b.*\b0\.8\b"),
+        ((model, *mixed[:4], "--part_rows", "2"), r"part_rows.*\b4096\b.*\b2\b"),
     ):
         capsys.readouterr()
         assert exit_code("predict", *arguments, "--out", f"{out}/") == 2
-        said = capsys.readouterr().err
-        assert reason in said
-        assert said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert re.search(pattern, error)
+        assert error.count("\n") == 1
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -420,11 +426,11 @@ def test_a_folder_of_something_else_is_refused(model, mixed, tmp_path, capsys) -
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     assert exit_code("predict", model, mixed[0], "--out", tmp_path / "mine") == 2
-    assert "holds letter.txt and is no job of predictions" in capsys.readouterr().err
+    assert "letter.txt" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
-def test_a_part_that_was_cut_is_named_and_a_damaged_job_is_refused(model, mixed_list, tmp_path, capsys) -> None:
+def test_a_damaged_part_or_job_file_is_refused_by_name(model, mixed_list, tmp_path, capsys) -> None:
     out = tmp_path / "parts"
     arguments = ("predict", model, mixed_list, "--part_rows", 3, "--out", f"{out}/")
     assert exit_code(*arguments) == 0
@@ -432,19 +438,19 @@ def test_a_part_that_was_cut_is_named_and_a_damaged_job_is_refused(model, mixed_
     kept = first.read_bytes()
     first.write_bytes(second.read_bytes()[:-100])
     assert exit_code(*arguments) == 2
-    assert "is not as it was written" in capsys.readouterr().err
+    assert first.name in capsys.readouterr().err
     first.write_bytes(kept)
     stored = (out / "_images.parquet").read_bytes()
     (out / "_images.parquet").write_bytes(stored[:-9])
     assert exit_code(*arguments) == 2
-    assert "_images.parquet is damaged" in capsys.readouterr().err
+    assert "_images.parquet" in capsys.readouterr().err
     (out / "_images.parquet").write_bytes(stored)
     first.rename(out / "part-000000000000-000000000004.parquet")
     assert exit_code(*arguments) == 2
-    assert "is not as it was written" in capsys.readouterr().err
+    assert second.name in capsys.readouterr().err  # the two overlap
     (out / "_job.json").write_text("{")
     assert exit_code(*arguments) == 2
-    assert "_job.json is damaged" in capsys.readouterr().err
+    assert "_job.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
@@ -465,21 +471,14 @@ def test_the_processes_share_the_rows_without_overlap(num_processes, tmp_path) -
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory, draw_image_once) -> Path:
-    """300 small images, and 3 that are none."""
+def many(tmp_path_factory) -> Path:
+    """300 small images, and 3 files that are not images."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(300):
-        draw_image_once(number % 3, number).resize((40, 40)).save(folder / f"{number:04d}.jpg")
+        draw(number % 3, number).resize((40, 40)).save(folder / f"{number:04d}.jpg")
     for number in range(3):
         (folder / f"{number:04d}.bad.jpg").write_bytes(b"no image")
     return folder
-
-
-@pytest.fixture(scope="module")
-def draw_image_once():
-    from support.images import draw
-
-    return draw
 
 
 def start(*argv: object, **options: object) -> subprocess.Popen:
@@ -495,54 +494,76 @@ def wait_for_parts(out: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_every_image_is_there_once(model, many, tmp_path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.extended)])
+def test_killed_and_started_again_it_has_every_image_once(kills, model, many, tmp_path, capsys) -> None:
     out = tmp_path / "parts"
     arguments = (model, many, "--out", f"{out}/", "--part_rows", 16, "--batch_size", 4, "--num_workers", 2)
     with start(*arguments) as process:
         wait_for_parts(out, 2)
-        psutil.Process(process.pid).children()[-1].kill()  # as the system does when memory runs out
+        psutil.Process(process.pid).children()[-1].kill()  # as the system does if it runs out of memory
         assert process.wait(timeout=60) == 1
-        assert re.fullmatch(
-            "headstart: a decoding process was killed .* the same command continues\n", process.stderr.read()
-        )
-    for kill in (1, 2):
+        error = process.stderr.read()
+        assert error.startswith("headstart: ")
+        assert "--num_workers" in error
+        assert error.count("\n") == 1
+    for kill in range(1, kills + 1):
         with start(*arguments, process_group=0) as process:
             wait_for_parts(out, 2 + 3 * kill)
             os.killpg(process.pid, signal.SIGKILL)
         assert not (out / "_summary.json").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
-    with start(*arguments) as process:
-        assert process.wait(timeout=120) == 0
-        assert "3 of 303 could not be read" in process.stdout.read()
-    assert {path: path.stat().st_mtime_ns for path in before} == before, "a part was made twice"
+    assert exit_code("predict", *arguments) == 0
+    assert "3 of 303" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "a part was written twice"
     assert Counter(table_of(out)) == Counter(map(str, many.iterdir()))
 
 
 @pytest.mark.slow
-def test_after_sigterm_what_is_done_is_kept(model, many, tmp_path) -> None:
+def test_a_folder_stopped_by_sigterm_keeps_its_rows_and_is_continued(model, many, tmp_path) -> None:
     out = tmp_path / "parts"
     arguments = (model, many, "--out", f"{out}/", "--part_rows", 70, "--batch_size", 4, "--num_workers", 2)
     with start(*arguments, process_group=0) as process:
         wait_for_parts(out, 1)
         os.killpg(process.pid, signal.SIGTERM)  # to its workers, too
         assert process.wait(timeout=60) == 143
-        assert re.fullmatch(
-            r"headstart: stopped by SIGTERM; what is done is in .*parts, and the same command continues\n",
-            process.stderr.read(),
-        )
+        error = process.stderr.read()
+        assert re.match(rf"headstart: .*SIGTERM.*{out}", error)
+        assert error.count("\n") == 1
     kept = sorted(out.glob("part-*"))
     assert 1 < len(kept) < 5
     assert kept[-1].name not in [f"part-{at:012d}-{at + 70:012d}.parquet" for at in range(0, 350, 70)]
-    with start(*arguments) as process:
-        assert process.wait(timeout=120) == 0
+    assert exit_code("predict", *arguments) == 0
     assert set(kept) <= set(out.glob("part-*"))
     assert table_of(out) == sorted(map(str, many.iterdir()))
 
 
+@contextmanager
+def endless(lines: bytes) -> Iterator[int]:
+    """The reading end of a pipe that gets these lines again and again, until nobody reads it."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            while True:
+                os.write(writing, lines)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        writer.join()
+        os.close(writing)
+
+
 @pytest.mark.slow
-def test_after_sigterm_a_single_file_is_called_incomplete(model, many, tmp_path) -> None:
+def test_a_file_stopped_by_sigterm_is_named_incomplete(model, many, tmp_path) -> None:
+    """The list of names has no end, so that the job cannot be complete before the signal."""
     out = tmp_path / "a.csv"
-    with start(model, many, "--out", out, "--batch_size", 4, "--num_workers", 2, process_group=0) as process:
+    names = b"".join(os.fsencode(path) + b"\n" for path in many.iterdir())
+    options = ("--batch_size", 4, "--num_workers", 2)
+    with endless(names) as pipe, start(model, "-", "--out", out, *options, stdin=pipe, process_group=0) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".a.incomplete.csv*")):
             assert time.monotonic() < deadline
@@ -550,13 +571,12 @@ def test_after_sigterm_a_single_file_is_called_incomplete(model, many, tmp_path)
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(timeout=60) == 143
-        count = int(re.search(r"after (\d+) images; they are in .*a.incomplete.csv", process.stderr.read())[1])
+        count = int(re.search(r"SIGTERM .*\b(\d+) images.*a\.incomplete\.csv", process.stderr.read())[1])
     assert not out.exists()
-    assert len(list(csv.DictReader((tmp_path / "a.incomplete.csv").read_text().splitlines()))) == count < 303
+    assert count == len(list(csv.DictReader((tmp_path / "a.incomplete.csv").read_text().splitlines())))
 
 
 @pytest.mark.distributed
-@pytest.mark.slow
 def test_two_processes_share_a_folder(model, many, tmp_path) -> None:
     out = tmp_path / "parts"
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in sorted(many.iterdir())[:75]))
@@ -570,7 +590,7 @@ def test_two_processes_share_a_folder(model, many, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert table_of(out) == (tmp_path / "list.txt").read_text().split()
     assert json.loads((out / "_summary.json").read_text())["images"] == 75
-    assert "75 images, 40 of them for this process" in done.stdout
+    assert re.search(r"\b75 images.*\b40\b", done.stdout)
 
 
 def test_several_processes_need_a_folder(model, mixed, monkeypatch, capsys) -> None:

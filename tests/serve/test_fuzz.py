@@ -1,4 +1,4 @@
-"""Five hundred requests that nobody in their right mind would send, made from the API's own description."""
+"""Malformed requests, generated from the API's own OpenAPI document."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ import headstart
 
 schemathesis = pytest.importorskip("schemathesis", reason="NOT FUZZED: pip install schemathesis")
 
-NUM_REQUESTS = 500
 IMAGE = encoded(scene(0, 1), "PNG")
 
 
@@ -24,8 +23,9 @@ def server(tmp_path_factory) -> Iterator[Running]:
 
 
 @pytest.mark.slow
-def test_five_hundred_malformed_requests_leave_it_healthy(server) -> None:
-    # no schema can say which bytes are an image and which parts a form has besides
+@pytest.mark.parametrize("num_requests", [50, pytest.param(500, marks=pytest.mark.extended)])
+def test_malformed_requests_are_answered_as_documented_and_leave_the_server_healthy(num_requests, server) -> None:
+    # a schema cannot define which bytes are an image and which other parts a form may have
     config = schemathesis.Config.from_dict(
         {"checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "422"]}}}
     )
@@ -43,11 +43,11 @@ def test_five_hundred_malformed_requests_leave_it_healthy(server) -> None:
 
         one()
 
-    attack("/predict", "POST", 400, schemathesis.GenerationMode.NEGATIVE)
-    attack("/predict", "POST", 100, schemathesis.GenerationMode.POSITIVE)
+    attack("/predict", "POST", num_requests * 4 // 5, schemathesis.GenerationMode.NEGATIVE)
+    attack("/predict", "POST", num_requests // 5, schemathesis.GenerationMode.POSITIVE)
     attack("/health", "GET", 1, schemathesis.GenerationMode.POSITIVE)
     attack("/model", "GET", 1, schemathesis.GenerationMode.POSITIVE)
-    assert sum(seen.values()) >= NUM_REQUESTS, seen
+    assert sum(seen.values()) >= num_requests, seen
     assert seen[200] > 0
     assert seen[400] > 0
     assert seen[422] > 0

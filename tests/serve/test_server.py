@@ -1,4 +1,4 @@
-"""headstart serve: the answers are those of predict, every limit holds, and nothing of the machine shows in an answer."""
+"""The server of headstart serve: it answers as predict does, enforces every limit, and reveals nothing of the machine."""
 
 import base64
 import io
@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +67,7 @@ def test_a_form_of_several_files_gets_an_answer_for_each(server, predictor, phot
     assert [len(answer["top"]) for answer in answers] == [1, 1, 1]
 
 
-def test_one_bad_file_among_good_ones_is_told_apart(server, photos) -> None:
+def test_one_bad_file_among_good_ones_has_an_error_of_its_own(server, photos) -> None:
     body, headers = form([("good.png", photos[0].read_bytes()), ("bad.png", b"no image")])
     reply = server.ask("POST", "/predict", body, headers)
     good, bad = reply.json["results"]
@@ -77,7 +76,7 @@ def test_one_bad_file_among_good_ones_is_told_apart(server, photos) -> None:
     assert server.ask("POST", "/predict", body, headers).status == 422
 
 
-def test_where_it_looked_and_what_it_saw_come_when_they_are_asked_for(server, predictor, photos) -> None:
+def test_the_gradcam_map_and_the_view_come_on_request(server, predictor, photos) -> None:
     data = photos[0].read_bytes()
     (plain,) = server.predict(data).json["results"]
     assert (plain["gradcam"], plain["view"]) == (None, None)
@@ -91,7 +90,7 @@ def test_where_it_looked_and_what_it_saw_come_when_they_are_asked_for(server, pr
     assert np.abs(seen - pixels.permute(1, 2, 0).numpy()).mean() < 8
 
 
-def test_a_calibrated_model_says_more(model, photos, tmp_path) -> None:
+def test_a_calibrated_model_also_gives_prediction_sets_and_none_of_these(model, photos, tmp_path) -> None:
     predictor = headstart.load(write_model(tmp_path / "m.safetensors", calibration=calibration_of(model, photos)))
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     strange = png(Image.fromarray(noise))
@@ -116,7 +115,7 @@ def test_many_clients_at_once_get_what_one_alone_gets(server, photos) -> None:
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-def test_what_one_asks_for_is_not_what_its_neighbours_in_the_batch_ask_for(predictor) -> None:
+def test_requests_in_one_batch_keep_their_own_options(predictor) -> None:
     with running(predictor, wait_ms=500) as server, ThreadPoolExecutor(3) as clients:
         queries = ["?top=1", "?top=3", "?top=2&gradcam=true"]
         replies = list(clients.map(lambda query: server.predict(TINY, query).json["results"][0], queries))
@@ -124,7 +123,7 @@ def test_what_one_asks_for_is_not_what_its_neighbours_in_the_batch_ask_for(predi
     assert [reply["gradcam"] is None for reply in replies] == [True, True, False]
 
 
-def test_what_arrives_while_the_network_computes_is_its_next_batch() -> None:
+def test_images_that_arrive_during_a_batch_form_the_next_batch() -> None:
     sizes: list[int] = []
     started, go_on = threading.Event(), threading.Event()
 
@@ -174,52 +173,52 @@ TINY = encoded(Image.new("RGB", (8, 8), "red"), "PNG")
 FILES = form([("a.png", TINY)] * 4)[0]
 
 REFUSED = {
-    "no body": ("/predict", b"", BYTES, 422, "the file is empty"),
-    "not an image": ("/predict", b"<html>404</html>", BYTES, 422, "not an image"),
-    "cut off": ("/predict", encoded(scene(0, 2), "PNG")[:2000], BYTES, 422, "damaged"),
-    "float pixels": ("/predict", FLOAT, BYTES, 422, "32 bits"),
+    "no body": ("/predict", b"", BYTES, 422, "empty"),
+    "not an image": ("/predict", b"<html>404</html>", BYTES, 422, "JPEG, PNG"),
+    "cut off": ("/predict", encoded(scene(0, 2), "PNG")[:2000], BYTES, 422, "JPEG, PNG"),
+    "float pixels": ("/predict", FLOAT, BYTES, 422, "16 bits"),
     "an image of 5 megapixels": ("/predict", encoded(Image.new("L", (2500, 2000)), "PNG"), BYTES, 413, "4 megapixels"),
     "a bomb": ("/predict", huge_png(), BYTES, 413, "4 megapixels"),
-    "too long and thin": ("/predict", encoded(Image.new("L", (1, 20000)), "PNG"), BYTES, 422, "too long and thin"),
-    "an icon": ("/predict", encoded(Image.new("RGB", (64, 64)), "ICO"), BYTES, 422, "send the image as PNG"),
-    "endless scans": ("/predict", many_scans(500), BYTES, 422, "damaged"),
+    "too long and thin": ("/predict", encoded(Image.new("L", (1, 20000)), "PNG"), BYTES, 422, "thin"),
+    "an icon": ("/predict", encoded(Image.new("RGB", (64, 64)), "ICO"), BYTES, 422, "ICO"),
+    "endless scans": ("/predict", many_scans(500), BYTES, 422, "JPEG, PNG"),
     "3 MiB": ("/predict", b"x" * (3 * 2**20), BYTES, 413, "2 MiB"),
     "four images": ("/predict", FILES, FORM, 400, "3 images"),
     "json": ("/predict", b"{}", {"Content-Type": "application/json"}, 415, "application/octet-stream"),
     "compressed": ("/predict", TINY, {**BYTES, "Content-Encoding": "gzip"}, 415, "Content-Encoding"),
-    "a file called file": ("/predict", FILES.replace(b'name="image"', b'name="file"'), FORM, 400, "called image"),
-    "a field": ("/predict", FIELD, FORM, 400, "must be a file"),
-    "an empty form": ("/predict", EMPTY, FORM, 400, "no file"),
-    "a form cut off": ("/predict", FILES[:60], FORM, 400, "too early"),
+    "a file called file": ("/predict", FILES.replace(b'name="image"', b'name="file"'), FORM, 400, "/predict?top=3"),
+    "a field": ("/predict", FIELD, FORM, 400, "/predict?top=3"),
+    "an empty form": ("/predict", EMPTY, FORM, 400, "file"),
+    "a form cut off": ("/predict", FILES[:60], FORM, 400, "ends"),
     "no form": ("/predict", b"nothing of the kind", FORM, 400, "malformed"),
     "no boundary": ("/predict", FILES, {"Content-Type": "multipart/form-data"}, 400, "boundary"),
     "top=0": ("/predict?top=0", TINY, BYTES, 400, "top"),
     "top=x": ("/predict?top=x", TINY, BYTES, 400, "top"),
     "view=1": ("/predict?view=1", TINY, BYTES, 400, "view"),
-    "unknown": ("/predict?topp=3", TINY, BYTES, 400, "unknown parameter"),
+    "unknown": ("/predict?topp=3", TINY, BYTES, 400, "top, gradcam and view"),
     "twice": ("/predict?top=3&top=4", TINY, BYTES, 400, "twice"),
     "elsewhere": ("/predict/", TINY, BYTES, 404, "GET /docs"),
-    "other host": ("/predict", TINY, {**BYTES, "Host": "rebound.example"}, 421, "does not answer to that name"),
-    "other site": ("/predict", TINY, {**BYTES, "Origin": "https://other.example"}, 403, "another site"),
-    "no address": ("/predict", TINY, {**BYTES, "Origin": "http://["}, 403, "another site"),
-    "no site": ("/predict", TINY, {**BYTES, "Origin": "null"}, 403, "another site"),
+    "other host": ("/predict", TINY, {**BYTES, "Host": "rebound.example"}, 421, "--allow_host"),
+    "other site": ("/predict", TINY, {**BYTES, "Origin": "https://other.example"}, 403, "site"),
+    "no address": ("/predict", TINY, {**BYTES, "Origin": "http://["}, 403, "site"),
+    "no site": ("/predict", TINY, {**BYTES, "Origin": "null"}, 403, "site"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_is_told_why_in_one_sentence(name: str, server, tmp_path) -> None:
+def test_a_refused_request_gets_a_status_and_a_reason(name: str, server, tmp_path) -> None:
     target, body, headers, status, part = REFUSED[name]
     reply = server.ask("POST", target, body, headers)
     assert reply.status == status, reply.body
     assert reply.headers["content-type"] == "application/problem+json"
     assert reply.json.keys() == {"type", "title", "status", "detail"}
     assert part in reply.json["detail"]
-    assert_nothing_shows(reply.body)
+    assert_reveals_nothing(reply.body)
     assert server.predict(TINY).status == 200
 
 
-def assert_nothing_shows(body: bytes) -> None:
-    """No path, no object, no trace, no name of a module."""
+def assert_reveals_nothing(body: bytes) -> None:
+    """The body has no path, object, traceback or module name."""
     text = body.decode()
     for sign in ("Traceback", "0x", "<_io", ".py", "site-packages", "/tmp", "/home", "/root", "Error(", "PIL", "torch"):
         assert sign not in text, (sign, text)
@@ -246,8 +245,8 @@ def test_a_declared_length_that_is_too_large_is_refused_before_the_body_is_sent(
         ("/elsewhere", "image/png", 404),
     ],
 )
-def test_who_sends_everything_before_looking_for_an_answer_gets_one(target, kind, status, server) -> None:
-    body = b"x" * (12 * 2**20)  # far more than the system holds between the two
+def test_a_client_that_sends_everything_before_it_reads_gets_an_answer(target, kind, status, server) -> None:
+    body = b"x" * (12 * 2**20)  # far more than the socket buffers hold
     head = (
         f"POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -258,7 +257,7 @@ def test_who_sends_everything_before_looking_for_an_answer_gets_one(target, kind
     assert server.predict(TINY).status == 200
 
 
-def test_more_requests_than_may_wait_are_told_to_come_back(predictor) -> None:
+def test_more_requests_than_may_wait_get_a_503_with_retry_after(predictor) -> None:
     with running(predictor, requests=1) as server, begin(server.port, declared=len(TINY), sent=TINY[:9]) as slow:
         while server.ask("GET", "/health").json["waiting"] == 0:
             pass
@@ -269,7 +268,7 @@ def test_more_requests_than_may_wait_are_told_to_come_back(predictor) -> None:
         assert server.predict(TINY).status == 200
 
 
-def test_more_bytes_than_may_wait_are_told_to_come_back(predictor) -> None:
+def test_more_bytes_than_may_wait_get_a_503_with_retry_after(predictor) -> None:
     most = 2**20
     with running(predictor, megabytes=1, megabytes_together=1) as server:
         with begin(server.port, declared=most, sent=b"x" * (most - 10)) as slow:
@@ -282,14 +281,14 @@ def test_more_bytes_than_may_wait_are_told_to_come_back(predictor) -> None:
         assert server.predict(TINY).status == 200
 
 
-def test_a_request_that_does_not_arrive_ends(predictor) -> None:
+def test_a_request_that_does_not_arrive_gets_a_408(predictor) -> None:
     with running(predictor, seconds=1) as server:
         with begin(server.port, declared=100, sent=b"x") as slow:
             assert received(slow).startswith(b"HTTP/1.1 408 ")
         assert server.ask("GET", "/health").json["waiting"] == 0
 
 
-def test_an_answer_that_takes_too_long_is_given_up(predictor, monkeypatch) -> None:
+def test_an_answer_that_takes_too_long_is_a_504(predictor, monkeypatch) -> None:
     go_on = threading.Event()
     original = predictor.compute
     with running(predictor, seconds=1) as server:
@@ -301,7 +300,7 @@ def test_an_answer_that_takes_too_long_is_given_up(predictor, monkeypatch) -> No
         assert server.predict(TINY).status == 200
 
 
-def test_a_fault_of_ours_shows_in_the_log_alone(predictor, monkeypatch, capsys) -> None:
+def test_an_internal_error_is_a_500_and_shows_in_the_log_only(predictor, monkeypatch, capsys) -> None:
     def fail(pixels: object) -> None:
         raise RuntimeError("cannot read /secret/place/model.py")
 
@@ -311,7 +310,7 @@ def test_a_fault_of_ours_shows_in_the_log_alone(predictor, monkeypatch, capsys) 
             patched.setattr(predictor, "compute", fail)
             reply = server.predict(TINY)
         assert reply.status == 500
-        assert_nothing_shows(reply.body)
+        assert_reveals_nothing(reply.body)
         assert "secret" not in reply.body.decode()
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert server.predict(TINY).status == 200
@@ -329,23 +328,23 @@ def test_a_client_that_goes_away_leaves_nothing_behind(server) -> None:
 @pytest.mark.parametrize(
     "garbage", [b"\x00\xff" * 50, b"GET / HTTP/9.9\r\n\r\n", b"POST /predict\r\n\r\n", b"\r\n" * 30]
 )
-def test_what_is_no_http_is_refused(garbage: bytes, server) -> None:
+def test_bytes_that_are_not_http_are_refused(garbage: bytes, server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(garbage + b"\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
-        assert_nothing_shows(received(connection))
+        assert_reveals_nothing(received(connection))
     assert server.predict(TINY).status == 200
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "127.0.0.1:80", "[::1]:8000", "192.168.1.7", "name.example", "NAME.example:80"]
 )
-def test_names_that_nobody_can_rebind_and_those_that_were_allowed_are_answered(host: str, predictor) -> None:
+def test_numeric_hosts_and_allowed_names_are_answered(host: str, predictor) -> None:
     with running(predictor, names=("name.example",)) as server:
         assert server.ask("GET", "/health", headers={"Host": host}).status == 200
 
 
-def test_every_answer_is_guarded(server) -> None:
+def test_every_answer_has_the_security_headers(server) -> None:
     targets = {"/": 200, "/docs": 200, "/health": 200, "/model": 200, "/openapi.json": 200, "/predict": 405, "/x": 404}
     for target, status in targets.items():
         reply = server.ask("GET", target)
@@ -357,7 +356,7 @@ def test_every_answer_is_guarded(server) -> None:
 
 
 @pytest.mark.parametrize("target", ["/", "/docs"])
-def test_a_page_needs_nothing_from_elsewhere_and_runs_nothing_else(target: str, server) -> None:
+def test_a_page_loads_nothing_from_elsewhere_and_its_policy_allows_only_its_own_code(target: str, server) -> None:
     reply = server.ask("GET", target)
     html, policy = reply.body.decode(), reply.headers["content-security-policy"]
     inside = re.findall(r"<(style|script)>(.*?)</\1>", html, re.DOTALL)
@@ -371,25 +370,25 @@ def test_a_page_needs_nothing_from_elsewhere_and_runs_nothing_else(target: str, 
     assert not re.search(r'\s(style|on\w+)="', html)  # the policy would drop them
 
 
-def test_the_model_is_described_without_where_it_lies(server, predictor) -> None:
+def test_the_description_of_the_model_has_no_path(server, predictor) -> None:
     described = server.ask("GET", "/model")
     assert described.json["classes"] == list(predictor.classes)
     assert (described.json["image_size"], described.json["accuracy"]) == (64, 0.75)
-    assert_nothing_shows(described.body)
+    assert_reveals_nothing(described.body)
     assert b"secret" not in described.body
 
 
 @pytest.mark.parametrize(
-    ("wrong", "part"),
+    ("wrong", "fragments"),
     [
-        ({"megabytes": 0}, "--max_megabytes is 0"),
-        ({"seconds": float("nan")}, "--max_seconds is nan"),
-        ({"megapixels": 100}, "89"),
-        ({"megabytes": 600}, "--max_megabytes_together is 512"),
+        ({"megabytes": 0}, "--max_megabytes .*0.* at least 1"),
+        ({"seconds": float("nan")}, "--max_seconds .*nan"),
+        ({"megapixels": 100}, "--max_megapixels .*100.*89"),
+        ({"megabytes": 600}, "--max_megabytes_together .*512.*600"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(wrong: dict[str, float], part: str) -> None:
-    with pytest.raises(InputError, match=re.escape(part)):
+def test_limits_that_contradict_are_refused(wrong: dict[str, float], fragments: str) -> None:
+    with pytest.raises(InputError, match=fragments):
         Limits(**wrong)
 
 
@@ -397,29 +396,38 @@ DOCS = (REPOSITORY / "docs" / "serve.md").read_text(encoding="utf-8")
 
 
 def example(language: str, server: Running, photo: Path) -> str:
-    """The page's only block in that language, with this server and this photograph."""
+    """The only block of the page in that language, with this server and this photograph."""
     (text,) = re.findall(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)
     assert "photo.jpg" in text
     assert "http://127.0.0.1:8000/" in text
     return text.replace("http://127.0.0.1:8000/", server.url).replace("photo.jpg", str(photo))
 
 
-@pytest.mark.parametrize("language", ["python", "javascript"])
-def test_the_examples_of_the_documentation_work(language: str, server, predictor, photos, tmp_path) -> None:
-    photo = next(path for path in photos if path.suffix == ".jpg")
-    script = tmp_path / {"python": "example.py", "javascript": "example.mjs"}[language]
-    script.write_text(example(language, server, photo), encoding="utf-8")
-    program = sys.executable if language == "python" else shutil.which("node")
-    if program is None:
+def run_python(code: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    exec(code, {})
+    return capsys.readouterr().out
+
+
+def run_javascript(code: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    node = shutil.which("node")
+    if node is None:
         pytest.skip("THE JAVASCRIPT EXAMPLE WAS NOT RUN: no node on this machine")
-    done = subprocess.run([program, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    script = folder / "example.mjs"
+    script.write_text(code, encoding="utf-8")
+    return subprocess.run([node, str(script)], capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize(("language", "run"), [("python", run_python), ("javascript", run_javascript)])
+def test_the_examples_of_the_documentation_work(language, run, server, predictor, photos, tmp_path, capsys) -> None:
+    photo = next(path for path in photos if path.suffix == ".jpg")
+    printed = run(example(language, server, photo), tmp_path, capsys)
     (expected,) = predictor.predict([photo])
-    label, _, probability = done.stdout.strip().rpartition(" ")
+    label, _, probability = printed.strip().rpartition(" ")
     assert label == expected.label
     assert float(probability) == pytest.approx(expected.probability, rel=1e-5)
 
 
-def test_the_documentation_knows_every_limit() -> None:
+def test_the_documentation_lists_every_limit_with_its_default() -> None:
     rows = [line for line in DOCS.splitlines() if line.startswith("| `--max_")]
     for field in fields(Limits):
         (row,) = [row for row in rows if f"`--max_{field.name}`" in row]

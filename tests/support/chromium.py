@@ -1,4 +1,4 @@
-"""Pages in a real browser: Chromium without a window, watched for requests and complaints."""
+"""Pages in a real browser: headless Chromium. Requests and console messages are recorded."""
 
 import os
 import shutil
@@ -16,24 +16,24 @@ SCHEMES = ("light", "dark")
 
 @dataclass
 class Watched:
-    """A page and what happened in it."""
+    """A page, the addresses that it requested, and its console messages and errors."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     def faults_of_accessibility(self) -> list[str]:
-        """What axe-core finds, one line per rule: its name and the first elements that break it."""
+        """The violations that axe-core finds, one line per rule: its name and the first elements that break it."""
         from axe_playwright_python.sync_playwright import Axe
 
         results = Axe().run(self.page).response
-        assert len(results["passes"]) > 15, "axe-core has looked at nothing"
+        assert len(results["passes"]) > 15, "axe-core has checked nothing"
         return [f"{fault['id']}: {[node['target'] for node in fault['nodes'][:3]]}" for fault in results["violations"]]
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser of this machine; skips the test loudly where there is none."""
+def chromium(*options: str) -> Iterator[Any]:
+    """A browser of this machine, started with these options; skips the test loudly where there is none."""
     found = os.environ.get("HEADSTART_TEST_CHROMIUM") or next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
@@ -42,7 +42,7 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = player.chromium.launch(executable_path=found, args=["--no-sandbox", *options])
         try:
             yield browser
         finally:
@@ -51,7 +51,7 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def opened(browser: Any, path: Path, *, width: int, scheme: str) -> Iterator[Watched]:
-    """The file in a window of that width, with every image of it loaded."""
+    """The file in a window of that width, with every image loaded."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     context.set_default_timeout(20_000)
     watched = Watched(context.new_page())

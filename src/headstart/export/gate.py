@@ -1,7 +1,7 @@
 """The gate: an exported model, in its own runtime, answers as `predict` does, or it is not accepted."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,14 +86,15 @@ def check(
     tolerance: float,
     largest_loss: float | None = None,
     at_most: int = 1000,
+    drawn: Sequence[tuple[str, bytes]] | None = None,
 ) -> Parity:
     """Compare on the drawn images, then on at most so many validation images of the run, if they are where they were.
 
-    largest_loss: of accuracy, for a format that rounds the weights; then `tolerance` holds for the mean of the differences on the drawn
+    drawn: names and contents of image files; by default all of `drawn_files`. largest_loss: of accuracy, for a format that rounds the weights; then `tolerance` holds for the mean of the differences on the drawn
     images and single ones may be larger. Raises Refused.
     """
     reference = Reference(original)
-    drawn = drawn_files()
+    drawn = drawn_files() if drawn is None else drawn
     spec = original.info.preprocess
     images = ((name, spec.decode(content), content) for name, content in drawn)
     rows = [(name, reference.answer(content), answer(image)) for name, image, content in images]
