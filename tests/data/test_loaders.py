@@ -178,6 +178,8 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
     message = str(caught.value)
     assert str(root / samples[0].path) in message
     assert "\n" not in message
+    if num_workers:
+        loader._iterator._shutdown_workers()  # at once; left to the garbage collector it takes ten seconds
 
 
 def test_a_file_that_was_damaged_after_the_scan_is_named(image_folder: Callable[..., Path]) -> None:
