@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart import cli
+from headstart import bench, cli
 from headstart.stats import wilson
 from headstart.studies import _student_t, study
 
@@ -119,18 +119,18 @@ def test_the_interval_is_never_narrower_than_that_of_one_evaluation_of_all_image
 
 @pytest.mark.slow
 def test_the_benchmark_compares_with_the_rate_in_memory(image_folder, monkeypatch, capsys) -> None:
-    from headstart import bench
-
     monkeypatch.setattr(bench, "ROUND_S", 0.2)
-    assert (
-        exit_code(
-            "bench", "features", "--data", image_folder(train=4, val=2), "--rounds", 1, "--mixed_precision", "bf16"
-        )
-        == 0
-    )
+    data = str(image_folder(train=4, val=2))
+    bench.bench_features(data, weights_source="bundled", precision="bf16", rounds=1, image_size=32)
     printed = capsys.readouterr().out
+    assert "18 images" in printed
     assert "in-memory" in printed
     assert re.search(r"cosine.*0\.999", printed)
+
+
+def test_the_benchmark_names_a_missing_folder(tmp_path, capsys) -> None:
+    assert exit_code("bench", "features", "--data", tmp_path / "nowhere", "--rounds", 1) == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
 
 
 def test_no_repeats_are_refused(tiny_data, capsys) -> None:
