@@ -73,7 +73,9 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     threads = set_threads(config.runtime.threads)
     with ExitStack() as context:
         accelerator = start_accelerator(config.runtime)
-        measuring = context.enter_context(companion()) if accelerator.is_main_process else None
+        measuring = companion() if accelerator.is_main_process else None
+        if measuring is not None:
+            context.enter_context(measuring)
         trackers_asked = asked_for(config.runtime)
         config = resolve(
             config,

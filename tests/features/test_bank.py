@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -41,16 +40,22 @@ def backbone() -> dict[str, torch.Tensor]:
 
 
 class CountingTrunk(FrozenTrunk):
-    """Counts its batches; sends SIGTERM to its own process with the batch number `stop_at`, counted from 1."""
+    """Counts its batches. Before the batch number `stop_at`, counted from 1, it sends SIGTERM to its own process, or
+    `kills_parent`: SIGKILL to the process whose worker it runs in."""
 
-    def __init__(self, backbone: dict[str, torch.Tensor], *, stop_at: int | None = None) -> None:
+    def __init__(
+        self, backbone: dict[str, torch.Tensor], *, stop_at: int | None = None, kills_parent: bool = False
+    ) -> None:
         super().__init__(backbone, precision="no", device=CPU)
-        self.num_batches, self.stop_at = 0, stop_at
+        self.num_batches, self.stop_at, self.kills_parent = 0, stop_at, kills_parent
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         self.num_batches += 1
         if self.num_batches == self.stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            if self.kills_parent:
+                os.kill(os.getppid(), signal.SIGKILL)
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
         return super().__call__(pixels)
 
 
@@ -379,41 +384,51 @@ def test_a_signal_keeps_every_batch_that_was_begun(tiny_data, tmp_path, backbone
     assert np.array_equal(features, expected)
 
 
-def kill_and_continue(
-    data: Path, folder: Path, backbone: dict[str, torch.Tensor], *, num_views: int, pauses: list[float]
-):
-    """Fill a bank in a process with two workers that is killed a pause (in seconds) after its first new rows, for every pause.
+EXTRACTED = bank_key(weights_sha256="bundled", form="test", preprocess=SPEC.to_json())
 
-    The bank must never be damaged nor lose a row, and end with the bits of one that was filled without a kill."""
-    _, expected, _ = extract(data, folder / "fresh", backbone, num_views=num_views)
-    key = bank_key(weights_sha256="bundled", form="test", preprocess=SPEC.to_json())
-    context = multiprocessing.get_context("fork")  # it starts at once: torch is imported already
-    for pause in pauses:
-        before = len(Bank(folder / "bank", key, width=FEATURES))
-        arguments = {"num_views": num_views, "num_workers": 2}
-        process = context.Process(target=extract, args=(data, folder / "bank", backbone), kwargs=arguments)
-        process.start()
+
+def in_a_process(data: Path, bank: Path, trunk: dict[str, torch.Tensor] | FrozenTrunk, *, num_views: int):
+    """`extract` with two workers, in a process that starts at once because torch is imported already."""
+    arguments = {"num_views": num_views, "num_workers": 2}
+    process = multiprocessing.get_context("fork").Process(target=extract, args=(data, bank, trunk), kwargs=arguments)
+    process.start()
+    return process
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_keeps_its_batches_and_continues_to_the_same_bits(tiny_data, tmp_path, backbone) -> None:
+    num_stored = 0
+    for stop_at in (6, 2):  # of 13 batches, then of those that are left
+        trunk = CountingTrunk(backbone, stop_at=stop_at, kills_parent=True)
+        process = in_a_process(tiny_data, tmp_path / "bank", trunk, num_views=3)
+        process.join(timeout=200)
+        assert process.exitcode == -signal.SIGKILL
+        bank = Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)
+        assert not bank.damaged
+        # a worker is given its sixth batch when three of its batches, and so three of the other's, are stored
+        assert max(num_stored, 5 * BATCH_CPU) <= len(bank) < 4 * 51
+        num_stored = len(bank)
+    rest, features, _ = extract(tiny_data, tmp_path / "bank", backbone, num_views=3)
+    assert rest.computed == 4 * 51 - num_stored
+    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone, num_views=3)
+    assert np.array_equal(features, expected)
+
+
+@pytest.mark.extended
+def test_an_extraction_killed_at_random_moments_ends_with_the_same_bits(tiny_data, tmp_path, backbone) -> None:
+    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone, num_views=7)
+    for pause in np.random.default_rng(0).uniform(0, 0.2, 12).tolist():
+        before = len(Bank(tmp_path / "bank", EXTRACTED, width=FEATURES))
+        process = in_a_process(tiny_data, tmp_path / "bank", backbone, num_views=7)
         deadline = time.monotonic() + 100
-        while process.is_alive() and len(Bank(folder / "bank", key, width=FEATURES)) <= before:
+        while process.is_alive() and len(Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)) <= before:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(pause)
         process.kill()
         process.join()
-        bank = Bank(folder / "bank", key, width=FEATURES)
+        bank = Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)
         assert not bank.damaged
         assert len(bank) > before or len(bank) == len(expected)
-    _, features, bank = extract(data, folder / "bank", backbone, num_views=num_views)
+    _, features, _ = extract(tiny_data, tmp_path / "bank", backbone, num_views=7)
     assert np.array_equal(features, expected)
-    shutil.rmtree(bank.path)
-
-
-@pytest.mark.slow
-def test_a_killed_extraction_keeps_its_batches_and_continues_to_the_same_bits(tiny_data, tmp_path, backbone) -> None:
-    kill_and_continue(tiny_data, tmp_path, backbone, num_views=0, pauses=[0.0, 0.0])
-
-
-@pytest.mark.extended
-def test_an_extraction_that_is_killed_again_and_again_ends_with_the_same_bits(tiny_data, tmp_path, backbone) -> None:
-    pauses = np.random.default_rng(0).uniform(0, 0.2, 12).tolist()
-    kill_and_continue(tiny_data, tmp_path, backbone, num_views=7, pauses=pauses)
