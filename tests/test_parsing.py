@@ -258,7 +258,7 @@ def test_an_argument_without_a_dash_is_named() -> None:
     assert "ants" in complaint("ants")
 
 
-def test_a_section_as_an_option_says_which_key_was_meant() -> None:
+def test_a_section_given_as_an_option_suggests_one_of_its_keys() -> None:
     assert "data.root" in complaint("--data", "ants")
 
 
@@ -266,7 +266,7 @@ def test_a_section_as_an_option_says_which_key_was_meant() -> None:
 
 
 @pytest.mark.parametrize("option_first", [True, False])
-def test_the_command_line_wins_whatever_the_order(option_first: bool, tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file_in_any_order(option_first: bool, tmp_path: Path) -> None:
     file = ["--config", write(tmp_path / "a.yaml", "train: {epochs: 3, batch_size: 8}\n")]
     option = ["--train.epochs", "7"]
     config = parse_train([*option, *file] if option_first else [*file, *option])

@@ -135,7 +135,7 @@ def views_of(root: Path, *, seed: int = 0) -> tuple[Views, Samples]:
     return Views(load_images(samples, classes), samples, train_view(DATA, SPEC), seed=seed), samples
 
 
-def test_a_view_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
+def test_an_augmented_copy_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
     views, _ = views_of(tiny_data)
     torch.manual_seed(1)
     first = views[(3, 5)]
@@ -146,14 +146,14 @@ def test_a_view_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
     assert (again["index"], again["pixels"].shape, again["pixels"].dtype) == (3, (3, 32, 32), torch.uint8)
 
 
-def test_views_differ_between_epochs_and_seeds(tiny_data: Path) -> None:
+def test_augmented_copies_differ_between_epochs_and_seeds(tiny_data: Path) -> None:
     views, _ = views_of(tiny_data)
     others, _ = views_of(tiny_data, seed=1)
     pictures = {bytes(v[(3, epoch)]["pixels"].numpy()) for v in (views, others) for epoch in range(6)}
     assert len(pictures) == 12
 
 
-def test_a_view_does_not_depend_on_the_other_files(image_folder: Callable[..., Path]) -> None:
+def test_an_augmented_copy_does_not_depend_on_the_other_files(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=4, val=2)
     views, samples = views_of(root)
     before = {sample.id: views[(i, 2)]["pixels"] for i, sample in enumerate(samples)}
@@ -215,7 +215,7 @@ def test_a_batch_has_the_rows_of_the_epoch_order(tiny_data: Path) -> None:
     assert (batch["label"].dtype, batch["index"].dtype) == (torch.int64, torch.int64)
 
 
-def test_evaluation_sees_every_row_once_as_the_evaluation_view(tiny_data: Path) -> None:
+def test_evaluation_sees_every_row_once_with_the_evaluation_transform(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data, "val")
     rows = load_images(samples, classes)
     batches = list(eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=0))

@@ -490,7 +490,7 @@ def test_split_folders_are_known_in_any_case_and_by_their_other_names(
     assert len(scan(root).classes) == 3
 
 
-def test_a_validation_folder_without_a_training_folder_is_no_class(image_folder: Callable[..., Path]) -> None:
+def test_a_validation_folder_without_a_training_folder_is_not_a_class(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=2, val=1)
     for label in (root / "train").iterdir():
         label.rename(root / label.name)
@@ -506,7 +506,7 @@ def test_a_link_back_into_the_folder_counts_no_image_twice(image_folder: Callabl
     assert len(scan(root).samples) == before
 
 
-def test_a_name_that_is_no_text_is_refused(image_folder: Callable[..., Path]) -> None:
+def test_a_file_name_that_is_not_unicode_is_refused(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=2)
     source = next((root / "red_checks").iterdir())
     try:

@@ -102,7 +102,7 @@ def test_a_group_with_several_classes_counts_as_one_of_most_of_them() -> None:
 
 
 @given(strata_lists, st.integers(0, 5), st.booleans())
-def test_folds_measure_every_image_once_if_there_are_enough(strata: list[str], seed: int, stable: bool) -> None:
+def test_folds_validate_every_image_once_if_there_are_enough(strata: list[str], seed: int, stable: bool) -> None:
     units = ids_of(strata)
     splits = [
         stratified_split(units, strata, val_fraction=0.2, seed=seed, folds=4, fold=fold, stable=stable)

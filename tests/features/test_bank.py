@@ -69,7 +69,7 @@ def test_the_shapes_are_torchvisions() -> None:
     assert shapes() == expected
 
 
-def test_the_evaluation_view_has_the_bytes_of_torchvision(draw_image) -> None:
+def test_the_evaluation_transform_has_the_bytes_of_torchvision(draw_image) -> None:
     rng = np.random.default_rng(0)
     reference = v2.Compose([v2.Resize(37, antialias=True), v2.CenterCrop(32), v2.PILToTensor()])
     images = [draw_image(0, 1), draw_image(1, 2).resize((37, 37)), draw_image(2, 3).rotate(90, expand=True)]
@@ -161,7 +161,7 @@ def test_another_size_crop_or_backbone_has_another_key(tiny_data, tmp_path, back
     assert len(stored(tmp_path)) == 3
 
 
-def test_views_are_functions_of_seed_and_number(tiny_data, tmp_path, backbone) -> None:
+def test_augmented_copies_are_functions_of_seed_and_number(tiny_data, tmp_path, backbone) -> None:
     extraction, features, _ = extract(tiny_data, tmp_path / "a", backbone, num_views=2)
     assert extraction.computed == 3 * 51
     per_image = features.reshape(51, 3, FEATURES)
