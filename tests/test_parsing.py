@@ -288,6 +288,7 @@ def test_an_option_takes_its_value_after_an_equals_sign_too() -> None:
     assert parse_train(["--data.root=a=b"]).data.root == "a=b"
 
 
+@pytest.mark.slow
 def test_every_shipped_configuration_parses_by_its_bare_name() -> None:
     names = shipped_configs()
     assert {"frozen_head", "tutorial_fine_tune", "tutorial_frozen_head"} <= names.keys()

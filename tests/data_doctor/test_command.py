@@ -152,6 +152,7 @@ def test_applied_fixes_leave_no_fault_that_can_be_dropped(checked, tmp_path, cap
                      "class_in_one_split", "near_empty_class", "imbalance", "unused_folder"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_images_copied_into_val_are_all_named(tmp_path, capsys):
     data = tmp_path / "data"
     good_folder(data, train=10, val=10)
@@ -170,6 +171,7 @@ def test_training_images_copied_into_val_are_all_named(tmp_path, capsys):
     assert {(row["path"].split("/")[0], row["suggestion"]) for row in rows} == {("train", "drop"), ("val", "keep")}
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_listed_with_the_class_to_move_to(tmp_path, capsys):
     good_folder(tmp_path / "data", train=24, val=6)
     for number in (2, 4):  # spiders among the moths, called so in a folder without splits
