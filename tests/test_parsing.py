@@ -37,7 +37,7 @@ SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 
 
 def complaint(*argv: str) -> str:
-    """What is said of these arguments, checked to be one line."""
+    """The message about these arguments, checked to be one line."""
     with pytest.raises(InputError) as caught:
         parse_train(argv)
     message = str(caught.value)
@@ -114,14 +114,26 @@ def configs(draw: st.DrawFn) -> RunConfig:
     )
 
 
+def assert_is_read_back_equal(config: RunConfig, folder: Path) -> None:
+    file = write(folder / "config.yaml", to_yaml(config))
+    assert parse_train(["--config", file]) == config
+
+
+@pytest.mark.slow
 @given(config=configs())
-@settings(max_examples=25)
+@settings(max_examples=8)
 @example(config=RunConfig())
 @example(config=RunConfig(out="12e5", data=DataConfig(root="~")))
 @example(config=RunConfig(data=DataConfig(root="#2 images")))
 def test_a_written_configuration_is_read_back_equal(config: RunConfig, tmp_path: Path) -> None:
-    file = write(tmp_path / "config.yaml", to_yaml(config))
-    assert parse_train(["--config", file]) == config
+    assert_is_read_back_equal(config, tmp_path)
+
+
+@pytest.mark.extended
+@given(config=configs())
+@settings(max_examples=150)
+def test_many_written_configurations_are_read_back_equal(config: RunConfig, tmp_path: Path) -> None:
+    assert_is_read_back_equal(config, tmp_path)
 
 
 @given(config=configs())
@@ -171,36 +183,52 @@ def num_edits(a: str, b: str) -> int:
 def assert_names_the_nearest(message: str, *, key: str, wrong: str) -> None:
     """Of keys that are equally near, any will do."""
     assert wrong in message
-    suggestion = re.search(r"did you mean (\S+)\?", message)
+    suggestion = re.search(r"([\w.]+)\?", message)
     if len(key) < 5:  # of `out` and `seed` one letter is a lot
         return
     assert suggestion, f"{message!r} does not suggest {key}"
     assert num_edits(wrong, suggestion[1]) <= num_edits(wrong, key), f"{message!r}: {key} is nearer"
 
 
-@given(pair=misspellings())
-@settings(max_examples=60)
-@example(pair=("strategy.name", "strateg.name"))
-def test_a_misspelt_option_never_parses_and_the_nearest_key_is_named(pair: tuple[str, str]) -> None:
-    key, wrong = pair
+def assert_option_is_refused(key: str, wrong: str) -> None:
     assert_names_the_nearest(complaint(f"--{wrong}", "1"), key=key, wrong=wrong)
 
 
-@given(pair=misspellings())
-@settings(max_examples=30)
-def test_a_misspelt_key_of_a_file_never_parses_and_the_nearest_key_is_named(
-    pair: tuple[str, str], tmp_path: Path
-) -> None:
-    key, wrong = pair
+def assert_key_of_a_file_is_refused(key: str, wrong: str, folder: Path) -> None:
     section, _, leaf = wrong.rpartition(".")
     assume(leaf and "." not in section)
-    file = write(tmp_path / "wrong.yaml", yaml.safe_dump({section: {leaf: 1}} if section else {leaf: 1}))
+    file = write(folder / "wrong.yaml", yaml.safe_dump({section: {leaf: 1}} if section else {leaf: 1}))
     message = complaint("--config", file)
     assert file in message
     if section in ("", *SECTIONS):
         assert_names_the_nearest(message, key=key, wrong=wrong)
     else:
         assert_names_the_nearest(message, key=key.split(".")[0], wrong=section)
+
+
+@pytest.mark.slow
+@given(pair=misspellings())
+@settings(max_examples=10)
+@example(pair=("strategy.name", "strateg.name"))
+def test_a_misspelt_option_never_parses_and_the_nearest_key_is_named(pair: tuple[str, str]) -> None:
+    assert_option_is_refused(*pair)
+
+
+@pytest.mark.slow
+@given(pair=misspellings())
+@settings(max_examples=8)
+def test_a_misspelt_key_of_a_file_never_parses_and_the_nearest_key_is_named(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    assert_key_of_a_file_is_refused(*pair, tmp_path)
+
+
+@pytest.mark.extended
+@given(pair=misspellings())
+@settings(max_examples=200)
+def test_no_misspelt_key_parses_in_an_option_or_in_a_file(pair: tuple[str, str], tmp_path: Path) -> None:
+    assert_option_is_refused(*pair)
+    assert_key_of_a_file_is_refused(*pair, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +247,7 @@ def test_a_misspelt_key_of_a_file_never_parses_and_the_nearest_key_is_named(
 def test_the_suggestion_for_a_likely_slip_is_the_key_that_was_meant(wrong: str, right: str | None) -> None:
     message = complaint(wrong, "1")
     if right:
-        assert f"did you mean {right}?" in message
+        assert f" {right}?" in message
 
 
 def test_an_abbreviated_option_is_unknown() -> None:
@@ -230,7 +258,7 @@ def test_an_argument_without_a_dash_is_named() -> None:
     assert "ants" in complaint("ants")
 
 
-def test_a_section_as_an_option_says_which_key_was_meant() -> None:
+def test_a_section_given_as_an_option_suggests_one_of_its_keys() -> None:
     assert "data.root" in complaint("--data", "ants")
 
 
@@ -238,7 +266,7 @@ def test_a_section_as_an_option_says_which_key_was_meant() -> None:
 
 
 @pytest.mark.parametrize("option_first", [True, False])
-def test_the_command_line_wins_whatever_the_order(option_first: bool, tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file_in_any_order(option_first: bool, tmp_path: Path) -> None:
     file = ["--config", write(tmp_path / "a.yaml", "train: {epochs: 3, batch_size: 8}\n")]
     option = ["--train.epochs", "7"]
     config = parse_train([*option, *file] if option_first else [*file, *option])
@@ -260,6 +288,7 @@ def test_an_option_takes_its_value_after_an_equals_sign_too() -> None:
     assert parse_train(["--data.root=a=b"]).data.root == "a=b"
 
 
+@pytest.mark.slow
 def test_every_shipped_configuration_parses_by_its_bare_name() -> None:
     names = shipped_configs()
     assert {"frozen_head", "tutorial_fine_tune", "tutorial_frozen_head"} <= names.keys()
@@ -298,24 +327,24 @@ def test_a_number_may_be_written_in_any_usual_way(text: str, in_file: bool, tmp_
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
     [
-        ("train.epochs", "three", "a whole number"),
-        ("train.epochs", "1.5", "a whole number"),
-        ("train.epochs", "null", "a whole number"),
-        ("seed", "x", "a whole number"),
-        ("optim.lr", "fast", "a number"),
-        ("optim.lr", "inf", "a number"),
-        ("data.hflip", "maybe", "true or false"),
-        ("strategy.name", "fine", "one of fine_tune, frozen_head"),
-        ("runtime.mixed_precision", "fp8", "one of no, bf16, fp16, auto"),
-        ("data.num_workers", "two", "a whole number or null"),
-        ("data.resize_size", "256px", "a whole number or null"),
-        ("optim.backbone_lr", "slow", "a number or null"),
-        ("optim.clip_norm", "x", "a number or null"),
-        ("runtime.threads", "all", "a whole number or null"),
+        ("train.epochs", "three", "number"),
+        ("train.epochs", "1.5", "number"),
+        ("train.epochs", "null", "number"),
+        ("seed", "x", "number"),
+        ("optim.lr", "fast", "number"),
+        ("optim.lr", "inf", "number"),
+        ("data.hflip", "maybe", "true"),
+        ("strategy.name", "fine", "frozen_head"),
+        ("runtime.mixed_precision", "fp8", "bf16"),
+        ("data.num_workers", "two", "null"),
+        ("data.resize_size", "256px", "null"),
+        ("optim.backbone_lr", "slow", "null"),
+        ("optim.clip_norm", "x", "null"),
+        ("runtime.threads", "all", "null"),
     ],
 )
 @pytest.mark.parametrize("in_file", [True, False])
-def test_a_wrong_type_is_refused_by_key_value_and_what_is_wanted(
+def test_a_wrong_type_is_refused_with_the_key_the_value_and_the_expected_type(
     key: str, value: str, wanted: str, in_file: bool, tmp_path: Path
 ) -> None:
     section, _, leaf = key.rpartition(".")
@@ -323,7 +352,7 @@ def test_a_wrong_type_is_refused_by_key_value_and_what_is_wanted(
     message = complaint("--config", write(tmp_path / "a.yaml", text)) if in_file else complaint(f"--{key}", value)
     assert key in message
     assert value in message.replace("None", "null")
-    assert f"must be {wanted}" in message
+    assert wanted in message.replace(value, "")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +364,8 @@ def test_a_value_out_of_range_is_refused_by_key_and_value(key: str, value: str, 
     section, _, leaf = key.rpartition(".")
     text = f"{section}: {{{leaf}: {value}}}\n" if section else f"{leaf}: {value}\n"
     message = complaint("--config", write(tmp_path / "a.yaml", text)) if in_file else complaint(f"--{key}", value)
-    assert f"{key} is {value}" in message
+    assert key in message
+    assert re.search(rf"(?<![\d.]){re.escape(value)}(\.0)?(?![\d.]*\d)", message), message
 
 
 @pytest.mark.parametrize("key", ["optim.lr", "optim.warmup_epochs", "optim.step_epochs", "optim.weight_decay"])
@@ -356,14 +386,14 @@ def test_an_unquoted_no_in_a_file_is_the_precision_no_or_refused_by_name(tmp_pat
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("- 1\n- 2\n", "not sections of keys"),
-        ("just words\n", "not sections of keys"),
-        ("train: 4\n", "train is a section"),
-        ("train:\n", "train is a section"),
-        ("train: {epochs: 4\n", "not valid YAML"),
-        ("a: b: c\n", "not valid YAML"),
-        ("train: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
-        ("1: 2\n", "unknown key 1"),
+        ("- 1\n- 2\n", "section"),
+        ("just words\n", "section"),
+        ("train: 4\n", "train"),
+        ("train:\n", "train"),
+        ("train: {epochs: 4\n", "YAML"),
+        ("a: b: c\n", "YAML"),
+        ("train: !!python/object/apply:os.system ['true']\n", "YAML"),
+        ("1: 2\n", "key 1"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(text: str, wanted: str, tmp_path: Path) -> None:
@@ -384,7 +414,7 @@ def test_an_empty_file_changes_nothing(text: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused_and_the_nearest_shipped_name_is_given() -> None:
-    assert "did you mean tutorial_fine_tune?" in complaint("--config", "tutorial_finetune")
+    assert " tutorial_fine_tune?" in complaint("--config", "tutorial_finetune")
 
 
 def test_a_missing_file_with_no_near_name_lists_the_shipped_ones() -> None:
@@ -413,7 +443,7 @@ def test_parsing_imports_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_help_of_train_ends_well_and_mentions_every_key() -> None:
+def test_help_of_train_lists_every_key_without_torch() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "headstart", "train", "--help"],
         capture_output=True,

@@ -28,14 +28,14 @@ from headstart.weights import obtain_weights
 ROUND_S = 3.0  # of each in-memory measurement
 
 
-def bench_features(data: str, *, weights_source: str, precision: str, rounds: int) -> None:
+def bench_features(data: str, *, weights_source: str, precision: str, rounds: int, image_size: int = 224) -> None:
     """Print the rates, round by round, and what the form of the trunk changes."""
     set_threads(None)
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=precision))  # type: ignore[arg-type]
     weights = obtain_weights(accelerator, weights_source)
     assert weights.tensors is not None
     chosen, why = choose_precision(precision, accelerator.device)
-    spec = Preprocess.of(DataConfig())
+    spec = Preprocess.of(DataConfig(image_size=image_size))
     manifest, _, _ = _check(data, spec)
     trunk = FrozenTrunk(weights.tensors, precision=chosen, device=accelerator.device)
     cores = usable_cores()

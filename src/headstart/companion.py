@@ -15,6 +15,42 @@ import numpy as np
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from headstart.companion import serve; serve()"
 
 
+class InProcess:
+    """What a Companion does, done at once in this process: for one that has imported the two libraries already, as in the
+    second run of several."""
+
+    def __enter__(self) -> "InProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def measure(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """metrics.measure of these arrays."""
+        from headstart.metrics import measure
+
+        return measure(probabilities, labels)
+
+    def draw_selection(self, path: Path, **values: Any) -> None:
+        from headstart.pictures import selection
+
+        selection(path, **values)
+
+    def draw_curves(self, path: Path, epochs: list[dict[str, Any]]) -> None:
+        from headstart.pictures import curves
+
+        curves(path, epochs)
+
+    def wait(self) -> None:
+        pass
+
+
+def companion() -> "Companion | InProcess":
+    """A second process only if this one would have to wait for the imports itself."""
+    imported = {"evaluate", "matplotlib.backends.backend_agg"} <= sys.modules.keys()
+    return InProcess() if imported else Companion()
+
+
 class Companion:
     """Started when it is made, ended when the `with` block is left. The first error it meets is raised by the next call."""
 

@@ -22,7 +22,7 @@ from headstart.artifacts import (
 )
 from headstart.bank_data import BankFeatures, backbone_of, bank_features, open_data
 from headstart.calibration import calibrate, reference_rows
-from headstart.companion import Companion
+from headstart.companion import Companion, InProcess, companion
 from headstart.config import RunConfig
 from headstart.data.samples import Manifest, Source
 from headstart.data.sampling import epoch_order, keys_of
@@ -73,7 +73,9 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     threads = set_threads(config.runtime.threads)
     with ExitStack() as context:
         accelerator = start_accelerator(config.runtime)
-        companion = context.enter_context(Companion()) if accelerator.is_main_process else None
+        measuring = companion() if accelerator.is_main_process else None
+        if measuring is not None:
+            context.enter_context(measuring)
         trackers_asked = asked_for(config.runtime)
         config = resolve(
             config,
@@ -88,7 +90,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
             features = bank_features(accelerator, config, bank, views, manifest, weights, spec, stop=stop)
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
         if accelerator.is_main_process:
-            assert companion is not None
+            assert measuring is not None
             path = _write(
                 config,
                 accelerator,
@@ -98,7 +100,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
                 spec,
                 features,
                 solved,
-                companion,
+                measuring,
                 path,
                 trackers_asked,
                 started=started,
@@ -116,7 +118,7 @@ def _write(
     spec: Preprocess,
     features: BankFeatures,
     solved: Solved,
-    companion: Companion,
+    measuring: Companion | InProcess,
     path: Path,
     trackers_asked: Sequence[str],
     *,
@@ -136,8 +138,8 @@ def _write(
     for line in solved.lines:
         folder.log(line)
     predictions = predictions_of(solved.head, features)
-    values = describe(predictions, manifest.classes, measure=companion.measure)
-    _begin_curves(folder, solved, companion)
+    values = describe(predictions, manifest.classes, measure=measuring.measure)
+    _begin_curves(folder, solved, measuring)
     plain = np.flatnonzero(features.plain)
     plain = plain[reference_rows(features.train_labels[plain], seed=config.seed)]
     calibration = calibrate(
@@ -179,7 +181,7 @@ def _write(
     }
     summary["wall_s"] = time.perf_counter() - started
     write_pages(folder, manifest, summary)
-    companion.wait()
+    measuring.wait()
     folder.write_json("summary.json", summary)
     running.end()
     trackers.finish(folder.model_file, summary)
@@ -189,10 +191,10 @@ def _write(
     return path
 
 
-def _begin_curves(folder: RunFolder, solved: Solved, companion: Companion) -> None:
+def _begin_curves(folder: RunFolder, solved: Solved, measuring: Companion | InProcess) -> None:
     chosen = [line for line in solved.lines if "cv_loss" in line]
     if chosen:
-        companion.draw_selection(
+        measuring.draw_selection(
             folder.path / "curves.png",
             l2=[line["l2"] for line in chosen],
             losses=[line["cv_loss"] for line in chosen],
@@ -201,7 +203,7 @@ def _begin_curves(folder: RunFolder, solved: Solved, companion: Companion) -> No
             chosen=solved.facts["l2"],
         )
     else:
-        companion.draw_curves(folder.path / "curves.png", [line for line in solved.lines if "epoch" in line])
+        measuring.draw_curves(folder.path / "curves.png", [line for line in solved.lines if "epoch" in line])
 
 
 def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, views: Sequence[BankView]) -> None:

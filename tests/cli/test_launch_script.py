@@ -1,4 +1,4 @@
-"""launch.sh without installing anything: what it says and when it refuses."""
+"""launch.sh without installing anything: its help, and what it refuses."""
 
 import os
 import subprocess
@@ -19,19 +19,24 @@ def launch(*arguments, cwd, **environment):
 
 
 def test_help_names_the_three_uses(tmp_path):
-    said = launch("--help", cwd=tmp_path).stdout
+    text = launch("--help", cwd=tmp_path).stdout
     for use in ("./launch.sh  ", "./launch.sh CONFIG", "--processes N", "./launch.sh test"):
-        assert use in said
+        assert use in text
 
 
-def test_an_unknown_option_is_one_sentence(tmp_path):
+def test_an_unknown_option_is_refused_in_one_line(tmp_path):
     done = launch("--proceses", "2", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "launch.sh: unknown option --proceses; see ./launch.sh --help\n"
+    assert done.stderr.count("\n") == 1
+    assert "--proceses" in done.stderr
+    assert "./launch.sh --help" in done.stderr
 
 
-def test_a_number_of_processes_that_is_none_is_refused(tmp_path):
-    assert "needs a number of processes, not 'many'" in launch("--processes", "many", "fine_tune", cwd=tmp_path).stderr
+def test_a_number_of_processes_that_is_not_a_number_is_refused(tmp_path):
+    done = launch("--processes", "many", "fine_tune", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--processes" in done.stderr
+    assert "'many'" in done.stderr
 
 
 def test_an_old_python_is_named(tmp_path):
@@ -50,7 +55,8 @@ def test_an_old_python_is_named(tmp_path):
         env={**os.environ, "PATH": f"{old}:{os.environ['PATH']}", "PYTHON": ""}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "no Python 3.11, 3.12 or 3.13 found (Python 3.8.1)" in done.stderr
+    for version in ("3.11", "3.13", "Python 3.8.1"):
+        assert version in done.stderr
     assert not (copy / ".venv").exists()
 
 
@@ -60,6 +66,6 @@ def test_it_trains_a_config_given_relative_to_the_callers_folder(tmp_path):
         pytest.skip("the tests do not run in the environment that ./launch.sh test makes")
     (tmp_path / "mine.yaml").write_text("train: {epochs: 0}\n")
     done = launch("mine.yaml", "--data.root", "nowhere", cwd=tmp_path)
-    assert "one process: python -m headstart train" in done.stdout
-    assert "train.epochs is 0" in done.stderr
+    assert "python -m headstart train" in done.stdout
+    assert "train.epochs" in done.stderr
     assert done.returncode == 2

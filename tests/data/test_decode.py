@@ -254,7 +254,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_whole_image_is_refused_with_a_reason_of_one_line(name: str) -> None:
+def test_an_incomplete_image_is_refused_with_a_reason_in_one_line(name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(UnreadableImage, match=reason) as caught:
         decode(make())
@@ -295,6 +295,6 @@ def test_decoding_in_threads_leaves_the_warning_filters_as_they_were() -> None:
     assert after == before
 
 
-def test_a_file_that_would_start_another_program_is_no_image() -> None:
+def test_a_postscript_file_is_refused_and_starts_no_program() -> None:
     with pytest.raises(UnreadableImage, match="not an image"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")

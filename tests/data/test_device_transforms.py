@@ -1,4 +1,4 @@
-"""Views made on the device are those of a worker. On the CPU here: to the bit."""
+"""Transforms on the device give the pixels of a worker process. On the CPU here: to the bit."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ DATA = DataConfig(image_size=48, min_crop_scale=0.3)
 
 
 @pytest.mark.parametrize("room", [NO_ROOM, Room(10**7)])
-def test_views_of_the_device_are_those_of_a_worker(room: Room, tiny_data: Path) -> None:
+def test_transforms_on_the_device_have_the_bits_of_a_worker(room: Room, tiny_data: Path) -> None:
     manifest = build_manifest(ClassFolders(str(tiny_data)), DATA, seed=0)
     samples, view = manifest.of("train"), train_view(DATA, Preprocess.of(DATA), room=room)
     rows = load_images(samples, manifest.classes)
@@ -33,7 +33,10 @@ def test_views_of_the_device_are_those_of_a_worker(room: Room, tiny_data: Path) 
         assert torch.equal(made, torch.stack([worker[item]["pixels"] for item in items]))
 
 
-def test_a_run_with_views_of_the_device_is_the_same_run(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_that_transforms_on_the_device_has_the_model_of_one_that_does_not(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     models = []
     for views, num_workers in (("workers", 0), ("device", 2)):
         data = {"views": views, "num_workers": num_workers}
@@ -43,5 +46,5 @@ def test_a_run_with_views_of_the_device_is_the_same_run(tiny_data: Path, tmp_pat
 
 
 def test_a_device_without_anything_to_do_is_refused() -> None:
-    with pytest.raises(InputError, match=r"data\.views device has nothing to do"):
+    with pytest.raises(InputError, match=r"data\.views device"):
         DataConfig(views="device", min_crop_scale=1.0, hflip=False)

@@ -1,4 +1,4 @@
-"""Rows, views and batches: the order of the samples, one view per seed, whatever the workers."""
+"""Rows, augmented copies and batches: the order of the samples, one copy per seed, with any number of workers."""
 
 import tempfile
 from collections.abc import Callable
@@ -135,7 +135,7 @@ def views_of(root: Path, *, seed: int = 0) -> tuple[Views, Samples]:
     return Views(load_images(samples, classes), samples, train_view(DATA, SPEC), seed=seed), samples
 
 
-def test_a_view_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
+def test_an_augmented_copy_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
     views, _ = views_of(tiny_data)
     torch.manual_seed(1)
     first = views[(3, 5)]
@@ -146,14 +146,14 @@ def test_a_view_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
     assert (again["index"], again["pixels"].shape, again["pixels"].dtype) == (3, (3, 32, 32), torch.uint8)
 
 
-def test_views_differ_between_epochs_and_seeds(tiny_data: Path) -> None:
+def test_augmented_copies_differ_between_epochs_and_seeds(tiny_data: Path) -> None:
     views, _ = views_of(tiny_data)
     others, _ = views_of(tiny_data, seed=1)
     pictures = {bytes(v[(3, epoch)]["pixels"].numpy()) for v in (views, others) for epoch in range(6)}
     assert len(pictures) == 12
 
 
-def test_a_view_does_not_depend_on_the_other_files(image_folder: Callable[..., Path]) -> None:
+def test_an_augmented_copy_does_not_depend_on_the_other_files(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=4, val=2)
     views, samples = views_of(root)
     before = {sample.id: views[(i, 2)]["pixels"] for i, sample in enumerate(samples)}
@@ -178,13 +178,15 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
     message = str(caught.value)
     assert str(root / samples[0].path) in message
     assert "\n" not in message
+    if num_workers:
+        loader._iterator._shutdown_workers()  # at once; left to the garbage collector it takes ten seconds
 
 
 def test_a_file_that_was_damaged_after_the_scan_is_named(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=4, val=2)
     views, samples = views_of(root)
     (root / samples[2].path).write_bytes(b"")
-    with pytest.raises(InputError, match=r"blue_waves_02.* was readable when the run began .* empty file"):
+    with pytest.raises(InputError, match=r"blue_waves_02.*empty"):
         views[(2, 0)]
 
 
@@ -203,7 +205,7 @@ def test_another_seed_gives_other_batches(tiny_data: Path) -> None:
     assert not equal(train_batches(tiny_data, seed=1), train_batches(tiny_data, seed=2))
 
 
-def test_a_batch_has_the_rows_that_the_order_says(tiny_data: Path) -> None:
+def test_a_batch_has_the_rows_of_the_epoch_order(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data)
     order = epoch_order(keys_of([sample.id for sample in samples]), seed=1, epoch=0)
     batch = train_batches(tiny_data)[0]
@@ -213,7 +215,7 @@ def test_a_batch_has_the_rows_that_the_order_says(tiny_data: Path) -> None:
     assert (batch["label"].dtype, batch["index"].dtype) == (torch.int64, torch.int64)
 
 
-def test_evaluation_sees_every_row_once_as_the_evaluation_view(tiny_data: Path) -> None:
+def test_evaluation_sees_every_row_once_with_the_evaluation_transform(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data, "val")
     rows = load_images(samples, classes)
     batches = list(eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=0))

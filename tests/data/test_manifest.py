@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def scan(root: Path | str, **changes: Any) -> Manifest:
 
 
 def refusal(root: Path | str, **changes: Any) -> str:
-    """What is said of this folder, checked to be one line."""
+    """The message that refuses this folder, checked to be one line."""
     with pytest.raises(InputError) as caught:
         scan(root, **changes)
     assert "\n" not in str(caught.value)
@@ -173,29 +174,33 @@ def test_a_linked_class_folder_is_followed(image_folder: Draw, tmp_path: Path) -
 
 
 def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'nowhere'} does not exist" in refusal(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in refusal(tmp_path / "nowhere")
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images.rar").write_bytes(b"Rar!")
-    assert "is a file, not a folder" in refusal(tmp_path / "images.rar")
+    message = refusal(tmp_path / "images.rar")
+    assert "images.rar" in message
+    assert "file" in message
     (tmp_path / "images.zip").write_bytes(b"PK")
-    assert "images.zip cannot be read as a zip archive" in refusal(tmp_path / "images.zip")
+    assert "zip archive" in refusal(tmp_path / "images.zip")
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert "no class folders, but 1 image of its own" in refusal(tmp_path)
+    assert "1 image" in refusal(tmp_path)
 
 
 def test_an_empty_class_is_refused_by_name(image_folder: Draw) -> None:
     root = image_folder(train=3, val=2)
     (root / "train/purple").mkdir()
-    assert "purple holds no images" in refusal(root)
+    assert "train/purple" in refusal(root)
 
 
 def test_a_single_class_is_refused_by_name(image_folder: Draw) -> None:
-    assert "single class, 'red'" in refusal(image_folder(train=3, classes=("red",)))
+    message = refusal(image_folder(train=3, classes=("red",)))
+    assert "'red'" in message
+    assert "single class" in message
 
 
 @pytest.mark.parametrize(("kept", "lacking"), [("train", "val"), ("val", "train")])
@@ -204,15 +209,16 @@ def test_a_class_of_one_split_only_is_refused_by_name(kept: str, lacking: str, i
     shutil.rmtree(root / lacking / "red_checks")
     message = refusal(root)
     assert "'red_checks'" in message
-    assert f"in {kept}/ but not in {lacking}/" in message
+    assert re.search(rf"\b{kept}/.*\b{lacking}/", message)
 
 
 @pytest.mark.parametrize(("has", "lacks"), [("train", "val"), ("val", "train")])
-def test_one_half_of_a_split_is_refused_with_both_ways_out(has: str, lacks: str, image_folder: Draw) -> None:
+def test_one_half_of_a_split_is_refused_with_two_ways_to_continue(has: str, lacks: str, image_folder: Draw) -> None:
     root = image_folder(train=4, val=4)
     shutil.rmtree(root / lacks)
-    assert f"has {has} but no {lacks}; add {lacks}" in refusal(root)
-    assert "--data.split stratified" in refusal(root)
+    message = refusal(root).replace(str(root), "")
+    assert re.search(rf"\b{has}\b.*\b{lacks}\b", message)
+    assert "--data.split stratified" in message
     assert len(scan(root, split="stratified").samples) == 12
     assert len(scan_to_evaluate(root).samples) == 12
 
@@ -227,25 +233,26 @@ def test_a_class_of_one_image_cannot_be_split(image_folder: Draw) -> None:
 
 
 def damage(root: Path) -> dict[str, bytes]:
-    """Spoil three files in three ways."""
+    """Damage three files in three ways."""
     whole = (root / "train/red_checks/red_checks_00.jpg").read_bytes()
-    spoilt = {
+    damaged = {
         "train/red_checks/red_checks_00.jpg": whole[: len(whole) // 2],
         "train/green_stripes/green_stripes_00.jpg": b"",
         "val/blue_waves/blue_waves_00.jpg": b"<html>404</html>",
     }
-    for name, data in spoilt.items():
+    for name, data in damaged.items():
         (root / name).write_bytes(data)
-    return spoilt
+    return damaged
 
 
 def test_unreadable_files_are_refused_with_names_and_reasons(image_folder: Draw) -> None:
     root = image_folder(train=3, val=2)
-    spoilt = damage(root)
+    damaged = damage(root)
     message = refusal(root)
-    assert [name for name in spoilt if name not in message] == []
-    assert "3 unreadable files" in message
-    for reason in ("truncated", "empty file", "not an image"):
+    assert [name for name in damaged if name not in message] == []
+    assert "3 " in message
+    assert "--data.on_bad_file skip" in message
+    for reason in ("truncated", "empty", "not an image"):
         assert reason in message
 
 
@@ -254,18 +261,18 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_others_counted(ima
     for path in root.glob("*/*/*_0[01].*"):
         path.write_bytes(b"")
     message = refusal(root)
-    assert "12 unreadable files" in message
-    assert "and 7 more" in message
+    assert "12 " in message
+    assert "7 more" in message
     assert len(message) < 1000
 
 
-def test_unreadable_files_are_left_out_and_named_where_that_is_asked(image_folder: Draw) -> None:
+def test_unreadable_files_are_left_out_and_named_on_request(image_folder: Draw) -> None:
     root = image_folder(train=3, val=2)
-    spoilt = damage(root)
+    damaged = damage(root)
     manifest = scan(root, on_bad_file="skip")
-    assert skipped(manifest).keys() == spoilt.keys()
+    assert skipped(manifest).keys() == damaged.keys()
     assert len(manifest.samples) == 12
-    assert not spoilt.keys() & {sample.path for sample in manifest.samples}
+    assert not damaged.keys() & {sample.path for sample in manifest.samples}
 
 
 def test_a_class_whose_images_are_all_unreadable_is_left_out_by_name(image_folder: Draw) -> None:
@@ -274,7 +281,7 @@ def test_a_class_whose_images_are_all_unreadable_is_left_out_by_name(image_folde
         path.write_bytes(b"")
     manifest = scan(root, on_bad_file="skip")
     assert manifest.classes == ("blue_waves", "green_stripes")
-    assert skipped(manifest)["red_checks"] == f"class 'red_checks' has no readable image in {root}/val: left out"
+    assert f"{root}/val" in skipped(manifest)["red_checks"]
     shutil.rmtree(root / "train/red_checks")
     shutil.rmtree(root / "val/red_checks")
     assert scan(root).samples == manifest.samples
@@ -284,7 +291,7 @@ def test_a_folder_with_nothing_readable_is_refused(image_folder: Draw) -> None:
     root = image_folder(train=3)
     for path in root.glob("*/*"):
         path.write_bytes(b"")
-    assert "no readable image" in refusal(root, on_bad_file="skip")
+    assert str(root) in refusal(root, on_bad_file="skip")
 
 
 def test_a_link_to_nowhere_is_unreadable(image_folder: Draw) -> None:
@@ -304,7 +311,7 @@ def test_the_hash_survives_a_move_and_a_rename(image_folder: Draw, tmp_path: Pat
     assert scan(tmp_path / "moved").sha256 == before
 
 
-def test_the_hash_of_a_folder_that_we_split_survives_a_rename(image_folder: Draw) -> None:
+def test_the_hash_of_a_folder_without_a_split_survives_a_rename(image_folder: Draw) -> None:
     root = image_folder(train=8)
     before = scan(root).sha256
     for number, path in enumerate(sorted((root / "red_checks").iterdir(), reverse=True)):
@@ -312,21 +319,21 @@ def test_the_hash_of_a_folder_that_we_split_survives_a_rename(image_folder: Draw
     assert scan(root).sha256 == before
 
 
-def test_the_hash_tells_another_content(image_folder: Draw, draw_image: Callable[..., Image.Image]) -> None:
+def test_the_hash_changes_with_the_content(image_folder: Draw, draw_image: Callable[..., Image.Image]) -> None:
     root = image_folder(train=3, val=2)
     before = scan(root).sha256
     draw_image(2, 999).save(root / "train/red_checks/red_checks_00.jpg")
     assert scan(root).sha256 != before
 
 
-def test_the_hash_tells_another_label(image_folder: Draw) -> None:
+def test_the_hash_changes_with_the_label(image_folder: Draw) -> None:
     root = image_folder(train=3, val=2)
     before = scan(root).sha256
     (root / "train/red_checks/red_checks_00.jpg").rename(root / "train/blue_waves/red.jpg")
     assert scan(root).sha256 != before
 
 
-def test_the_hash_tells_another_split(image_folder: Draw) -> None:
+def test_the_hash_changes_with_the_split(image_folder: Draw) -> None:
     root = image_folder(train=3, val=2)
     before = scan(root).sha256
     (root / "train/red_checks/red_checks_00.jpg").rename(root / "val/red_checks/other.jpg")
@@ -407,7 +414,7 @@ def test_images_of_val_that_were_trained_on_do_not_count(tiny_data: Path) -> Non
     assert set(skipped(manifest)) == {f"val/{label}/{label}_00.jpg" for label in CLASSES}
 
 
-def test_a_folder_of_classes_is_evaluated_but_for_what_was_trained_on(image_folder: Draw) -> None:
+def test_a_folder_of_classes_is_evaluated_without_its_training_images(image_folder: Draw) -> None:
     root = image_folder(train=4)
     trained = {(sample.sha256, sample.path) for sample in scan(root).of("train")}
     manifest = scan_to_evaluate(root, trained_on=lambda sha256, path: (sha256, path) in trained)
@@ -416,7 +423,7 @@ def test_a_folder_of_classes_is_evaluated_but_for_what_was_trained_on(image_fold
 
 
 def test_a_folder_that_was_all_trained_on_is_refused(image_folder: Draw) -> None:
-    with pytest.raises(InputError, match="no image to measure on"):
+    with pytest.raises(InputError, match="images"):
         scan_to_evaluate(image_folder(train=4), trained_on=lambda sha256, path: True)
 
 
@@ -427,7 +434,7 @@ def test_the_classes_are_those_of_the_model_in_its_order(image_folder: Draw) -> 
 
 def test_a_class_that_the_model_does_not_know_is_refused_by_name(image_folder: Draw) -> None:
     root = image_folder(train=2, classes=("blue_waves", "violet"))
-    with pytest.raises(InputError, match="'violet' that the model does not know"):
+    with pytest.raises(InputError, match=r"'violet'.*--on_bad_file skip"):
         scan_to_evaluate(root)
     manifest = scan_to_evaluate(root, on_bad_file="skip")
     assert len(manifest.samples) == 2
@@ -441,7 +448,7 @@ def test_a_single_class_can_be_evaluated(image_folder: Draw) -> None:
 def test_unreadable_files_to_evaluate_are_refused_or_left_out(image_folder: Draw) -> None:
     root = image_folder(train=2)
     (root / "red_checks/red_checks_00.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"red_checks_00\.jpg \(empty file"):
+    with pytest.raises(InputError, match=r"red_checks_00\.jpg \(empty"):
         scan_to_evaluate(root)
     manifest = scan_to_evaluate(root, on_bad_file="skip")
     assert list(skipped(manifest)) == ["red_checks/red_checks_00.jpg"]
@@ -449,14 +456,14 @@ def test_unreadable_files_to_evaluate_are_refused_or_left_out(image_folder: Draw
 
 
 def test_a_missing_folder_cannot_be_evaluated(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="nowhere"):
         scan_to_evaluate(tmp_path / "nowhere")
 
 
 # ------------------------------------------------------------------------------------------------- photographs
 
 
-def test_the_photographs_of_the_tutorial_are_all_found_but_for_the_placeholder(ants_and_bees: Path) -> None:
+def test_all_photographs_of_the_tutorial_are_found_except_the_placeholder(ants_and_bees: Path) -> None:
     manifest = scan(ants_and_bees)
     assert counts(manifest) == {
         ("train", "ants"): 123,
@@ -467,9 +474,7 @@ def test_the_photographs_of_the_tutorial_are_all_found_but_for_the_placeholder(a
     assert list(skipped(manifest)) == ["train/ants/imageNotFound.gif"]
 
 
-def test_colons_in_a_name_are_no_chain_of_archives(
-    image_folder: Callable[..., Path], draw_image: Callable[..., Image.Image]
-) -> None:
+def test_a_file_name_may_hold_colons(image_folder: Callable[..., Path], draw_image: Callable[..., Image.Image]) -> None:
     root = image_folder(train=2)
     draw_image(0, 9).save(root / "red_checks" / "a::b.jpg")
     assert "red_checks/a::b.jpg" in scan(root).samples.column("path")
@@ -485,12 +490,12 @@ def test_split_folders_are_known_in_any_case_and_by_their_other_names(
     assert len(scan(root).classes) == 3
 
 
-def test_a_validation_folder_without_a_training_folder_is_no_class(image_folder: Callable[..., Path]) -> None:
+def test_a_validation_folder_without_a_training_folder_is_not_a_class(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=2, val=1)
     for label in (root / "train").iterdir():
         label.rename(root / label.name)
     (root / "train").rmdir()
-    with pytest.raises(InputError, match="has val but no train"):
+    with pytest.raises(InputError, match=r"val\b.*train\b.*--data\.split stratified"):
         scan(root)
 
 
@@ -501,12 +506,12 @@ def test_a_link_back_into_the_folder_counts_no_image_twice(image_folder: Callabl
     assert len(scan(root).samples) == before
 
 
-def test_a_name_that_is_no_text_is_refused(image_folder: Callable[..., Path]) -> None:
+def test_a_file_name_that_is_not_unicode_is_refused(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=2)
     source = next((root / "red_checks").iterdir())
     try:
         shutil.copyfile(source, os.fsencode(root / "red_checks") + b"/\xff.jpg")
     except OSError:
         pytest.skip("this file system has no such names")
-    with pytest.raises(InputError, match="not valid UTF-8"):
+    with pytest.raises(InputError, match="UTF-8"):
         scan(root)

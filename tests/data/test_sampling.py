@@ -130,7 +130,7 @@ def test_epochs_end_with_the_step_that_completes_them(shape: tuple[int, int, int
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch size 32 exceeds 31 samples"):
+    with pytest.raises(ValueError, match=r"\b32\b.*\b31\b"):
         epoch_ends(num_samples=31, batch_size=32, epochs=1)
 
 

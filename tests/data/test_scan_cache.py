@@ -1,6 +1,7 @@
 """The index of a folder: files that have not changed are not read again, changed ones are."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,8 +108,8 @@ def test_rescan_reads_everything(settled: Path, read: list[str]) -> None:
     assert len(read) == 15
 
 
-def test_a_measurement_of_one_part_leaves_what_is_known_of_the_other(settled: Path, read: list[str]) -> None:
-    def measure() -> None:
+def test_an_evaluation_of_one_split_keeps_the_index_of_the_other(settled: Path, read: list[str]) -> None:
+    def evaluate() -> None:
         source = ClassFolders(str(settled))
         classes = ("blue_waves", "green_stripes", "red_checks")
         build_eval_manifest(source, classes=classes, on_bad_file="refuse", trained_on=lambda sha256, path: False)
@@ -118,10 +119,10 @@ def test_a_measurement_of_one_part_leaves_what_is_known_of_the_other(settled: Pa
     changed.write_bytes((settled / "val/red_checks/red_checks_01.png").read_bytes())
     age(changed)
     read.clear()
-    measure()
+    evaluate()
     assert read == ["val/red_checks/red_checks_00.jpg"]
     read.clear()
-    measure()
+    evaluate()
     scan(settled)
     assert read == []
 
@@ -158,9 +159,11 @@ def test_a_cache_that_cannot_be_written_costs_the_index_alone(
     assert len(scan(settled).samples) == 15
 
 
-def test_a_long_scan_says_how_far_it_is(settled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_scan_reports_its_progress(settled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest_module, "SAY_S", 0.0)
     monkeypatch.setattr(manifest_module, "CHUNK", 6)
-    said: list[str] = []
-    build_manifest(ClassFolders(str(settled)), DataConfig(root=str(settled)), seed=0, num_threads=1, say=said.append)
-    assert [line.split(",")[0] for line in said] == ["checked 6 of 15 images", "checked 12 of 15 images"]
+    reported: list[str] = []
+    build_manifest(
+        ClassFolders(str(settled)), DataConfig(root=str(settled)), seed=0, num_threads=1, say=reported.append
+    )
+    assert [re.findall(r"(\d+) of 15", line) for line in reported] == [["6"], ["12"]]

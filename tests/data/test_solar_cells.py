@@ -61,7 +61,7 @@ def test_a_second_time_changes_nothing(solar_cells: Path) -> None:
 
 
 def test_the_demo_data_of_another_seed_are_not_taken_for_these(solar_cells: Path) -> None:
-    with pytest.raises(ValueError, match="not the demo data of seed 1"):
+    with pytest.raises(ValueError, match="seed 1"):
         write_solar_cells(solar_cells, seed=1)
 
 
@@ -69,7 +69,7 @@ def test_an_incomplete_folder_is_refused(solar_cells: Path) -> None:
     victim = next(solar_cells.rglob("*.png"))
     moved = victim.rename(victim.with_suffix(".moved"))
     try:
-        with pytest.raises(ValueError, match="not the demo data"):
+        with pytest.raises(ValueError, match="demo data"):
             write_solar_cells(solar_cells)
     finally:
         moved.rename(victim)
@@ -78,7 +78,7 @@ def test_an_incomplete_folder_is_refused(solar_cells: Path) -> None:
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="name a new folder"):
+    with pytest.raises(InputError, match="mine"):
         write_solar_cells(tmp_path / "mine")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "letter.txt"]
 

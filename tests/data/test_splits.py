@@ -1,6 +1,5 @@
 """Stratified, seeded, the same on every machine."""
 
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def test_a_group_with_several_classes_counts_as_one_of_most_of_them() -> None:
 
 
 @given(strata_lists, st.integers(0, 5), st.booleans())
-def test_folds_measure_every_image_once_if_there_are_enough(strata: list[str], seed: int, stable: bool) -> None:
+def test_folds_validate_every_image_once_if_there_are_enough(strata: list[str], seed: int, stable: bool) -> None:
     units = ids_of(strata)
     splits = [
         stratified_split(units, strata, val_fraction=0.2, seed=seed, folds=4, fold=fold, stable=stable)
@@ -154,8 +153,9 @@ def test_units_are_the_smallest_that_hold_groups_and_copies_together(images: lis
 def test_a_class_on_one_side_is_named() -> None:
     lacking = classes_of_one_side(["a", "a", "b", "b", "c", "c"], ["train", "val", "val", "val", "train", "train"])
     assert list(lacking) == ["b", "c"]
-    assert lacking["b"].startswith("class 'b' lies in val with all of its 2 images")
-    assert "lies in train with all" in lacking["c"]
+    for name, side in (("b", "val"), ("c", "train")):
+        for fragment in (f"'{name}'", side, "2 images"):
+            assert fragment in lacking[name]
 
 
 def test_the_share_of_a_stable_split_is_that_on_average() -> None:
@@ -179,24 +179,26 @@ def test_groups_are_the_sources_own_a_pattern_or_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "said"),
+    ("groups", "fragment"),
     [
-        ("patient", "has 0 groups in parentheses"),
-        ("(a)(b)", "has 2 groups in parentheses"),
-        ("(", "is no regular expression"),
-        ("(nobody)", "matches no image, the first one is a/patient1_x.jpg"),
+        ("patient", "0 groups"),
+        ("(a)(b)", "2 groups"),
+        ("(", "regular expression"),
+        ("(nobody)", "a/patient1_x.jpg"),
         ("nowhere.csv", "No such file"),
     ],
 )
-def test_groups_that_cannot_be_had_are_refused(groups: str, said: str) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_groups_that_do_not_fit_the_images_are_refused(groups: str, fragment: str) -> None:
+    with pytest.raises(InputError) as caught:
         groups_of(entries(PATHS), groups)
+    assert groups in str(caught.value)
+    assert fragment in str(caught.value)
 
 
 def test_a_file_of_groups_needs_its_two_columns(tmp_path: Path) -> None:
     (tmp_path / "groups.csv").write_text("image,patient\n")
-    with pytest.raises(InputError, match="it needs path and group"):
+    with pytest.raises(InputError, match=r"groups\.csv.*\bpath\b.*\bgroup\b"):
         groups_of(entries(PATHS), str(tmp_path / "groups.csv"))
     (tmp_path / "groups.csv").write_text("path,group\nc.jpg,1\n")
-    with pytest.raises(InputError, match="names none of the images"):
+    with pytest.raises(InputError, match=r"groups\.csv"):
         groups_of(entries(PATHS), str(tmp_path / "groups.csv"))

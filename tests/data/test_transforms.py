@@ -41,7 +41,7 @@ def test_the_short_side_is_chosen_as_imagenet_does() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_evaluation_view_is_what_pillow_does_by_hand(size: tuple[int, int]) -> None:
+def test_the_evaluation_transform_equals_its_steps_in_pillow(size: tuple[int, int]) -> None:
     image = picture(*size)
     width, height = size
     if width < height:
@@ -56,7 +56,7 @@ def test_the_evaluation_view_is_what_pillow_does_by_hand(size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_view_and_normalisation_equal_torchvisions_pipeline(size: tuple[int, int]) -> None:
+def test_transform_and_normalisation_equal_torchvisions_pipeline(size: tuple[int, int]) -> None:
     reference = transforms.Compose(
         [
             transforms.Resize(37),
@@ -69,7 +69,7 @@ def test_view_and_normalisation_equal_torchvisions_pipeline(size: tuple[int, int
     assert torch.equal(SPEC.normalize(SPEC.eval_view(image)[None])[0], reference(image))
 
 
-def test_the_seed_does_not_matter_to_the_evaluation_view() -> None:
+def test_the_evaluation_transform_does_not_depend_on_the_seed() -> None:
     assert torch.equal(SPEC.view()(picture(), 1), SPEC.view()(picture(), 2))
 
 
@@ -87,7 +87,7 @@ def test_the_specification_survives_json() -> None:
     assert Preprocess.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-def test_the_specification_says_everything_by_name() -> None:
+def test_the_specification_names_every_setting() -> None:
     assert Preprocess.of(DataConfig()).to_json() == {
         "image_size": 224,
         "resize_size": 256,
@@ -127,7 +127,7 @@ AUGMENTED = [
 
 
 @pytest.mark.parametrize("data", AUGMENTED)
-def test_a_training_view_is_a_function_of_its_seed(data: DataConfig) -> None:
+def test_a_training_transform_is_a_function_of_its_seed(data: DataConfig) -> None:
     view = train_view(data, SPEC)
     for seed in (0, 1, 2**63 - 1):
         torch.manual_seed(seed % 97)
@@ -137,12 +137,12 @@ def test_a_training_view_is_a_function_of_its_seed(data: DataConfig) -> None:
         assert (first.shape, first.dtype) == ((3, 32, 32), torch.uint8)
 
 
-def test_training_views_of_other_seeds_are_other_views() -> None:
+def test_training_transforms_of_other_seeds_differ() -> None:
     view = train_view(DATA, SPEC)
     assert len({bytes(view(picture(), seed).numpy()) for seed in range(40)}) == 40
 
 
-def test_a_training_view_leaves_the_global_random_states_alone() -> None:
+def test_a_training_transform_does_not_change_global_random_states() -> None:
     def states() -> tuple[Any, ...]:
         return bytes(torch.get_rng_state().numpy()), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
@@ -159,7 +159,7 @@ def test_the_random_state_is_restored_after_an_error_too() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_without_augmentation_training_sees_the_evaluation_view(size: tuple[int, int]) -> None:
+def test_without_augmentation_training_uses_the_evaluation_transform(size: tuple[int, int]) -> None:
     view = train_view(dataclasses.replace(DATA, min_crop_scale=1.0, hflip=False), SPEC)
     for seed in range(3):
         assert torch.equal(view(picture(*size), seed), SPEC.eval_view(picture(*size)))
@@ -279,7 +279,7 @@ def photograph(width: int, height: int) -> bytes:
     ("size", "decoded"),
     [((800, 600), (400, 300)), ((600, 1800), (300, 900)), ((299, 4000), (299, 4000)), ((2400, 2500), (300, 313))],
 )
-def test_a_large_jpeg_is_decoded_smaller_but_no_smaller_than_said(
+def test_a_large_jpeg_is_decoded_smaller_but_not_below_the_given_size(
     size: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
     spec = dataclasses.replace(SPEC, jpeg_min_side=300)
@@ -287,7 +287,7 @@ def test_a_large_jpeg_is_decoded_smaller_but_no_smaller_than_said(
     assert SPEC.decode(photograph(*size)).size == size
 
 
-def test_a_jpeg_decoded_smaller_gives_nearly_the_same_view() -> None:
+def test_a_jpeg_decoded_smaller_gives_nearly_the_same_pixels() -> None:
     data = DataConfig(image_size=64, jpeg="scaled")
     exact, scaled = Preprocess.of(DataConfig(image_size=64)), Preprocess.of(data)
     assert scaled.jpeg_min_side == 2 * 73 / 0.5
@@ -307,7 +307,7 @@ def test_other_formats_and_broken_files_do_not_change() -> None:
         spec.decode(photograph(800, 800)[:2000])
 
 
-def test_the_model_file_says_how_jpeg_files_are_decoded() -> None:
+def test_the_model_file_records_how_jpeg_files_are_decoded() -> None:
     spec = Preprocess.of(DataConfig(jpeg="scaled"))
     assert spec.to_json()["jpeg_min_side"] == 1024
     assert Preprocess.from_json(spec.to_json()) == spec

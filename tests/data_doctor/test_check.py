@@ -1,4 +1,4 @@
-"""What the doctor sees in files and folders: every planted fault by its name, nothing else; hostile bytes are only findings."""
+"""The doctor finds every planted fault and nothing else; hostile bytes end as findings."""
 
 import hashlib
 import os
@@ -45,7 +45,7 @@ def kinds(root: Path) -> dict[str, str]:
     return {f.paths[0]: f.kind for f in check_folder(root, num_threads=2).findings if f.kind not in thin}
 
 
-def test_a_sound_folder_has_no_finding(tmp_path):
+def test_a_folder_without_faults_has_no_finding(tmp_path):
     good_folder(tmp_path / "data", train=10, val=10)
     checked = check_folder(tmp_path / "data")
     assert checked.findings == []
@@ -76,7 +76,7 @@ def test_every_source_is_looked_at_with_the_same_findings(way, tiny_data, tmp_pa
     assert found(open_source(DataConfig(root=way(root, tmp_path / "other")), to_measure=True)) == folder
 
 
-def test_odd_but_usable_images_are_census_and_not_faults(tmp_path):
+def test_unusual_but_usable_images_are_counted_and_are_not_faults(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     image = scene(0, 50)
@@ -122,23 +122,23 @@ def test_each_faulty_file_has_one_finding_by_its_name(tmp_path, name, data, kind
     assert kinds(folder(tmp_path, {f"a/{name}": data})) == {f"a/{name}": kind}
 
 
-def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+def test_a_pipe_is_reported_and_not_read(tmp_path):
     root = folder(tmp_path, {})
     os.mkfifo(root / "a/pipe.jpg")
-    # whoever waits for the pipe is let go, so that this test fails and does not hang
-    rescue = threading.Timer(6, lambda: os.close(os.open(root / "a/pipe.jpg", os.O_WRONLY | os.O_NONBLOCK)))
+    # ends a read of the pipe, so that this test fails and does not hang
+    rescue = threading.Timer(60, lambda: os.close(os.open(root / "a/pipe.jpg", os.O_WRONLY | os.O_NONBLOCK)))
     rescue.start()
     (root / "a/gone.jpg").symlink_to(root / "nowhere.jpg")
     (root / "a/loop.jpg").symlink_to(root / "a/loop.jpg")
     (root / "a/again").symlink_to(root / "a")
-    started = time.perf_counter()
     found = kinds(root)
+    opened = rescue.is_alive()
     rescue.cancel()
     assert {path: kind for path, kind in found.items() if "again" not in path} == {
         "a/pipe.jpg": "unreadable", "a/gone.jpg": "unreadable", "a/loop.jpg": "unreadable",
     }  # fmt: skip
     assert len(found) == 3
-    assert time.perf_counter() - started < 5
+    assert opened, "the pipe was read until the timer opened its other end"
 
 
 def test_a_file_too_long_to_be_an_image_is_not_read(tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_an_image_that_does_not_fit_in_memory_is_a_finding(tmp_path, monkeypatch
     assert {f.kind for f in check_folder(root).findings} == {"too_large", "empty_class"}
 
 
-def test_names_that_no_table_can_hold_are_named(tmp_path):
+def test_file_names_that_are_not_unicode_are_reported(tmp_path):
     root = folder(tmp_path, {})
     (Path(os.fsdecode(os.fsencode(root / "a") + b"/\xff.png"))).write_bytes(encoded(scene(0, 8), "PNG"))
     found = kinds(root)
@@ -197,21 +197,20 @@ def test_half_a_split_and_classes_on_one_side_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: None])
-def test_what_is_no_folder_of_class_folders_is_the_users_mistake(tmp_path, make):
+def test_a_path_that_is_not_a_folder_of_class_folders_is_refused(tmp_path, make):
     make(tmp_path / "it")
     with pytest.raises(InputError, match="it"):
         check_folder(tmp_path / "it")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it forgives
-def test_hostile_bytes_end_as_findings(tmp_path):
-    root = folder(tmp_path, {f"a/{name}": data for name, data in map(hostile, range(200))})
-    started = time.perf_counter()
+@pytest.mark.parametrize("count", [100, pytest.param(5000, marks=pytest.mark.extended)])
+def test_hostile_bytes_end_as_findings(count, tmp_path):
+    root = folder(tmp_path, {f"a/{name}": data for name, data in map(hostile, range(count))})
     checked = check_folder(root, num_threads=2)
-    assert time.perf_counter() - started < 20
-    assert checked.num_files == 204
+    assert checked.num_files == count + 4
     paths = {image.file.path for image in checked.good} | {path for f in checked.findings for path in f.paths}
-    assert len([path for path in paths if "noise" in path or "changed" in path]) == 200
+    assert len([path for path in paths if "noise" in path or "changed" in path]) == count
     assert {f.kind for f in checked.findings} <= KINDS.keys()
 
 
@@ -219,7 +218,7 @@ def named(*rows: tuple[str, str, str]) -> list[tuple[str, Named]]:
     return [(content, Named(path, path.split("/")[0], label)) for content, path, label in rows]
 
 
-def test_copies_are_told_apart_by_where_they_lie():
+def test_the_kind_of_a_copy_depends_on_its_split_and_class():
     found = copies(
         named(
             ("1", "train/a/1", "a"), ("1", "train/a/2", "a"),
@@ -255,25 +254,27 @@ def manifest(*rows: tuple[str, str, str]) -> Manifest:
     return Manifest(source, ("a", "b"), Samples.of(samples, [], source), ())
 
 
-def test_the_quick_form_says_nothing_of_a_sound_manifest():
+def test_the_quick_check_of_a_manifest_without_faults_is_empty():
     rows = [(f"{split}{label}{k}", split, label) for split in ("train", "val") for label in "ab" for k in range(10)]
     assert quick_check(manifest(*rows)) == []
 
 
-def test_the_quick_form_is_a_few_lines_with_an_example_each():
+def test_the_quick_check_has_a_line_with_an_example_per_fault():
     rows = [(f"{k}", "train", "a") for k in range(60)] + [(f"b{k}", "train", "b") for k in range(5)]
     lines = quick_check(manifest(*rows, ("3", "val", "a"), ("4", "val", "a"), ("b1", "val", "a")))
-    assert lines == [
-        "LEAK, trained and measured on the same image: the same content in train and val: "
-        "train/a/3.png, val/a/65.png and 2 more",
-        "the same image under different labels: the same content under the labels a, b: train/b/61.png, val/a/67.png",
-        "nearly empty class: train/b, 5 images",
-        "imbalance, think of class weights or balanced sampling: a has 12.0 times the images of b (60 and 5)",
-        "look closer: headstart data check photos",
+    expected = [
+        ("train/a/3.png, val/a/65.png", "2 more"),
+        ("a, b", "train/b/61.png, val/a/67.png"),
+        ("train/b", "5 images"),
+        ("a has 12.0", "60 and 5"),
+        ("headstart data check photos",),
     ]
+    for line, fragments in zip(lines, expected, strict=True):
+        for fragment in fragments:
+            assert fragment in line
 
 
-def test_every_kind_is_explained():
+def test_every_kind_of_finding_is_documented():
     for kind, about in KINDS.items():
         assert about.title[0].isupper()
         assert about.what_to_do.endswith(".")
@@ -281,7 +282,7 @@ def test_every_kind_is_explained():
     assert listed(["a", "b", "c"], limit=2) == "a, b and 1 more"
 
 
-def test_a_content_is_known_by_its_sha256(tmp_path):
+def test_an_image_is_identified_by_the_sha256_of_its_file(tmp_path):
     root = folder(tmp_path, {})
     image = check_folder(root).good[0]
     assert image.sha256 == hashlib.sha256((root / image.file.path).read_bytes()).hexdigest()

@@ -28,7 +28,7 @@ def exit_code(*argv: object) -> int:
 
 
 class Page(HTMLParser):
-    """Tags in order, and what a reader or a browser would stumble over."""
+    """The tags in order; refuses tags that are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -70,10 +70,10 @@ def test_every_planted_fault_is_named_and_no_good_image(checked):
 
 
 @pytest.mark.slow
-def test_training_on_all_those_faults_ends_well_and_lists_them(checked, tmp_path, capsys):
+def test_training_on_all_these_faults_succeeds_and_lists_them(checked, tmp_path, capsys):
     data, planted, _, _ = checked
     config = small(data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, data={"on_bad_file": "skip"})
-    with pytest.raises(InputError, match=r"class folder .*hollow_0 holds no images"):
+    with pytest.raises(InputError, match="hollow_0"):
         run(small(data, tmp_path / "not"))
     summary = json.loads((run(config) / "summary.json").read_text())
     left_out = {entry["path"] for entry in summary["skipped"]}
@@ -83,9 +83,9 @@ def test_training_on_all_those_faults_ends_well_and_lists_them(checked, tmp_path
     assert {f"train/{name}/bad_name_{k}\\udcff.jpg" for k, name in enumerate(CLASSES[:2])} <= left_out
     assert {"lonely_0", "lonely_1"} <= left_out
     assert summary["classes"] == sorted([*CLASSES, "thin_0", "thin_1"])
-    said = capsys.readouterr().out
-    assert "LEAK, trained and measured on the same image" in said
-    assert "one file under many names" in said
+    printed = capsys.readouterr().out
+    assert re.search(r"leak.*train/\w+/duplicate\w*across_splits", printed, re.IGNORECASE)
+    assert re.search(r"train/\w+/missing_", printed)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_groups_of_copies_keep_a_leak_out_of_a_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_stands_alone_and_can_be_read_aloud(checked):
+def test_the_page_is_self_contained_and_accessible(checked):
     _, planted, report, _ = checked
     text = (report / "doctor.html").read_text()
     page = Page(text)
@@ -138,7 +138,7 @@ def test_the_page_stands_alone_and_can_be_read_aloud(checked):
 
 
 @pytest.mark.slow
-def test_what_is_applied_has_no_fault_left_that_can_be_dropped(checked, tmp_path, capsys):
+def test_applied_fixes_leave_no_fault_that_can_be_dropped(checked, tmp_path, capsys):
     data, _, report, _ = checked
     for path in data.rglob("*\udcff*"):  # as the report says: by hand
         path.rename(path.with_name(path.name.replace("\udcff", "")))
@@ -152,6 +152,7 @@ def test_what_is_applied_has_no_fault_left_that_can_be_dropped(checked, tmp_path
                      "class_in_one_split", "near_empty_class", "imbalance", "unused_folder"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_images_copied_into_val_are_all_named(tmp_path, capsys):
     data = tmp_path / "data"
     good_folder(data, train=10, val=10)
@@ -163,22 +164,21 @@ def test_training_images_copied_into_val_are_all_named(tmp_path, capsys):
         copy.write_bytes(altered(scene(code, k), k))
         leaks.add(tuple(sorted(path.relative_to(data).as_posix() for path in (source, copy))))
     assert exit_code("data", "check", data, "--out", tmp_path / "report", "--bank", tmp_path / "bank") == 0
-    said = capsys.readouterr().out
-    assert "Leak: nearly the same image in train and in val" in said
-    assert "10 groups" in said
+    assert re.search(r"leak.*10 groups", capsys.readouterr().out, re.IGNORECASE)
     with (tmp_path / "report/fixes.csv").open(newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["finding"] == "near_duplicate_across_splits"]
     assert {row["path"] for row in rows} == {path for pair in leaks for path in pair}
     assert {(row["path"].split("/")[0], row["suggestion"]) for row in rows} == {("train", "drop"), ("val", "keep")}
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_listed_with_the_class_to_move_to(tmp_path, capsys):
     good_folder(tmp_path / "data", train=24, val=6)
     for number in (2, 4):  # spiders among the moths, called so in a folder without splits
         shutil.move(tmp_path / f"data/train/spiders/{number:05d}.jpg", tmp_path / f"data/train/moths/odd_{number}.jpg")
     options = ["--labels", "--image_size", 96, "--bank", tmp_path / "bank", "--out", tmp_path / "report"]
     assert exit_code("data", "check", tmp_path / "data/train", *options) == 0
-    assert "a probe agrees out of fold with" in capsys.readouterr().out
+    assert "out of fold" in capsys.readouterr().out
     values = json.loads((tmp_path / "report/doctor.json").read_text())
     found = [finding for finding in values["findings"] if finding["kind"] == "suspected_label"]
     assert {"moths/odd_2.jpg", "moths/odd_4.jpg"} <= {finding["paths"][0] for finding in found}
@@ -187,23 +187,23 @@ def test_wrong_labels_are_listed_with_the_class_to_move_to(tmp_path, capsys):
     assert "suspected_label" in (tmp_path / "report/doctor.html").read_text()
 
 
-def test_labels_of_a_class_too_small_to_hold_out_are_left_out_and_said_so(tmp_path, capsys):
+def test_labels_of_a_class_too_small_to_hold_out_are_left_out_by_name(tmp_path, capsys):
     for name, count in (("a", 4), ("b", 4), ("c", 1)):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(count):
             (tmp_path / "data" / name / f"{number}.png").write_bytes(encoded(scene(ord(name), number), "PNG"))
     options = ["--labels", "--image_size", 32, "--bank", tmp_path / "bank"]
     assert exit_code("data", "check", tmp_path / "data", *options) == 0
-    assert "labels of c were not studied" in capsys.readouterr().out
+    assert re.search(r"labels of c\b", capsys.readouterr().out)
 
 
-def test_a_sound_folder_is_said_to_be_sound_without_torch_or_weights(tmp_path, capsys):
+def test_a_folder_without_near_copies_is_checked_without_weights(tmp_path, capsys):
     good_folder(tmp_path / "data", train=10, val=10)
     assert exit_code("data", "check", tmp_path / "data", "--weights", tmp_path / "nowhere.pth") == 0
-    said = capsys.readouterr().out
-    assert "60 files, 60 images that can be used, 3 classes" in said
-    assert "formats: JPEG 30, PNG 30; colour modes: RGB 60" in said
-    assert "nothing found that is wrong" in said
+    printed = capsys.readouterr().out
+    for fragment in ("60 files", "60 images", "3 classes", "JPEG 30, PNG 30", "RGB 60"):
+        assert fragment in printed
+    assert not any(about.title in printed for about in KINDS.values())
 
 
 def test_names_are_shown_as_text_and_never_as_markup(tmp_path, capsys):
@@ -222,20 +222,20 @@ def test_names_are_shown_as_text_and_never_as_markup(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("argv", "fragment"),
     [
-        (["data", "check", "nowhere"], "nowhere does not exist"),
-        (["data", "check", "data/a/1.png"], "is a file, not a folder"),
-        (["data", "check", "data/a"], "has no class folders"),
-        (["data", "check", "data", "--out", "data/report"], "lies inside the data"),
-        (["data", "check", "data", "--out", "old"], "holds a report already"),
-        (["data", "check", "data", "--out", "data/a/1.png"], "is a file"),
+        (["data", "check", "nowhere"], "nowhere"),
+        (["data", "check", "data/a/1.png"], "data/a/1.png"),
+        (["data", "check", "data/a"], "data/a"),
+        (["data", "check", "data", "--out", "data/report"], "--out data/report"),
+        (["data", "check", "data", "--out", "old"], "--out old"),
+        (["data", "check", "data", "--out", "data/a/1.png"], "--out data/a/1.png"),
         (["data", "check", "data", "--image_size", "7"], "image_size"),
         (["data", "check", "data", "--folds", "1"], "folds"),
-        (["data", "apply", "none.csv", "--data", "data", "--out", "new"], "none.csv does not exist"),
+        (["data", "apply", "none.csv", "--data", "data", "--out", "new"], "none.csv"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, argv, message):
+def test_wrong_input_is_refused_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, argv, fragment):
     monkeypatch.chdir(tmp_path)
     Path("data/a").mkdir(parents=True)
     Path("data/b").mkdir()
@@ -244,28 +244,29 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, c
     Path("old/fixes.csv").write_text("edited")
     before = sorted(Path().rglob("*"))
     assert exit_code(*argv) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert fragment in message
+    assert message.count("\n") == 1
     assert sorted(Path().rglob("*")) == before
 
 
-def test_every_run_says_what_the_manifest_gives_away(tmp_path):
+def test_every_run_reports_the_leaks_in_its_manifest(tmp_path):
     from headstart.results import describe_data
 
     data = tmp_path / "data"
     good_folder(data, train=10, val=4)
 
-    def said() -> list[str]:
+    def lines() -> list[str]:
         return describe_data(build_manifest(ClassFolders(str(data)), DataConfig(), seed=0)).splitlines()
 
-    assert said() == [f"{data}: 30 training + 12 validation images, 3 classes"]
+    (line,) = lines()
+    for fragment in (str(data), "30 training", "12 validation", "3 classes"):
+        assert fragment in line
     shutil.copy(data / "train/moths/00000.jpg", data / "val/moths/again.jpg")
-    assert said()[1:] == [
-        "LEAK, trained and measured on the same image: the same content in train and val: "
-        "train/moths/00000.jpg, val/moths/again.jpg",
-        f"look closer: headstart data check {data}",
-    ]
+    _, leak, more = lines()
+    assert "leak" in leak.lower()
+    assert "train/moths/00000.jpg, val/moths/again.jpg" in leak
+    assert f"headstart data check {data}" in more
 
 
 @pytest.mark.slow
@@ -300,4 +301,6 @@ def test_a_table_is_checked_with_its_columns_and_applied_by_hand(tmp_path, capsy
         tmp_path / "new",
     )
     assert exit_code(*applied) == 2
-    assert "only of a folder can a new one of links be laid out" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert str(tmp_path / "list.csv") in message
+    assert "folder" in message

@@ -1,4 +1,4 @@
-"""fixes.csv, and the folder of links that follows from it; the user's files stay as they are."""
+"""fixes.csv and the folder of links that is made from it; the user's files do not change."""
 
 import csv
 from pathlib import Path
@@ -42,18 +42,19 @@ def test_dropped_files_are_missing_and_moved_ones_lie_elsewhere(data, tmp_path):
         "train/b/2.png": "train/a/2.png", "train/b/3.png": "train/b/3.png", "val/a/4.png": "val/a/4.png",
         "notes.txt": "notes.txt",
     }  # fmt: skip
-    assert count == {"linked": 4, "copied": 0, "dropped": 1, "moved": 1, "into new folders": 0, "undecided (move?)": 1}
+    assert list(count.values()) == [4, 0, 1, 1, 0, 1]
+    assert (count["linked"], count["dropped"], count["moved"]) == (4, 1, 1)
     assert (tmp_path / "new/val/a/4.png").is_symlink()
     assert files(data) == before
 
 
-def test_a_file_is_dropped_if_any_of_its_lines_says_so(data, tmp_path):
+def test_a_file_is_dropped_if_any_of_its_lines_drops_it(data, tmp_path):
     csv_file = table(tmp_path, ("val/a/4.png", "keep"), ("val/a/4.png", "drop"), ("val/a/4.png", "move val/b"))
     assert apply_fixes(csv_file, data=data, out=tmp_path / "new")["dropped"] == 1
     assert "val/a/4.png" not in files(tmp_path / "new")
 
 
-def test_where_links_cannot_be_made_files_are_copied(data, tmp_path, monkeypatch):
+def test_files_are_copied_if_links_cannot_be_made(data, tmp_path, monkeypatch):
     def refuse(self: Path, target: Path) -> None:
         raise OSError("a required privilege is not held by the client")
 
@@ -65,18 +66,18 @@ def test_where_links_cannot_be_made_files_are_copied(data, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("train/a/1.png", "delete")], "keep, drop or move FOLDER"),
-        ([("train/a/1.png", "move")], "keep, drop or move FOLDER"),
-        ([("train/a/9.png", "drop")], "line 2: 'train/a/9.png' is no visible file"),
-        ([("train/a", "drop")], "a folder; only files"),
-        ([("train/a/1.png", "move ../elsewhere")], "a folder inside the data"),
-        ([("train/a/1.png", "move /etc")], "a folder inside the data"),
-        ([("train/a/1.png", "move x"), ("train/a/1.png", "move y")], "by another line"),
-        ([("train/a/1.png", "move train/b/3.png")], "a file and a folder"),
-        ([("../fixes.csv", "drop")], "no visible file"),
+        ([("train/a/1.png", "delete")], "line 2.*delete.*keep, drop or move FOLDER"),
+        ([("train/a/1.png", "move")], "line 2.*keep, drop or move FOLDER"),
+        ([("train/a/9.png", "drop")], r"line 2.*'train/a/9\.png'"),
+        ([("train/a", "drop")], "line 2.*'train/a'.*folder"),
+        ([("train/a/1.png", "move ../elsewhere")], r"line 2.*\.\./elsewhere"),
+        ([("train/a/1.png", "move /etc")], "line 2.*/etc"),
+        ([("train/a/1.png", "move x"), ("train/a/1.png", "move y")], r"line 3.*train/a/1\.png"),
+        ([("train/a/1.png", "move train/b/3.png")], r"train/b/3\.png"),
+        ([("../fixes.csv", "drop")], r"line 2.*\.\./fixes\.csv"),
     ],
 )
-def test_a_line_that_cannot_be_acted_on_leaves_nothing_behind(data, tmp_path, rows, message):
+def test_a_line_that_cannot_be_applied_leaves_nothing_behind(data, tmp_path, rows, message):
     with pytest.raises(InputError, match=message):
         apply_fixes(table(tmp_path, *rows), data=data, out=tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "fixes.csv"]
@@ -84,16 +85,16 @@ def test_a_line_that_cannot_be_acted_on_leaves_nothing_behind(data, tmp_path, ro
 
 def test_two_files_cannot_have_one_place(data, tmp_path):
     (data / "train/b/1.png").write_text("another")
-    with pytest.raises(InputError, match=r"would both be 'train/b/1\.png'"):
+    with pytest.raises(InputError, match=r"train/b/1\.png"):
         apply_fixes(table(tmp_path, ("train/a/1.png", "move train/b")), data=data, out=tmp_path / "new")
 
 
 def test_places_that_exist_or_lie_in_the_data_are_refused(data, tmp_path):
     (tmp_path / "old").mkdir()
-    for out, message in ((tmp_path / "old", "exists"), (data / "new", "lies inside")):
+    for out, message in ((tmp_path / "old", "old"), (data / "new", "data/new.*inside")):
         with pytest.raises(InputError, match=message):
             apply_fixes(table(tmp_path), data=data, out=out)
-    with pytest.raises(InputError, match="nowhere does not exist; name the folder that was checked"):
+    with pytest.raises(InputError, match="nowhere"):
         apply_fixes(table(tmp_path), data=tmp_path / "nowhere", out=tmp_path / "new")
 
 
@@ -117,7 +118,7 @@ def test_a_table_of_another_kind_is_refused(data, tmp_path, text):
         apply_fixes(tmp_path / "fixes.csv", data=data, out=tmp_path / "new")
 
 
-def test_what_is_written_is_read_again(data, tmp_path):
+def test_written_fixes_can_be_applied(data, tmp_path):
     findings = [
         Finding("duplicate", ("train/a/1.png", "train/a/2.png"), "twice", ("keep", "drop")),
         Finding.of("suspected_label", "val/a/4.png", "looks like b", "move val/b, or so"),

@@ -60,7 +60,7 @@ def test_top_five_is_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize(("num_classes", "told"), [(2, False), (5, False), (6, True)])
-def test_top_five_is_told_where_it_says_something(num_classes: int, told: bool) -> None:
+def test_top_5_accuracy_is_reported_for_more_than_5_classes(num_classes: int, told: bool) -> None:
     assert ("top5_accuracy" in measure(*table(num_classes, 20, seed=0))) == told
 
 

@@ -72,7 +72,7 @@ def test_more_confidence_needs_a_wider_interval(count: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 @pytest.mark.parametrize("total", [40, 153, 656])
-def test_the_interval_covers_the_truth_as_often_as_it_says(total: int, confidence: float) -> None:
+def test_the_interval_covers_the_truth_at_the_nominal_rate(total: int, confidence: float) -> None:
     rng = np.random.default_rng(0)
     bounds = np.array([wilson(k, total, confidence=confidence) for k in range(total + 1)])
     truth = rng.uniform(0.05, 0.95, 40_000)
@@ -82,7 +82,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(total: int, confidenc
 
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 0), (-1, 5), (6, 5)])
-def test_what_is_no_proportion_is_refused(successes: int, total: int) -> None:
+def test_counts_that_form_no_proportion_are_refused(successes: int, total: int) -> None:
     with pytest.raises(ValueError, match=f"{successes} of {total}"):
         wilson(successes, total)
 
@@ -107,7 +107,7 @@ def draw_losses(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarra
     return np.log1p(np.exp(rng.normal(-2.0 + 0.5 * labels, 2.0))), labels
 
 
-def test_the_bootstrap_holds_the_mean_loss_as_often_as_it_says() -> None:
+def test_the_bootstrap_interval_covers_the_mean_loss_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     truth = draw_losses(rng, 2_000_000)[0].mean()
     intervals = [bootstrap(*draw_losses(rng, 153), draws=400, seed=draw) for draw in range(DRAWS)]
@@ -130,7 +130,7 @@ def test_what_does_not_vary_has_no_interval(values: list[float], labels: list[in
     assert bootstrap(np.array(values), np.array(labels)) is None
 
 
-def test_two_images_say_little_and_that_is_said() -> None:
+def test_two_images_give_a_wide_interval() -> None:
     """Student's t with one degree of freedom, as half of all draws do not vary."""
     reach = student_t(0.975, 1) * 2.9 / math.sqrt(2) / math.sqrt(2)
     assert bootstrap(np.array([0.1, 3.0]), np.array([0, 1])) == pytest.approx((1.55 - reach, 1.55 + reach))
@@ -167,7 +167,7 @@ def test_thin_classes_do_not_make_the_interval_too_short(sizes: list[int], at_le
     assert at_least < covered(intervals, truth) < 0.97  # type: ignore[arg-type]
 
 
-def test_the_interval_of_the_balanced_accuracy_covers_as_often_as_it_says() -> None:
+def test_the_interval_of_the_balanced_accuracy_covers_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     total, truth = np.array([100, 40, 20]), np.array([0.95, 0.85, 0.6])
     right = rng.binomial(total, truth, (20 * DRAWS, 3))
@@ -189,7 +189,7 @@ def draw_calibrated(rng: np.random.Generator, n: int, *, too_sure: float = 0.0) 
     return np.stack([top, 1 - top], axis=1), np.where(right, 0, 1)
 
 
-def test_a_calibrated_model_is_below_what_chance_allows_as_often_as_it_says() -> None:
+def test_a_calibrated_model_stays_below_the_limit_of_chance_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     found = [calibration_error(*draw_calibrated(rng, 153), seed=draw) for draw in range(DRAWS)]
     below = np.mean([error.ece <= error.ece_by_chance95 for error in found])
@@ -238,14 +238,14 @@ def test_newcombes_interval_knows_how_alike_the_two_are() -> None:
 
 @pytest.mark.parametrize(("gained", "lost"), [(0.05, 0.05), (0.08, 0.03), (0.15, 0.05)])
 @pytest.mark.parametrize("total", [153, 656])
-def test_the_interval_of_the_difference_covers_as_often_as_it_says(total: int, gained: float, lost: float) -> None:
+def test_the_interval_of_the_difference_covers_at_the_nominal_rate(total: int, gained: float, lost: float) -> None:
     rng = np.random.default_rng(0)
     counts = rng.multinomial(total, [gained, lost, 0.8, max(0.0, 0.2 - gained - lost)], 4 * DRAWS)
     intervals = [newcombe(gained=g, lost=w, both=b, total=total) for g, w, b, _ in counts.tolist()]
     assert covered(intervals, gained - lost) == pytest.approx(0.95, abs=0.02)
 
 
-def test_mcnemar_cries_wolf_no_more_often_than_it_says() -> None:
+def test_the_false_positive_rate_of_mcnemar_is_at_most_the_nominal_one() -> None:
     rng = np.random.default_rng(0)
     cries = 0
     for gained in rng.binomial(30, 0.5, 2 * DRAWS).tolist():
@@ -297,7 +297,7 @@ def test_students_t_is_that_of_the_tables(probability: float, degrees: int, valu
     assert student_t(probability, degrees) == pytest.approx(value, abs=1e-4)
 
 
-def test_the_interval_over_seeds_covers_as_often_as_it_says() -> None:
+def test_the_interval_over_seeds_covers_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     intervals = [mean_interval(row) for row in rng.normal(0.9, 0.01, (4 * DRAWS, 5)).tolist()]
     assert covered(intervals, 0.9) == pytest.approx(0.95, abs=0.02)  # type: ignore[arg-type]

