@@ -22,6 +22,7 @@ def write(original: Original, path: Path) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    calibration_images = _reader(original)
     exact, shaped = path.with_name("exact.onnx"), path.with_name("shaped.onnx")
     exact.write_bytes(network_graph(original).SerializeToString())
     # shapes of everything in between; the graph is optimised for a processor when it is opened, not here
@@ -29,7 +30,7 @@ def write(original: Original, path: Path) -> None:
     quantize_static(
         shaped,
         path,
-        _reader(original),
+        calibration_images,
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,

@@ -36,8 +36,6 @@ class Limits:
                 raise InputError(f"--max_{name} is {value}; it must be at least {lowest}")
         if self.wait_ms > LONGEST_WAIT_MS:
             raise InputError(f"--max_wait_ms is {self.wait_ms:g}; it must be at most {LONGEST_WAIT_MS}")
-        if self.wait_ms > LONGEST_WAIT_MS:
-            raise InputError(f"--max_wait_ms is {self.wait_ms:g}; it must be at most {LONGEST_WAIT_MS}")
         if self.megapixels > PILLOW_MEGAPIXELS:
             raise InputError(f"--max_megapixels is {self.megapixels}; the decoder's own limit is {PILLOW_MEGAPIXELS}")
         if self.megabytes_together < self.megabytes:
