@@ -122,6 +122,9 @@ class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def terminate(self) -> None:
+        self.kill()  # torch asks this of workers that are left after an error, and they ignore SIGTERM
+
 
 def _leave_signals_to_the_parent(worker: int) -> None:
     for number in STOP_SIGNALS:
