@@ -5,6 +5,7 @@ import mmap
 import multiprocessing
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
@@ -42,6 +43,8 @@ class Pixels:
             )  # what knows an image must not outweigh small images
             self._lock: Any = multiprocessing.Lock()
             self._file, mapped = _map(room)
+            if self._file is not None:
+                weakref.finalize(self, self._file.close)
             self._bytes = np.frombuffer(mapped, dtype=np.uint8)
             facts = np.frombuffer(mmap.mmap(-1, 32 * (most + 1)), dtype=np.int64).reshape(most + 1, 4)
             self._end, self._facts = (
