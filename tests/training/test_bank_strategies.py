@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.runs import small, stopped_at
+from support.processes import Started
+from support.processes import headstart as headstart_command
+from support.runs import lines, small, stopped_at, summary
 from torchvision.models import resnet18
 
 import headstart
@@ -46,14 +48,6 @@ def on_bank(root: Path, out: Path, bank: Path, *, strategy: str = "frozen_head",
     sections["runtime"] = {"bank": str(bank), **sections.get("runtime", {})}
     config = small(root, out, strategy=strategy, **sections)
     return replace(config, strategy=replace(config.strategy, features="bank"))
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -326,13 +320,6 @@ def test_two_classifiers_are_compared_on_the_images_they_differ_on() -> None:
 # ---- the command
 
 
-def command(*arguments: object, cwd: Path, cache: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "headstart", *map(str, arguments)],
-        cwd=cwd, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 def test_the_command_keeps_its_bank_in_the_cache_folder_and_imports_no_torchvision(tiny_data, tmp_path) -> None:
     config = on_bank(tiny_data, tmp_path / "run", tmp_path / "unused")
@@ -350,16 +337,16 @@ def test_the_command_keeps_its_bank_in_the_cache_folder_and_imports_no_torchvisi
 
 @pytest.mark.slow
 def test_stopped_while_computing_features_it_exits_143_and_writes_no_run_folder(image_folder, tmp_path) -> None:
-    folder = image_folder(train=150, val=20)
-    config = on_bank(folder, tmp_path / "run", tmp_path / "bank", data={"num_workers": 1, "image_size": 64})
+    folder = image_folder(train=100, val=20)
+    config = on_bank(folder, tmp_path / "run", tmp_path / "bank", data={"num_workers": 1})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    process = command("train", "--config", tmp_path / "config.yaml", cwd=tmp_path, cache=tmp_path)
-    while process.poll() is None and not list((tmp_path / "bank").glob("*/*.safetensors")):
-        pass
+    process = Started(headstart_command, "train", "--config", str(tmp_path / "config.yaml"), cwd=tmp_path)
+    process.wait_until(lambda: list((tmp_path / "bank").glob("*/*.safetensors")))
     process.send_signal(signal.SIGTERM)
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode == 143, complaint
-    assert complaint.count("\n") == 1
+    done = process.finish()
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert str(tmp_path / "bank") in done.stderr
     assert not (tmp_path / "run").exists()
     again = run(config)
     assert 0 < summary(again)["features"]["computed"] < summary(again)["features"]["rows"]
@@ -373,12 +360,12 @@ def test_keys_that_an_exact_head_does_not_look_at_are_named(tiny_data, bank, tmp
 
 
 @pytest.mark.slow
-def test_stopped_while_the_probe_is_measured_it_continues_to_the_same_bits(tiny_data, tuned, bank, tmp_path) -> None:
+def test_stopped_while_the_probe_is_evaluated_it_continues_to_the_same_bits(tiny_data, tuned, bank, tmp_path) -> None:
     written = parse_train(["--config", str(tuned / "config.yaml")])
-    config = replace(written, out=str(tmp_path / "run"))
+    config = replace(written, out=str(tmp_path / "run"), data=replace(written.data, cache="off"))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    stopped = stopped_at(20, tmp_path / "config.yaml", tmp_path)  # 12 views are drawn first
+    stopped = stopped_at(20, tiny_data, tmp_path / "config.yaml")  # 12 are drawn first
     assert stopped.returncode == 143, stopped.stderr
-    assert "at step 0 of" in stopped.stderr
+    assert "step 0 of 9" in stopped.stderr
     run(replace(config, train=replace(config.train, resume="auto")))
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (tuned / "model.safetensors").read_bytes()
