@@ -85,7 +85,7 @@ def test_seeds_that_split_the_data_anew_are_not_independent(seeds: Path, tiny_da
     found = sum_up(config, seeds, children)
     assert not found["same_images"]
     spread = found["spread"]["accuracy"]
-    assert spread["ci95_is"] == "t, corrected for overlapping training images"
+    assert spread["ci95_is"].startswith("t, ")
     reach = student_t(0.975, 1) * spread["sd"] * math.sqrt(1 / 2 + 15 / 36)
     assert spread["ci95"] == pytest.approx(clipped(spread["mean"], reach))
 
@@ -106,7 +106,7 @@ def test_seeds_that_measure_on_images_of_their_own_are_summed_up_without_an_inte
         "accuracy_ci95": None,
         "loss": pytest.approx(0.25),
     }
-    assert any("59 of 60 answers are right in all" in line for line in results_in_words(found))
+    assert any("59 of 60" in line for line in results_in_words(found))
 
 
 def test_intervals_over_runs_stay_between_0_and_1_and_need_runs_that_differ(seeds: Path, tiny_data, bank) -> None:
@@ -120,29 +120,26 @@ def test_intervals_over_runs_stay_between_0_and_1_and_need_runs_that_differ(seed
         child.summary["val"]["accuracy"] = 1.0
     found = sum_up(config, seeds, children)
     assert found["spread"]["accuracy"]["ci95"] is None
-    assert found["spread"]["accuracy"]["ci95_is"] == "none, as all runs have the same accuracy"
-    assert results_in_words(found)[-1].startswith(
-        "no interval of the mean over runs: they all came to the same accuracy"
-    )
+    assert found["spread"]["accuracy"]["ci95_is"].startswith("none")
+    assert "[" not in results_in_words(found)[-1]  # no interval
 
 
 def test_where_the_images_chose_the_epoch_it_is_said(folds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, folds, bank, folds=2)
     children = [Child(name, part, summary(folds / name)) for name, part in children_of(config, folds).items()]
-    caveat = "the images that are measured chose the epoch that is kept, in every run, which flatters them a little"
-    assert caveat not in results_in_words(sum_up(config, folds, children))
+    plain = sum_up(config, folds, children)
+    assert not plain["epoch_chosen_on_val"]
     for epochs, more in ((3, {}), (1, {"probe": {"tuning_kept": True}})):
         for child in children:
             child.summary.update({"epochs": epochs} | more)
         found = sum_up(config, folds, children)
         assert found["epoch_chosen_on_val"]
-        assert caveat in results_in_words(found)
+        (caveat,) = set(results_in_words(found)) - set(results_in_words(plain))
+        assert "epoch" in caveat
 
 
 def test_the_folder_of_seeds_is_not_compared_and_says_what_is(seeds: Path) -> None:
-    with pytest.raises(
-        InputError, match="holds repeated runs that share their validation images; name one of them, such as"
-    ):
+    with pytest.raises(InputError, match=rf"{seeds}.*seed_0"):
         read_measured(str(seeds))
 
 
@@ -187,7 +184,7 @@ def test_started_again_only_what_is_unfinished_is_run(seeds: Path, tiny_data, ba
     (out / "seed_1" / "summary.json").unlink()  # as if it had been killed while it wrote
     (out / "summary.json").unlink()
     config = repeated(tiny_data, out, bank, seeds=3)  # and one more
-    with pytest.raises(InputError, match="holds a run"):
+    with pytest.raises(InputError, match=rf"{out}.*resume"):
         run(config)
     capsys.readouterr()
     run(replace(config, train=replace(config.train, resume="auto")))
@@ -202,19 +199,19 @@ def test_started_again_only_what_is_unfinished_is_run(seeds: Path, tiny_data, ba
 
 def test_another_recipe_is_not_mixed_in(seeds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, seeds, bank, seeds=2, resume="auto")
-    with pytest.raises(InputError, match=r"probe\.l2 7\.0 \(was 1\.0\) would change the interrupted run"):
+    with pytest.raises(InputError, match=r"probe\.l2 7\.0 \(was 1\.0\)"):
         run(replace(config, probe=replace(config.probe, l2=7.0)))
 
 
 def test_a_single_run_is_not_turned_into_several(seeds: Path, tiny_data, bank) -> None:
-    with pytest.raises(InputError, match="holds a single run"):
+    with pytest.raises(InputError, match=rf"{seeds / 'seed_0'} .*single run"):
         run(repeated(tiny_data, seeds / "seed_0", bank, seeds=2, resume="auto"))
 
 
 def test_a_single_run_does_not_continue_several(seeds: Path, tiny_data, bank, tmp_path) -> None:
     shutil.copytree(seeds, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
-    with pytest.raises(InputError, match="holds a run"):
+    with pytest.raises(InputError, match=str(tmp_path / "run")):
         run(repeated(tiny_data, tmp_path / "run", bank, resume="auto"))
 
 
@@ -237,7 +234,7 @@ def test_a_fold_without_a_class_is_found_before_the_first_run(on_bad_file: str, 
     for number in range(2, 8):
         next((root / "blue_waves").glob(f"*_{number:02d}.*")).unlink()
     config = repeated(root, tmp_path / "run", bank, folds=4)
-    with pytest.raises(InputError, match=r"class '\w+' lies in train with all of its"):
+    with pytest.raises(InputError, match=r"class '\w+'.* train "):
         run(replace(config, data=replace(config.data, on_bad_file=on_bad_file)))
     assert not (tmp_path / "run").exists()
 
@@ -247,17 +244,20 @@ def test_two_processes_do_not_write_the_same_runs(seeds: Path, tiny_data, bank, 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         about = {"pid": other.pid, "host": socket.gethostname(), "since": psutil.Process(other.pid).create_time()}
         (tmp_path / "run" / RUNNING).write_text(json.dumps(about))
-        with pytest.raises(InputError, match=f"process {other.pid} is writing there"):
+        with pytest.raises(InputError, match=f"process {other.pid} "):
             run(repeated(tiny_data, tmp_path / "run", bank, seeds=2, resume="auto"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--train.seeds", "0"], "train.seeds is 0; it must be at least 1"),
-        (["--train.folds", "1"], "train.folds is 1; use at least 2"),
-        (["--train.folds", "3", "--train.seeds", "2"], "go one at a time"),
-        (["--train.folds", "3", "--data.folds", "3", "--data.split", "stratified"], "choose one of them"),
+        (["--train.seeds", "0"], r"train\.seeds .*0.* 1"),
+        (["--train.folds", "1"], r"train\.folds .*1.* 2"),
+        (["--train.folds", "3", "--train.seeds", "2"], r"train\.(seeds|folds).*train\.(folds|seeds)"),
+        (
+            ["--train.folds", "3", "--data.folds", "3", "--data.split", "stratified"],
+            r"(data|train)\.folds.*(train|data)\.folds",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: list[str], message: str) -> None:
@@ -266,7 +266,7 @@ def test_what_makes_no_sense_is_refused(options: list[str], message: str) -> Non
 
 
 def test_a_checkpoint_by_name_is_refused(tiny_data, bank, tmp_path) -> None:
-    with pytest.raises(InputError, match="names one checkpoint, and several runs are asked for"):
+    with pytest.raises(InputError, match=r"train\.resume some/step_4"):
         run(repeated(tiny_data, tmp_path / "run", bank, seeds=2, resume="some/step_4"))
 
 
@@ -311,6 +311,6 @@ def test_after_one_that_failed_none_is_begun_and_it_is_named(configs, tmp_path, 
     broken = {
         "seed_0": replace(configs["seed_0"], data=replace(configs["seed_0"].data, root=str(tmp_path / "nowhere")))
     }
-    with pytest.raises(InputError, match=r"^seed_0 ended with code 2: .*nowhere"):
+    with pytest.raises(InputError, match=r"^seed_0 .*\b2\b.*nowhere"):
         run_on_gpus(broken | {"seed_1": configs["seed_1"]}, ["0"])
     assert "seed_1" not in capsys.readouterr().out

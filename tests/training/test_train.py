@@ -28,31 +28,53 @@ from headstart.preprocess import Preprocess, train_view
 from headstart.training import run
 from headstart.weights import load_weights
 
+# torch resizes uint8 images in integers where the processor has AVX2 and in floats elsewhere, so pixels may differ by 1;
+# Pillow, which prepares images that are not cropped at random, computes the same everywhere
+NO_RANDOM_CROP = {"min_crop_scale": 1.0}
+
 
 @pytest.fixture(scope="module")
 def fine_tuned(tiny_data, tmp_path_factory):
-    return run(small(tiny_data, tmp_path_factory.mktemp("runs") / "fine_tuned"))
+    return run(small(tiny_data, tmp_path_factory.mktemp("runs") / "fine_tuned", data=NO_RANDOM_CROP))
 
 
 @pytest.fixture(scope="module")
 def frozen(tiny_data, tmp_path_factory):
+    """With random crops."""
     return run(small(tiny_data, tmp_path_factory.mktemp("runs") / "frozen", strategy="frozen_head"))
 
 
+def tolerance(step: int) -> float:
+    """Relative difference of a loss between processors.
+
+    Other kernels add in another order: 1e-7, the resolution of float32. Each step of fine-tuning can double a difference, as
+    BatchNorm divides by the spread of a small batch. Largest differences over kernels of oneDNN for AVX2, AVX and SSE 4.1, and
+    of torch for AVX2 and without: 1e-7 at step 2, 5e-7 at step 6, 1e-5 at step 7, 2e-5 after step 9. A learning rate that is 1% higher changes step 2 by 2e-4 and step 3 by 1e-3,
+    a momentum of 0.89 step 3 by 2e-4, no normalisation step 2 by 3e-3.
+    """
+    return 1e-5 * 2 ** (step - 1)
+
+
 @pytest.mark.parametrize("strategy", ["fine_tune", "frozen_head"])
-def test_losses_are_the_golden_ones(strategy, fine_tuned, frozen, request):
-    folder = {"fine_tune": fine_tuned, "frozen_head": frozen}[strategy]
+def test_losses_are_the_golden_ones(strategy, fine_tuned, tiny_data, tmp_path, request):
+    """Equal bits are promised on one processor only."""
+    folder = fine_tuned
+    if strategy == "frozen_head":
+        folder = run(small(tiny_data, tmp_path / "run", strategy="frozen_head", data=NO_RANDOM_CROP))
     header = f"# {platform.machine()} torch {torch.__version__.split('+')[0]}"
-    now = [f"{row['step']} {row['loss']:.9f} {row['lr']['head_decay']:.9f}" for row in steps(folder)]
-    now += [f"epoch {row['epoch']} {row['val_correct']} {row['val_loss']:.9f}" for row in epochs(folder)]
+    rows = [f"{row['step']} {row['loss']:.9f} {row['lr']['head_decay']:.9f}" for row in steps(folder)]
+    rows += [f"epoch {row['step']} {row['val_loss']:.9f} {row['val_correct']}" for row in epochs(folder)]
     file = GOLDEN / f"{strategy}_cpu.txt"
     if request.config.getoption("--update-golden"):
-        file.write_text("\n".join([header, *now]) + "\n")
+        file.write_text("\n".join([header, *rows]) + "\n")
     golden = file.read_text().splitlines()[1:]
-    assert len(golden) == len(now) > 8
-    for was, is_ in zip(golden, now, strict=True):
-        assert was.split()[0] == is_.split()[0]
-        assert [float(v) for v in is_.split()[1:]] == pytest.approx([float(v) for v in was.split()[1:]], rel=1e-4)
+    assert len(golden) == len(rows) == 9 + 2
+    for expected, found in zip(golden, rows, strict=True):
+        *name, loss, exact = found.split()
+        *expected_name, expected_loss, expected_exact = expected.split()
+        assert name == expected_name
+        assert float(loss) == pytest.approx(float(expected_loss), rel=tolerance(int(name[-1]))), found
+        assert exact == expected_exact, found  # a rate, or the number of correct predictions
 
 
 def test_the_first_loss_is_that_of_guessing(fine_tuned, frozen):
@@ -61,7 +83,7 @@ def test_the_first_loss_is_that_of_guessing(fine_tuned, frozen):
 
 
 def test_fine_tuning_learns_the_training_images(tiny_data, tmp_path):
-    folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 5}, data={"min_crop_scale": 1.0, "hflip": False}))
+    folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 5}, data={**NO_RANDOM_CROP, "hflip": False}))
     assert max(row["train_accuracy"] for row in epochs(folder)) > 0.95
 
 
@@ -286,7 +308,9 @@ def test_a_stopped_run_saves_exits_143_and_continues_to_the_same_bits(tiny_data,
 @pytest.fixture(scope="module")
 def saved(tiny_data, tmp_path_factory):
     """A finished run with two checkpoints on the way, and its configuration."""
-    config = small(tiny_data, tmp_path_factory.mktemp("runs") / "saved", train={"checkpoint_steps": 3})
+    config = small(
+        tiny_data, tmp_path_factory.mktemp("runs") / "saved", train={"checkpoint_steps": 3}, data=NO_RANDOM_CROP
+    )
     run(config)
     return config
 
@@ -528,14 +552,14 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
 
 
 def test_a_finished_run_is_not_taken_for_another_recipe(fine_tuned, tiny_data):
-    other = small(tiny_data, fine_tuned, train={"resume": "auto"}, optim={"lr": 0.5})
+    other = small(tiny_data, fine_tuned, train={"resume": "auto"}, optim={"lr": 0.5}, data=NO_RANDOM_CROP)
     with pytest.raises(InputError, match=rf"{fine_tuned}.*optim\.lr 0\.5 \(was 0\.02\)"):
         start.run(other)
 
 
 def test_a_finished_run_that_is_started_again_has_nothing_to_do(fine_tuned, tiny_data, capsys):
     before = {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")}
-    assert start.run(small(tiny_data, fine_tuned, train={"resume": "auto"})) == fine_tuned
+    assert start.run(small(tiny_data, fine_tuned, train={"resume": "auto"}, data=NO_RANDOM_CROP)) == fine_tuned
     assert str(fine_tuned) in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")} == before
 
