@@ -99,6 +99,7 @@ def test_headstart_evaluate_agrees_with_the_run(probed, tiny_data, tmp_path, cap
     assert again == summary(probed)["val"]  # to the last digit
 
 
+@pytest.mark.slow
 def test_killed_while_it_wrote_it_continues_to_the_same_file_without_a_call_of_the_backbone(
     probed, tiny_data, bank, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -145,6 +146,7 @@ def test_the_backbone_in_the_file_is_the_pretrained_one_to_the_bit(probed) -> No
         assert torch.equal(tensors[name], value), name
 
 
+@pytest.mark.slow
 def test_minibatches_on_the_bank_give_the_losses_of_the_loop_that_recomputes(tiny_data, bank, tmp_path) -> None:
     changes: dict = {
         "data": {"min_crop_scale": 1.0, "hflip": False},
@@ -162,6 +164,7 @@ def test_minibatches_on_the_bank_give_the_losses_of_the_loop_that_recomputes(tin
     assert summary(loop)["best_epoch"] == summary(solved)["best_epoch"]
 
 
+@pytest.mark.slow
 def test_full_batches_begin_at_the_loss_of_guessing_and_never_rise(tiny_data, bank, tmp_path) -> None:
     config = on_bank(
         tiny_data,
@@ -197,6 +200,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_augmented_images_train_and_are_never_evaluated(tiny_data, bank, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(probe, "NEIGHBOUR_ROWS", 10)
     found = summary(run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(views=2, l2=10.0))))
@@ -216,6 +220,7 @@ def test_a_checkpoint_to_resume_from_is_refused_with_the_way_out(tiny_data, bank
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_class_of_one_image_needs_a_stated_strength(image_folder, tmp_path) -> None:
     folder = image_folder(train=3, val=1)
     for extra in sorted((folder / "train" / "red_checks").iterdir())[1:]:
@@ -242,12 +247,14 @@ def tuned(tiny_data, bank, tmp_path_factory) -> Path:
     return headstart.train(config)
 
 
+@pytest.mark.slow
 def test_the_function_is_not_replaced_by_the_module_of_its_name(tuned) -> None:
     """A second call once met the module headstart.train in its place. The run is finished, so there is nothing to do."""
     config = parse_train(["--config", str(tuned / "config.yaml"), "--train.resume", "auto"])
     assert headstart.train(config) == tuned
 
 
+@pytest.mark.slow
 def test_tuning_starts_from_the_probe(tuned, tiny_data, bank, tmp_path) -> None:
     alone = run(on_bank(tiny_data, tmp_path / "probe", bank, probe=ProbeConfig(l2=3000.0)))
     first = lines(tuned)[0]
@@ -256,6 +263,7 @@ def test_tuning_starts_from_the_probe(tuned, tiny_data, bank, tmp_path) -> None:
     assert first["val_loss"] == pytest.approx(summary(alone)["val"]["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_better_one_of_probe_and_tuned_is_kept(tuned, tiny_data) -> None:
     rows = [row for row in lines(tuned) if "epoch" in row]
     best = max(rows, key=lambda row: (row["val_correct"], -row["val_loss"]))
@@ -271,6 +279,7 @@ def test_the_better_one_of_probe_and_tuned_is_kept(tuned, tiny_data) -> None:
     )
 
 
+@pytest.mark.slow
 def test_where_tuning_does_harm_the_probe_is_kept(tiny_data, bank, tmp_path) -> None:
     config = on_bank(
         tiny_data, tmp_path / "run", bank, strategy="probe_then_tune", optim={"lr": 0.3, "backbone_lr": 0.3},
@@ -285,6 +294,7 @@ def test_where_tuning_does_harm_the_probe_is_kept(tiny_data, bank, tmp_path) -> 
     assert torch.equal(model.conv1.weight, before["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_smaller_images_first_changes_the_run(tiny_data, bank, tmp_path) -> None:
     config = on_bank(
         tiny_data, tmp_path / "run", bank, strategy="probe_then_tune", data={"image_size": 40},

@@ -124,6 +124,7 @@ def test_intervals_over_runs_stay_between_0_and_1_and_need_runs_that_differ(seed
     assert "[" not in results_in_words(found)[-1]  # no interval
 
 
+@pytest.mark.slow
 def test_where_the_images_chose_the_epoch_it_is_said(folds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, folds, bank, folds=2)
     children = [Child(name, part, summary(folds / name)) for name, part in children_of(config, folds).items()]
@@ -146,6 +147,7 @@ def test_the_folder_of_seeds_is_not_compared_and_says_what_is(seeds: Path) -> No
 # ------------------------------------------------------------------------------------------------- folds
 
 
+@pytest.mark.slow
 def test_over_the_folds_every_image_is_measured_once(folds: Path, tiny_data) -> None:
     found = summary(folds)
     rows = pq.read_table(folds / "predictions.parquet").to_pylist()
@@ -161,6 +163,7 @@ def test_over_the_folds_every_image_is_measured_once(folds: Path, tiny_data) -> 
         assert not measured & {sample["path"] for sample in trained if sample["split"] == "train"}
 
 
+@pytest.mark.slow
 def test_the_interval_over_folds_knows_that_they_share_training_images(folds: Path) -> None:
     spread = summary(folds)["spread"]["accuracy"]
     accuracies = [row["accuracy"] for row in summary(folds)["runs"]]
@@ -169,6 +172,7 @@ def test_the_interval_over_folds_knows_that_they_share_training_images(folds: Pa
     assert spread["ci95"] == pytest.approx(clipped(np.mean(accuracies), reach))
 
 
+@pytest.mark.slow
 def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
     measured = read_measured(str(folds))
     assert len(measured.keys) == 51
@@ -178,6 +182,7 @@ def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
 # ------------------------------------------------------------------------------------------------- continued
 
 
+@pytest.mark.slow
 def test_started_again_only_what_is_unfinished_is_run(seeds: Path, tiny_data, bank, tmp_path, capsys) -> None:
     out = tmp_path / "run"
     shutil.copytree(seeds, out)

@@ -55,6 +55,7 @@ def tolerance(step: int) -> float:
     return 1e-5 * 2 ** (step - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fine_tune", "frozen_head"])
 def test_losses_are_the_golden_ones(strategy, fine_tuned, tiny_data, tmp_path, request):
     """Equal bits are promised on one processor only."""
@@ -77,11 +78,13 @@ def test_losses_are_the_golden_ones(strategy, fine_tuned, tiny_data, tmp_path, r
         assert exact == expected_exact, found  # a rate, or the number of correct predictions
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_guessing(fine_tuned, frozen):
     for folder in (fine_tuned, frozen):
         assert steps(folder)[0]["loss"] == pytest.approx(math.log(3), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_the_training_images(tiny_data, tmp_path):
     folder = run(small(tiny_data, tmp_path / "run", train={"epochs": 5}, data={**NO_RANDOM_CROP, "hflip": False}))
     assert max(row["train_accuracy"] for row in epochs(folder)) > 0.95
@@ -96,6 +99,7 @@ def decoded(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_the_same_configuration_gives_the_same_file_and_decodes_each_image_once(tiny_data, tmp_path, frozen, decoded):
     """Also with train.resume auto, where there is nothing to continue."""
     again = run(small(tiny_data, tmp_path / "again", strategy="frozen_head", train={"resume": "auto"}))
@@ -104,6 +108,7 @@ def test_the_same_configuration_gives_the_same_file_and_decodes_each_image_once(
     assert without_times(lines(again)) == without_times(lines(frozen))
 
 
+@pytest.mark.slow
 def test_without_the_cache_each_image_is_decoded_again_and_that_changes_no_bit(tiny_data, tmp_path, frozen, decoded):
     off = run(small(tiny_data, tmp_path / "off", strategy="frozen_head", data={"cache": "off"}))
     assert len(decoded) == 2 * 36 + 3 * 15 + 12  # epochs, evaluations, the grid of training images
@@ -123,6 +128,7 @@ def a_few_photographs(ants_and_bees, tmp_path):
     return tmp_path / "photographs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fine_tune", "frozen_head"])
 @pytest.mark.parametrize(
     ("images", "size", "batch_size", "num_steps"), [("tiny_data", 32, 8, 9), ("a_few_photographs", 224, 4, 6)]
@@ -212,6 +218,7 @@ def test_frozen_parameters_have_no_gradient(tiny_data):
     assert with_gradient == ["fc.weight", "fc.bias"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_moves_every_tensor(fine_tuned):
     model, _ = load_model(fine_tuned / "model.safetensors")
     before = load_weights("bundled").tensors
@@ -221,6 +228,7 @@ def test_fine_tuning_moves_every_tensor(fine_tuned):
     assert sorted(moved) == sorted(before)
 
 
+@pytest.mark.slow
 def test_frozen_statistics_in_fine_tune_stay_while_the_weights_move(tiny_data, tmp_path):
     config = small(tiny_data, tmp_path / "run", train={"epochs": 1})
     config = replace(config, strategy=replace(config.strategy, batchnorm="freeze"))
@@ -232,6 +240,7 @@ def test_frozen_statistics_in_fine_tune_stay_while_the_weights_move(tiny_data, t
     assert not torch.equal(model.conv1.weight, before["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_the_learning_rate_follows_the_schedule_once_per_update_and_the_written_config_is_valid(tiny_data, tmp_path):
     config = small(
         tiny_data, tmp_path / "run", strategy="frozen_head", optim={"warmup_epochs": 0.5, "lr": 1e-3},
@@ -251,16 +260,19 @@ def test_the_learning_rate_follows_the_schedule_once_per_update_and_the_written_
     assert replace(written, runtime=config.runtime, data=config.data) == config
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_give_the_losses_of_the_whole_batch(tiny_data, tmp_path, frozen):
     in_parts = run(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"accumulation": 4}))
     assert losses(in_parts) == pytest.approx(losses(frozen), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_what_is_trained_on(tiny_data, tmp_path, frozen):
     folder = run(small(tiny_data, tmp_path / "run", strategy="frozen_head", data={"num_workers": 2}))
     assert without_times(lines(folder)) == without_times(lines(frozen))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_order(tiny_data, tmp_path, frozen):
     folder = run(replace(small(tiny_data, tmp_path / "run", strategy="frozen_head"), seed=1))
     assert losses(folder)[1:] != losses(frozen)[1:]
@@ -272,6 +284,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_the_rate(tiny_
         run(config)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_by_accuracy_then_loss_is_the_one_kept(fine_tuned):
     rows = epochs(fine_tuned)
     best = max(rows, key=lambda row: (row["val_correct"], -row["val_loss"]))
@@ -334,12 +347,14 @@ def damage_flip(path):
     path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_checkpoints_change_nothing_and_two_are_kept(saved, fine_tuned):
     folder = Path(saved.out)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_000003", "step_000006"]
     assert (folder / "model.safetensors").read_bytes() == (fine_tuned / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_resumed_from_a_checkpoint_a_run_ends_with_the_same_bits(interrupted, fine_tuned, capsys):
     folder = Path(interrupted.out)
     (folder / "model.safetensors").write_bytes(b"of a later epoch, cut short")
@@ -349,6 +364,7 @@ def test_resumed_from_a_checkpoint_a_run_ends_with_the_same_bits(interrupted, fi
     assert without_times(lines(folder)) == without_times(lines(fine_tuned))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_found(damage, name, interrupted):
@@ -362,6 +378,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_found(damage, na
         checkpoint.find(str(folder / "step_000006"), folder, say=said.append)
 
 
+@pytest.mark.slow
 def test_another_step_in_the_state_is_noticed(interrupted):
     folder = Path(interrupted.out) / "checkpoints"
     state = folder / "step_000006" / "state.json"
@@ -371,6 +388,7 @@ def test_another_step_in_the_state_is_noticed(interrupted):
     assert "state.json" in said[0]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_written_again_is_never_missing(interrupted, capsys):
     """Killed between the two renames: the older one of the same step is found, and goes with the next that is written. What
     changed and may change is printed."""
@@ -383,6 +401,7 @@ def test_a_checkpoint_that_is_written_again_is_never_missing(interrupted, capsys
     assert "train.accumulation 2 (was 1), train.checkpoint_steps 8 (was 3)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_from_an_older_checkpoint_the_later_ones_go(interrupted, fine_tuned):
     folder = Path(interrupted.out)
     older = replace(interrupted.train, resume=str(folder / "checkpoints/step_000003"), checkpoint_steps=0)
@@ -391,6 +410,7 @@ def test_from_an_older_checkpoint_the_later_ones_go(interrupted, fine_tuned):
     assert without_times(lines(folder)) == without_times(lines(fine_tuned))
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(interrupted, monkeypatch):
     """A gradient that overflows is seen in the loss of the next step; a checkpoint in between would be the last one for ever."""
     from accelerate.optimizer import AcceleratedOptimizer
@@ -408,6 +428,7 @@ def test_weights_that_are_not_finite_are_not_saved(interrupted, monkeypatch):
     assert checkpoint.find("auto", folder, say=print) == folder / "step_000006"
 
 
+@pytest.mark.slow
 def test_a_rate_is_a_function_of_the_step_also_after_one_that_the_scaler_skipped(
     frozen, tiny_data, tmp_path, monkeypatch
 ):
@@ -427,6 +448,7 @@ def test_a_rate_is_a_function_of_the_step_also_after_one_that_the_scaler_skipped
     assert [row["lr"] for row in steps(folder)] == [row["lr"] for row in steps(frozen)]
 
 
+@pytest.mark.slow
 def test_without_a_whole_checkpoint_nothing_is_started_anew_by_itself(interrupted):
     for path in (Path(interrupted.out) / "checkpoints").iterdir():
         (path / "optimizer.safetensors").unlink()
@@ -434,6 +456,7 @@ def test_without_a_whole_checkpoint_nothing_is_started_anew_by_itself(interrupte
         run(interrupted)
 
 
+@pytest.mark.slow
 def test_from_the_one_before_the_run_ends_with_the_same_bits(interrupted, fine_tuned, capsys):
     """Half a checkpoint is invisible, and goes with the next that is written."""
     folder = Path(interrupted.out)
@@ -448,12 +471,14 @@ def test_from_the_one_before_the_run_ends_with_the_same_bits(interrupted, fine_t
     assert without_times(lines(folder)) == without_times(lines(fine_tuned))
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_of_a_step_is_not_found(interrupted):
     folder = Path(interrupted.out) / "checkpoints"
     (folder / "step_000006").rename(folder / "step_000006.tmp")
     assert checkpoint.find("auto", folder, say=print) == folder / "step_000003"
 
 
+@pytest.mark.slow
 def test_the_default_optimizer_continues_to_the_same_bits(tiny_data, tmp_path):
     adamw = {"name": "adamw", "lr": 0.01, "backbone_lr": 0.0001}
     train = {"epochs": 1, "checkpoint_steps": 2, "resume": "auto"}
@@ -467,6 +492,7 @@ def test_the_default_optimizer_continues_to_the_same_bits(tiny_data, tmp_path):
     assert (folder / "model.safetensors").read_bytes() == model
 
 
+@pytest.mark.slow
 def test_another_recipe_is_refused_with_every_key_that_differs(interrupted):
     changed = replace(
         interrupted,
@@ -482,6 +508,7 @@ def test_another_recipe_is_refused_with_every_key_that_differs(interrupted):
     assert "out, runtime, data.root" in said  # what may change
 
 
+@pytest.mark.slow
 def test_other_images_are_refused_by_name(interrupted, tiny_data, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
@@ -496,6 +523,7 @@ def test_other_images_are_refused_by_name(interrupted, tiny_data, tmp_path):
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_it_starts_again(tiny_data, tmp_path, frozen):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
@@ -519,6 +547,7 @@ def test_collate_stacks_and_keeps_the_types():
     }
 
 
+@pytest.mark.slow
 def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monkeypatch):
     """The tests above can fail: with a shuffling loader whose order comes from the global random state, as it was saved at
     the checkpoint, and skip_first_batches, the first step after resuming sees other images."""
@@ -551,12 +580,14 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
     assert after[6] != pytest.approx(before[6], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_taken_for_another_recipe(fine_tuned, tiny_data):
     other = small(tiny_data, fine_tuned, train={"resume": "auto"}, optim={"lr": 0.5}, data=NO_RANDOM_CROP)
     with pytest.raises(InputError, match=rf"{fine_tuned}.*optim\.lr 0\.5 \(was 0\.02\)"):
         start.run(other)
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_started_again_has_nothing_to_do(fine_tuned, tiny_data, capsys):
     before = {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")}
     assert start.run(small(tiny_data, fine_tuned, train={"resume": "auto"}, data=NO_RANDOM_CROP)) == fine_tuned
@@ -564,6 +595,7 @@ def test_a_finished_run_that_is_started_again_has_nothing_to_do(fine_tuned, tiny
     assert {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_losses_are_written_every_few_seconds_too(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
