@@ -1,14 +1,10 @@
 """What makes up for rare classes computes the same on two processes and under accumulation."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from support.runs import small
+from support.processes import torchrun
+from support.runs import losses, small, summary
 
 from headstart.parsing import to_yaml
 from headstart.training import run
@@ -16,13 +12,18 @@ from headstart.training import run
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
-def losses(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
+@pytest.fixture(scope="module")
+def rare_checks(tiny_data, tmp_path_factory):
+    """3 training images of red_checks, 12 of each other class."""
+    root = tmp_path_factory.mktemp("rare") / "data"
+    shutil.copytree(tiny_data, root)
+    for path in sorted((root / "train" / "red_checks").iterdir())[3:]:
+        path.unlink()
+    return root
 
 
 @pytest.mark.parametrize(
-    "way",
+    "changes",
     [
         {"data": {"sampling": "balanced"}},
         {"optim": {"class_weights": "balanced"}},
@@ -30,31 +31,16 @@ def losses(folder: Path) -> list[float]:
     ],
     ids=["sampling", "weights", "adjustment"],
 )
-def test_two_processes_that_accumulate_have_the_losses_of_one_that_does_not(way, tiny_data, tmp_path) -> None:
-    root = tmp_path / "data"
-    shutil.copytree(tiny_data, root)
-    for path in sorted((root / "train" / "red_checks").iterdir())[3:]:
-        path.unlink()
-    config = small(root, tmp_path / "one", strategy="frozen_head", runtime={"cpu": True}, **way)
-    single = run(config)
+def test_two_processes_that_accumulate_have_the_losses_of_one_that_does_not(changes, rare_checks, tmp_path) -> None:
+    config = small(
+        rare_checks, tmp_path / "one", strategy="frozen_head", runtime={"cpu": True}, train={"epochs": 1}, **changes
+    )
+    single, two = run(config), tmp_path / "two"
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "headstart",
-    ]
-    changes = ["--out", str(tmp_path / "two"), "--train.accumulation", "2"]
-    done = subprocess.run(
-        [*command, "train", "--config", str(tmp_path / "config.yaml"), *changes],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+    command = ("train", "--config", tmp_path / "config.yaml", "--out", two, "--train.accumulation", "2")
+    done = torchrun(2, *command, cwd=tmp_path).finish()
     assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "two") == pytest.approx(losses(single), rel=1e-5)
-    values = [json.loads((folder / "summary.json").read_text())["val"] for folder in (single, tmp_path / "two")]
-    assert values[1]["confusion_matrix"] == values[0]["confusion_matrix"]
+    assert len(losses(single)) >= 3
+    assert losses(two) == pytest.approx(losses(single), rel=1e-5)
+    assert summary(two)["world_size"] == 2
+    assert summary(two)["val"]["confusion_matrix"] == summary(single)["val"]["confusion_matrix"]

@@ -21,8 +21,8 @@ def test_a_run_on_ants_and_bees_names_the_placeholder_and_beats_guessing(ants_an
     )
     summary = json.loads((run(config) / "summary.json").read_text())
     said = capsys.readouterr().out
-    assert "244 training + 153 validation images, 2 classes" in said
-    assert "not used, 1: train/ants/imageNotFound.gif" in said
+    for fragment in ("244 training", "153 validation", "2 classes", "train/ants/imageNotFound.gif"):
+        assert fragment in said
     assert summary["skipped"][0]["path"] == "train/ants/imageNotFound.gif"
     assert summary["classes"] == ["ants", "bees"]
     assert summary["val"]["n"] == 153

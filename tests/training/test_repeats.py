@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from support.runs import small, stopped_at
+from support.runs import small, stopped_at, summary
 
 from headstart import InputError
 from headstart.compare import read_measured
@@ -29,10 +29,6 @@ from headstart.stats import student_t, wilson
 def repeated(root: Path, out: Path, bank: Path, *, strategy: str = "frozen_head", **train: int) -> RunConfig:
     config = small(root, out, strategy=strategy, train=train, runtime={"bank": str(bank)})
     return replace(config, strategy=replace(config.strategy, features="bank"), probe=replace(config.probe, l2=1.0))
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
 
 
 def clipped(mean: float, reach: float) -> list[float] | None:
@@ -89,7 +85,7 @@ def test_seeds_that_split_the_data_anew_are_not_independent(seeds: Path, tiny_da
     found = sum_up(config, seeds, children)
     assert not found["same_images"]
     spread = found["spread"]["accuracy"]
-    assert spread["ci95_is"] == "t, corrected for overlapping training images"
+    assert spread["ci95_is"].startswith("t, ")
     reach = student_t(0.975, 1) * spread["sd"] * math.sqrt(1 / 2 + 15 / 36)
     assert spread["ci95"] == pytest.approx(clipped(spread["mean"], reach))
 
@@ -110,7 +106,7 @@ def test_seeds_that_measure_on_images_of_their_own_are_summed_up_without_an_inte
         "accuracy_ci95": None,
         "loss": pytest.approx(0.25),
     }
-    assert any("59 of 60 answers are right in all" in line for line in results_in_words(found))
+    assert any("59 of 60" in line for line in results_in_words(found))
 
 
 def test_intervals_over_runs_stay_between_0_and_1_and_need_runs_that_differ(seeds: Path, tiny_data, bank) -> None:
@@ -124,35 +120,34 @@ def test_intervals_over_runs_stay_between_0_and_1_and_need_runs_that_differ(seed
         child.summary["val"]["accuracy"] = 1.0
     found = sum_up(config, seeds, children)
     assert found["spread"]["accuracy"]["ci95"] is None
-    assert found["spread"]["accuracy"]["ci95_is"] == "none, as all runs have the same accuracy"
-    assert results_in_words(found)[-1].startswith(
-        "no interval of the mean over runs: they all came to the same accuracy"
-    )
+    assert found["spread"]["accuracy"]["ci95_is"].startswith("none")
+    assert "[" not in results_in_words(found)[-1]  # no interval
 
 
+@pytest.mark.slow
 def test_where_the_images_chose_the_epoch_it_is_said(folds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, folds, bank, folds=2)
     children = [Child(name, part, summary(folds / name)) for name, part in children_of(config, folds).items()]
-    caveat = "the images that are measured chose the epoch that is kept, in every run, which flatters them a little"
-    assert caveat not in results_in_words(sum_up(config, folds, children))
+    plain = sum_up(config, folds, children)
+    assert not plain["epoch_chosen_on_val"]
     for epochs, more in ((3, {}), (1, {"probe": {"tuning_kept": True}})):
         for child in children:
             child.summary.update({"epochs": epochs} | more)
         found = sum_up(config, folds, children)
         assert found["epoch_chosen_on_val"]
-        assert caveat in results_in_words(found)
+        (caveat,) = set(results_in_words(found)) - set(results_in_words(plain))
+        assert "epoch" in caveat
 
 
 def test_the_folder_of_seeds_is_not_compared_and_says_what_is(seeds: Path) -> None:
-    with pytest.raises(
-        InputError, match="holds repeated runs that share their validation images; name one of them, such as"
-    ):
+    with pytest.raises(InputError, match=rf"{seeds}.*seed_0"):
         read_measured(str(seeds))
 
 
 # ------------------------------------------------------------------------------------------------- folds
 
 
+@pytest.mark.slow
 def test_over_the_folds_every_image_is_measured_once(folds: Path, tiny_data) -> None:
     found = summary(folds)
     rows = pq.read_table(folds / "predictions.parquet").to_pylist()
@@ -168,6 +163,7 @@ def test_over_the_folds_every_image_is_measured_once(folds: Path, tiny_data) -> 
         assert not measured & {sample["path"] for sample in trained if sample["split"] == "train"}
 
 
+@pytest.mark.slow
 def test_the_interval_over_folds_knows_that_they_share_training_images(folds: Path) -> None:
     spread = summary(folds)["spread"]["accuracy"]
     accuracies = [row["accuracy"] for row in summary(folds)["runs"]]
@@ -176,6 +172,7 @@ def test_the_interval_over_folds_knows_that_they_share_training_images(folds: Pa
     assert spread["ci95"] == pytest.approx(clipped(np.mean(accuracies), reach))
 
 
+@pytest.mark.slow
 def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
     measured = read_measured(str(folds))
     assert len(measured.keys) == 51
@@ -185,13 +182,14 @@ def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
 # ------------------------------------------------------------------------------------------------- continued
 
 
+@pytest.mark.slow
 def test_started_again_only_what_is_unfinished_is_run(seeds: Path, tiny_data, bank, tmp_path, capsys) -> None:
     out = tmp_path / "run"
     shutil.copytree(seeds, out)
     (out / "seed_1" / "summary.json").unlink()  # as if it had been killed while it wrote
     (out / "summary.json").unlink()
     config = repeated(tiny_data, out, bank, seeds=3)  # and one more
-    with pytest.raises(InputError, match="holds a run"):
+    with pytest.raises(InputError, match=rf"{out}.*resume"):
         run(config)
     capsys.readouterr()
     run(replace(config, train=replace(config.train, resume="auto")))
@@ -206,19 +204,19 @@ def test_started_again_only_what_is_unfinished_is_run(seeds: Path, tiny_data, ba
 
 def test_another_recipe_is_not_mixed_in(seeds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, seeds, bank, seeds=2, resume="auto")
-    with pytest.raises(InputError, match=r"probe\.l2 7\.0 \(was 1\.0\) would change the interrupted run"):
+    with pytest.raises(InputError, match=r"probe\.l2 7\.0 \(was 1\.0\)"):
         run(replace(config, probe=replace(config.probe, l2=7.0)))
 
 
 def test_a_single_run_is_not_turned_into_several(seeds: Path, tiny_data, bank) -> None:
-    with pytest.raises(InputError, match="holds a single run"):
+    with pytest.raises(InputError, match=rf"{seeds / 'seed_0'} .*single run"):
         run(repeated(tiny_data, seeds / "seed_0", bank, seeds=2, resume="auto"))
 
 
 def test_a_single_run_does_not_continue_several(seeds: Path, tiny_data, bank, tmp_path) -> None:
     shutil.copytree(seeds, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
-    with pytest.raises(InputError, match="holds a run"):
+    with pytest.raises(InputError, match=str(tmp_path / "run")):
         run(repeated(tiny_data, tmp_path / "run", bank, resume="auto"))
 
 
@@ -241,7 +239,7 @@ def test_a_fold_without_a_class_is_found_before_the_first_run(on_bad_file: str, 
     for number in range(2, 8):
         next((root / "blue_waves").glob(f"*_{number:02d}.*")).unlink()
     config = repeated(root, tmp_path / "run", bank, folds=4)
-    with pytest.raises(InputError, match=r"class '\w+' lies in train with all of its"):
+    with pytest.raises(InputError, match=r"class '\w+'.* train "):
         run(replace(config, data=replace(config.data, on_bad_file=on_bad_file)))
     assert not (tmp_path / "run").exists()
 
@@ -251,17 +249,20 @@ def test_two_processes_do_not_write_the_same_runs(seeds: Path, tiny_data, bank, 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         about = {"pid": other.pid, "host": socket.gethostname(), "since": psutil.Process(other.pid).create_time()}
         (tmp_path / "run" / RUNNING).write_text(json.dumps(about))
-        with pytest.raises(InputError, match=f"process {other.pid} is writing there"):
+        with pytest.raises(InputError, match=f"process {other.pid} "):
             run(repeated(tiny_data, tmp_path / "run", bank, seeds=2, resume="auto"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--train.seeds", "0"], "train.seeds is 0; it must be at least 1"),
-        (["--train.folds", "1"], "train.folds is 1; use at least 2"),
-        (["--train.folds", "3", "--train.seeds", "2"], "go one at a time"),
-        (["--train.folds", "3", "--data.folds", "3", "--data.split", "stratified"], "choose one of them"),
+        (["--train.seeds", "0"], r"train\.seeds .*0.* 1"),
+        (["--train.folds", "1"], r"train\.folds .*1.* 2"),
+        (["--train.folds", "3", "--train.seeds", "2"], r"train\.(seeds|folds).*train\.(folds|seeds)"),
+        (
+            ["--train.folds", "3", "--data.folds", "3", "--data.split", "stratified"],
+            r"(data|train)\.folds.*(train|data)\.folds",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: list[str], message: str) -> None:
@@ -270,7 +271,7 @@ def test_what_makes_no_sense_is_refused(options: list[str], message: str) -> Non
 
 
 def test_a_checkpoint_by_name_is_refused(tiny_data, bank, tmp_path) -> None:
-    with pytest.raises(InputError, match="names one checkpoint, and several runs are asked for"):
+    with pytest.raises(InputError, match=r"train\.resume some/step_4"):
         run(repeated(tiny_data, tmp_path / "run", bank, seeds=2, resume="some/step_4"))
 
 
@@ -278,10 +279,10 @@ def test_a_checkpoint_by_name_is_refused(tiny_data, bank, tmp_path) -> None:
 def test_stopped_in_the_second_seed_of_fine_tuning_it_continues_there(tiny_data, tmp_path) -> None:
     config = small(tiny_data, tmp_path / "run", train={"epochs": 1, "seeds": 2, "resume": "auto"})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    stopped = stopped_at(110, tmp_path / "config.yaml", tmp_path)
+    stopped = stopped_at(1, tmp_path / "run" / "seed_1" / "metrics.jsonl", tmp_path / "config.yaml")
     assert stopped.returncode == 143, stopped.stderr
-    assert "seed_1: stopped by SIGTERM" in stopped.stderr
-    assert f"all of them: --out {tmp_path / 'run'} --train.resume auto" in stopped.stderr
+    for fragment in ("seed_1: ", "SIGTERM", f"--out {tmp_path / 'run'} --train.resume auto"):
+        assert fragment in stopped.stderr
     assert (tmp_path / "run" / "seed_0" / "summary.json").exists()
     assert not (tmp_path / "run" / "summary.json").exists()
     found = summary(run(config))
@@ -315,6 +316,6 @@ def test_after_one_that_failed_none_is_begun_and_it_is_named(configs, tmp_path, 
     broken = {
         "seed_0": replace(configs["seed_0"], data=replace(configs["seed_0"].data, root=str(tmp_path / "nowhere")))
     }
-    with pytest.raises(InputError, match=r"^seed_0 ended with code 2: .*nowhere"):
+    with pytest.raises(InputError, match=r"^seed_0 .*\b2\b.*nowhere"):
         run_on_gpus(broken | {"seed_1": configs["seed_1"]}, ["0"])
     assert "seed_1" not in capsys.readouterr().out

@@ -87,6 +87,7 @@ def events(folder):
     return scalars, tags["images"]
 
 
+@pytest.mark.slow
 def test_a_tracker_hears_of_configuration_images_metrics_and_the_end(fake, tiny_data, tmp_path):
     out = run(config_of(tiny_data, tmp_path / "run", "fake"))
     kinds = [what for what, *_ in fake.told]
@@ -110,6 +111,7 @@ def test_a_tracker_hears_of_configuration_images_metrics_and_the_end(fake, tiny_
     assert json.loads((out / RUN_IDS).read_text()) == {"fake": "fake"}
 
 
+@pytest.mark.slow
 def test_a_run_on_the_bank_tells_too(fake, tiny_data, tmp_path):
     config = config_of(tiny_data, tmp_path / "run", "fake")
     config = replace(config, strategy=replace(config.strategy, features="bank"))
@@ -136,15 +138,15 @@ def test_one_that_raises_is_left_out_with_one_warning(method, fake, tiny_data, t
     trackers.finish(picture, summary)
     said = capsys.readouterr().err
     assert said.count("warning") == 1
-    assert (
-        f"the tracker fake failed and is left out from here on (ConnectionError: no {method} today second line)" in said
-    )
+    assert "fake" in said
+    assert f"ConnectionError: no {method} today second line" in said
     scalars, images = events(folder)
     assert scalars["train/loss"] == [(1, 0.5), (2, 0.5), (3, 0.5)], "the other one goes on"
     assert scalars["result/accuracy"][0][1] == 1
     assert images == ["training images"]
 
 
+@pytest.mark.slow
 def test_a_continued_run_goes_on_in_the_same_run_of_its_tracker(fake, tiny_data, tmp_path, capsys):
     pytest.importorskip("tensorboard")
 
@@ -195,7 +197,7 @@ def test_damaged_ids_are_one_warning_and_the_trackers_begin_new_runs(damage, fak
         trackers.record({"step": 4, "loss": 0.5})
     assert [what for what, *_ in fake.told] == ["start", "config", "log"]
     said = capsys.readouterr().err
-    assert said.count(f"{path} cannot be read (") == 1
+    assert str(path) in said
     assert said.count("warning") == (2 if damage == "a folder" else 1)  # nor can it be written
     assert path.is_dir() or json.loads(path.read_text()) == {"fake": "fake"}
 
@@ -204,7 +206,10 @@ def test_one_that_has_no_id_is_left_out(fake, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trackers_module, "_id_of", lambda *_: 1 / 0)
     with Trackers(Accelerator(cpu=True), ["fake"], tmp_path, RuntimeConfig(), {"seed": 1}, step=0) as trackers:
         trackers.record({"step": 1, "loss": 0.5})
-    assert capsys.readouterr().err.count("the tracker fake failed and is left out from here on (ZeroDivisionError") == 1
+    said = capsys.readouterr().err
+    assert said.count("warning") == 1
+    assert "fake" in said
+    assert "ZeroDivisionError" in said
     assert not any(what == "log" for what, *_ in fake.told)
 
 
@@ -213,13 +218,11 @@ def test_one_that_is_not_installed_is_said_before_anything_is_written(tiny_data,
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else found(name, *rest)
     )
-    with pytest.raises(InputError, match="wandb is not installed; pip install wandb, or leave it out"):
+    with pytest.raises(InputError, match="pip install wandb"):
         run(config_of(tiny_data, tmp_path / "run", "wandb"))
     assert not (tmp_path / "run").exists()
     for name in ("tensorbord", "clearml"):
-        with pytest.raises(
-            InputError, match=f"runtime.trackers {name} is unknown; one or several of tensorboard, trackio"
-        ):
+        with pytest.raises(InputError, match=rf"runtime\.trackers {name} .*tensorboard, trackio"):
             run(config_of(tiny_data, tmp_path / "run", f"{name}, tensorboard"))
 
 
@@ -247,7 +250,7 @@ def test_the_others_offline(name, tiny_data, tmp_path, monkeypatch, capfd):
         again.record({"step": 6, "loss": 0.25})
     again.finish(folder / "model.safetensors", json.loads((folder / "summary.json").read_text()))
     assert json.loads((folder / RUN_IDS).read_text()) == {name: run_id}
-    assert "failed" not in capfd.readouterr().err
+    assert "headstart: warning" not in capfd.readouterr().err
     if name == "mlflow":
         import mlflow
 

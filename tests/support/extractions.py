@@ -1,0 +1,100 @@
+"""Four extractions in a row, for each of two processes to run: what a process reads from the images fails or is stopped."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart import extract
+from headstart.config import DataConfig, RuntimeConfig
+from headstart.data.folders import ClassFolders
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Scan
+from headstart.errors import InputError, Stopped
+from headstart.features import Bank, bank_key
+from headstart.preprocess import Preprocess
+from headstart.runtime import StopRequest, start_accelerator
+from headstart.trunk import FEATURES, FrozenTrunk
+from headstart.weights import load_weights
+
+
+class ReadBy:
+    """A source that calls `before_read` with the number of the image that is about to be read, counted from 1."""
+
+    columns = ()
+
+    def __init__(self, source: ClassFolders, before_read: Callable[[int], None]) -> None:
+        self.source, self.before_read, self.num_read = source, before_read, 0
+        self.root, self.identity = source.root, source.identity
+
+    def scan(self) -> Scan:
+        return self.source.scan()
+
+    def read(self, path: str) -> bytes:
+        self.num_read += 1
+        self.before_read(self.num_read)
+        return self.source.read(path)
+
+
+def _nothing(number: int) -> None:
+    """The image is read."""
+
+
+def _break(number: int) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def _stop(number: int) -> None:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def four_extractions(images: str) -> None:
+    """Writes RANK.json into the working folder: of each extraction the type of what was raised ("filled" for nothing), its
+    message, and the number of images read by this process. Batches are of one image; the second process suffers the faults."""
+    rank, folder = int(os.environ["RANK"]), Path.cwd()
+    extract.BATCH_CPU, extract.EXCHANGE_S = 1, 0.0
+    accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True))
+    spec = Preprocess(image_size=32, resize_size=37)
+    manifest = build_manifest(ClassFolders(images), DataConfig(), seed=0)
+    views = extract.views_of(DataConfig(), spec, num_views=0, seed=0)
+    trunk = FrozenTrunk(load_weights("bundled").tensors, precision="no", device=torch.device("cpu"))
+    found: dict[str, Any] = {}
+
+    def open_bank(name: str) -> Bank:
+        return Bank(folder / name, bank_key(weights_sha256="a", form=name, preprocess={}), width=FEATURES)
+
+    def attempt(
+        name: str, bank: Bank, fault: Callable[[int], None] = _nothing, *, num_images: int | None = None
+    ) -> None:
+        source = ReadBy(ClassFolders(images), fault if rank == 1 else _nothing)
+        rows = extract.rows_of(source, manifest.samples, views)[:num_images]
+        try:
+            with StopRequest() as stop:
+                extract.fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=0, stop=stop)
+            outcome = "filled", str(extract.features_of(bank, rows)[:].shape)
+        except (InputError, Stopped, KeyError) as error:
+            outcome = type(error).__name__, str(error)
+        found[name] = [*outcome, source.num_read]
+        accelerator.wait_for_everyone()
+
+    attempt("one image", open_bank("one image"), num_images=1)
+    attempt("broken", open_bank("broken"), _break)
+    attempt("stopped", open_bank("stopped"), _stop)
+
+    late = open_bank("late") if rank == 1 else None
+    accelerator.wait_for_everyone()
+    if rank == 0:  # another run stores everything meanwhile
+        names = [row.name for row in extract.rows_of(manifest.source, manifest.samples, views)]
+        open_bank("late").writer().add(names, np.zeros((len(names), FEATURES), np.float32))
+        late = open_bank("late")
+    accelerator.wait_for_everyone()
+    assert late is not None
+    attempt("late", late)
+    Path(f"{rank}.json").write_text(json.dumps(found))
+    accelerator.end_training()
