@@ -20,15 +20,18 @@ def outliving_the_reader() -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if stream is not None:  # without a console on Windows, or closed by the caller
+                stream.flush()
         sys.stdout, sys.stderr = before
 
 
 def _outliving(stream: TextIO) -> TextIO:
+    if os.name == "nt" and stream is not None and stream.isatty():  # the console of Windows is no file of bytes
+        return stream
     try:
         stream.flush()
         file = _Outliving(stream.fileno(), "wb", closefd=False)
-    except OSError:  # not a file of the system (a notebook, a test), or gone already
+    except (OSError, AttributeError, ValueError):  # not a file of the system (None, a notebook, a test), or closed
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(file), encoding=stream.encoding, errors=stream.errors, line_buffering=True, write_through=True
@@ -40,9 +43,9 @@ class _Outliving(io.FileIO):
         try:
             return super().write(data) or 0
         except OSError as error:
-            if error.errno not in _READER_GONE:
-                raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
+            if error.errno not in _READER_GONE:  # a full disk: one error, and no more of them when the process ends
+                raise
             return len(memoryview(data).cast("B"))

@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -26,11 +27,12 @@ def in_workers(
     ahead; when they end, those that were begun are still finished, also after a signal to the whole group.
 
     result_bytes: of the tensors of a result, about."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # all of which do the same
     loader: DataLoader[Any] = DataLoader(
         work,
         sampler=_Lazily(items),
         batch_size=None,
-        **worker_options(num_workers, _as_it_is, prefetch=2, batch_bytes=result_bytes),
+        **worker_options(num_workers, _as_it_is, prefetch=2, batch_bytes=result_bytes * processes),
     )
     return iter(loader)
 

@@ -1,7 +1,9 @@
 """Backbone weights by name or path, checked by hash and by number. No source is ever swapped for another."""
 
+import argparse
 import contextlib
 import hashlib
+import http.client
 import os
 import secrets
 import socket
@@ -14,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar as _scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from headstart.errors import InputError, one_line, warn
 from headstart.parsing import nearest
-from headstart.runtime import on_each_host
+from headstart.runtime import from_all, on_each_host
 from headstart.trunk import shapes, unusable
 
 if TYPE_CHECKING:
@@ -45,11 +49,18 @@ BUNDLED = Path(__file__).parent / "assets" / "resnet18-distilled.safetensors"
 BUNDLED_SHA256 = "0b891cb2306bd163414ac3ddfe8beff26a384ff70ac750c39d3e32b8cc15db6c"
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 1.5, 30.0
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_ema", "state_dict_ema")
+TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params",
+            "state_dict_ema", "model_ema", "ema")  # fmt: skip
 """Keys of training checkpoints below which the state dict may lie, in the order of preference."""
+_PLAIN_DATA: list[Any] = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType,
+               (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar")]  # fmt: skip
+"""What training scripts put beside the state dict: their options and their best accuracy. None of it runs code."""
 COUNTER = "num_batches_tracked"
 PROFILER_BUFFERS = ("total_ops", "total_params")  # left in the state dict by thop, a counter of operations
+
+
+_WARNED_OF: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -65,10 +76,28 @@ class Weights:
 def obtain_weights(accelerator: "Accelerator", source: str, *, imagenet: Download = IMAGENET) -> Weights:
     """`load_weights` in every process, after the first process of each host has made sure of the file.
 
-    Raises InputError in all processes if one host cannot get the file.
+    Raises InputError in all processes if one host cannot get the file or cannot use it, or if two hosts have different files.
     """
     on_each_host(accelerator, lambda: ensure_available(source, imagenet=imagenet))
-    return load_weights(source, imagenet=imagenet)
+    weights, problem = None, None
+    try:
+        weights = load_weights(source, imagenet=imagenet)
+    except InputError as error:
+        problem = str(error)
+    host = f"on {socket.gethostname()}"
+    outcomes = from_all(accelerator, (host, problem, None if weights is None else weights.sha256))
+    failed = [(where, reason) for where, reason, _ in outcomes if reason is not None]
+    if failed:
+        where, reason = failed[0]
+        raise InputError(reason if accelerator.num_processes == 1 else f"{where}: {reason}")
+    hashes = {sha256: where for where, _, sha256 in outcomes}
+    if len(hashes) > 1:
+        raise InputError(
+            f"weights {source} are different files {' and '.join(hashes.values())} (sha256 "
+            f"{' and '.join(str(sha256)[:8] for sha256 in hashes)}); copy one of them to every host"
+        )
+    assert weights is not None
+    return weights
 
 
 def ensure_available(source: str, *, imagenet: Download = IMAGENET) -> None:
@@ -82,8 +111,11 @@ def ensure_available(source: str, *, imagenet: Download = IMAGENET) -> None:
     elif source not in ("bundled", "none") and not Path(source).is_file():
         names = ("imagenet", "bundled", "none")
         hint = nearest(source, names) or f"; name one, or {names[0]}, {names[1]} or {names[2]}"
-        host = f" on {socket.gethostname()}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        raise InputError(f"weights {source} is not a file{host}{hint}")
+        raise InputError(f"weights {source} is not a file{_of_this_host()}{hint}")
+
+
+def _of_this_host() -> str:
+    return f" on {socket.gethostname()}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
 def load_weights(source: str, *, imagenet: Download = IMAGENET) -> Weights:
@@ -101,10 +133,12 @@ def load_weights(source: str, *, imagenet: Download = IMAGENET) -> Weights:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        if path.suffix == ".safetensors":
+        suffix = path.suffix.lower()
+        if suffix == ".safetensors":
             return load_file(path)
-        if path.suffix in TORCH_SUFFIXES:
-            return _state_dict_in(torch.load(path, map_location="cpu", weights_only=True), path)
+        if suffix in TORCH_SUFFIXES:
+            with torch.serialization.safe_globals(_PLAIN_DATA):
+                return _state_dict_in(torch.load(path, map_location="cpu", weights_only=True), path)
     except InputError:
         raise
     except (SafetensorError, OSError) as error:
@@ -146,7 +180,7 @@ def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, t
     parts = {name.split(".")[0] for name in expected} | {f"layer{stage}" for stage in range(5, 10)}
     others = [name for name in inside if name not in expected]
     extra = sorted(
-        name for name in others if name.split(".")[0] in parts and name.rsplit(".")[-1] not in PROFILER_BUFFERS
+        name for name in others if name.split(".")[0] in parts and name.rsplit(".", 1)[-1] not in PROFILER_BUFFERS
     )
     missing = sorted(name for name in expected if name not in inside and not name.endswith(COUNTER))
     if missing or extra:
@@ -156,6 +190,8 @@ def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, t
     backbone: dict[str, torch.Tensor] = {}
     for name, shape in expected.items():
         value = inside.get(name, torch.zeros((), dtype=torch.int64))
+        if name.endswith(COUNTER) and value.numel() == 1:
+            value = value.reshape(())
         if tuple(value.shape) != shape:
             raise InputError(f"{path} is not a torchvision ResNet-18: {name} is {tuple(value.shape)}, not {shape}")
         if value.dtype.is_complex or not (value.is_floating_point() or name.endswith(COUNTER)):
@@ -167,7 +203,8 @@ def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, t
         raise InputError(f"{path}: {reason}; use another copy of these weights")
     outside = [name for name in tensors if not name.startswith(prefix)]
     unused = sorted([*outside, *(name for name in others if not name.startswith("fc."))])
-    if unused and os.environ.get("RANK", "0") == "0":
+    if unused and os.environ.get("RANK", "0") == "0" and path not in _WARNED_OF:  # once, not for each of several runs
+        _WARNED_OF.add(path)
         names = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
         warn(f"{path}: not part of the backbone, so not used: {names}")
     return backbone
@@ -177,8 +214,8 @@ def _download(download: Download) -> None:
     target = download.path
     if not _reachable(download.url):
         raise InputError(
-            f"the imagenet weights are not in {target.parent} and {urlsplit(download.url).hostname} cannot be reached; "
-            f"use --model.weights bundled, which come with headstart, or a file, or put {target.name} there"
+            f"the imagenet weights are not in {target.parent}{_of_this_host()} and {urlsplit(download.url).hostname} cannot be reached; "
+            f"use --model.weights bundled or a local file, or copy {target.name} there"
         )
     staging = target.with_name(f"{target.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -193,8 +230,10 @@ def _download(download: Download) -> None:
         if not digest.hexdigest().startswith(download.sha256_prefix):
             raise InputError(f"{download.url} arrived damaged (sha256 {digest.hexdigest()[:8]}...); try again")
         os.replace(staging, target)
-    except OSError as error:  # URLError and TimeoutError are among these
-        raise InputError(f"{download.url} could not be downloaded to {target}: {error}; try again") from None
+    except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are among the first
+        raise InputError(
+            f"{download.url} could not be downloaded to {target}{_of_this_host()}: {error}; try again"
+        ) from None
     finally:
         with contextlib.suppress(OSError):  # its folder may not be one
             staging.unlink()
@@ -209,7 +248,7 @@ def _reachable(url: str) -> bool:
             request = urllib.request.Request(url, method="HEAD")
             with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S):
                 answered.set()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             pass
 
     attempt = threading.Thread(target=knock, daemon=True)

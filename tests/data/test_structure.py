@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.structure import MOST_COMMENTS, MOST_EXIF_SEGMENTS, MOST_PARTS, excess_in
+from headstart.data.structure import MOST_COMMENTS, MOST_EXIF_SEGMENTS, MOST_PARTS, MOST_SCANS, excess_in
 
 
 def encoded(kind: str, **options: object) -> bytes:
@@ -55,6 +55,8 @@ def tiff_with(count: int) -> bytes:
 EXCESSIVE = {
     "jpeg, segments": lambda: jpeg_with(segment(0xE5, b"") * (MOST_PARTS + 1)),
     "jpeg, exif": lambda: jpeg_with(segment(0xE1, b"Exif\0\0" + b"a" * 12) * (MOST_EXIF_SEGMENTS + 1)),
+    "jpeg, junk between": lambda: jpeg_with(b"\0".join([segment(0xE1, b"Exif\0\0" + b"a" * 12)] * 100)),
+    "jpeg, scans": lambda: jpeg_with(b"").replace(b"\xff\xd9", b"\xff\xda" * (MOST_SCANS + 1) + b"\xff\xd9"),
     "jpeg, padding": lambda: jpeg_with(b"\xff" * (MOST_PARTS + 1)),
     "png, chunks": lambda: png_with(MOST_PARTS + 1),
     "gif, comments": lambda: gif_with(MOST_PARTS + 1),
@@ -72,6 +74,23 @@ def test_what_no_image_has_is_refused_before_it_is_decoded(name: str) -> None:
     with pytest.raises(UnreadableImage) as caught:
         decode(data)
     assert caught.value.kind == "excessive"
+
+
+@pytest.mark.parametrize("value", [10, 32, 35, 255])
+@pytest.mark.parametrize("kind", ["L", "RGB"])
+def test_binary_pixels_are_not_taken_for_a_header(value: int, kind: str) -> None:
+    out = io.BytesIO()
+    Image.new(kind, (300, 300), value if kind == "L" else (value,) * 3).save(out, "PPM")
+    assert excess_in(out.getvalue()) is None
+
+
+def test_what_follows_the_end_of_an_image_does_not_count() -> None:
+    """Such as the film of a motion photograph."""
+    rest = b"\xff\xda\0\0" * 100_000
+    for kind in ("PNG", "JPEG"):
+        data = encoded(kind) + bytes(1_000_000) + rest
+        assert excess_in(data) is None
+        assert decode(data).size == (20, 10)
 
 
 def test_files_with_much_that_is_usual_are_decoded() -> None:

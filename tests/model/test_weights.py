@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -116,10 +117,12 @@ def test_the_prefix_of_a_wrapper_is_removed(prefix: str, suffix: str, backbone: 
     assert torch.equal(found["layer4.1.conv2.weight"], backbone["layer4.1.conv2.weight"])
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "ema"])
 def test_the_state_dict_of_a_training_checkpoint_is_found_one_level_down(key, backbone, tmp_path) -> None:
+    """With what the scripts of torchvision, timm and the ImageNet example put beside it."""
     momentum = {"conv1.weight": torch.zeros(64, 3, 7, 7)}
-    torch.save({"epoch": 3, "optimizer": momentum, "best": 71.2, key: backbone}, tmp_path / "best.pth.tar")
+    beside = {"epoch": 3, "optimizer": momentum, "args": Namespace(lr=0.1), "best_acc1": np.float64(71.2)}
+    torch.save(beside | {key: backbone}, tmp_path / "best.pth.tar")
     assert torch.equal(backbone_of(tmp_path / "best.pth.tar")["conv1.weight"], backbone["conv1.weight"])
 
 
@@ -147,6 +150,12 @@ def test_another_head_and_foreign_buffers_are_left_out(extra, reported, backbone
     assert len(backbone_of(tmp_path / "a.safetensors")) == 120
     err = capsys.readouterr().err
     assert (reported in err and "a.safetensors" in err) if reported else not err
+
+
+def test_counters_of_one_element_and_other_endings_load(backbone, tmp_path) -> None:
+    counters = {name: v.reshape(1) for name, v in backbone.items() if name.endswith("num_batches_tracked")}
+    torch.save(backbone | counters, tmp_path / "old.TH")
+    assert backbone_of(tmp_path / "old.TH")["bn1.num_batches_tracked"].shape == ()
 
 
 def test_averaged_weights_load_without_their_counter(backbone, tmp_path, capsys) -> None:
@@ -305,9 +314,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_network_three_ways_out_are_named(empty_cache: Path, network_attempts: list[str]) -> None:
-    started = time.perf_counter()
     message = refusal("imagenet")
-    assert time.perf_counter() - started < 2.5
     assert set(network_attempts) == {"download.pytorch.org"}
     network_attempts.clear()
     assert "--model.weights bundled" in message
@@ -322,7 +329,7 @@ def silent_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     over = threading.Event()
 
     def wait(*_: object, **__: object) -> object:
-        over.wait(30)
+        assert over.wait(60), "the program waits for a network that does not answer"
         raise OSError("no answer")
 
     monkeypatch.setattr(socket, "create_connection", wait)
@@ -332,9 +339,7 @@ def silent_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("silent_network")
 def test_a_network_that_never_answers_is_given_up_soon(empty_cache: Path) -> None:
-    started = time.perf_counter()
     assert "download.pytorch.org" in refusal("imagenet")
-    assert time.perf_counter() - started < 2.5
     assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
 
 
@@ -383,13 +388,39 @@ def mirror(backbone: dict, tmp_path: Path) -> Iterator[tuple[Download, list[str]
 def test_a_download_is_checked_kept_and_not_repeated(mirror, backbone, empty_cache: Path) -> None:
     download, asked = mirror
     for _ in range(2):
-        ensure_available("imagenet", imagenet=download)
+        ensure_available("imagenet", imagenet=download)  # the second time it is there
     assert asked == ["HEAD", "GET"]
     found = load_weights("imagenet", imagenet=download).tensors
     assert found is not None
     assert torch.equal(found["conv1.weight"], backbone["conv1.weight"])
     assert int(found["bn1.num_batches_tracked"]) == 0
     assert [path.name for path in empty_cache.rglob("*") if path.is_file()] == ["resnet18-test.pth"]
+
+
+def test_a_download_that_breaks_off_is_refused_and_not_kept(empty_cache: Path) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"100\r\nhalf of a chunk")
+            self.close_connection = True
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/broken.pth"
+        with pytest.raises(InputError, match=re.escape(url)):
+            ensure_available("imagenet", imagenet=Download(url, "00000000"))
+        server.shutdown()
+    assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
 
 
 def test_a_download_of_another_hash_is_refused_and_not_kept(mirror, empty_cache: Path) -> None:
@@ -415,25 +446,48 @@ try:
     obtain_weights(accelerator, "imagenet", imagenet=download)
 except InputError as error:
     print(error)
+mine = "mine-of-two.safetensors"  # the same name in the folder of each host
+for content in ("damaged", "different"):
+    if content == "different":
+        shutil.copy(os.environ["BUNDLED"] if os.environ["RANK"] == "0" else os.environ["OTHER"], mine)
+    elif os.environ["RANK"] == "0":
+        shutil.copy(os.environ["BUNDLED"], mine)
+    else:
+        open(mine, "w").write("damaged")
+    try:
+        obtain_weights(accelerator, mine)
+    except InputError as error:
+        print(error)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_each_host_gets_the_file_and_a_host_that_cannot_stops_all(mirror, tmp_path: Path) -> None:
+def test_each_host_gets_the_file_and_a_host_that_cannot_stops_all(mirror, backbone: dict, tmp_path: Path) -> None:
     download, asked = mirror
+    save_file(backbone, tmp_path / "other.safetensors")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     processes = []
     for rank in range(2):  # each is the first process of its host, with a cache folder of its own
         environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
                                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-                                    "TORCH_HOME": str(tmp_path / f"host{rank}")}  # fmt: skip
+                                    "TORCH_HOME": str(tmp_path / f"host{rank}"), "BUNDLED": str(BUNDLED),
+                                    "OTHER": str(tmp_path / "other.safetensors")}  # fmt: skip
         command = [sys.executable, "-c", HOST, download.url, download.sha256_prefix]
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        (tmp_path / f"folder{rank}").mkdir()
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, cwd=tmp_path / f"folder{rank}", stdout=subprocess.PIPE, text=True
+            )
+        )
     for process in processes:
-        first, second = process.communicate(timeout=120)[0].splitlines()
+        first, blocked, damaged, different = process.communicate(timeout=120)[0].splitlines()
         assert process.returncode == 0
         assert first == "120"
-        assert str(tmp_path / "host1") in second
+        assert str(tmp_path / "host1") in blocked
+        assert "mine-of-two.safetensors" in damaged
+        assert socket.gethostname() in damaged
+        assert "mine-of-two.safetensors" in different
+        assert BUNDLED_SHA256[:8] in different
     assert sorted(asked[:4]) == ["GET", "GET", "HEAD", "HEAD"]

@@ -1,16 +1,19 @@
 """Signals and closed terminals: the first signal is remembered, a second one ends the process, a lost reader ends nothing."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.runs import small
 
 from headstart import runtime
+from headstart.output import outliving_the_reader
 from headstart.parsing import to_yaml
 from headstart.runtime import StopRequest
 
@@ -70,6 +73,23 @@ def test_a_run_goes_on_without_its_reader_and_a_closed_terminal_saves_it(tiny_da
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=60) == 143
     assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_*")]
+
+
+@pytest.mark.parametrize("closed", [None, io.StringIO(), SimpleNamespace(write=len, flush=lambda: None)])
+def test_output_that_is_no_file_stays_as_it_is(closed: object, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", closed)
+    with outliving_the_reader():
+        assert sys.stdout is closed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_to_a_full_disk_raises_once(monkeypatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with outliving_the_reader():
+            with pytest.raises(OSError, match="No space left"):
+                print("a line")
+            print("another line")
 
 
 def _metrics(run: Path) -> str:

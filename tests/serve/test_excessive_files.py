@@ -10,6 +10,7 @@ import headstart
 
 EXIF = struct.pack(">BBH", 0xFF, 0xE1, 16) + b"Exif\0\0" + b"a" * 8
 EXCESSIVE = {
+    "a JPEG of Exif segments with junk between them": b"\xff\xd8" + (EXIF + b"\0") * 1_700_000,
     "a JPEG of Exif segments": b"\xff\xd8" + EXIF * 1_800_000,
     "a text image of comments": b"P3\n64 64\n255\n" + b"#\n" * 16_000_000,
 }

@@ -72,7 +72,7 @@ def decode(data: bytes, *, jpeg_min_side: int | None = None) -> Image.Image:
 def check_structure(data: bytes) -> None:
     """Raise UnreadableImage for a file that holds far more around its pixels than images do: reading it could take minutes."""
     if excess := excess_in(data):
-        raise UnreadableImage(f"{excess}; no camera or program writes such a file", kind="excessive")
+        raise UnreadableImage(f"{excess}; re-save the image", kind="excessive")
 
 
 def rgb_of(image: Image.Image) -> Image.Image:

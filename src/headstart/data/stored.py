@@ -41,8 +41,8 @@ class StoredDataset:
             forbidden = [name for name in _OFFLINE if os.environ.get(name, "0").upper() in ("1", "ON", "YES", "TRUE")]
             if root.startswith("hf://") and forbidden:
                 raise InputError(
-                    f"{root} is not in the cache of datasets, and {forbidden[0]}={os.environ[forbidden[0]]} forbids the network; "
-                    f"unset {forbidden[0]} to download it"
+                    f"{root} cannot be loaded from the cache, and {forbidden[0]}={os.environ[forbidden[0]]} forbids the network; "
+                    f"unset {forbidden[0]} to download it ({one_line(error)[:200]})"
                 ) from None
             raise InputError(f"{root} cannot be loaded as a dataset: {one_line(error)[:300]}") from None
         parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}

@@ -24,7 +24,6 @@ _T = TypeVar("_T")
 LARGE_PIXELS = (
     12 * 10**6
 )  # an image above that, or resized to more, is decoded alone: with its conversions it may take a gigabyte
-MAX_JPEG_SCANS = 50  # a progressive file has about ten; each costs 0.1 s at 64 megapixels, and 90 bytes to send
 PREVIEW_QUALITY = 90
 
 ICO = b"\0\0\1\0"
@@ -34,7 +33,7 @@ _REASONS = {
     "too_large": "the image is too long and thin to be resized to what the model sees; cut it into pieces",
     "unsupported_pixels": "the image has pixels of 32 bits, which have no agreed range; convert it to 8 or 16 bits",
     "unreadable": "this is not an image, or it is damaged; JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 and TGA can be read",
-    "excessive": "the file holds far more comments, segments or tags than images do; save the image anew",
+    "excessive": "the file holds far more comments, segments or tags than images do; re-save the image",
     "icon": "ICO files are not read here; send the image as PNG",
 }
 
@@ -144,15 +143,13 @@ def _check(data: bytes, limits: Limits) -> tuple[int, int]:
     check_structure(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            size, form = image.size, image.format
+            size = image.size
     except Image.DecompressionBombError:
-        size, form = (limits.pixels + 1, 1), None
+        size = (limits.pixels + 1, 1)
     except Exception:  # Pillow's plugins raise what they like
         raise UnreadableImage("not an image") from None
     if size[0] * size[1] > limits.pixels:
         raise Problem(413, f"the image has more than {limits.megapixels} megapixels")
-    if form in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise UnreadableImage("too many scans")
     return size
 
 
