@@ -107,6 +107,7 @@ def draw_losses(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarra
     return np.log1p(np.exp(rng.normal(-2.0 + 0.5 * labels, 2.0))), labels
 
 
+@pytest.mark.slow
 def test_the_bootstrap_interval_covers_the_mean_loss_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     truth = draw_losses(rng, 2_000_000)[0].mean()
@@ -189,6 +190,7 @@ def draw_calibrated(rng: np.random.Generator, n: int, *, too_sure: float = 0.0) 
     return np.stack([top, 1 - top], axis=1), np.where(right, 0, 1)
 
 
+@pytest.mark.slow
 def test_a_calibrated_model_stays_below_the_limit_of_chance_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     found = [calibration_error(*draw_calibrated(rng, 153), seed=draw) for draw in range(DRAWS)]
@@ -197,6 +199,7 @@ def test_a_calibrated_model_stays_below_the_limit_of_chance_at_the_nominal_rate(
 
 
 @pytest.mark.parametrize("too_sure", [0.08, 0.15])
+@pytest.mark.slow
 def test_the_calibration_error_is_found_without_much_bias(too_sure: float) -> None:
     rng = np.random.default_rng(0)
     found = [calibration_error(*draw_calibrated(rng, 656, too_sure=too_sure)) for _ in range(200)]
@@ -297,6 +300,7 @@ def test_students_t_is_that_of_the_tables(probability: float, degrees: int, valu
     assert student_t(probability, degrees) == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_interval_over_seeds_covers_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     intervals = [mean_interval(row) for row in rng.normal(0.9, 0.01, (4 * DRAWS, 5)).tolist()]

@@ -150,6 +150,7 @@ def test_ten_new_images_compute_ten_and_an_edited_one_computes_one(
     assert extract(folder, tmp_path / "bank", backbone)[0].computed == 1
 
 
+@pytest.mark.slow
 def test_another_size_crop_or_backbone_has_another_key(tiny_data, tmp_path, backbone) -> None:
     extract(tiny_data, tmp_path, backbone)
     for spec in (Preprocess(image_size=48, resize_size=55), Preprocess(image_size=32, resize_size=32)):
@@ -161,6 +162,7 @@ def test_another_size_crop_or_backbone_has_another_key(tiny_data, tmp_path, back
     assert len(stored(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_augmented_copies_are_functions_of_seed_and_number(tiny_data, tmp_path, backbone) -> None:
     extraction, features, _ = extract(tiny_data, tmp_path / "a", backbone, num_views=2)
     assert extraction.computed == 3 * 51

@@ -189,6 +189,7 @@ def _png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_every_file_type_holds_the_predictions_of_the_python_api(
     model, mixed, mixed_list, tmp_path, capsys, monkeypatch
 ) -> None:
@@ -309,6 +310,7 @@ def test_an_existing_file_is_kept_until_the_new_one_is_complete(model, tiny_data
 # ------------------------------------------------------------------------------------------------- batches
 
 
+@pytest.mark.slow
 def test_the_logits_of_an_image_do_not_depend_on_workers_or_on_the_start(model, mixed) -> None:
     predictor = Predictor(model)
     listed = [Listed(str(path)) for path in mixed]
@@ -349,6 +351,7 @@ def table_of(folder: Path) -> list[str]:
     return pq.read_table(folder)["path"].to_pylist()
 
 
+@pytest.mark.slow
 def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, tmp_path, capsys) -> None:
     out = tmp_path / "parts"
     arguments = (
@@ -382,6 +385,7 @@ def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, 
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.slow
 def test_a_missing_part_is_made_again_to_the_bit(num_workers: int, model, mixed_list, tmp_path) -> None:
     """Three images a part and two a batch: a batch must not span two parts, and its last one is not full."""
     out = tmp_path / "parts"
@@ -430,6 +434,7 @@ def test_a_folder_of_something_else_is_refused(model, mixed, tmp_path, capsys) -
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.slow
 def test_a_damaged_part_or_job_file_is_refused_by_name(model, mixed_list, tmp_path, capsys) -> None:
     out = tmp_path / "parts"
     arguments = ("predict", model, mixed_list, "--part_rows", 3, "--out", f"{out}/")

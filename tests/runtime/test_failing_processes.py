@@ -65,7 +65,7 @@ def test_one_of_two_processes_fails_and_both_end_and_one_continues(tiny_data, tm
         ("kill", 30, ["Signal 9"], "step_000006"),
     ):
         arguments = (fault, nth, str(tiny_data), 1, *command(config, tmp_path))
-        done = torchrun(2, *arguments, cwd=tmp_path, work=headstart_with_fault).finish()
+        done = torchrun(2, *arguments, cwd=tmp_path, work=headstart_with_fault).finish(timeout_s=90)
         assert done.returncode != 0
         for fragment in fragments:
             assert fragment in done.stderr, fault

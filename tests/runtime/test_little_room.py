@@ -66,6 +66,7 @@ print(sum(found is not None for found in kept))
 """
 
 
+@pytest.mark.slow
 def test_on_a_disk_that_is_full_no_more_images_are_kept(tmp_path: Path) -> None:
     """A page of a sparse file that has no place on the disk would end the process by SIGBUS."""
     command = with_small_file_system(tmp_path, 4, [sys.executable, "-c", FILL])

@@ -34,6 +34,8 @@ from headstart.stats import paired
 from headstart.trunk import FrozenTrunk
 from headstart.weights import load_weights
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
     "predictions.parquet", "report.html", "summary.json", "train_views.png", "val_predictions.png",

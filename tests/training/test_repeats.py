@@ -25,6 +25,8 @@ from headstart.running import RUNNING
 from headstart.start import run
 from headstart.stats import student_t, wilson
 
+pytestmark = pytest.mark.slow
+
 
 def repeated(root: Path, out: Path, bank: Path, *, strategy: str = "frozen_head", **train: int) -> RunConfig:
     config = small(root, out, strategy=strategy, train=train, runtime={"bank": str(bank)})

@@ -59,6 +59,7 @@ def test_the_message_names_the_kind_of_run_and_the_way_out() -> None:
     assert describe_idle(RunConfig()) is None
 
 
+@pytest.mark.slow
 def test_the_shipped_configurations_set_nothing_without_effect() -> None:
     configs = shipped_configs()
     assert len(configs) >= 7
