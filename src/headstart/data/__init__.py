@@ -1,1 +1,1 @@
-"""From files on disk to batches: scan, check, split, decode, order."""
+"""Images: sources, the manifest, decoding, transforms, sampling and loaders."""

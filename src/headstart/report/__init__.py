@@ -1,1 +1,1 @@
-"""`report.html` of a run: one page that needs nothing else, made from the run folder alone."""
+"""What people read about a run: report.html, the model card, comparisons."""

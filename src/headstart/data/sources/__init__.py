@@ -1,0 +1,1 @@
+"""Where images come from: folders, zip files, tables, shards and saved datasets."""

@@ -1,0 +1,1 @@
+"""Checks of a folder of images: unreadable files, duplicates, label noise, fixes."""

@@ -1,0 +1,1 @@
+"""The feature bank, feature extraction and the linear probe."""

@@ -1,0 +1,1 @@
+"""The network, its weights, the model file and what is fitted after training."""

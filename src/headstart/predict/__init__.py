@@ -1,0 +1,1 @@
+"""Prediction from a model file: single images, folders and bulk prediction."""

@@ -1,0 +1,1 @@
+"""What training minimises and how: loss, parameter groups, learning rate schedule."""

@@ -1,0 +1,1 @@
+"""The training loop, the assembly of a run, checkpoints, trackers and repeated runs."""
