@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 
-from headstart import stats
-from headstart.calibration import calibrate, cross_fitted, log_softmax
+from headstart.evaluation import statistics
+from headstart.model.calibration import calibrate, cross_fitted, log_softmax
 
 
 def main() -> None:
@@ -19,13 +19,13 @@ def main() -> None:
         features = np.abs(rng.normal(0, 1, (n, 512))).astype(np.float32)
         started = time.process_time()
         probabilities = np.exp(log_softmax(logits))
-        stats.bootstrap(stats.log_losses(probabilities, labels), labels)
-        stats.bootstrap(stats.brier_scores(probabilities, labels), labels)
-        stats.calibration_error(probabilities, labels)
+        statistics.bootstrap(statistics.log_losses(probabilities, labels), labels)
+        statistics.bootstrap(statistics.brier_scores(probabilities, labels), labels)
+        statistics.calibration_error(probabilities, labels)
         measured = time.process_time()
         calibrate(logits, labels, features, chosen_on_val=True)
         calibrated = time.process_time()
-        stats.calibration_error(cross_fitted(logits, labels), labels)
+        statistics.calibration_error(cross_fitted(logits, labels), labels)
         ended = time.process_time()
         print(
             f"{n:6} images, {num_classes:3} classes: intervals {measured - started:.2f} s, calibration {calibrated - measured:.2f} s, "

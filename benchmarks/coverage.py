@@ -12,8 +12,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from headstart.calibration import fit_conformal, fit_open_set, fit_temperature, log_softmax
-from headstart.stats import balanced_accuracy_interval, bootstrap, calibration_error, mean_interval, newcombe, wilson
+from headstart.evaluation.statistics import (
+    balanced_accuracy_interval,
+    bootstrap,
+    calibration_error,
+    mean_interval,
+    newcombe,
+    wilson,
+)
+from headstart.model.calibration import fit_conformal, fit_open_set, fit_temperature, log_softmax
 
 Draw = Callable[
     [np.random.Generator, int], float

@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 
 import headstart
-from headstart.artifacts import find_model
-from headstart.data.folders import image_files
-from headstart.export.command import FORMATS, check_runtime, export
-from headstart.export.images import RunImages
-from headstart.export.original import Answer, read_original
-from headstart.preprocess import Preprocess
+from headstart.data.sources.folders import image_files
+from headstart.data.transforms import Preprocess
+from headstart.exporters.command import FORMATS, check_runtime, export
+from headstart.exporters.original import Answer, read_original
+from headstart.exporters.run_images import RunImages
+from headstart.model.model_file import find_model
 
 RUNTIMES = {
     "torchvision": ("torchvision",),

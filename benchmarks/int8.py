@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headstart.artifacts import find_model
-from headstart.export import as_int8, as_onnx
-from headstart.export.command import export
-from headstart.export.images import RunImages
-from headstart.export.original import read_original
+from headstart.exporters import as_int8, as_onnx
+from headstart.exporters.command import export
+from headstart.exporters.original import read_original
+from headstart.exporters.run_images import RunImages
+from headstart.model.model_file import find_model
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from headstart.artifacts import find_model, load_model
 from headstart.config import DataConfig
-from headstart.data.folders import image_files
-from headstart.preprocess import Preprocess
+from headstart.data.sources.folders import image_files
+from headstart.data.transforms import Preprocess
+from headstart.model.model_file import find_model, load_model
 
 
 def enlarged(path: Path, megapixels: float) -> bytes:

@@ -35,7 +35,7 @@ def start(data: Path, folder: Path, rest: list[str]) -> subprocess.Popen:
 
 def rows(bank: Path) -> int:
     """How many features there are, by reading and checking every shard."""
-    from headstart.features import Bank
+    from headstart.features.bank import Bank
 
     key = next(bank.glob("*/key.json"), None)
     if key is None:

@@ -27,11 +27,11 @@ from headstart import prepare_environment
 prepare_environment()
 import torch
 from headstart.config import DataConfig
-from headstart.data.loading import load_images, train_loader
+from headstart.data.loaders import load_images, train_loader
 from headstart.data.manifest import build_manifest
-from headstart.data.source import open_source
-from headstart.preprocess import Preprocess, train_view
-from headstart.runtime import room_for_images
+from headstart.data.sources.open import open_source
+from headstart.data.transforms import Preprocess, train_view
+from headstart.runtime.accelerator import room_for_images
 
 torch.set_num_threads(1)
 data = DataConfig(root=sys.argv[1], image_size=64, num_workers=1, cache=sys.argv[2])

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart import probe
-from headstart.features import Bank, bank_key, row_name
+from headstart.features import logistic_regression
+from headstart.features.bank import Bank, bank_key, row_name
 
 SHARD_ROWS = 8192
 KEY = bank_key(weights_sha256="synthetic", form="synthetic", preprocess={})
@@ -47,7 +47,7 @@ def main() -> None:
         opening = time.perf_counter()
         features = Bank(Path(folder), KEY, width=512).rows([row_name(str(i), "eval") for i in range(args.rows)])
         opened = time.perf_counter()
-        found = probe.fit(features, labels, num_classes=args.classes, l2=args.l2)
+        found = logistic_regression.fit(features, labels, num_classes=args.classes, l2=args.l2)
         ended = time.perf_counter()
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{args.rows} x 512, {args.classes} classes: opened and checked in {opened - opening:.1f} s, fitted in "

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import headstart
-from headstart.calibration import SHARES, fit_open_set, upper_limit
+from headstart.model.calibration import SHARES, fit_open_set, upper_limit
 
 SPLITS = 100
 KINDS = ("noise", "grey noise", "single colour", "gradient", "stripes", "text", "shapes", "blobs")

@@ -15,13 +15,13 @@ from headstart import prepare_environment
 
 prepare_environment()
 
-from headstart.card import model_card  # noqa: E402
 from headstart.config import DataConfig  # noqa: E402
-from headstart.data.source import open_source  # noqa: E402
-from headstart.facts import read_run  # noqa: E402
-from headstart.progress import TrainingProgress  # noqa: E402
+from headstart.data.sources.open import open_source  # noqa: E402
 from headstart.report.document import render  # noqa: E402
 from headstart.report.gallery import hang  # noqa: E402
+from headstart.report.model_card import model_card  # noqa: E402
+from headstart.runs.finished_run import read_run  # noqa: E402
+from headstart.runs.progress import TrainingProgress  # noqa: E402
 
 STEPS = 20_000
 

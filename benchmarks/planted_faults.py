@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.planting import CLASSES, good_folder, hostile, plant
 
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
-from headstart.data.check import check_files
-from headstart.data.folders import ClassFolders
-from headstart.inspection import inspect
+from headstart.data.sources.folders import ClassFolders
+from headstart.data_doctor.check import check_files
+from headstart.data_doctor.command import inspect
 
 
 def planted(root: Path, *, good: int, each: int, bank: str) -> None:

@@ -16,8 +16,8 @@ from support.planting import altered
 
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.decode import decode
-from headstart.data.folders import image_files
-from headstart.inspection import inspect
+from headstart.data.sources.folders import image_files
+from headstart.data_doctor.command import inspect
 
 
 def main() -> None:

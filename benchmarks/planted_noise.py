@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
-from headstart.data.check import check_files
-from headstart.data.duplicates import clusters
-from headstart.data.folders import ClassFolders
-from headstart.inspection import features_of_images
-from headstart.noise import study_labels
+from headstart.data.sources.folders import ClassFolders
+from headstart.data_doctor.check import check_files
+from headstart.data_doctor.command import features_of_images
+from headstart.data_doctor.duplicates import clusters
+from headstart.data_doctor.label_noise import study_labels
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import load_file
 from torchvision.models import resnet18
 
-from headstart.artifacts import find_model, read_info
-from headstart.cores import usable_cores
+from headstart.model.model_file import find_model, read_info
+from headstart.runtime.hardware import usable_cores
 
 ROUND_S = 6.0
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from headstart.studies import study
+from headstart.features.probe_study import study
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image
 
-from headstart.stats import wilson
+from headstart.evaluation.statistics import wilson
 
 
 def is_landscape(path: Path) -> bool:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from headstart.stats import wilson
+from headstart.evaluation.statistics import wilson
 
 TUTORIAL = "tutorial_fine_tune"
 RECIPES = {

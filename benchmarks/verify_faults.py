@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image
 
-from headstart.artifacts import find_model, load_tensors, save_model_tensors
-from headstart.preprocess import Preprocess
-from headstart.verify import verify
+from headstart.data.transforms import Preprocess
+from headstart.diagnostics.verify import verify
+from headstart.model.model_file import find_model, load_tensors, save_model_tensors
 
 
 @contextlib.contextmanager

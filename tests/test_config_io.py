@@ -13,10 +13,10 @@ import yaml
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.config import DataConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, StrategyConfig, TrainConfig
+from headstart.config_io import parse_train, shipped_configs, to_yaml
 from headstart.errors import InputError
-from headstart.parsing import parse_train, shipped_configs, to_yaml
 
 
 def leaves(config: Any = None, prefix: str = "") -> dict[str, Any]:
@@ -435,7 +435,7 @@ def test_an_option_without_a_value_is_refused_by_name() -> None:
 def test_parsing_imports_no_torch() -> None:
     code = (
         "import sys\n"
-        "from headstart.parsing import parse_train\n"
+        "from headstart.config_io import parse_train\n"
         "parse_train(['--config', 'frozen_head', '--data.root', 'x'])\n"
         "print(sorted({'torch', 'datasets', 'accelerate'} & set(sys.modules)))\n"
     )

@@ -19,7 +19,7 @@ from headstart.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from headstart.predict import Predictor
+    from headstart.predict.predictor import Predictor
 
 __all__ = [
     "DataConfig",
@@ -39,7 +39,7 @@ __all__ = [
 def train(config: RunConfig) -> _Path:
     """Train as `headstart train` does and return the run folder. Raises InputError for a user's mistake."""
     prepare_environment()
-    from headstart.start import run
+    from headstart.training.dispatch import run
 
     return run(config)
 
@@ -49,7 +49,7 @@ def load(run: str | _Path, *, device: "str | torch.device | None" = None, precis
 
     device: None for the GPU if there is one. precision: measured (that of the file), fp32, bf16, fp16 or auto."""
     prepare_environment()
-    from headstart.predict import Predictor
+    from headstart.predict.predictor import Predictor
 
     return Predictor(run, device=device, precision=precision)
 

@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.images import draw_folder
 
-from headstart.artifacts import ModelInfo, save_model
-from headstart.cli import main
-from headstart.model import build_model
-from headstart.preprocess import Preprocess
+from headstart.cli.main import main
+from headstart.data.transforms import Preprocess
+from headstart.model.classifier import build_model
+from headstart.model.model_file import ModelInfo, save_model
 
 Place = Callable[[], None]
 """Prepares the mistake in the current folder, where data/ holds good images."""

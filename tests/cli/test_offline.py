@@ -7,7 +7,7 @@ import sys
 import pytest
 from support.runs import small
 
-from headstart.parsing import to_yaml
+from headstart.config_io import to_yaml
 
 NO_NETWORK = """
 import os, socket
@@ -25,7 +25,7 @@ socket.getaddrinfo = refuse
 
 COMMANDS = """
 import sys
-from headstart import cli
+from headstart.cli import main as cli
 
 for line in sys.stdin.read().splitlines():
     try:

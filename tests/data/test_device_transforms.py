@@ -7,14 +7,14 @@ import torch
 from support.runs import small
 
 from headstart.config import DataConfig
-from headstart.data.device_views import DeviceViews, Pictures, collate_pictures
-from headstart.data.folders import ClassFolders
-from headstart.data.loading import Views, load_images
+from headstart.data.device_transforms import DeviceViews, Pictures, collate_pictures
+from headstart.data.loaders import Views, load_images
 from headstart.data.manifest import build_manifest
-from headstart.data.pixels import NO_ROOM, Room
+from headstart.data.pixel_cache import NO_ROOM, Room
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.transforms import Preprocess, train_view
 from headstart.errors import InputError
-from headstart.preprocess import Preprocess, train_view
-from headstart.training import run
+from headstart.training.by_epochs import run
 
 DATA = DataConfig(image_size=48, min_crop_scale=0.3)
 

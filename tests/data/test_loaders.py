@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.folders import ClassFolders
-from headstart.data.loading import Batch, Views, eval_loader, load_images, train_loader
+from headstart.data.loaders import Batch, Views, eval_loader, load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Samples
 from headstart.data.sampling import epoch_order, keys_of
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.transforms import Preprocess, train_view
 from headstart.errors import InputError
-from headstart.preprocess import Preprocess, train_view
 
 DATA = DataConfig(image_size=32)
 SPEC = Preprocess.of(DATA)

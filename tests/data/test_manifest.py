@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_eval_manifest, build_manifest
 from headstart.data.samples import Manifest
-from headstart.data.source import open_source
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 
 Draw = Callable[..., Path]

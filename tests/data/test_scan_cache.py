@@ -11,9 +11,9 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data import manifest as manifest_module
-from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_eval_manifest, build_manifest
 from headstart.data.samples import Manifest
+from headstart.data.sources.folders import ClassFolders
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_damaged_index_is_made_anew(damage: str, settled: Path, read: list[str
 def test_another_decoder_looks_at_everything(settled: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     scan(settled)
     read.clear()
-    monkeypatch.setattr("headstart.data.index.DECODER", "another")
+    monkeypatch.setattr("headstart.data.scan_cache.DECODER", "another")
     scan(settled)
     assert len(read) == 15
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.data.demo import write_solar_cells
+from headstart.data.solar_cells import write_solar_cells
 from headstart.errors import InputError
 
 pytest.importorskip("elpv_dataset", reason="DEMO DATA NOT TESTED: pip install 'headstart[demo]'")

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-import headstart.data.pixels as pixels_module
+import headstart.data.pixel_cache as pixels_module
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage
-from headstart.data.pixels import Room
+from headstart.data.pixel_cache import Room
+from headstart.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_view
 from headstart.errors import InputError
-from headstart.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_view
 
 DATA = DataConfig(image_size=32)
 SPEC = Preprocess.of(DATA)

@@ -15,13 +15,13 @@ from support.layouts import WAYS
 from support.planting import encoded, good_folder, hostile, huge_png, scene
 
 from headstart.config import DataConfig
-from headstart.data import check
-from headstart.data.balance import Named, copies, quick_check, thin_classes
-from headstart.data.check import Checked, check_files
-from headstart.data.findings import KINDS, listed, number_of, shown
-from headstart.data.folders import ClassFolders
 from headstart.data.samples import Manifest, Sample, Samples
-from headstart.data.source import open_source
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.sources.open import open_source
+from headstart.data_doctor import check
+from headstart.data_doctor.balance import Named, copies, quick_check, thin_classes
+from headstart.data_doctor.check import Checked, check_files
+from headstart.data_doctor.findings import KINDS, listed, number_of, shown
 from headstart.errors import InputError
 
 

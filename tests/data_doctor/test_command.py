@@ -12,18 +12,18 @@ from PIL import Image, ImageOps
 from support.planting import CLASSES, altered, encoded, good_folder, plant, scene
 from support.runs import small
 
-from headstart import cli
+from headstart.cli.main import main
 from headstart.config import DataConfig
-from headstart.data.findings import KINDS
-from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_manifest
+from headstart.data.sources.folders import ClassFolders
+from headstart.data_doctor.findings import KINDS
 from headstart.errors import InputError
-from headstart.start import run
+from headstart.training.dispatch import run
 
 
 def exit_code(*argv: object) -> int:
     with pytest.raises(SystemExit) as end:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     return int(end.value.code or 0)
 
 
@@ -251,7 +251,7 @@ def test_wrong_input_is_refused_in_one_line_and_leaves_nothing(tmp_path, monkeyp
 
 
 def test_every_run_reports_the_leaks_in_its_manifest(tmp_path):
-    from headstart.results import describe_data
+    from headstart.training.finish import describe_data
 
     data = tmp_path / "data"
     good_folder(data, train=10, val=4)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support.planting import altered, scene
 
-from headstart.data.duplicates import MAX_BITS, Pair, candidates, clusters, confirmed, joined, perceptual_hashes
+from headstart.data_doctor.duplicates import MAX_BITS, Pair, candidates, clusters, confirmed, joined, perceptual_hashes
 
 
 def hashed(*images: Image.Image) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_candidates_are_those_of_counting_bit_by_bit():
 def test_blocks_do_not_matter(monkeypatch):
     hashes = np.random.default_rng(1).integers(0, 2**64, (50, 2, 4), dtype=np.uint64)
     whole = candidates(hashes, max_bits=105)
-    monkeypatch.setattr("headstart.data.duplicates._BLOCK", 7)
+    monkeypatch.setattr("headstart.data_doctor.duplicates._BLOCK", 7)
     assert candidates(hashes, max_bits=105) == whole != []
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from headstart.data import fixes
-from headstart.data.findings import Finding
-from headstart.data.fixes import apply_fixes, write_fixes
+from headstart.data_doctor import fixes
+from headstart.data_doctor.findings import Finding
+from headstart.data_doctor.fixes import apply_fixes, write_fixes
 from headstart.errors import InputError
 
 FILES = ("train/a/1.png", "train/a/2.png", "train/b/3.png", "val/a/4.png", "notes.txt")

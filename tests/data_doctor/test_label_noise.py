@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from headstart.noise import confident_joint, out_of_fold, study_labels, suspects_of
+from headstart.data_doctor.label_noise import confident_joint, out_of_fold, study_labels, suspects_of
 
 
 def blobs(n: int = 240, *, flipped: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from headstart import cli
-from headstart.bench_data import conclude
+from headstart.cli.main import main
+from headstart.diagnostics.bench_input import conclude
 
 RATES = {"read": 9000.0, "decode": 120.0, "training view": 400.0, "step": 100.0}
 
@@ -47,7 +47,7 @@ def test_cores_that_are_shared_are_named() -> None:
 
 def bench(root, capsys) -> str:
     with pytest.raises(SystemExit) as end:
-        cli.main(["bench", "data", "--data", str(root), "--image_size", "32", "--batch_size", "4", "--threads", "1",
+        main(["bench", "data", "--data", str(root), "--image_size", "32", "--batch_size", "4", "--threads", "1",
                   "--mixed_precision", "no", "--rounds", "1", "--steps", "3"])  # fmt: skip
     captured = capsys.readouterr()
     assert end.value.code == 0, captured.err
@@ -56,7 +56,7 @@ def bench(root, capsys) -> str:
 
 @pytest.mark.slow
 def test_every_stage_and_the_real_run_are_measured(tiny_data, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("headstart.bench_data.usable_cores", lambda: 1)
+    monkeypatch.setattr("headstart.diagnostics.bench_input.usable_cores", lambda: 1)
     printed = bench(tiny_data, capsys)
     for stage in ("read", "decode", "decode, 1 threads", "training view", "evaluation view", "step", "run, 1 workers"):
         rate = float(printed.split(f"\n{stage} ")[1].split()[0])
@@ -67,6 +67,6 @@ def test_every_stage_and_the_real_run_are_measured(tiny_data, capsys, monkeypatc
 
 def test_a_folder_smaller_than_a_batch_is_refused(tiny_data, capsys) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["bench", "data", "--data", str(tiny_data), "--batch_size", "64", "--image_size", "32"])
+        main(["bench", "data", "--data", str(tiny_data), "--batch_size", "64", "--image_size", "32"])
     assert end.value.code == 2
     assert re.search(r"--batch_size 64 .*\b36\b", capsys.readouterr().err)

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from support.runs import small
 
-from headstart import cli, doctor
+from headstart.cli.main import main
 from headstart.config import RunConfig
-from headstart.parity import Check, Outcome, Runner, _compare, check_parity
+from headstart.diagnostics import environment
+from headstart.diagnostics.parity import Check, Outcome, Runner, _compare, check_parity
 
 
 def exit_code(*arguments: object) -> int:
     with pytest.raises(SystemExit) as end:
-        cli.main([str(argument) for argument in arguments])
+        main([str(argument) for argument in arguments])
     return int(end.value.code or 0)
 
 
 def test_the_doctor_prints_every_finding(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(doctor, "MEASURE_S", 0.05)
+    monkeypatch.setattr(environment, "MEASURE_S", 0.05)
     assert exit_code("doctor", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["versions"]["headstart"]
@@ -41,7 +42,7 @@ def test_the_doctor_warns() -> None:
         "cores": {"usable": 1, "of the machine": 8},
         "free memory, GiB": 0.5,
     }
-    warnings = " ".join(doctor.warnings_of(found))
+    warnings = " ".join(environment.warnings_of(found))
     for fragment in ("--shm-size", "--runtime.mixed_precision no", "1 of 8", "--train.batch_size"):
         assert fragment in warnings
 
@@ -195,7 +196,7 @@ def test_both_strategies_are_in_one_table_and_the_exit_code_is_1_if_one_fails(
         passed = passes or config.strategy.name == "frozen_head"
         return [Check("2 processes", 1e-5, 0.0 if passed else 1.0, True, True, False)]
 
-    monkeypatch.setattr("headstart.parity.check_parity", check_parity)
+    monkeypatch.setattr("headstart.diagnostics.parity.check_parity", check_parity)
     options = ("--data.root", tiny_data, "--strategies", "fine_tune", "frozen_head")
     assert exit_code("doctor", "parity", *options) == expected
     assert strategies == [("fine_tune", "recompute"), ("frozen_head", "recompute")]

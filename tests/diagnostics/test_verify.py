@@ -17,11 +17,13 @@ from safetensors.torch import load_file, safe_open
 from support.models import CLASSES, tensors_of, write_model
 from torchvision.models import resnet18
 
-from headstart import InputError, cli, golden
-from headstart.artifacts import load_tensors, read_info, save_model_tensors, save_tensors
-from headstart.preprocess import Preprocess
-from headstart.runtime import versions
-from headstart.verify import verify
+from headstart import InputError
+from headstart.cli.main import main
+from headstart.data.transforms import Preprocess
+from headstart.diagnostics.verify import verify
+from headstart.model import golden_inputs
+from headstart.model.model_file import load_tensors, read_info, save_model_tensors, save_tensors
+from headstart.runtime.accelerator import versions
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def folder(tmp_path_factory) -> Path:
 
 def exit_code(*argv: object) -> object:
     with pytest.raises(SystemExit) as end:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     return end.value.code
 
 
@@ -43,7 +45,7 @@ def test_an_intact_file_passes_in_fp32_and_in_its_own_precision(folder, capsys) 
     found = verify(folder)
     assert [list(found["checks"]), found["passed"]] == [["fp32", "bf16"], True]
     for checks in found["checks"].values():
-        assert [check.drawing.name for check in checks] == [drawing.name for drawing in golden.DRAWINGS]
+        assert [check.drawing.name for check in checks] == [drawing.name for drawing in golden_inputs.DRAWINGS]
         assert all(check.view and check.decoded for check in checks)
     assert max(check.difference for check in found["checks"]["fp32"]) < 1e-4
     assert max(check.difference for check in found["checks"]["bf16"]) > 1e-4, "bf16 must not be fp32 in disguise"
@@ -55,7 +57,7 @@ def test_golden_logits_equal_those_of_plain_torchvision(measured_on, tmp_path) -
     info = read_info(folder / "model.safetensors")
     model = resnet18(num_classes=3)
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    views = torch.stack([info.preprocess.eval_view(info.preprocess.decode(golden.draw(n))) for n in range(7)])
+    views = torch.stack([info.preprocess.eval_view(info.preprocess.decode(golden_inputs.draw(n))) for n in range(7)])
     with torch.inference_mode():
         expected = model.eval()(info.preprocess.normalize(views)).numpy()
     recorded = np.array([entry["logits"] for entry in info.golden["inputs"]])
@@ -64,18 +66,18 @@ def test_golden_logits_equal_those_of_plain_torchvision(measured_on, tmp_path) -
 
 
 def test_the_drawings_are_odd_and_go_through_every_conversion() -> None:
-    images = [Image.open(path) for path in map(_file, range(len(golden.DRAWINGS)))]
+    images = [Image.open(path) for path in map(_file, range(len(golden_inputs.DRAWINGS)))]
     assert [image.mode for image in images] == ["RGB", "L", "P", "RGBA", "I;16", "RGB", "RGB"]
     assert {image.format for image in images} == {"PNG", "JPEG"}
     assert images[5].getexif()[274] == 6
     assert len({image.size for image in images}) == 7
-    assert golden.draw(0) == golden.draw(0)
+    assert golden_inputs.draw(0) == golden_inputs.draw(0)
 
 
 def _file(number: int):
     import io
 
-    return io.BytesIO(golden.draw(number))
+    return io.BytesIO(golden_inputs.draw(number))
 
 
 def test_the_drawings_follow_the_documented_formula() -> None:
@@ -312,7 +314,7 @@ def test_foreign_files_are_refused_by_inspect(tmp_path, capsys) -> None:
 
 def test_inspect_needs_no_torch(folder) -> None:
     code = (
-        "import sys\nfrom headstart import cli\n"
+        "import sys\nfrom headstart.cli import main as cli\n"
         f"try: cli.main(['inspect', {str(folder)!r}])\n"
         "except SystemExit as end: print(end.code, sorted({'torch', 'numpy', 'pyarrow'} & set(sys.modules)))"
     )

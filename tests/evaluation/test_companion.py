@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.companion import Companion, InProcess, companion
+from headstart.training.metrics_process import Companion, InProcess, companion
 
 EPOCHS = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "train_accuracy": 0.5, "val_accuracy": 0.4}] * 2
 

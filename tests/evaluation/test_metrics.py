@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from headstart.evaluate import Predictions, describe
-from headstart.metrics import log_loss, measure
-from headstart.stats import wilson
+from headstart.evaluation.metrics import log_loss, measure
+from headstart.evaluation.predictions import Predictions, describe
+from headstart.evaluation.statistics import wilson
 
 
 def table(num_classes: int, num_samples: int, *, seed: int, absent: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.stats import (
+from headstart.evaluation.statistics import (
     balanced_accuracy_interval,
     bootstrap,
     brier_scores,

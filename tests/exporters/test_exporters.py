@@ -21,17 +21,18 @@ from support import REPOSITORY
 from torchvision.models import resnet18
 
 import headstart
-from headstart import InputError, cli
-from headstart.artifacts import load_model, read_info, save_model_tensors
-from headstart.calibration import Calibration, fit_conformal
+from headstart import InputError
+from headstart.cli.main import main
 from headstart.data.decode import decode
-from headstart.export import as_timm
-from headstart.export.command import FORMATS, check_runtime, export, find_format, parity_file
-from headstart.export.drawn import NUM_DRAWN, drawn_files
-from headstart.export.gate import Parity, Refused, check
-from headstart.export.images import RunImages
-from headstart.export.original import Original, read_original
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.exporters import as_timm
+from headstart.exporters.command import FORMATS, check_runtime, export, find_format, parity_file
+from headstart.exporters.drawn_images import NUM_DRAWN, drawn_files
+from headstart.exporters.gate import Parity, Refused, check
+from headstart.exporters.original import Original, read_original
+from headstart.exporters.run_images import RunImages
+from headstart.model.calibration import Calibration, fit_conformal
+from headstart.model.model_file import load_model, read_info, save_model_tensors
 
 EXACT = [name for name, format in FORMATS.items() if format.largest_loss is None]
 
@@ -66,7 +67,7 @@ def exported(original, tmp_path_factory) -> Callable[[str], Path]:
 
 def exit_code(*argv: object) -> int:
     with pytest.raises(SystemExit) as end:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     return end.value.code
 
 

@@ -22,12 +22,13 @@ from safetensors.torch import load_file, safe_open
 from support.models import CLASSES, write_model
 from support.runs import small
 
-from headstart import InputError, ModelConfig, cli
-from headstart.artifacts import save_tensors
-from headstart.header import read_header
-from headstart.push import prepare, push_command
-from headstart.start import run as start
-from headstart.weights import BUNDLED
+from headstart import InputError, ModelConfig
+from headstart.cli.main import main
+from headstart.exporters.hub import prepare, push_command
+from headstart.model.header import read_header
+from headstart.model.model_file import save_tensors
+from headstart.model.weights import BUNDLED
+from headstart.training.dispatch import run as start
 
 
 class Hub(ThreadingHTTPServer):
@@ -174,7 +175,7 @@ def push_here(
         for name, value in {"HF_HUB_OFFLINE": "0", **environment}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit) as end:
-            cli.main(["push", *map(str, argv)])
+            main(["push", *map(str, argv)])
         printed = capsys.readouterr()
         return int(end.value.code or 0), printed.out, printed.err
 

@@ -18,16 +18,16 @@ from support.bank import CPU, SPEC, extract
 from torchvision.transforms import v2
 
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_manifest
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
-from headstart.extract import BATCH_CPU, fill, rows_of, views_of
-from headstart.features import MERGE_SHARDS, Bank, bank_key, prune, row_name, stored
-from headstart.model import Classifier, build_model
-from headstart.preprocess import Preprocess
-from headstart.runtime import StopRequest, start_accelerator
-from headstart.trunk import FEATURES, FrozenTrunk, form_of, shapes
-from headstart.weights import load_weights
+from headstart.features.bank import MERGE_SHARDS, Bank, bank_key, prune, row_name, stored
+from headstart.features.extraction import BATCH_CPU, fill, rows_of, views_of
+from headstart.model.classifier import Classifier, build_model
+from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of, shapes
+from headstart.model.weights import load_weights
+from headstart.runtime.accelerator import StopRequest, start_accelerator
 
 KEY = bank_key(weights_sha256="a", form="test", preprocess={"image_size": 32})
 

@@ -8,8 +8,8 @@ from support.extractions import four_extractions
 from support.processes import torchrun
 from support.runs import small, summary
 
-from headstart.parsing import to_yaml
-from headstart.start import run
+from headstart.config_io import to_yaml
+from headstart.training.dispatch import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from headstart import probe
 from headstart.errors import InputError
-from headstart.features import BankRows
+from headstart.features import logistic_regression
+from headstart.features.bank import BankRows
 
 
 def blobs(n: int, d: int, classes: int, *, seed: int = 0, spread: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
@@ -26,9 +26,9 @@ def standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("n", "d", "classes"), [(120, 200, 2), (400, 60, 2), (300, 40, 5), (60, 80, 4)])
 def test_the_coefficients_are_those_of_scikit_learn(n, d, classes, l2) -> None:
     features, labels = blobs(n, d, classes)
-    found = probe.fit(features, labels, num_classes=classes, l2=l2)
+    found = logistic_regression.fit(features, labels, num_classes=classes, l2=l2)
     assert found.converged
-    assert found.gradient_norm <= probe.GRADIENT_NORM
+    assert found.gradient_norm <= logistic_regression.GRADIENT_NORM
     scaled, std = standardised(features)
     # with two classes scikit-learn fits one vector, the difference of our two: half the penalty
     strength = 1 / l2 if classes > 2 else 2 / l2
@@ -46,7 +46,7 @@ def test_the_gradient_is_that_of_the_stated_objective() -> None:
     weights = np.random.default_rng(1).uniform(0.5, 1.5, 50)
     weights /= weights.mean()
     l2 = 2.0
-    found = probe.fit(features, labels, num_classes=3, l2=l2, weights=weights)
+    found = logistic_regression.fit(features, labels, num_classes=3, l2=l2, weights=weights)
     mean = np.average(features.astype(np.float64), axis=0, weights=weights)
     std = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
 
@@ -66,7 +66,7 @@ def test_the_gradient_is_that_of_the_stated_objective() -> None:
 
 def test_the_same_input_gives_the_same_bits() -> None:
     features, labels = blobs(200, 30, 3)
-    first, second = (probe.fit(features, labels, num_classes=3, l2=1.0) for _ in range(2))
+    first, second = (logistic_regression.fit(features, labels, num_classes=3, l2=1.0) for _ in range(2))
     assert np.array_equal(first.head.weight, second.head.weight)
     assert np.array_equal(first.head.bias, second.head.bias)
 
@@ -74,7 +74,7 @@ def test_the_same_input_gives_the_same_bits() -> None:
 def test_a_constant_feature_has_no_weight() -> None:
     features, labels = blobs(100, 10, 2)
     features[:, 4] = 3.25
-    found = probe.fit(features, labels, num_classes=2, l2=1.0)
+    found = logistic_regression.fit(features, labels, num_classes=2, l2=1.0)
     assert np.abs(found.head.weight[:, 4]).max() < 1e-12
     assert np.isfinite(found.head.weight).all()
 
@@ -84,7 +84,7 @@ def test_features_that_are_not_finite_are_refused(odd) -> None:
     features, labels = blobs(60, 16, 3)
     features[5, 2] = odd
     with pytest.raises(InputError, match=r"\b1 of 60\b.*nan"):
-        probe.fit(features, labels, num_classes=3, l2=1.0)
+        logistic_regression.fit(features, labels, num_classes=3, l2=1.0)
 
 
 @pytest.mark.parametrize(("classes", "n", "d"), [(2, 90, 30), (4, 200, 40)])
@@ -95,8 +95,8 @@ def test_class_weights_and_views_give_the_coefficients_of_scikit_learn(classes, 
     views = 3
     features = (np.repeat(plain, views, axis=0) + rng.normal(0, 0.1, (n * views, d))).astype(np.float32)
     labels = np.repeat(labels, views)
-    weights = probe.class_weights(labels, num_classes=classes)
-    found = probe.fit(features, labels, num_classes=classes, l2=2.0 * views, weights=weights)
+    weights = logistic_regression.class_weights(labels, num_classes=classes)
+    found = logistic_regression.fit(features, labels, num_classes=classes, l2=2.0 * views, weights=weights)
     mean = np.average(features.astype(np.float64), axis=0, weights=weights)
     std = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
     strength = 1 / (2.0 * views) if classes > 2 else 2 / (2.0 * views)
@@ -110,7 +110,7 @@ def test_class_weights_and_views_give_the_coefficients_of_scikit_learn(classes, 
 
 def test_out_of_memory_maps_the_optimum_is_the_same(monkeypatch, tmp_path) -> None:
     features, labels = blobs(3000, 40, 4)
-    expected = probe.fit(features, labels, num_classes=4, l2=5.0)
+    expected = logistic_regression.fit(features, labels, num_classes=4, l2=5.0)
     order = np.random.default_rng(0).permutation(3000)
     path = tmp_path / "rows.bin"
     features[order].tofile(path)
@@ -120,17 +120,19 @@ def test_out_of_memory_maps_the_optimum_is_the_same(monkeypatch, tmp_path) -> No
     where = np.stack([place >= 1000, np.where(place >= 1000, place - 1000, place)], axis=1).astype(np.int64)
     rows = BankRows(maps, where, width=40)
     assert np.array_equal(rows[:], features)
-    monkeypatch.setattr(probe, "_IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(probe, "_CHUNK_ROWS", 512)
-    monkeypatch.setattr(probe, "_CURVATURE_ROWS", 700)
-    streamed = probe.fit(rows, labels, num_classes=4, l2=5.0, gradient_norm=probe.GRADIENT_NORM)
+    monkeypatch.setattr(logistic_regression, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(logistic_regression, "_CHUNK_ROWS", 512)
+    monkeypatch.setattr(logistic_regression, "_CURVATURE_ROWS", 700)
+    streamed = logistic_regression.fit(
+        rows, labels, num_classes=4, l2=5.0, gradient_norm=logistic_regression.GRADIENT_NORM
+    )
     assert streamed.converged
     assert np.abs(streamed.head.weight - expected.head.weight).max() < 1e-5
 
 
 def test_balanced_weights_count_each_class_the_same() -> None:
     labels = np.array([0] * 90 + [1] * 10)
-    weights = probe.class_weights(labels, num_classes=2)
+    weights = logistic_regression.class_weights(labels, num_classes=2)
     assert weights.mean() == pytest.approx(1.0)
     assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
 
@@ -139,8 +141,10 @@ def test_balanced_weights_find_more_of_the_rare_class() -> None:
     features, labels = blobs(600, 5, 2, spread=0.15)
     keep = (labels == 0) | (np.arange(600) % 12 == 0)
     features, labels = features[keep], labels[keep]
-    plain = probe.fit(features, labels, num_classes=2, l2=1.0)
-    balanced = probe.fit(features, labels, num_classes=2, l2=1.0, weights=probe.class_weights(labels, num_classes=2))
+    plain = logistic_regression.fit(features, labels, num_classes=2, l2=1.0)
+    balanced = logistic_regression.fit(
+        features, labels, num_classes=2, l2=1.0, weights=logistic_regression.class_weights(labels, num_classes=2)
+    )
     rare = features[labels == 1]
     recall = [(found.head.logits(rare).argmax(axis=1) == 1).mean() for found in (plain, balanced)]
     assert recall[1] > recall[0]
@@ -149,58 +153,58 @@ def test_balanced_weights_find_more_of_the_rare_class() -> None:
 def test_folds_are_stratified_and_do_not_depend_on_the_order_of_the_rows() -> None:
     labels = np.array([0] * 23 + [1] * 41)
     ids = [f"image {i}" for i in range(64)]
-    folds = probe.stratified_folds(ids, labels, folds=5, seed=0)
+    folds = logistic_regression.stratified_folds(ids, labels, folds=5, seed=0)
     for label in (0, 1):
         counts = np.bincount(folds[labels == label], minlength=5)
         assert counts.max() - counts.min() <= 1
     order = np.random.default_rng(0).permutation(64)
-    again = probe.stratified_folds([ids[i] for i in order], labels[order], folds=5, seed=0)
+    again = logistic_regression.stratified_folds([ids[i] for i in order], labels[order], folds=5, seed=0)
     assert np.array_equal(again, folds[order])
-    assert not np.array_equal(folds, probe.stratified_folds(ids, labels, folds=5, seed=1))
+    assert not np.array_equal(folds, logistic_regression.stratified_folds(ids, labels, folds=5, seed=1))
 
 
 def test_views_of_one_image_are_held_out_together() -> None:
     labels = np.repeat(np.arange(20) % 2, 3)
     ids = [f"image {i}" for i in range(20) for _ in range(3)]
-    folds = probe.stratified_folds(ids, labels, folds=4, seed=0).reshape(20, 3)
+    folds = logistic_regression.stratified_folds(ids, labels, folds=4, seed=0).reshape(20, 3)
     assert (folds == folds[:, :1]).all()
 
 
 def test_the_chosen_strength_has_the_smallest_loss_and_one_standard_error_is_stronger() -> None:
     features, labels = blobs(150, 60, 3, spread=0.3)
-    folds = probe.stratified_folds([str(i) for i in range(150)], labels, folds=5, seed=0)
-    best = probe.cross_validate(features, labels, folds, num_classes=3)
+    folds = logistic_regression.stratified_folds([str(i) for i in range(150)], labels, folds=5, seed=0)
+    best = logistic_regression.cross_validate(features, labels, folds, num_classes=3)
     losses = dict(zip(best.grid, best.losses, strict=True))
     errors = dict(zip(best.grid, best.loss_errors, strict=True))
     assert losses[best.l2] == min(best.losses)
     assert best.grid[0] > best.l2 > best.grid[-1]
-    cautious = probe.cross_validate(features, labels, folds, num_classes=3, one_standard_error=True)
+    cautious = logistic_regression.cross_validate(features, labels, folds, num_classes=3, one_standard_error=True)
     assert cautious.l2 > best.l2
     assert losses[cautious.l2] <= losses[best.l2] + errors[best.l2]
 
 
 def test_cross_validation_has_the_scores_of_fitting_each_fold() -> None:
     features, labels = blobs(90, 20, 3)
-    folds = probe.stratified_folds([str(i) for i in range(90)], labels, folds=3, seed=0)
-    chosen = probe.cross_validate(features, labels, folds, num_classes=3, grid=(30.0, 3.0))
+    folds = logistic_regression.stratified_folds([str(i) for i in range(90)], labels, folds=3, seed=0)
+    chosen = logistic_regression.cross_validate(features, labels, folds, num_classes=3, grid=(30.0, 3.0))
     correct = 0
     for fold in range(3):
         held = folds == fold
-        found = probe.fit(features[~held], labels[~held], num_classes=3, l2=3.0)
+        found = logistic_regression.fit(features[~held], labels[~held], num_classes=3, l2=3.0)
         correct += int((found.head.logits(features[held]).argmax(axis=1) == labels[held]).sum())
     assert chosen.accuracies[1] == pytest.approx(correct / 90, abs=0.012)  # selection stops a little earlier
 
 
 def test_neighbours_vote() -> None:
     features, labels = blobs(200, 20, 2, spread=1.5)
-    assert probe.knn_accuracy(features[:150], labels[:150], features[150:], labels[150:]) > 0.9
+    assert logistic_regression.knn_accuracy(features[:150], labels[:150], features[150:], labels[150:]) > 0.9
     shuffled = np.random.default_rng(0).permutation(labels[:150])
-    assert probe.knn_accuracy(features[:150], shuffled, features[150:], labels[150:]) < 0.8
+    assert logistic_regression.knn_accuracy(features[:150], shuffled, features[150:], labels[150:]) < 0.8
 
 
 def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_piece(monkeypatch) -> None:
     features, labels = blobs(3000, 20, 3, spread=1.0)
-    monkeypatch.setattr(probe, "NEIGHBOUR_ROWS", 1000)
+    monkeypatch.setattr(logistic_regression, "NEIGHBOUR_ROWS", 1000)
     pieces: list[int] = []
 
     class Watched:
@@ -213,8 +217,8 @@ def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_pie
             pieces.append(len(self.rows[which]))
             return self.rows[which]
 
-    sampled = probe.knn_accuracy(Watched(features), labels, Watched(features), labels)
-    assert sampled == probe.knn_accuracy(features[::3], labels[::3], features, labels)
+    sampled = logistic_regression.knn_accuracy(Watched(features), labels, Watched(features), labels)
+    assert sampled == logistic_regression.knn_accuracy(features[::3], labels[::3], features, labels)
     assert max(pieces) == 1000
     assert sum(pieces) == 1000 + 3000
     assert sampled > 0.8
@@ -223,7 +227,7 @@ def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_pie
 def test_minimize_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:
     curvature = 10.0 ** np.arange(-3, 4)
     target = np.arange(7.0)
-    found = probe.minimize(
+    found = logistic_regression.minimize(
         lambda x: (0.5 * float(curvature @ (x - target) ** 2), curvature * (x - target)),
         np.zeros(7),
         gradient_norm=1e-10,
@@ -234,7 +238,7 @@ def test_minimize_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:
 
 def test_a_fit_that_stops_early_reports_it() -> None:
     curvature = 10.0 ** np.linspace(-3, 3, 50)
-    found = probe.minimize(
+    found = logistic_regression.minimize(
         lambda x: (0.5 * float(curvature @ x**2), curvature * x), np.ones(50), gradient_norm=1e-10, max_iterations=3
     )
     assert not found.converged

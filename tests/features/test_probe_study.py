@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart import bench, cli
-from headstart.stats import wilson
-from headstart.studies import _student_t, study
+from headstart.cli.main import main
+from headstart.diagnostics import bench_features
+from headstart.evaluation.statistics import wilson
+from headstart.features.probe_study import _student_t, study
 
 
 def exit_code(*argv: object) -> int:
     with pytest.raises(SystemExit) as end:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     return int(end.value.code or 0)
 
 
@@ -119,9 +120,9 @@ def test_the_interval_is_never_narrower_than_that_of_one_evaluation_of_all_image
 
 @pytest.mark.slow
 def test_the_benchmark_compares_with_the_rate_in_memory(image_folder, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(bench, "ROUND_S", 0.2)
+    monkeypatch.setattr(bench_features, "ROUND_S", 0.2)
     data = str(image_folder(train=4, val=2))
-    bench.bench_features(data, weights_source="bundled", precision="bf16", rounds=1, image_size=32)
+    bench_features.bench_features(data, weights_source="bundled", precision="bf16", rounds=1, image_size=32)
     printed = capsys.readouterr().out
     assert "18 images" in printed
     assert "in-memory" in printed

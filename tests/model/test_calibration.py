@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from headstart.calibration import (
+from headstart.model.calibration import (
     CONFIDENCES,
     SHARES,
     Calibration,

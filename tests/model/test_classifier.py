@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from headstart.model import build_model
-from headstart.weights import load_weights
+from headstart.model.classifier import build_model
+from headstart.model.weights import load_weights
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 1000])

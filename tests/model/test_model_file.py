@@ -13,7 +13,12 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torchvision.models import resnet18
 
-from headstart.artifacts import (
+from headstart.data.transforms import Preprocess
+from headstart.errors import InputError
+from headstart.model.calibration import Calibration, fit_conformal, fit_open_set, fit_temperature
+from headstart.model.classifier import build_model
+from headstart.model.header import read_header
+from headstart.model.model_file import (
     ModelInfo,
     RunFolder,
     check_new_folder,
@@ -28,11 +33,6 @@ from headstart.artifacts import (
     save_tensors,
     write_atomically,
 )
-from headstart.calibration import Calibration, fit_conformal, fit_open_set, fit_temperature
-from headstart.errors import InputError
-from headstart.header import read_header
-from headstart.model import build_model
-from headstart.preprocess import Preprocess
 
 INFO = ModelInfo(
     measured_on="network",
@@ -97,7 +97,7 @@ SAVE = """
 import sys
 import torch
 from pathlib import Path
-from headstart.artifacts import save_tensors
+from headstart.model.model_file import save_tensors
 generator = torch.Generator().manual_seed(0)
 tensors = {name: torch.randn(3, 5, generator=generator) for name in ("b", "a", "c.d")}
 tensors["count"] = torch.tensor(7)

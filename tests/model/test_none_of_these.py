@@ -12,8 +12,8 @@ from support import REPOSITORY
 from support.runs import small
 
 import headstart
-from headstart.artifacts import read_info
-from headstart.start import run
+from headstart.model.model_file import read_info
+from headstart.training.dispatch import run
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from support.models import tensors_of, write_model
 from torchvision.models import resnet18, resnet34
 
 import headstart
-from headstart.artifacts import load_tensors, save_model_tensors
 from headstart.errors import InputError
-from headstart.weights import BUNDLED, BUNDLED_SHA256, Download, Weights, ensure_available, load_weights
+from headstart.model.model_file import load_tensors, save_model_tensors
+from headstart.model.weights import BUNDLED, BUNDLED_SHA256, Download, Weights, ensure_available, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -434,8 +434,8 @@ HOST = """
 import os, shutil, sys
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError
-from headstart.runtime import start_accelerator
-from headstart.weights import Download, obtain_weights
+from headstart.runtime.accelerator import start_accelerator
+from headstart.model.weights import Download, obtain_weights
 
 accelerator, download = start_accelerator(RuntimeConfig(cpu=True, mixed_precision="no")), Download(*sys.argv[1:])
 print(len(obtain_weights(accelerator, "imagenet", imagenet=download).tensors))

@@ -27,12 +27,13 @@ from support.images import draw
 from support.models import CLASSES, write_model
 
 import headstart
-from headstart import InputError, cli
+from headstart import InputError
+from headstart.cli.main import main
 from headstart.data.decode import EXTENSIONS, FORMATS
-from headstart.jobs import begin_or_continue
-from headstart.listing import Listed, images
-from headstart.predict import Predictor
-from headstart.streaming import stream
+from headstart.predict.image_paths import Listed, images
+from headstart.predict.parts import begin_or_continue
+from headstart.predict.predictor import Predictor
+from headstart.predict.stream import stream
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def model(tmp_path_factory) -> Path:
 
 def exit_code(*argv: object) -> object:
     with pytest.raises(SystemExit) as end:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     return end.value.code
 
 

@@ -22,9 +22,9 @@ from support.runs import small
 
 import headstart
 from headstart import InputError
-from headstart.artifacts import load_model
-from headstart.predict import Predictor
-from headstart.start import run
+from headstart.model.model_file import load_model
+from headstart.predict.predictor import Predictor
+from headstart.training.dispatch import run
 
 NOT_NEEDED = [
     "torchvision",

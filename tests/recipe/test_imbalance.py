@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from support.runs import small
 from torch.nn import functional as F
 
-from headstart.bank_data import BankFeatures
 from headstart.config import DataConfig, OptimConfig, ProbeConfig, RunConfig, StrategyConfig
-from headstart.data.folders import ClassFolders
 from headstart.data.samples import Manifest, Sample, Samples
+from headstart.data.sources.folders import ClassFolders
 from headstart.errors import InputError
-from headstart.extract import Extraction
-from headstart.loss import TrainingLoss
-from headstart.solvers import solve
-from headstart.start import run
+from headstart.features.extraction import Extraction
+from headstart.features.solvers import solve
+from headstart.features.training_set import BankFeatures
+from headstart.recipe.loss import TrainingLoss
+from headstart.training.dispatch import run
 
 WAYS = {
     "sampling": {"data": {"sampling": "balanced"}},

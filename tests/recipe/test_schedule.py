@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.schedule import lr_factor
+from headstart.recipe.schedule import lr_factor
 
 KINDS = ("constant", "cosine", "step")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.runs import small
 
-from headstart.start import run
+from headstart.training.dispatch import run
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from headstart import cli
-from headstart.artifacts import predictions_table
+from headstart.cli import main as cli
 from headstart.config import DataConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import COLUMNS, Sample, Samples
-from headstart.data.source import open_source
-from headstart.stats import newcombe
+from headstart.data.sources.open import open_source
+from headstart.evaluation.statistics import newcombe
+from headstart.model.model_file import predictions_table
 
 WriteRun = Callable[..., str]
 

@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 from support.runs import small
 
-from headstart import cli
-from headstart.card import model_card
+from headstart.cli import main as cli
 from headstart.errors import InputError
-from headstart.facts import read_run
 from headstart.report import command
 from headstart.report.attention import attention
 from headstart.report.charts import HEIGHT, WIDTH, Line, Mark, line_chart, reliability_chart
 from headstart.report.document import render
 from headstart.report.gallery import Gallery, hang
 from headstart.report.measures import bins, confusions, per_class, weakest_hits, worst_mistakes
-from headstart.start import run
+from headstart.report.model_card import model_card
+from headstart.runs.finished_run import read_run
+from headstart.training.dispatch import run
 
 
 class Page(HTMLParser):
@@ -470,7 +470,7 @@ def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
 
 def test_the_attention_map_is_the_gradient_of_the_predicted_class(folder, facts):
     """The folded trunk and the closed form against torchvision's network and a backward pass."""
-    from headstart.artifacts import load_model
+    from headstart.model.model_file import load_model
 
     model, info = load_model(folder / "model.safetensors")
     pixels = torch.randint(0, 256, (3, 3, 96, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)

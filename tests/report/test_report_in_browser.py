@@ -9,11 +9,11 @@ import pytest
 from support.chromium import SCHEMES, WIDTHS, chromium, opened
 from support.runs import small
 
-from headstart import cli
-from headstart.facts import read_run
+from headstart.cli.main import main
 from headstart.report.document import render
 from headstart.report.gallery import MAX_CARDS, Gallery
-from headstart.start import run
+from headstart.runs.finished_run import read_run
+from headstart.training.dispatch import run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 WINDOWS = tuple(itertools.product(WIDTHS, SCHEMES))
@@ -133,7 +133,7 @@ def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data,
         ["compare", folder, other, "--out", tmp_path / "compare.html"],
     ):
         with pytest.raises(SystemExit) as end:
-            cli.main([str(part) for part in command])
+            main([str(part) for part in command])
         assert end.value.code == 0
     for path in (tmp_path / "checked" / "doctor.html", tmp_path / "compare.html"):
         with opened(browser, path, width=360, scheme="dark") as watched:
@@ -147,7 +147,7 @@ def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data,
 
 def test_solar_cells(browser, tmp_path):
     pytest.importorskip("elpv_dataset", reason="NOT TESTED ON SOLAR CELLS: pip install elpv-dataset")
-    from headstart.data.demo import write_solar_cells
+    from headstart.data.solar_cells import write_solar_cells
 
     write_solar_cells(tmp_path / "cells", seed=0)
     for folder in (tmp_path / "cells").glob("*/*"):  # a tenth of them will do for the page

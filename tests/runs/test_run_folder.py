@@ -18,10 +18,10 @@ from support.runs import small
 from torchvision.models import resnet18
 
 import headstart
-from headstart import cli
-from headstart.artifacts import load_model, read_info, save_model
+from headstart.cli.main import main
 from headstart.data.decode import decode
-from headstart.training import run
+from headstart.model.model_file import load_model, read_info, save_model
+from headstart.training.by_epochs import run
 
 FILES = {
     "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
@@ -42,7 +42,7 @@ def folder(tiny_data, tmp_path_factory):
 
 def exit_code(*argv):
     with pytest.raises(SystemExit) as end:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     return end.value.code
 
 
@@ -209,7 +209,7 @@ def test_predictions_are_written_by_the_extension(suffix, folder, tiny_data, tmp
 
 
 def test_globs_and_folders_find_the_same_images(folder, tiny_data):
-    from headstart.listing import images
+    from headstart.predict.image_paths import images
 
     found = [list(images([str(tiny_data / "val" / pattern)])) for pattern in ("*/*", "**/*.*", "")]
     assert len(found[0]) == 15

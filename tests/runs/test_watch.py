@@ -17,11 +17,12 @@ import yaml
 from rich.console import Console
 from support.runs import small
 
-from headstart import cli, progress
-from headstart.progress import Display, Status, TrainingProgress
-from headstart.running import RUNNING, Running, is_over
-from headstart.start import run
-from headstart.watch import watch_command
+from headstart.cli.main import main
+from headstart.runs import progress
+from headstart.runs.lock import RUNNING, Running, is_over
+from headstart.runs.progress import Display, Status, TrainingProgress
+from headstart.runs.watch import watch_command
+from headstart.training.dispatch import run
 
 ENDS = [5, 9, 14]
 FINISHED = ("finished", "80.0", "54.8", "93.0", "12 of 15", "12 s")  # the last line about a run that `finish` ended
@@ -34,7 +35,7 @@ def has_in_order(line, *fragments):
 
 def exit_code(*argv):
     with pytest.raises(SystemExit) as end:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     return end.value.code
 
 
@@ -255,7 +256,7 @@ def test_what_cannot_be_watched_is_refused(name, fragment, folder, tmp_path, cap
 @pytest.mark.slow
 def test_a_real_run_is_seen_from_another_process_and_leaves_no_trace(tiny_data, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-c", f"from headstart.cli import main; main(['watch', {str(out)!r}])"]
+    command = [sys.executable, "-c", f"from headstart.cli.main import main; main(['watch', {str(out)!r}])"]
     watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         run(small(tiny_data, out, strategy="frozen_head"))

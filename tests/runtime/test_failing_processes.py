@@ -13,11 +13,11 @@ import pytest
 from support.processes import Started, headstart, headstart_with_fault, pid_of, torchrun
 from support.runs import losses, small, summary
 
-from headstart import checkpoint
 from headstart.config import RunConfig
+from headstart.config_io import to_yaml
 from headstart.errors import known_failure
-from headstart.parsing import to_yaml
-from headstart.training import run
+from headstart.training import checkpoint
+from headstart.training.by_epochs import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -71,7 +71,7 @@ def test_one_of_two_processes_fails_and_both_end_and_one_continues(tiny_data, tm
             assert fragment in done.stderr, fault
         assert "forcefully exiting" not in done.stderr, "the other process ends by itself"
         # a traceback of ours only for an error that is a bug; the others are of the agent and of this test
-        ours = done.stderr.count("/headstart/training.py")
+        ours = done.stderr.count("/headstart/training/by_epochs.py")
         assert (ours > 0) == (fault == "error"), done.stderr
         assert not any(psutil.pid_exists(pid_of(rank, tmp_path)) for rank in (0, 1))
         assert checkpoints(tmp_path / "run")[-1] == last, fault

@@ -16,9 +16,9 @@ from support.runs import losses, small
 
 import headstart
 from headstart.config import RuntimeConfig
-from headstart.model import build_model
-from headstart.parsing import to_yaml
-from headstart.runtime import start_accelerator
+from headstart.config_io import to_yaml
+from headstart.model.classifier import build_model
+from headstart.runtime.accelerator import start_accelerator
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

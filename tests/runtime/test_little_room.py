@@ -11,8 +11,8 @@ from support.mounts import with_small_file_system
 from support.runs import small
 from torch.utils.data import DataLoader
 
-from headstart.parsing import to_yaml
-from headstart.pool import LEAST_SHARED, worker_options
+from headstart.config_io import to_yaml
+from headstart.runtime.worker_processes import LEAST_SHARED, worker_options
 
 
 def batch_of(items: list[int]) -> dict[str, object]:
@@ -54,7 +54,7 @@ def test_a_run_needs_no_shared_memory(tiny_data: Path, tmp_path: Path) -> None:
 
 FILL = """
 import torch
-from headstart.data.pixels import Pixels, Room
+from headstart.data.pixel_cache import Pixels, Room
 
 pixels = Pixels(Room(64 * 2**20, on_disk=True))
 image = torch.full((3, 512, 512), 7, dtype=torch.uint8)

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from support.runs import small
 
-from headstart import runtime
-from headstart.output import outliving_the_reader
-from headstart.parsing import to_yaml
-from headstart.runtime import StopRequest
+from headstart.cli.output import outliving_the_reader
+from headstart.config_io import to_yaml
+from headstart.runtime import accelerator
+from headstart.runtime.accelerator import StopRequest
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_first_signal_is_remembered_and_a_second_request_ends_the_process(na
         assert stop.signal_name == name
         os.kill(os.getpid(), signal.SIGTERM)  # within a second: passed on by a launcher
         assert exits == []
-        monkeypatch.setattr(runtime, "SAME_REQUEST_S", 0.0)
+        monkeypatch.setattr(accelerator, "SAME_REQUEST_S", 0.0)
         os.kill(os.getpid(), signal.SIGHUP)  # a closed terminal sends several
         assert exits == []
         assert stop.signal_name == name

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.runs import small
 
-from headstart.parsing import to_yaml
-from headstart.training import run
+from headstart.config_io import to_yaml
+from headstart.training.by_epochs import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -8,7 +8,7 @@ import pytest
 from torch.utils.data import Dataset
 from torch.utils.data._utils import signal_handling
 
-from headstart.pool import in_workers
+from headstart.runtime.worker_processes import in_workers
 
 
 class Doubled(Dataset[int]):

@@ -14,7 +14,7 @@ import pytest
 from support.planting import encoded, scene
 from support.serving import begin, received, write_model
 
-from headstart import cli
+from headstart.cli.main import main
 from headstart.serve import server
 
 IMAGE = encoded(scene(0, 1), "PNG")
@@ -27,7 +27,7 @@ def model(tmp_path_factory) -> Path:
 
 def exit_code(*arguments: object) -> int:
     with pytest.raises(SystemExit) as end:
-        cli.main(["serve", *map(str, arguments)])
+        main(["serve", *map(str, arguments)])
     return int(end.value.code or 0)
 
 

@@ -13,7 +13,7 @@ from support.planting import encoded, scene
 from support.serving import Running, calibration_of, png, running, write_model
 
 import headstart
-from headstart.predict import Predictor
+from headstart.predict.predictor import Predictor
 from headstart.serve.limits import Limits
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="NOT TESTED IN A BROWSER: pip install playwright")

@@ -22,7 +22,7 @@ from support.serving import BYTES, Running, begin, calibration_of, form, png, re
 
 import headstart
 from headstart.errors import InputError
-from headstart.predict import Predictor
+from headstart.predict.predictor import Predictor
 from headstart.serve.batches import Batches
 from headstart.serve.limits import Limits
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_manifest
-from headstart.extract import Extraction, features_of, fill, rows_of, views_of
-from headstart.features import Bank, bank_key
-from headstart.preprocess import Preprocess
-from headstart.runtime import StopRequest, start_accelerator
-from headstart.trunk import FEATURES, FrozenTrunk
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.transforms import Preprocess
+from headstart.features.bank import Bank, bank_key
+from headstart.features.extraction import Extraction, features_of, fill, rows_of, views_of
+from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
+from headstart.runtime.accelerator import StopRequest, start_accelerator
 
 CPU = torch.device("cpu")
 SPEC = Preprocess(image_size=32, resize_size=37)

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart import extract
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.data.folders import ClassFolders
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Scan
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
-from headstart.features import Bank, bank_key
-from headstart.preprocess import Preprocess
-from headstart.runtime import StopRequest, start_accelerator
-from headstart.trunk import FEATURES, FrozenTrunk
-from headstart.weights import load_weights
+from headstart.features import extraction
+from headstart.features.bank import Bank, bank_key
+from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
+from headstart.model.weights import load_weights
+from headstart.runtime.accelerator import StopRequest, start_accelerator
 
 
 class ReadBy:
@@ -58,11 +58,11 @@ def four_extractions(images: str) -> None:
     """Writes RANK.json into the working folder: of each extraction the type of what was raised ("filled" for nothing), its
     message, and the number of images read by this process. Batches are of one image; the second process suffers the faults."""
     rank, folder = int(os.environ["RANK"]), Path.cwd()
-    extract.BATCH_CPU, extract.EXCHANGE_S = 1, 0.0
+    extraction.BATCH_CPU, extraction.EXCHANGE_S = 1, 0.0
     accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True))
     spec = Preprocess(image_size=32, resize_size=37)
     manifest = build_manifest(ClassFolders(images), DataConfig(), seed=0)
-    views = extract.views_of(DataConfig(), spec, num_views=0, seed=0)
+    views = extraction.views_of(DataConfig(), spec, num_views=0, seed=0)
     trunk = FrozenTrunk(load_weights("bundled").tensors, precision="no", device=torch.device("cpu"))
     found: dict[str, Any] = {}
 
@@ -73,11 +73,11 @@ def four_extractions(images: str) -> None:
         name: str, bank: Bank, fault: Callable[[int], None] = _nothing, *, num_images: int | None = None
     ) -> None:
         source = ReadBy(ClassFolders(images), fault if rank == 1 else _nothing)
-        rows = extract.rows_of(source, manifest.samples, views)[:num_images]
+        rows = extraction.rows_of(source, manifest.samples, views)[:num_images]
         try:
             with StopRequest() as stop:
-                extract.fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=0, stop=stop)
-            outcome = "filled", str(extract.features_of(bank, rows)[:].shape)
+                extraction.fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=0, stop=stop)
+            outcome = "filled", str(extraction.features_of(bank, rows)[:].shape)
         except (InputError, Stopped, KeyError) as error:
             outcome = type(error).__name__, str(error)
         found[name] = [*outcome, source.num_read]
@@ -90,7 +90,7 @@ def four_extractions(images: str) -> None:
     late = open_bank("late") if rank == 1 else None
     accelerator.wait_for_everyone()
     if rank == 0:  # another run stores everything meanwhile
-        names = [row.name for row in extract.rows_of(manifest.source, manifest.samples, views)]
+        names = [row.name for row in extraction.rows_of(manifest.source, manifest.samples, views)]
         open_bank("late").writer().add(names, np.zeros((len(names), FEATURES), np.float32))
         late = open_bank("late")
     accelerator.wait_for_everyone()

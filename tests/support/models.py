@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headstart import golden
-from headstart.artifacts import ModelInfo, save_model_tensors
-from headstart.calibration import Calibration, fit_conformal, fit_open_set
-from headstart.preprocess import Preprocess
-from headstart.runtime import versions
-from headstart.weights import load_weights
+from headstart.data.transforms import Preprocess
+from headstart.model import golden_inputs
+from headstart.model.calibration import Calibration, fit_conformal, fit_open_set
+from headstart.model.model_file import ModelInfo, save_model_tensors
+from headstart.model.weights import load_weights
+from headstart.runtime.accelerator import versions
 from support.images import CLASSES
 
 
@@ -61,5 +61,5 @@ def write_model(folder: Path, *, calibrated: bool = False, measured_on: str = "n
         calibration=calibration_of() if calibrated else None,
     )
     tensors = tensors_of()
-    save_model_tensors(folder / "model.safetensors", tensors, replace(info, golden=golden.record(info, tensors)))
+    save_model_tensors(folder / "model.safetensors", tensors, replace(info, golden=golden_inputs.record(info, tensors)))
     return folder

@@ -25,8 +25,8 @@ import psutil
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 _PRELOADED = [  # what a run imports, at the start or later
-    "headstart.cli", "headstart.start", "headstart.training", "headstart.probe_run", "headstart.repeats", "headstart.metrics",
-    "headstart.gradcam", "headstart.report.command", "headstart.pictures", "torch.distributed.run", "matplotlib.pyplot",
+    "headstart.cli.main", "headstart.training.dispatch", "headstart.training.by_epochs", "headstart.training.on_features", "headstart.training.repeats", "headstart.evaluation.metrics",
+    "headstart.model.gradcam", "headstart.report.command", "headstart.report.png", "torch.distributed.run", "matplotlib.pyplot",
     "matplotlib.backends.backend_agg", "attr", "docstring_parser", "jinja2", "jsonargparse", "scipy.special", "rich.live", "PIL.JpegImagePlugin",
     "PIL.PngImagePlugin",
 ]  # fmt: skip
@@ -107,10 +107,10 @@ def _call(
 
 def headstart(*arguments: str) -> None:
     """What `headstart ARGUMENTS` does."""
-    from headstart import cli
+    from headstart.cli.main import main
 
     try:
-        cli.main([str(argument) for argument in arguments])
+        main([str(argument) for argument in arguments])
     finally:
         atexit._run_exitfuncs()  # a forked process ends without them
 

@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 
 import headstart
-from headstart.artifacts import ModelInfo, save_model_tensors
-from headstart.calibration import Calibration, fit_conformal, fit_open_set
-from headstart.predict import Predictor
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.model.calibration import Calibration, fit_conformal, fit_open_set
+from headstart.model.model_file import ModelInfo, save_model_tensors
+from headstart.model.weights import load_weights
+from headstart.predict.predictor import Predictor
 from headstart.serve.app import build_app
 from headstart.serve.engine import Engine
 from headstart.serve.limits import Limits
 from headstart.serve.server import Server, listen
-from headstart.weights import load_weights
 
 BYTES = {"Content-Type": "application/octet-stream"}
 

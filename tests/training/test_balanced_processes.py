@@ -6,8 +6,8 @@ import pytest
 from support.processes import torchrun
 from support.runs import losses, small, summary
 
-from headstart.parsing import to_yaml
-from headstart.training import run
+from headstart.config_io import to_yaml
+from headstart.training.by_epochs import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -23,16 +23,18 @@ from support.runs import lines, losses, small, stopped_at, summary
 from torchvision.models import resnet18
 
 import headstart
-from headstart import InputError, cli, probe
-from headstart.artifacts import load_model
+from headstart import InputError
+from headstart.cli.main import main
 from headstart.config import ProbeConfig, RunConfig, StrategyConfig
+from headstart.config_io import parse_train, to_yaml
 from headstart.data.decode import decode
-from headstart.parsing import parse_train, to_yaml
-from headstart.preprocess import Preprocess
-from headstart.start import run
-from headstart.stats import paired
-from headstart.trunk import FrozenTrunk
-from headstart.weights import load_weights
+from headstart.data.transforms import Preprocess
+from headstart.evaluation.statistics import paired
+from headstart.features import logistic_regression
+from headstart.model.frozen_trunk import FrozenTrunk
+from headstart.model.model_file import load_model
+from headstart.model.weights import load_weights
+from headstart.training.dispatch import run
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +97,7 @@ def test_the_logits_are_those_of_the_whole_network_with_the_same_head(probed, ti
 
 def test_headstart_evaluate_agrees_with_the_run(probed, tiny_data, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["evaluate", str(probed), "--data", str(tiny_data), "--out", str(tmp_path / "again.json")])
+        main(["evaluate", str(probed), "--data", str(tiny_data), "--out", str(tmp_path / "again.json")])
     assert end.value.code == 0
     again = json.loads((tmp_path / "again.json").read_text())
     assert again == summary(probed)["val"]  # to the last digit
@@ -204,7 +206,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_written(
 
 @pytest.mark.slow
 def test_augmented_images_train_and_are_never_evaluated(tiny_data, bank, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(probe, "NEIGHBOUR_ROWS", 10)
+    monkeypatch.setattr(logistic_regression, "NEIGHBOUR_ROWS", 10)
     found = summary(run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(views=2, l2=10.0))))
     assert found["features"]["rows"] == 36 * 3 + 15
     assert found["val"]["n"] == 15
@@ -328,7 +330,7 @@ def test_the_command_keeps_its_bank_in_the_cache_folder_and_imports_no_torchvisi
     config = on_bank(tiny_data, tmp_path / "run", tmp_path / "unused")
     config = replace(config, runtime=replace(config.runtime, bank=""))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    script = "import sys; from headstart import cli\ntry: cli.main()\nfinally: print({'torchvision', 'datasets', 'evaluate'} & set(sys.modules))"
+    script = "import sys; from headstart.cli import main as cli\ntry: cli.main()\nfinally: print({'torchvision', 'datasets', 'evaluate'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script, "train", "--config", str(tmp_path / "config.yaml")],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}, capture_output=True, text=True, timeout=120,

@@ -5,12 +5,12 @@ import torch
 from accelerate import Accelerator
 
 from headstart.config import DataConfig
-from headstart.data.folders import ClassFolders
-from headstart.data.loading import Views, load_images
+from headstart.data.loaders import Views, load_images
 from headstart.data.manifest import build_manifest
-from headstart.model import build_model
-from headstart.preprocess import Preprocess, train_view
-from headstart.workers import images_per_second, measure_num_workers, num_workers, views_per_second
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.transforms import Preprocess, train_view
+from headstart.model.classifier import build_model
+from headstart.training.num_workers import images_per_second, measure_num_workers, num_workers, views_per_second
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from support.processes import headstart_recording_images, torchrun
 from support.runs import losses, small, steps, summary
 
 from headstart.config import DataConfig
-from headstart.data.folders import ClassFolders
+from headstart.config_io import to_yaml
 from headstart.data.manifest import build_manifest
 from headstart.data.sampling import StepSampler, keys_of
-from headstart.parsing import to_yaml
-from headstart.training import run
+from headstart.data.sources.folders import ClassFolders
+from headstart.training.by_epochs import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ import pytest
 from support.processes import torchrun
 from support.runs import small, summary
 
-from headstart.parsing import to_yaml
+from headstart.config_io import to_yaml
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -16,14 +16,14 @@ import pytest
 from support.runs import small, stopped_at, summary
 
 from headstart import InputError
-from headstart.compare import read_measured
 from headstart.config import RunConfig
-from headstart.fan_out import run_on_gpus
-from headstart.parsing import parse_train, to_yaml
-from headstart.repeats import Child, children_of, results_in_words, sum_up
-from headstart.running import RUNNING
-from headstart.start import run
-from headstart.stats import student_t, wilson
+from headstart.config_io import parse_train, to_yaml
+from headstart.evaluation.statistics import student_t, wilson
+from headstart.report.comparison import read_measured
+from headstart.runs.lock import RUNNING
+from headstart.training.dispatch import run
+from headstart.training.one_per_gpu import run_on_gpus
+from headstart.training.repeats import Child, children_of, results_in_words, sum_up
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ from accelerate import Accelerator, tracking
 from accelerate.tracking import GeneralTracker, register_tracker_class
 from support.runs import small
 
-from headstart import trackers as trackers_module
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError, Stopped
-from headstart.start import run
-from headstart.trackers import RUN_IDS, Trackers, asked_for
+from headstart.training import trackers as trackers_module
+from headstart.training.dispatch import run
+from headstart.training.trackers import RUN_IDS, Trackers, asked_for
 
 
 class Fake(GeneralTracker):

@@ -15,18 +15,20 @@ from support.runs import epochs, lines, losses, small, steps, stopped_at, withou
 from torch import nn
 from torchvision.models import resnet18
 
-from headstart import InputError, checkpoint, start, training
-from headstart.artifacts import load_model
+from headstart import InputError
 from headstart.config import DataConfig, RunConfig
-from headstart.data import loading
-from headstart.data.folders import ClassFolders
-from headstart.data.loading import collate, load_images, train_loader
+from headstart.config_io import parse_train, to_yaml
+from headstart.data import loaders
+from headstart.data.loaders import collate, load_images, train_loader
 from headstart.data.manifest import build_manifest
-from headstart.model import build_model
-from headstart.parsing import parse_train, to_yaml
-from headstart.preprocess import Preprocess, train_view
-from headstart.training import run
-from headstart.weights import load_weights
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.transforms import Preprocess, train_view
+from headstart.model.classifier import build_model
+from headstart.model.model_file import load_model
+from headstart.model.weights import load_weights
+from headstart.training import by_epochs, checkpoint
+from headstart.training import dispatch as start
+from headstart.training.by_epochs import run
 
 # torch resizes uint8 images in integers where the processor has AVX2 and in floats elsewhere, so pixels may differ by 1;
 # Pillow, which prepares images that are not cropped at random, computes the same everywhere
@@ -94,8 +96,8 @@ def test_fine_tuning_learns_the_training_images(tiny_data, tmp_path):
 def decoded(monkeypatch):
     """Grows by one for each image that a run decodes after its scan."""
     seen = []
-    original = loading.Views.decoded
-    monkeypatch.setattr(loading.Views, "decoded", lambda self, *args: seen.append(1) or original(self, *args))
+    original = loaders.Views.decoded
+    monkeypatch.setattr(loaders.Views, "decoded", lambda self, *args: seen.append(1) or original(self, *args))
     return seen
 
 
@@ -208,7 +210,7 @@ def test_without_pinning_the_frozen_backbone_would_move(tiny_data):
 
 def test_frozen_parameters_have_no_gradient(tiny_data):
     from headstart.config import OptimConfig, StrategyConfig
-    from headstart.strategy import plan
+    from headstart.recipe.parameter_groups import plan
 
     model = build_model(3, backbone=None, head_init="normal", seed=0)
     model.keep_in_eval(plan(model, StrategyConfig(name="frozen_head"), OptimConfig()).eval_modules)
@@ -555,7 +557,7 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
     from torch.utils.data import DataLoader, RandomSampler
 
     def shuffled(rows, samples, view, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, **_):
-        views = loading.Views(rows, samples, view, seed=seed)
+        views = loaders.Views(rows, samples, view, seed=seed)
         sampler = RandomSampler(views, num_samples=num_steps * batch_size)
         plain = DataLoader([views[(index, 0)] for index in range(len(views))], sampler=sampler, batch_size=batch_size,
                            collate_fn=collate)  # fmt: skip
@@ -565,8 +567,8 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
         rest.batch_sampler.batch_size = batch_size  # without which prepare refuses it
         return rest
 
-    monkeypatch.setattr(training, "train_loader", shuffled)
-    monkeypatch.setattr(training, "_draw_views", lambda *_: None)
+    monkeypatch.setattr(by_epochs, "train_loader", shuffled)
+    monkeypatch.setattr(by_epochs, "_draw_views", lambda *_: None)
     torch.manual_seed(7)
     config = small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"checkpoint_steps": 3, "resume": "auto"})
     straight = run(config)
@@ -600,6 +602,6 @@ def test_losses_are_written_every_few_seconds_too(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps that are written together share the time that they took."""
-    monkeypatch.setattr(training, "FLUSH_S", 0.0)
+    monkeypatch.setattr(by_epochs, "FLUSH_S", 0.0)
     rows = steps(run(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1})))
     assert len({row["time_s"] for row in rows}) == len(rows) == 5

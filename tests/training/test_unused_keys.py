@@ -3,8 +3,8 @@
 import pytest
 
 from headstart.config import RunConfig
-from headstart.idle import describe_idle, without_effect
-from headstart.parsing import parse_train, shipped_configs
+from headstart.config_io import parse_train, shipped_configs
+from headstart.training.unused_keys import describe_idle, without_effect
 
 FROZEN = ["--strategy.name", "frozen_head"]
 

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from headstart.arguments import command_parser
+from headstart.cli.options import command_parser
 
 
 def data(argv: list[str]) -> None:
@@ -32,14 +32,14 @@ def data(argv: list[str]) -> None:
 
 
 def _demo(location: str, *, seed: int) -> None:
-    from headstart.data.demo import write_solar_cells
+    from headstart.data.solar_cells import write_solar_cells
 
     counts = write_solar_cells(Path(location), seed=seed)
     print(f"{location}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
 
 
 def _bank(location: str | None, *, prune_name: str | None, unused_days: float | None) -> None:
-    from headstart.features import default_location, prune, stored
+    from headstart.features.bank import default_location, prune, stored
 
     folder = Path(location) if location else default_location()
     if prune_name is not None or unused_days is not None:
@@ -113,13 +113,13 @@ def check(args: Namespace) -> None:
         probe=ProbeConfig(folds=args.folds),
         runtime=RuntimeConfig(bank=args.bank or ""),
     )
-    from headstart.inspection import check_command
+    from headstart.data_doctor.command import check_command
 
     check_command(config, labels=args.labels, out=args.out)
 
 
 def apply(args: Namespace) -> None:
-    from headstart.data.fixes import apply_fixes
+    from headstart.data_doctor.fixes import apply_fixes
 
     count = apply_fixes(Path(args.fixes), data=Path(args.data), out=Path(args.out))
     print(f"{args.out}: " + ", ".join(f"{number} {what}" for what, number in count.items() if number))

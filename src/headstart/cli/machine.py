@@ -5,7 +5,7 @@ import signal
 import sys
 from argparse import Namespace
 
-from headstart.arguments import command_parser
+from headstart.cli.options import command_parser
 from headstart.errors import InputError
 
 
@@ -37,7 +37,7 @@ def bench(argv: list[str]) -> None:
     if args.what == "data":
         _bench_data(args)
         return
-    from headstart.bench import bench_features
+    from headstart.diagnostics.bench_features import bench_features
 
     bench_features(args.data, weights_source=args.weights, precision=args.mixed_precision, rounds=args.rounds)
 
@@ -51,7 +51,7 @@ def _bench_data(args: Namespace) -> None:
         train=TrainConfig(batch_size=args.batch_size, checkpoint_minutes=0),
         runtime=RuntimeConfig(mixed_precision=args.mixed_precision, threads=args.threads),
     )
-    from headstart.bench_data import bench_data
+    from headstart.diagnostics.bench_input import bench_data
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: with what it has unpacked removed
     bench_data(config, rounds=args.rounds, steps=args.steps)
@@ -65,7 +65,7 @@ def doctor(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(argv)
-    from headstart.doctor import examine, warnings_of
+    from headstart.diagnostics.environment import examine, warnings_of
 
     found = examine()
     if args.json:
@@ -101,8 +101,8 @@ def _parity(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from headstart.parity import check_parity, table_of
-    from headstart.parsing import parse_train
+    from headstart.config_io import parse_train
+    from headstart.diagnostics.parity import check_parity, table_of
 
     checks = []
     for strategy in args.strategies or [""]:

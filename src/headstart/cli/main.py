@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from headstart import prepare_environment
-from headstart.arguments import command_parser
+from headstart.cli.options import command_parser
+from headstart.cli.output import outliving_the_reader
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
-from headstart.output import outliving_the_reader
 
 HELP = """\
 headstart: from a folder of images to a trained, measured, saved ResNet-18
@@ -124,34 +124,34 @@ def _command(name: str) -> Callable[[list[str]], int | None]:
     if name in ("train", "probe"):
         return _train if name == "train" else _probe
     if name in ("bench", "doctor"):
-        from headstart import machine_cli
+        from headstart.cli import machine as machine_cli
 
         return machine_cli.bench if name == "bench" else machine_cli.doctor
     if name == "data":
-        from headstart import data_cli
+        from headstart.cli import data as data_cli
 
         return data_cli.data
     if name in COMMANDS:
-        from headstart import run_cli
+        from headstart.cli import runs as run_cli
 
         run: Callable[[list[str]], int | None] = getattr(run_cli, name)
         return run
-    from headstart.parsing import nearest
+    from headstart.config_io import nearest
 
     raise InputError(f"unknown command {name}{nearest(name, COMMANDS) or '; see headstart --help'}")
 
 
 def _train(argv: list[str]) -> None:
-    from headstart.parsing import parse_train
+    from headstart.config_io import parse_train
 
     config = parse_train(argv)
-    from headstart.start import run
+    from headstart.training.dispatch import run
 
     run(config)
 
 
 def _probe(argv: list[str]) -> None:
-    from headstart import data_cli
+    from headstart.cli import data as data_cli
 
     parser = command_parser(
         "probe", "What a frozen backbone can do on a folder: cross-validated accuracy, learning curve."
@@ -185,6 +185,6 @@ def _probe(argv: list[str]) -> None:
         probe=ProbeConfig(folds=args.folds),
         runtime=RuntimeConfig(bank=args.bank or ""),
     )
-    from headstart.studies import probe_command
+    from headstart.features.probe_study import probe_command
 
     probe_command(config, repeats=args.repeats, out=args.out)

@@ -12,17 +12,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out
+from headstart.model.calibration import CONFIDENCE, WRONGLY_FLAGGED
 
 if TYPE_CHECKING:
-    from headstart.answers import Columns
-    from headstart.jobs import Job
-    from headstart.listing import Listed
-    from headstart.predict import Predictor, Question
-    from headstart.runtime import StopRequest
-    from headstart.streaming import Computed
+    from headstart.predict.image_paths import Listed
+    from headstart.predict.output_table import Columns
+    from headstart.predict.parts import Job
+    from headstart.predict.predictor import Predictor, Question
+    from headstart.predict.stream import Computed
+    from headstart.runtime.accelerator import StopRequest
 
 OUT_TYPES = (".csv", ".jsonl", ".parquet")
 SHOWN = 40  # rows on the screen
@@ -68,15 +68,15 @@ def predict_command(args: argparse.Namespace) -> None:
     _check(args, several=several, parts=parts)
     left_out: Counter[str] = Counter()
     images = None if several else _images(args, left_out)  # several processes: one of them looks, below
-    from headstart.predict import Predictor, Question
-    from headstart.runtime import StopRequest, set_threads
+    from headstart.predict.predictor import Predictor, Question
+    from headstart.runtime.accelerator import StopRequest, set_threads
 
     set_threads(None)
     with StopRequest() as stop:
         accelerator = None
         if several:
             from headstart.config import RuntimeConfig
-            from headstart.runtime import start_accelerator
+            from headstart.runtime.accelerator import start_accelerator
 
             accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=args.device == "cpu"))
         device = args.device if accelerator is None else accelerator.device
@@ -126,7 +126,7 @@ def _check(args: argparse.Namespace, *, several: bool, parts: bool) -> None:
 
 def _images(args: argparse.Namespace, left_out: "Counter[str]") -> "Iterator[Listed]":
     """The first is looked for now, so that a pattern without images is refused before anything is written."""
-    from headstart.listing import images
+    from headstart.predict.image_paths import images
 
     found = images(args.paths, column=args.image_column, left_out=left_out)
     first = next(found, None)
@@ -136,7 +136,7 @@ def _images(args: argparse.Namespace, left_out: "Counter[str]") -> "Iterator[Lis
 
 
 def _columns(args: argparse.Namespace, predictor: "Predictor", question: "Question") -> "Columns":
-    from headstart.answers import Columns
+    from headstart.predict.output_table import Columns
 
     return Columns(predictor, question, top=args.top is not None, probabilities=not args.no_probabilities)
 
@@ -163,7 +163,7 @@ def _to_file_or_screen(
     images: "Iterator[Listed]",
     stop: "StopRequest",
 ) -> None:
-    from headstart.streaming import stream
+    from headstart.predict.stream import stream
 
     told, counts = _Told(None), Counter[str | None]()
     shown: list[dict[str, Any]] = []
@@ -194,8 +194,8 @@ def _to_file_or_screen(
 
 def _write(out: Path, columns: "Columns", run: Any, stop: "StopRequest") -> None:
     """Under a name of its own until it is complete; what a signal cut short keeps that name."""
-    from headstart.answers import TableFile
     from headstart.files import write_atomically
+    from headstart.predict.output_table import TableFile
 
     def write(staging: Path) -> None:
         file = TableFile(staging, columns.schema, suffix=out.suffix)
@@ -220,9 +220,9 @@ def _to_parts(
     stop: "StopRequest",
     left_out: "Counter[str]",
 ) -> None:
-    from headstart.jobs import begin_or_continue
-    from headstart.runtime import on_main
-    from headstart.streaming import stream_repeatably
+    from headstart.predict.parts import begin_or_continue
+    from headstart.predict.stream import stream_repeatably
+    from headstart.runtime.accelerator import on_main
 
     folder = Path(args.out)
     columns = _columns(args, predictor, question)

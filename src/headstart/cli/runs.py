@@ -2,12 +2,12 @@
 
 import sys
 
-from headstart.arguments import command_parser
+from headstart.cli.options import command_parser
 from headstart.errors import InputError
 
 
 def evaluate(argv: list[str]) -> None:
-    from headstart import data_cli
+    from headstart.cli import data as data_cli
 
     parser = command_parser("evaluate", "Measure a finished run on images with classes, each image once.")
     parser.add_argument("run", help="run folder, or a model.safetensors")
@@ -19,7 +19,7 @@ def evaluate(argv: list[str]) -> None:
     parser.add_argument("--out", help="write the measurements to this .json file as well")
     parser.add_argument("--on_bad_file", choices=["refuse", "skip"], default="refuse", help="default: refuse")
     args = parser.parse_args(argv)
-    from headstart.evaluate import evaluate_command
+    from headstart.evaluation.predictions import evaluate_command
 
     evaluate_command(
         args.run,
@@ -36,7 +36,7 @@ def predict(argv: list[str]) -> None:
         "predict",
         "Classify images with a finished run. Images that cannot be read are rows with an error; exit code 0.",
     )
-    from headstart import predict_cli
+    from headstart.cli import predict as predict_cli
 
     predict_cli.add_arguments(parser)
     predict_cli.predict_command(parser.parse_args(argv))
@@ -47,7 +47,7 @@ def inspect(argv: list[str]) -> None:
     parser.add_argument("run", help="run folder, or a model.safetensors")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     args = parser.parse_args(argv)
-    from headstart.header import inspect_command
+    from headstart.model.header import inspect_command
 
     inspect_command(args.run, as_json=args.json)
 
@@ -63,7 +63,7 @@ def verify(argv: list[str]) -> int:
     parser.add_argument("--device", help="default: the GPU if there is one, else cpu")
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(argv)
-    from headstart.verify import verify_command
+    from headstart.diagnostics.verify import verify_command
 
     passed = verify_command(args.run, device=args.device, precision=args.precision, as_json=args.json)
     return 0 if passed else 1
@@ -84,7 +84,7 @@ def push(argv: list[str]) -> None:
         "--with_pictures", action="store_true", help="send report.html also if it holds images of the data"
     )
     args = parser.parse_args(argv)
-    from headstart.push import push_command
+    from headstart.exporters.hub import push_command
 
     push_command(args.run, args.repo, private=args.private, dry_run=args.dry_run, with_pictures=args.with_pictures)
 
@@ -98,7 +98,7 @@ def compare(argv: list[str]) -> None:
     parser.add_argument("--common", action="store_true", help="leave out the images that not all runs were measured on")
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
     args = parser.parse_args(argv)
-    from headstart.compare import compare_command
+    from headstart.report.comparison import compare_command
 
     compare_command(args.runs, common=args.common, out=args.out, as_json=args.json)
 
@@ -129,7 +129,7 @@ def export(argv: list[str]) -> int:
         raise InputError(f"--images is {args.images}; it must be at least 1")
     if args.allow_loss is not None and not 0 <= args.allow_loss <= 1:
         raise InputError(f"--allow_loss is {args.allow_loss}; it must lie between 0 and 1")
-    from headstart.export.command import Refused, export_command
+    from headstart.exporters.command import Refused, export_command
 
     try:
         export_command(
@@ -163,14 +163,14 @@ def watch(argv: list[str]) -> None:
     parser.add_argument("run", help="run folder; it may not be there yet")
     parser.add_argument("--once", action="store_true", help="say where the run is, and end")
     args = parser.parse_args(argv)
-    from headstart.watch import watch_command
+    from headstart.runs.watch import watch_command
 
     watch_command(args.run, once=args.once)
 
 
 def serve(argv: list[str]) -> None:
     parser = command_parser("serve", "Answer with a finished run: a page to drop images on, and an HTTP API.")
-    from headstart.serve import options
+    from headstart.cli import serve as options
 
     options.add_options(parser)
     options.run(parser.parse_args(argv))

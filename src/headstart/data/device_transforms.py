@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from headstart.data.loading import Views
-from headstart.preprocess import View
+from headstart.data.loaders import Views
+from headstart.data.transforms import View
 
 
 class Pictures(Views):

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from headstart.arrow import strings
 from headstart.data.decode import UnreadableImage
 from headstart.data.samples import Samples
 from headstart.data.sampling import Blocks, EvalSampler, StepSampler, keys_of, view_seeds
+from headstart.data.transforms import View
 from headstart.errors import OwnInputError
-from headstart.pool import worker_options
-from headstart.preprocess import View
-from headstart.tables import strings
+from headstart.runtime.worker_processes import worker_options
 
 Batch = dict[str, torch.Tensor]
 """pixels: uint8 (n, 3, S, S), channels last in memory; label: int64 (n,); index: int64 (n,), the row in the split's samples."""

@@ -13,8 +13,8 @@ from PIL import Image
 from headstart.config import DataConfig
 from headstart.data.classes import classes_of_one_side, lacking_classes, place_in, refuse_nothing, refuse_or_leave_out
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.index import Index
 from headstart.data.samples import PARTS, Entry, Manifest, Sample, Samples, Scan, Skipped, Source, summarize
+from headstart.data.scan_cache import Index
 from headstart.data.splits import is_split_by_us, split_as_configured
 from headstart.errors import InputError
 

@@ -9,8 +9,8 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 import numpy as np
 import pyarrow as pa
 
-from headstart.data.findings import shown
-from headstart.tables import strings
+from headstart.arrow import strings
+from headstart.data_doctor.findings import shown
 
 T = TypeVar("T")
 COLUMNS = ("id", "path", "sha256", "split", "label")

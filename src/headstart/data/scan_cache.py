@@ -12,10 +12,10 @@ import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headstart.arrow import strings
 from headstart.data.decode import DECODER
 from headstart.data.samples import Entry, Source
 from headstart.files import cache_folder, write_atomically
-from headstart.tables import strings
 
 
 class Index:

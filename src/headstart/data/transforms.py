@@ -12,7 +12,7 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.decode import DECODER, UnreadableImage, decode
-from headstart.data.pixels import NO_ROOM, Pixels, Room
+from headstart.data.pixel_cache import NO_ROOM, Pixels, Room
 from headstart.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from headstart.data.findings import DROP, KEEP, Finding, listed
 from headstart.data.samples import Manifest
+from headstart.data_doctor.findings import DROP, KEEP, Finding, listed
 
 NEAR_EMPTY = 10  # images of a class in a part; below that neither training nor measuring it means much
 IMBALANCE = 5.0  # training images of the largest class over those of the smallest

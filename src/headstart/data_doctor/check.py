@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from headstart.cores import usable_cores
-from headstart.data.balance import Named, thin_classes
 from headstart.data.decode import UnreadableImage, check_structure, decode
-from headstart.data.duplicates import perceptual_hashes
-from headstart.data.findings import KEEP, Finding
-from headstart.data.folders import EXTENSIONS, ClassFolders
-from headstart.data.listed import ListedImages
 from headstart.data.samples import Source
-from headstart.data.survey import survey
+from headstart.data.sources.folders import EXTENSIONS, ClassFolders
+from headstart.data.sources.table import ListedImages
+from headstart.data_doctor.balance import Named, thin_classes
+from headstart.data_doctor.duplicates import perceptual_hashes
+from headstart.data_doctor.findings import KEEP, Finding
+from headstart.data_doctor.survey import survey
+from headstart.runtime.hardware import usable_cores
 
 MAX_FILE_BYTES = 1 << 28
 TINY_PX = 16  # a side below this

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from headstart.config import RunConfig
-from headstart.data.balance import copies, scoped
-from headstart.data.check import Checked, Good, check_files
-from headstart.data.duplicates import Pair, candidates, confirmed, joined
-from headstart.data.findings import KINDS, MAYBE, Finding, listed, number_of, shown
-from headstart.data.fixes import write_fixes, write_groups
-from headstart.data.folders import ClassFolders
 from headstart.data.samples import Source
-from headstart.data.source import open_source
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.sources.open import open_source
+from headstart.data_doctor.balance import copies, scoped
+from headstart.data_doctor.check import Checked, Good, check_files
+from headstart.data_doctor.duplicates import Pair, candidates, confirmed, joined
+from headstart.data_doctor.findings import KINDS, MAYBE, Finding, listed, number_of, shown
+from headstart.data_doctor.fixes import write_fixes, write_groups
 from headstart.errors import InputError
 from headstart.files import write_atomically
 
@@ -112,11 +112,11 @@ def _check_with_progress(source: Source) -> Checked:
 
 def features_of_images(config: RunConfig, source: Source, images: list[Good]) -> np.ndarray:
     """float32 (n, 512) of the evaluation view, by way of the feature bank."""
-    from headstart.bank_data import describe_extraction, open_bank, trunk_of
-    from headstart.extract import Row, features_of, fill, views_of
-    from headstart.preprocess import Preprocess
-    from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
-    from headstart.weights import obtain_weights
+    from headstart.data.transforms import Preprocess
+    from headstart.features.extraction import Row, features_of, fill, views_of
+    from headstart.features.training_set import describe_extraction, open_bank, trunk_of
+    from headstart.model.weights import obtain_weights
+    from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
 
     set_threads(config.runtime.threads)
     accelerator = start_accelerator(config.runtime)
@@ -158,7 +158,7 @@ def _labels(
     notes: list[str],
 ) -> tuple[list[Finding], dict[str, Any] | None]:
     """Suspected wrong labels, and what the study says of the whole. Classes too small to hold anything out are left out."""
-    from headstart.noise import study_labels
+    from headstart.data_doctor.label_noise import study_labels
 
     owners_of: dict[str, set[np.int64]] = {}
     for image in checked.good:
@@ -252,7 +252,7 @@ def write_report(report: Report, out: Path) -> None:
     """REPORT_FILES in `out`, each whole or not at all."""
     import json
 
-    from headstart.page import doctor_page
+    from headstart.data_doctor.page import doctor_page
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from headstart.probe import Features
+from headstart.features.logistic_regression import Features
 
 HASH_SIDE = 16  # 16 x 16 frequencies
 MAX_BITS = 24  # of 256 that may differ in a candidate pair; docs/data_doctor.md has what was measured

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from headstart.data.findings import DROP, KEEP, MAYBE, MOVE, Finding
-from headstart.data.folders import image_files
+from headstart.data.sources.folders import image_files
+from headstart.data_doctor.findings import DROP, KEEP, MAYBE, MOVE, Finding
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart import probe
+from headstart.features import logistic_regression
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,13 @@ class LabelStudy:
 
 
 def study_labels(
-    features: probe.Features, labels: np.ndarray, owners: Sequence[str], *, num_classes: int, folds: int, seed: int
+    features: logistic_regression.Features,
+    labels: np.ndarray,
+    owners: Sequence[str],
+    *,
+    num_classes: int,
+    folds: int,
+    seed: int,
 ) -> LabelStudy:
     """features: (n, d); labels: (n,) int; owners: (n,) what must share a fold, such as the cluster of near-duplicates.
 
@@ -47,7 +53,13 @@ def study_labels(
 
 
 def out_of_fold(
-    features: probe.Features, labels: np.ndarray, owners: Sequence[str], *, num_classes: int, folds: int, seed: int
+    features: logistic_regression.Features,
+    labels: np.ndarray,
+    owners: Sequence[str],
+    *,
+    num_classes: int,
+    folds: int,
+    seed: int,
 ) -> np.ndarray:
     """(n, C) float64: each row by a probe that saw neither it nor anything of the same owner.
 
@@ -64,17 +76,19 @@ def out_of_fold(
     if smallest < 2:
         raise ValueError("a class has fewer than two different images")
     folds = min(folds, smallest)
-    fold_of = probe.stratified_folds(owners, strata, folds=folds, seed=seed)
-    chosen = probe.cross_validate(features, labels, fold_of, num_classes=num_classes, grid=probe.L2_GRID[::2])
+    fold_of = logistic_regression.stratified_folds(owners, strata, folds=folds, seed=seed)
+    chosen = logistic_regression.cross_validate(
+        features, labels, fold_of, num_classes=num_classes, grid=logistic_regression.L2_GRID[::2]
+    )
     probabilities = np.empty((len(labels), num_classes))
     for fold in range(folds):
         held = fold_of == fold
-        found = probe.fit(
+        found = logistic_regression.fit(
             features[~held],
             labels[~held],
             num_classes=num_classes,
             l2=chosen.l2,
-            gradient_norm=probe.SELECTION_GRADIENT_NORM,
+            gradient_norm=logistic_regression.SELECTION_GRADIENT_NORM,
         )
         logits = found.head.logits(features[held])
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.findings import KINDS, Finding, number_of, shown
-from headstart.pages import environment, jpeg_uri
+from headstart.data_doctor.findings import KINDS, Finding, number_of, shown
+from headstart.html import environment, jpeg_uri
 
 THUMBNAIL_PX = 144
 MAX_FINDINGS = 60  # of a kind that are shown; doctor.json has them all

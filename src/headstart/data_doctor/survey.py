@@ -4,10 +4,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.data.balance import Named
 from headstart.data.classes import refuse_nothing
-from headstart.data.findings import KEEP, Finding
-from headstart.data.folders import (
+from headstart.data.samples import Source
+from headstart.data.sources.folders import (
     EXTENSIONS,
     TRAIN_NAMES,
     VAL_NAMES,
@@ -16,7 +15,8 @@ from headstart.data.folders import (
     is_hidden,
     no_class_folders,
 )
-from headstart.data.samples import Source
+from headstart.data_doctor.balance import Named
+from headstart.data_doctor.findings import KEEP, Finding
 
 
 @dataclass
@@ -80,7 +80,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _named(root: Path, names: tuple[str, ...]) -> Path | None:
-    """As lay_out of folders.py finds train/ and val/: images alone make a folder of that name a class."""
+    """As lay_out of data/sources/folders.py finds train/ and val/: images alone make a folder of that name a class."""
     return next((path for path in _subfolders(root) if path.name.lower() in names and _subfolders(path)), None)
 
 

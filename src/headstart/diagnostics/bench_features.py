@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart import probe
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.cores import usable_cores
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
-from headstart.data.source import open_source
-from headstart.extract import BATCH_CPU, BATCH_GPU, BankView, features_of, fill, rows_of, views_of
-from headstart.features import Bank, bank_key
-from headstart.preprocess import Preprocess
-from headstart.runtime import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
-from headstart.trunk import FEATURES, FrozenTrunk
-from headstart.weights import obtain_weights
+from headstart.data.sources.open import open_source
+from headstart.data.transforms import Preprocess
+from headstart.features import logistic_regression
+from headstart.features.bank import Bank, bank_key
+from headstart.features.extraction import BATCH_CPU, BATCH_GPU, BankView, features_of, fill, rows_of, views_of
+from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
+from headstart.model.weights import obtain_weights
+from headstart.runtime.accelerator import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
+from headstart.runtime.hardware import usable_cores
 
 ROUND_S = 3.0  # of each in-memory measurement
 
@@ -122,11 +122,13 @@ def _compare_forms(
     labels = manifest.samples.codes(manifest.classes)
     train = np.array([sample.split == "train" for sample in manifest.samples])
     ids = [sample.sha256 for sample in manifest.samples if sample.split == "train"]
-    folds = probe.stratified_folds(ids, labels[train], folds=5, seed=0)
+    folds = logistic_regression.stratified_folds(ids, labels[train], folds=5, seed=0)
     correct = {}
     for name, features in forms.items():
-        l2 = probe.cross_validate(features[train], labels[train], folds, num_classes=len(manifest.classes)).l2
-        head = probe.fit(features[train], labels[train], num_classes=len(manifest.classes), l2=l2).head
+        l2 = logistic_regression.cross_validate(
+            features[train], labels[train], folds, num_classes=len(manifest.classes)
+        ).l2
+        head = logistic_regression.fit(features[train], labels[train], num_classes=len(manifest.classes), l2=l2).head
         correct[name] = int((head.logits(features[~train]).argmax(axis=1) == labels[~train]).sum())
     degrees = math.degrees(math.acos(min(1.0, float(cosines.min()))))
     print(f"{precision} beside fp32: cosine of the features at least {cosines.min():.6f} ({degrees:.2f} degrees), mean "

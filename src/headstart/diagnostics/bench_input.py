@@ -17,27 +17,27 @@ import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 
-from headstart.artifacts import create_folder
 from headstart.config import RunConfig
-from headstart.cores import usable_cores
-from headstart.data.loading import load_images, train_loader
+from headstart.data.loaders import load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest, Samples
 from headstart.data.sampling import keys_of, view_seeds
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
+from headstart.data.transforms import Preprocess, View, train_view
 from headstart.errors import InputError
-from headstart.evaluate import Predictions
-from headstart.loss import TrainingLoss
-from headstart.model import build_model
-from headstart.position import Position
-from headstart.preprocess import Preprocess, View, train_view
-from headstart.progress import TrainingProgress
-from headstart.record import Record
-from headstart.results import model_info
-from headstart.runtime import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
-from headstart.strategy import build_optimizer, plan
-from headstart.training import fit
-from headstart.weights import obtain_weights
+from headstart.evaluation.predictions import Predictions
+from headstart.model.classifier import build_model
+from headstart.model.model_file import create_folder
+from headstart.model.weights import obtain_weights
+from headstart.recipe.loss import TrainingLoss
+from headstart.recipe.parameter_groups import build_optimizer, plan
+from headstart.runs.progress import TrainingProgress
+from headstart.runtime.accelerator import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
+from headstart.runtime.hardware import usable_cores
+from headstart.training.by_epochs import fit
+from headstart.training.finish import model_info
+from headstart.training.recorder import Record
+from headstart.training.state import Position
 
 IMAGES = 256  # of the measurements of single stages
 WARM_UP = 4  # steps before the clock starts: first allocations, and workers that fill their queue

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from headstart.cores import free_memory, usable_cores
-from headstart.runtime import choose_precision, set_threads, versions
+from headstart.runtime.accelerator import choose_precision, set_threads, versions
+from headstart.runtime.hardware import free_memory, usable_cores
 
 MEASURE_S = 1.0
 

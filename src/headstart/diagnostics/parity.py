@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 
 from headstart.config import RunConfig
+from headstart.config_io import to_yaml
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError
-from headstart.parsing import to_yaml
 
 TOLERANCE = 1e-5  # of a loss in fp32, for other numbers of processes or backward passes
 PRECISION_TOLERANCE = 0.1  # of a loss, for bf16 against fp32

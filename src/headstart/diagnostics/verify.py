@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headstart.artifacts import find_model, hash_of, load_tensors
 from headstart.errors import InputError
-from headstart.golden import TOLERANCE, Comparison, compare
-from headstart.predict import Predictor
-from headstart.runtime import set_threads, versions
+from headstart.model.golden_inputs import TOLERANCE, Comparison, compare
+from headstart.model.model_file import find_model, hash_of, load_tensors
+from headstart.predict.predictor import Predictor
+from headstart.runtime.accelerator import set_threads, versions
 
 NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 

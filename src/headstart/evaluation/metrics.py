@@ -11,7 +11,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from headstart.stats import log_loss
+from headstart.evaluation.statistics import log_loss
 
 
 class _LabelMetric(evaluate.Metric):  # type: ignore[misc, unused-ignore]

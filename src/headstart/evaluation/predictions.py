@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from headstart.artifacts import ModelInfo, find_model, load_model
-from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, Calibration, cross_fitted
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_eval_manifest
 from headstart.data.samples import Manifest, summarize
-from headstart.data.source import COLUMN_KEYS, open_source
+from headstart.data.sources.open import COLUMN_KEYS, open_source
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out, write_atomically
-from headstart.preprocess import Preprocess
-from headstart.runtime import StopRequest, on_main, set_threads, start_accelerator
+from headstart.model.calibration import CONFIDENCE, WRONGLY_FLAGGED, Calibration, cross_fitted
+from headstart.model.model_file import ModelInfo, find_model, load_model
+from headstart.runtime.accelerator import StopRequest, on_main, set_threads, start_accelerator
 
 
 @dataclass(frozen=True)
@@ -105,25 +105,27 @@ def describe(
 
     measure: metrics.measure, or what runs it elsewhere.
     """
-    from headstart import stats
+    from headstart.evaluation import statistics
 
     if measure is None:
-        from headstart import metrics  # imports evaluate, which takes its time
+        from headstart.evaluation import metrics  # imports evaluate, which takes its time
 
         measure = metrics.measure
     values = measure(predictions.probabilities, predictions.labels)
     order = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss")
     described: dict[str, Any] = {name: values[name] for name in order if name in values}
-    described["accuracy_ci95"] = list(stats.wilson(values["correct"], values["n"]))
+    described["accuracy_ci95"] = list(statistics.wilson(values["correct"], values["n"]))
     probabilities, labels = predictions.probabilities, predictions.labels
     counts = np.array(values["confusion_matrix"])
-    described["balanced_accuracy_ci95"] = list(stats.balanced_accuracy_interval(np.diag(counts), counts.sum(axis=1)))
-    losses = stats.log_losses(probabilities, labels)
-    described["loss_ci95"] = _listed(stats.bootstrap(losses, labels, lowest=0.0))
-    brier = stats.brier_scores(probabilities, labels)
+    described["balanced_accuracy_ci95"] = list(
+        statistics.balanced_accuracy_interval(np.diag(counts), counts.sum(axis=1))
+    )
+    losses = statistics.log_losses(probabilities, labels)
+    described["loss_ci95"] = _listed(statistics.bootstrap(losses, labels, lowest=0.0))
+    brier = statistics.brier_scores(probabilities, labels)
     described["brier"] = float(brier.mean())
-    described["brier_ci95"] = _listed(stats.bootstrap(brier, labels, lowest=0.0, highest=2.0))
-    described |= asdict(stats.calibration_error(probabilities, labels))
+    described["brier_ci95"] = _listed(statistics.bootstrap(brier, labels, lowest=0.0, highest=2.0))
+    described |= asdict(statistics.calibration_error(probabilities, labels))
     described["per_class"] = {
         name: {
             "precision": values["precision"][i],
@@ -142,7 +144,7 @@ def describe_calibration(predictions: Predictions, calibration: Calibration) -> 
     """What the model file's calibration says of the validation images that it was fitted on, or by.
 
     A temperature that was fitted on them is measured by cross-fitting: each tenth with that of the other nine."""
-    from headstart import stats
+    from headstart.evaluation import statistics
 
     logits, labels = predictions.logits, predictions.labels
     if calibration.fitted_on == "validation logits":
@@ -154,9 +156,9 @@ def describe_calibration(predictions: Predictions, calibration: Calibration) -> 
         "temperature": calibration.temperature,
         "fitted_on": calibration.fitted_on,
         "n": calibration.n,
-        "loss": float(stats.log_losses(probabilities, labels).mean()),
-        "brier": float(stats.brier_scores(probabilities, labels).mean()),
-        **asdict(stats.calibration_error(probabilities, labels)),
+        "loss": float(statistics.log_losses(probabilities, labels).mean()),
+        "brier": float(statistics.brier_scores(probabilities, labels).mean()),
+        **asdict(statistics.calibration_error(probabilities, labels)),
         "prediction_sets": {
             "confidence": CONFIDENCE,
             "exact": calibration.conformal.exact,
@@ -178,7 +180,7 @@ def describe_calibration(predictions: Predictions, calibration: Calibration) -> 
 
 def _interval(successes: Any, total: Any) -> list[float] | None:
     """Wilson's, None of nothing."""
-    from headstart.stats import wilson
+    from headstart.evaluation.statistics import wilson
 
     return _listed(wilson(int(successes), int(total))) if total else None
 
@@ -197,7 +199,7 @@ def headline(values: dict[str, Any]) -> str:
 
 def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, info: ModelInfo) -> Predictions:
     """The model on all samples of split val, as the training run measured them: to the last digit on its machine."""
-    from headstart.data.loading import eval_loader, load_images
+    from headstart.data.loaders import eval_loader, load_images
 
     samples = manifest.of("val")
     if info.measured_on == "feature bank":
@@ -223,10 +225,10 @@ def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, 
 def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any, info: ModelInfo) -> Predictions:
     """The folded trunk and the head in float64, as a run on the feature bank computes them; the bank here is a
     temporary one, so that it is this file's network that is measured."""
-    from headstart import probe
-    from headstart.extract import features_of, fill, rows_of, views_of
-    from headstart.features import Bank
-    from headstart.trunk import FEATURES, FrozenTrunk
+    from headstart.features import logistic_regression
+    from headstart.features.bank import Bank
+    from headstart.features.extraction import features_of, fill, rows_of, views_of
+    from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 
     tensors = model.state_dict()
     samples = manifest.of("val")
@@ -243,7 +245,7 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
             num_workers=None,
             stop=stop,
         )
-        head = probe.Head(tensors["fc.weight"].double().numpy(), tensors["fc.bias"].double().numpy())
+        head = logistic_regression.Head(tensors["fc.weight"].double().numpy(), tensors["fc.bias"].double().numpy())
         features = features_of(bank, rows)[:]
         logits = head.logits(features).astype(np.float32)
         accelerator.wait_for_everyone()

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import InputError
-from headstart.export.as_onnx import PIXELS, describe, network_graph, open_it
-from headstart.export.format import Format
-from headstart.export.original import Original
+from headstart.exporters.as_onnx import PIXELS, describe, network_graph, open_it
+from headstart.exporters.format import Format
+from headstart.exporters.original import Original
 
 CALIBRATION_IMAGES = 200
 
 
 def write(original: Original, path: Path) -> None:
-    """Inputs and outputs as in as_onnx.py. Quantise and dequantise nodes around every convolution, weights per channel.
+    """Inputs and outputs as in exporters/as_onnx.py. Quantise and dequantise nodes around every convolution, weights per channel.
 
     Raises InputError if the training images of the run cannot be read."""
     import onnx

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from headstart.export.format import Format, answers
-from headstart.export.original import Answer, Original, said_by
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.exporters.format import Format, answers
+from headstart.exporters.original import Answer, Original, said_by
 
 if TYPE_CHECKING:
     import onnx

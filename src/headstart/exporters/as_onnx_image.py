@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstart.export.as_onnx import LOGITS, OPSET, PIXELS, describe, network_graph, session
-from headstart.export.format import Format, answers
-from headstart.export.original import Answer, Original
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.exporters.as_onnx import LOGITS, OPSET, PIXELS, describe, network_graph, session
+from headstart.exporters.format import Format, answers
+from headstart.exporters.original import Answer, Original
 
 if TYPE_CHECKING:
     import onnx

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from headstart.export.as_onnx import LOGITS, PIXELS, answers_from_pixels, network_graph
-from headstart.export.format import Format
-from headstart.export.original import Answer, Original, said_by
+from headstart.exporters.as_onnx import LOGITS, PIXELS, answers_from_pixels, network_graph
+from headstart.exporters.format import Format
+from headstart.exporters.original import Answer, Original, said_by
 
 _NAME, _SAID = "model.xml", "headstart.json"
 
 
 def write(original: Original, path: Path) -> None:
-    """model.xml and model.bin, by way of ONNX; inputs and outputs as in as_onnx.py; class names and preprocessing in headstart.json.
+    """model.xml and model.bin, by way of ONNX; inputs and outputs as in exporters/as_onnx.py; class names and preprocessing in headstart.json.
 
     openvino.convert_model would do the same and report to its makers; the runtime's own reader reports to nobody."""
     import openvino

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from headstart.export.format import Format, answers
-from headstart.export.original import Answer, Original, said_by
+from headstart.exporters.format import Format, answers
+from headstart.exporters.original import Answer, Original, said_by
 
 _EXTRA = "headstart.json"
 

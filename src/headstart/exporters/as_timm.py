@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from headstart.artifacts import save_tensors
-from headstart.export.format import Format, answers
-from headstart.export.original import Answer, Original
-from headstart.preprocess import Preprocess
-from headstart.trunk import FEATURES
+from headstart.data.transforms import Preprocess
+from headstart.exporters.format import Format, answers
+from headstart.exporters.original import Answer, Original
+from headstart.model.frozen_trunk import FEATURES
+from headstart.model.model_file import save_tensors
 
 
 def write(original: Original, path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from headstart.artifacts import save_tensors
-from headstart.export.format import Format, answers
-from headstart.export.original import Answer, Original, said_by
+from headstart.exporters.format import Format, answers
+from headstart.exporters.original import Answer, Original, said_by
+from headstart.model.model_file import save_tensors
 
 
 def write(original: Original, path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from headstart.artifacts import save_tensors
-from headstart.export.as_timm import pretrained_cfg
-from headstart.export.format import Format
-from headstart.export.original import Answer, Original
+from headstart.exporters.as_timm import pretrained_cfg
+from headstart.exporters.format import Format
+from headstart.exporters.original import Answer, Original
+from headstart.model.model_file import save_tensors
 
 
 def write(original: Original, path: Path) -> None:

@@ -12,9 +12,9 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from headstart.artifacts import find_model
+from headstart.config_io import nearest
 from headstart.errors import InputError
-from headstart.export import (
+from headstart.exporters import (
     as_int8,
     as_onnx,
     as_onnx_image,
@@ -24,13 +24,13 @@ from headstart.export import (
     as_torchvision,
     as_transformers,
 )
-from headstart.export.format import Format
-from headstart.export.gate import Parity, Refused, check
-from headstart.export.images import RunImages
-from headstart.export.original import Original, read_original
+from headstart.exporters.format import Format
+from headstart.exporters.gate import Parity, Refused, check
+from headstart.exporters.original import Original, read_original
+from headstart.exporters.run_images import RunImages
 from headstart.files import fsync
-from headstart.parsing import nearest
-from headstart.runtime import set_threads
+from headstart.model.model_file import find_model
+from headstart.runtime.accelerator import set_threads
 
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT

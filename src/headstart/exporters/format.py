@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from headstart.export.original import Answer, Original
+from headstart.exporters.original import Answer, Original
 
 
 def answers(classes: Sequence[str], probabilities: Callable[[Image.Image], Any]) -> Answer:
@@ -25,7 +25,7 @@ def answers(classes: Sequence[str], probabilities: Callable[[Image.Image], Any])
 class Format:
     """suffix: of the file, "" for a folder; modules: what has to be importable to write and to check it; extra: of headstart, that
     installs them, "" for none; tolerance: the largest difference of a probability, see `gate.check`; largest_loss: of
-    accuracy, for a format that rounds the weights; write, open: see `as_torchvision.py` for the plainest."""
+    accuracy, for a format that rounds the weights; write, open: see `exporters/as_torchvision.py` for the plainest."""
 
     name: str
     what: str

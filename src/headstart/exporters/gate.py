@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from headstart.export.drawn import drawn_files
-from headstart.export.original import Answer, Original
-from headstart.predict import Predictor, Question
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.exporters.drawn_images import drawn_files
+from headstart.exporters.original import Answer, Original
+from headstart.predict.predictor import Predictor, Question
 
 
 class Refused(Exception):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from headstart.errors import InputError, one_line
-from headstart.header import read_header
+from headstart.model.header import read_header
 
 SENT = ("model.safetensors", "README.md", "curves.png", "report.html")
 """Of a run folder; config.json is made of the header of the model file."""

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from headstart.artifacts import ModelInfo, load_tensors
-from headstart.export.images import RunImages
-from headstart.model import Classifier
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.exporters.run_images import RunImages
+from headstart.model.classifier import Classifier
+from headstart.model.model_file import ModelInfo, load_tensors
 
 Answer = Callable[[Image.Image], Mapping[str, float]]
 """An exported model in its own runtime: an RGB image of any size -> probability by class name."""

@@ -15,7 +15,7 @@ from PIL import Image
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.samples import Source
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError, one_line
 
 
@@ -86,6 +86,6 @@ class RunImages:
 
 
 def _data_config(text: str) -> DataConfig:
-    from headstart.parsing import build
+    from headstart.config_io import build
 
     return build(DataConfig, yaml.safe_load(text)["data"], "data.")

@@ -19,17 +19,17 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from headstart.config import DataConfig
-from headstart.cores import usable_cores
 from headstart.data.decode import UnreadableImage
-from headstart.data.pixels import NO_ROOM, Room
+from headstart.data.pixel_cache import NO_ROOM, Room
 from headstart.data.samples import Sample, Source
 from headstart.data.sampling import keys_of, view_seeds
+from headstart.data.transforms import Preprocess, View, train_view
 from headstart.errors import InputError, Stopped
-from headstart.features import EVAL_VIEW, Bank, BankRows, row_name
-from headstart.pool import in_workers
-from headstart.preprocess import Preprocess, View, train_view
-from headstart.runtime import StopRequest, agree, from_all, on_main
-from headstart.trunk import FrozenTrunk
+from headstart.features.bank import EVAL_VIEW, Bank, BankRows, row_name
+from headstart.model.frozen_trunk import FrozenTrunk
+from headstart.runtime.accelerator import StopRequest, agree, from_all, on_main
+from headstart.runtime.hardware import usable_cores
+from headstart.runtime.worker_processes import in_workers
 
 # A batch always has this many images, the last one filled up with black: what a feature is does not depend on which
 # other images are computed with it. One shard is written per batch, so this is also what a kill can cost.

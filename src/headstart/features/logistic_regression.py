@@ -17,8 +17,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from headstart.cores import usable_cores
 from headstart.errors import InputError
+from headstart.runtime.hardware import usable_cores
 
 _T = TypeVar("_T")
 

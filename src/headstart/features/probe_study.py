@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from headstart import probe
-from headstart.bank_data import describe_extraction, open_data, trunk_of
 from headstart.config import RunConfig
 from headstart.errors import InputError
-from headstart.extract import features_of, fill, rows_of
-from headstart.runtime import StopRequest, choose_precision, set_threads, start_accelerator
-from headstart.stats import wilson
+from headstart.evaluation.statistics import wilson
+from headstart.features import logistic_regression
+from headstart.features.extraction import features_of, fill, rows_of
+from headstart.features.training_set import describe_extraction, open_data, trunk_of
+from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
 
 LEARNING_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -55,21 +55,25 @@ def study(
     first repeat's folds, from a coarse grid: it has few ways to fit the noise."""
     num_classes, count = len(classes), len(labels)
     folds = min(folds, int(np.bincount(labels, minlength=num_classes).min()))
-    first = probe.stratified_folds(ids, labels, folds=folds, seed=seed)
-    chosen = probe.cross_validate(features, labels, first, num_classes=num_classes, grid=probe.L2_GRID[::2])
+    first = logistic_regression.stratified_folds(ids, labels, folds=folds, seed=seed)
+    chosen = logistic_regression.cross_validate(
+        features, labels, first, num_classes=num_classes, grid=logistic_regression.L2_GRID[::2]
+    )
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     accuracies, by_fold, knn = [], [], 0.0
     for repeat in range(repeats):
-        fold_of = first if repeat == 0 else probe.stratified_folds(ids, labels, folds=folds, seed=seed + repeat)
+        fold_of = (
+            first if repeat == 0 else logistic_regression.stratified_folds(ids, labels, folds=folds, seed=seed + repeat)
+        )
         correct = 0
         for fold in range(folds):
             held = fold_of == fold
-            found = probe.fit(
+            found = logistic_regression.fit(
                 features[~held],
                 labels[~held],
                 num_classes=num_classes,
                 l2=chosen.l2,
-                gradient_norm=probe.SELECTION_GRADIENT_NORM,
+                gradient_norm=logistic_regression.SELECTION_GRADIENT_NORM,
             )
             predicted = found.head.logits(features[held]).argmax(axis=1)
             np.add.at(confusion, (labels[held], predicted), 1)
@@ -77,7 +81,9 @@ def study(
             correct += right
             by_fold.append(right / int(held.sum()))
             if repeat == 0:
-                neighbours = probe.knn_accuracy(features[~held], labels[~held], features[held], labels[held])
+                neighbours = logistic_regression.knn_accuracy(
+                    features[~held], labels[~held], features[held], labels[held]
+                )
                 knn += neighbours * int(held.sum()) / count
         accuracies.append(correct / count)
     mean = float(np.mean(accuracies))
@@ -140,21 +146,21 @@ def _learning_curve(
     sizes = [size for size in LEARNING_CURVE if size <= smallest * 0.8]
     found: dict[int, list[float]] = {size: [] for size in sizes}
     for repeat in range(repeats):
-        deal = probe.stratified_folds(ids, labels, folds=5, seed=seed + 1000 + repeat)
+        deal = logistic_regression.stratified_folds(ids, labels, folds=5, seed=seed + 1000 + repeat)
         # ranks within a class: the order in which images join the training set
-        order = probe.stratified_folds(ids, labels, folds=max(len(labels), 2), seed=seed + 2000 + repeat)
+        order = logistic_regression.stratified_folds(ids, labels, folds=max(len(labels), 2), seed=seed + 2000 + repeat)
         held = deal == 0
         for size in sizes:
             train = np.zeros(len(labels), dtype=bool)
             for label in range(num_classes):
                 members = np.flatnonzero((labels == label) & ~held)
                 train[members[np.argsort(order[members], kind="stable")[:size]]] = True
-            head = probe.fit(
+            head = logistic_regression.fit(
                 features[train],
                 labels[train],
                 num_classes=num_classes,
                 l2=l2,
-                gradient_norm=probe.SELECTION_GRADIENT_NORM,
+                gradient_norm=logistic_regression.SELECTION_GRADIENT_NORM,
             ).head
             found[size].append(float((head.logits(features[held]).argmax(axis=1) == labels[held]).mean()))
     for size in sizes:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart import probe
-from headstart.bank_data import BankFeatures
 from headstart.config import OptimConfig, ProbeConfig, RunConfig
 from headstart.data.samples import Manifest
 from headstart.data.sampling import StepSampler, epoch_ends, keys_of
 from headstart.errors import InputError
-from headstart.evaluate import Predictions
-from headstart.loss import TrainingLoss, logit_offsets
-from headstart.schedule import lr_factor
-from headstart.stats import log_loss
-from headstart.trunk import FEATURES
+from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.statistics import log_loss
+from headstart.features import logistic_regression
+from headstart.features.training_set import BankFeatures
+from headstart.model.frozen_trunk import FEATURES
+from headstart.recipe.loss import TrainingLoss, logit_offsets
+from headstart.recipe.schedule import lr_factor
 
 SELECTION_IMAGES = 20_000  # cross-validation looks at no more images than this
 
@@ -30,7 +30,7 @@ class Solved:
     chosen_on_val: whether the validation images chose among several heads; out_of_fold: logits and labels of training
     images, by heads that did not see them."""
 
-    head: probe.Head
+    head: logistic_regression.Head
     facts: dict[str, Any]
     lines: list[dict[str, Any]]
     best_epoch: int = 1
@@ -73,7 +73,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
     views = len(features.plain) // int(features.plain.sum())
     weights = np.ones(len(features.train_labels))
     if config.optim.class_weights == "balanced":
-        weights = probe.class_weights(features.train_labels, num_classes=num_classes)
+        weights = logistic_regression.class_weights(features.train_labels, num_classes=num_classes)
     facts = _facts(config)
     lines: list[dict[str, Any]] = []
     l2 = config.probe.l2
@@ -87,7 +87,9 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         facts |= {"l2_chosen_by": f"{chosen.folds}-fold cross-validation"}
         out_of_fold = chosen.logits, chosen.labels
     # every view of an image counts, all of them together as one image: so l2 means the same for any number of views
-    found = probe.fit(features.train, features.train_labels, num_classes=num_classes, l2=l2 * views, weights=weights)
+    found = logistic_regression.fit(
+        features.train, features.train_labels, num_classes=num_classes, l2=l2 * views, weights=weights
+    )
     head = found.head
     if config.optim.logit_adjustment:
         # the intercept is free, so the optimum of the loss with offsets is that without them, less the offsets; the losses
@@ -110,7 +112,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
 
 def _choose_l2(
     config: ProbeConfig, num_classes: int, features: BankFeatures, weights: np.ndarray, *, seed: int
-) -> probe.CrossValidation:
+) -> logistic_regression.CrossValidation:
     """By stratified k-fold cross-validation over images; at most SELECTION_IMAGES of them, evenly taken."""
     views = len(features.plain) // int(features.plain.sum())
     smallest = int(np.bincount(features.train_labels[features.plain], minlength=num_classes).min())
@@ -123,10 +125,10 @@ def _choose_l2(
     used = np.arange(len(features.train_labels)) // views % step == 0
     labels = features.train_labels[used]
     owners = [owner for owner, take in zip(features.owners, used, strict=True) if take]
-    return probe.cross_validate(
+    return logistic_regression.cross_validate(
         features.train[used],
         labels,
-        probe.stratified_folds(owners, labels, folds=folds, seed=seed),
+        logistic_regression.stratified_folds(owners, labels, folds=folds, seed=seed),
         num_classes=num_classes,
         weights=weights[used],
         counted=features.plain[used],
@@ -159,7 +161,7 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
         labels=features.train_labels[features.plain] if config.data.sampling == "balanced" else None,
     )
     lines: list[dict[str, Any]] = []
-    best: tuple[tuple[int, float], int, probe.Head] | None = None
+    best: tuple[tuple[int, float], int, logistic_regression.Head] | None = None
     seen_loss, seen_correct, seen = 0.0, 0, 0
     for step, batch in enumerate(sampler, start=1):
         factor = lr_factor(
@@ -250,7 +252,7 @@ def _fresh_head(config: RunConfig, *, num_classes: int) -> torch.nn.Linear:
         torch.nn.init.zeros_(head.weight)
         torch.nn.init.zeros_(head.bias)
     else:
-        from headstart.model import build_model
+        from headstart.model.classifier import build_model
 
         head.load_state_dict(
             build_model(num_classes, backbone=None, head_init="normal", seed=config.seed).fc.state_dict()
@@ -259,7 +261,7 @@ def _fresh_head(config: RunConfig, *, num_classes: int) -> torch.nn.Linear:
 
 
 def _optimizer(head: torch.nn.Linear, optim: OptimConfig) -> torch.optim.Optimizer:
-    from headstart.strategy import build_optimizer
+    from headstart.recipe.parameter_groups import build_optimizer
 
     groups: list[dict[str, object]] = [
         {"params": [head.weight], "lr": optim.lr, "weight_decay": optim.weight_decay},
@@ -268,18 +270,20 @@ def _optimizer(head: torch.nn.Linear, optim: OptimConfig) -> torch.optim.Optimiz
     return build_optimizer(groups, optim)
 
 
-def _head_of(head: torch.nn.Linear) -> probe.Head:
-    return probe.Head(head.weight.detach().double().numpy().copy(), head.bias.detach().double().numpy().copy())
+def _head_of(head: torch.nn.Linear) -> logistic_regression.Head:
+    return logistic_regression.Head(
+        head.weight.detach().double().numpy().copy(), head.bias.detach().double().numpy().copy()
+    )
 
 
-def _as_stored(head: probe.Head) -> probe.Head:
+def _as_stored(head: logistic_regression.Head) -> logistic_regression.Head:
     """Rounded to the float32 of the model file, so that what is measured is what is stored."""
-    return probe.Head(
+    return logistic_regression.Head(
         head.weight.astype(np.float32).astype(np.float64), head.bias.astype(np.float32).astype(np.float64)
     )
 
 
-def _measure(head: probe.Head, features: BankFeatures) -> tuple[int, float]:
+def _measure(head: logistic_regression.Head, features: BankFeatures) -> tuple[int, float]:
     """Correct predictions and mean loss on the validation images."""
     return _tally(predictions_of(head, features))
 
@@ -290,12 +294,12 @@ def _tally(predictions: Predictions) -> tuple[int, float]:
         return predictions.correct, log_loss(predictions.probabilities, predictions.labels)
 
 
-def predictions_of(head: probe.Head, features: BankFeatures) -> Predictions:
+def predictions_of(head: logistic_regression.Head, features: BankFeatures) -> Predictions:
     rows = features.val[:]
     return Predictions(_logits(head, rows), features.val_labels, rows)
 
 
-def _logits(head: probe.Head, features: probe.Features) -> np.ndarray:
+def _logits(head: logistic_regression.Head, features: logistic_regression.Features) -> np.ndarray:
     """(n, C) float32; inf where a head ran away, so that its loss is not finite, which is said."""
     with np.errstate(over="ignore"):
         return head.logits(features).astype(np.float32)

@@ -12,20 +12,14 @@ from PIL import Image
 from headstart.config import RunConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
-from headstart.data.source import open_source
-from headstart.extract import BankView, Extraction, features_of, fill, rows_of, views_of
-from headstart.features import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
-from headstart.preprocess import Preprocess
-from headstart.results import (
-    describe_data,
-)
-from headstart.runtime import (
-    StopRequest,
-    on_main,
-    room_for_images,
-)
-from headstart.trunk import FEATURES, FrozenTrunk, form_of
-from headstart.weights import Weights, obtain_weights
+from headstart.data.sources.open import open_source
+from headstart.data.transforms import Preprocess
+from headstart.features.bank import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
+from headstart.features.extraction import BankView, Extraction, features_of, fill, rows_of, views_of
+from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of
+from headstart.model.weights import Weights, obtain_weights
+from headstart.runtime.accelerator import StopRequest, on_main, room_for_images
+from headstart.training.finish import describe_data
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,7 @@ def backbone_of(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Te
     if weights.tensors is not None:
         assert weights.sha256 is not None
         return weights.tensors, weights.sha256
-    from headstart.model import build_model
+    from headstart.model.classifier import build_model
 
     random = build_model(2, backbone=None, head_init="zero", seed=config.seed).state_dict()
     tensors = {name: value for name, value in random.items() if not name.startswith("fc.")}

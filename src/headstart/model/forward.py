@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
-from headstart.trunk import BATCHNORM_EPS, FrozenTrunk
+from headstart.model.frozen_trunk import BATCHNORM_EPS, FrozenTrunk
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

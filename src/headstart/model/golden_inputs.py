@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from headstart.inference import form_of
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.model.forward import form_of
 
 if TYPE_CHECKING:
-    from headstart.artifacts import ModelInfo
+    from headstart.model.model_file import ModelInfo
 
 FORMULA = 1  # changes with what is drawn
 TOLERANCE = {"no": 1e-3, "tf32": 0.01, "bf16": 0.04, "fp16": 0.01}

@@ -15,18 +15,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from headstart.calibration import Calibration
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
-from headstart.header import DAMAGE, check_fields
-from headstart.preprocess import Preprocess
-from headstart.running import RUNNING, writer_of
-from headstart.trunk import BACKBONE, FEATURES, shapes, unusable
+from headstart.model.calibration import Calibration
+from headstart.model.frozen_trunk import BACKBONE, FEATURES, shapes, unusable
+from headstart.model.header import DAMAGE, check_fields
+from headstart.runs.lock import RUNNING, writer_of
 
 if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow, which loading a model does without
     import pyarrow as pa
 
-    from headstart.model import Classifier
+    from headstart.model.classifier import Classifier
 
 SCHEMA = 1
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # of write_atomically
@@ -51,7 +51,7 @@ class ModelInfo:
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
     calibration: Calibration | None = None  # None until the run has ended, and in files of before there was any
-    golden: Mapping[str, Any] | None = None  # of golden.py; None until the run has ended
+    golden: Mapping[str, Any] | None = None  # of model/golden_inputs.py; None until the run has ended
     tensors_sha256: str | None = dataclasses.field(default=None, compare=False)  # written by save_model_tensors
     backbone: str = BACKBONE
     schema: int = SCHEMA
@@ -274,7 +274,7 @@ def read_info(path: Path) -> ModelInfo:
 
 def load_model(path: Path) -> "tuple[Classifier, ModelInfo]":
     """A model file as a network in eval mode, and its header. Raises InputError if it does not fit."""
-    from headstart.model import Classifier
+    from headstart.model.classifier import Classifier
 
     tensors, info = load_tensors(path)
     with torch.device("meta"):
@@ -333,7 +333,7 @@ def predictions_table(
     """Columns id, path, label, predicted, probabilities (float64, in class order, which the schema names)."""
     import pyarrow as pa
 
-    from headstart.tables import lists, strings
+    from headstart.arrow import lists, strings
 
     matrix = np.asarray(probabilities, dtype=np.float64)
     table = pa.Table.from_arrays(

@@ -22,10 +22,10 @@ from numpy._core.multiarray import scalar as _scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from headstart.config_io import nearest
 from headstart.errors import InputError, one_line, warn
-from headstart.parsing import nearest
-from headstart.runtime import from_all, on_each_host
-from headstart.trunk import shapes, unusable
+from headstart.model.frozen_trunk import shapes, unusable
+from headstart.runtime.accelerator import from_all, on_each_host
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,7 +45,7 @@ class Download:
 
 IMAGENET = Download("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")
 """torchvision's ResNet18_Weights.IMAGENET1K_V1."""
-BUNDLED = Path(__file__).parent / "assets" / "resnet18-distilled.safetensors"
+BUNDLED = Path(__file__).parent.parent / "assets" / "resnet18-distilled.safetensors"
 BUNDLED_SHA256 = "0b891cb2306bd163414ac3ddfe8beff26a384ff70ac750c39d3e32b8cc15db6c"
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 1.5, 30.0
 

@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 
 from headstart.data.decode import UnreadableImage, rgb_of
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, one_line
 from headstart.files import read_regular
-from headstart.preprocess import Preprocess
 
 One: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor"
 """One image, or several in one array."""

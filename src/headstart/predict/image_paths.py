@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from headstart.data.decode import EXTENSIONS
-from headstart.data.folders import is_hidden
-from headstart.data.listed import paths_listed
+from headstart.data.sources.folders import is_hidden
+from headstart.data.sources.table import paths_listed
 from headstart.errors import InputError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from headstart.predict import Predictor, Question
-from headstart.streaming import Computed
-from headstart.trunk import FEATURES
+from headstart.model.frozen_trunk import FEATURES
+from headstart.predict.predictor import Predictor, Question
+from headstart.predict.stream import Computed
 
 PROBABILITY = "probability_"
 BUFFERED_ROWS = 4096  # are written at once: a row group of a parquet file

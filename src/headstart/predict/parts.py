@@ -21,10 +21,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headstart.answers import TableFile
 from headstart.errors import InputError
 from headstart.files import write_atomically
-from headstart.listing import Listed
+from headstart.predict.image_paths import Listed
+from headstart.predict.output_table import TableFile
 
 LIST, JOB, SUMMARY = "_images.parquet", "_job.json", "_summary.json"
 _PART = re.compile(r"part-(\d{12})-(\d{12})\.parquet")

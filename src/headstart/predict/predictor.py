@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headstart.artifacts import ModelInfo, find_model, load_tensors
-from headstart.calibration import CONFIDENCE, WRONGLY_FLAGGED, log_softmax
 from headstart.data.decode import UnreadableImage
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
-from headstart.gradcam import heat
-from headstart.inference import form_of
-from headstart.inputs import One, each, rgb_image
-from headstart.preprocess import Preprocess
-from headstart.runtime import best_device, choose_precision
-from headstart.trunk import FEATURES
+from headstart.model.calibration import CONFIDENCE, WRONGLY_FLAGGED, log_softmax
+from headstart.model.forward import form_of
+from headstart.model.frozen_trunk import FEATURES
+from headstart.model.gradcam import heat
+from headstart.model.model_file import ModelInfo, find_model, load_tensors
+from headstart.predict.image_inputs import One, each, rgb_image
+from headstart.runtime.accelerator import best_device, choose_precision
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
@@ -119,7 +119,7 @@ class Predictor:
         wrongly_flagged: float = WRONGLY_FLAGGED,
         batch_size: int = 16,
     ) -> list[Prediction]:
-        """One prediction per image, in order. What counts as an image: `headstart.inputs`; the options: `Question`.
+        """One prediction per image, in order. What counts as an image: `headstart.predict.image_inputs`; the options: `Question`.
 
         An image that cannot be decoded gives a prediction with `error`. Raises InputError for what is no image at all."""
         question = Question(

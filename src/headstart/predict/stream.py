@@ -1,6 +1,6 @@
 """Any number of images through a model: batches in order, decoded and (on a CPU) computed in worker processes, a few at a time in memory.
 
-On a CPU a batch is decoded and computed in one worker with one thread, one worker per core; on a GPU the workers decode only. Why: extract.py.
+On a CPU a batch is decoded and computed in one worker with one thread, one worker per core; on a GPU the workers decode only. Why: features/extraction.py.
 """
 
 import os
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from headstart.cores import usable_cores
-from headstart.listing import Listed
-from headstart.pool import in_workers
-from headstart.predict import Outputs, Predictor, views_of
-from headstart.preprocess import Preprocess
+from headstart.data.transforms import Preprocess
+from headstart.predict.image_paths import Listed
+from headstart.predict.predictor import Outputs, Predictor, views_of
+from headstart.runtime.hardware import usable_cores
+from headstart.runtime.worker_processes import in_workers
 
 BATCH_CPU, BATCH_GPU = 16, 256
 

@@ -1,6 +1,6 @@
 """Where the network looked at the images of the page, and the picture of it.
 
-Grad-CAM comes from gradcam.py and from no library: the smallest one brings OpenCV and scikit-learn along.
+Grad-CAM comes from model/gradcam.py and from no library: the smallest one brings OpenCV and scikit-learn along.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from headstart.artifacts import ModelInfo
-from headstart.gradcam import heat
-from headstart.trunk import FrozenTrunk
+from headstart.model.frozen_trunk import FrozenTrunk
+from headstart.model.gradcam import heat
+from headstart.model.model_file import ModelInfo
 
 BATCH = 8
 _HUE = (255, 110, 0)  # of the overlay; seen on dark and on light images

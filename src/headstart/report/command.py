@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headstart.card import model_card
 from headstart.config import DataConfig
 from headstart.errors import InputError
-from headstart.facts import RunFacts, read_run
 from headstart.files import write_atomically
 from headstart.report.document import render
 from headstart.report.gallery import Gallery, hang
-from headstart.running import repeated_runs
+from headstart.report.model_card import model_card
+from headstart.runs.finished_run import RunFacts, read_run
+from headstart.runs.lock import repeated_runs
 
 
 def write_pages(
@@ -52,7 +52,7 @@ def report_command(run: str, *, data: str | None, doctor: str | None) -> Path:
 
 
 def _reader(facts: RunFacts, data: str | None) -> Callable[[str], bytes] | str:
-    from headstart.data.source import open_source
+    from headstart.data.sources.open import open_source
 
     try:
         config = DataConfig(**facts.config["data"])

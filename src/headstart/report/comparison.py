@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import InputError
+from headstart.evaluation.statistics import bootstrap, holm, images_needed, log_losses, paired, wilson
 from headstart.files import check_out, write_atomically
-from headstart.run_files import damaged, has, labels_and_probabilities, read_json, read_table
-from headstart.stats import bootstrap, holm, images_needed, log_losses, paired, wilson
+from headstart.runs.files import damaged, has, labels_and_probabilities, read_json, read_table
 
 POWER, LEVEL = 0.8, 0.05
 NAMED = 3  # images that a message names
@@ -227,7 +227,7 @@ def compare_command(paths: Sequence[str], *, common: bool, out: str | None, as_j
         "notes": notes,
     }
     if out is not None:
-        from headstart.compare_page import compare_page
+        from headstart.report.comparison_page import compare_page
 
         page, unread = compare_page(runs, comparisons, notes)
         notes += unread

@@ -5,14 +5,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from headstart.compare import Comparison, Measured, disagreements
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError, one_line
-from headstart.pages import content_of, environment, jpeg_uri, not_shown
-from headstart.run_files import has, read_yaml
-from headstart.stats import wilson
+from headstart.evaluation.statistics import wilson
+from headstart.html import content_of, environment, jpeg_uri, not_shown
+from headstart.report.comparison import Comparison, Measured, disagreements
+from headstart.runs.files import has, read_yaml
 
 THUMBNAIL_PX = 144
 MAX_IMAGES = 60  # of a group that are shown

@@ -10,12 +10,12 @@ import numpy as np
 import yaml
 from markupsafe import Markup, escape
 
-from headstart.calibration import WRONGLY_FLAGGED
-from headstart.facts import RunFacts
-from headstart.pages import environment
+from headstart.html import environment
+from headstart.model.calibration import WRONGLY_FLAGGED
 from headstart.report.figures import curves, interval, percent, reliability
 from headstart.report.gallery import MAX_FINDINGS, Gallery
 from headstart.report.measures import ClassRow, confusions, per_class
+from headstart.runs.finished_run import RunFacts
 
 MAX_MATRIX = 24  # classes that a table of all confusions can hold on a screen
 MAX_CLASSES = 1000  # rows of the table of classes
@@ -189,7 +189,7 @@ def _doctor(facts: RunFacts) -> dict[str, Any] | None:
     """Leaks and suspected labels of a report by `headstart data check`, and how much else it found."""
     if facts.doctor is None:
         return None
-    from headstart.data.findings import KINDS, number_of, shown
+    from headstart.data_doctor.findings import KINDS, number_of, shown
 
     told = ("duplicate_across_splits", "near_duplicate_across_splits", "suspected_label")
     findings = facts.doctor["findings"]

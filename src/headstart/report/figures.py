@@ -7,10 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from headstart.calibration import cross_fitted
-from headstart.facts import RunFacts
+from headstart.model.calibration import cross_fitted
 from headstart.report.charts import Line, Mark, line_chart, reliability_chart
 from headstart.report.measures import Bin, bins
+from headstart.runs.finished_run import RunFacts
 
 MAX_ROWS = 60  # of the table under a curve
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from headstart.data.decode import UnreadableImage
-from headstart.facts import RunFacts
-from headstart.pages import content_of, jpeg_uri, not_shown
+from headstart.html import content_of, jpeg_uri, not_shown
 from headstart.report.measures import weakest_hits, worst_mistakes
+from headstart.runs.finished_run import RunFacts
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.stats import wilson
+from headstart.evaluation.statistics import wilson
 
 MAX_BINS = 10
 MIN_IN_BIN = 10

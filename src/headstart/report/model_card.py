@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from headstart.calibration import WRONGLY_FLAGGED
-from headstart.facts import RunFacts
-from headstart.stats import wilson
+from headstart.evaluation.statistics import wilson
+from headstart.model.calibration import WRONGLY_FLAGGED
+from headstart.runs.finished_run import RunFacts
 
 PLACES = ("data.root", "model.weights", "runtime.bank")  # of which the card names no folder
 LISTED_CLASSES = 20  # longer lists of classes are in the header of the model file

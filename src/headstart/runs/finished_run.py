@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headstart.artifacts import ModelInfo, read_info
 from headstart.config import RunConfig, flat
 from headstart.errors import InputError
-from headstart.run_files import damaged, has, labels_and_probabilities, read_file, read_json, read_table, read_yaml
-from headstart.running import read_lines
+from headstart.model.model_file import ModelInfo, read_info
+from headstart.runs.files import damaged, has, labels_and_probabilities, read_file, read_json, read_table, read_yaml
+from headstart.runs.lock import read_lines
 
 SUMMARY = ("val", "best_epoch", "wall_s", "world_size", "device", "mixed_precision", "seed", "model_sha256", "versions")
 MEASURED = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "loss")

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from headstart.errors import InputError
-from headstart.progress import Display, Status, epoch_line
-from headstart.running import has_begun, is_over, read_lines, repeated_runs
+from headstart.runs.lock import has_begun, is_over, read_lines, repeated_runs
+from headstart.runs.progress import Display, Status, epoch_line
 
 LOOK_EVERY_S = 0.5
 RECENT_STEPS = 20  # whose time, loss and accuracy are shown

@@ -16,10 +16,10 @@ import psutil
 import torch
 
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.cores import free_disk, free_memory, usable_cores
-from headstart.data.pixels import Room
+from headstart.data.pixel_cache import Room
 from headstart.errors import InputError
 from headstart.files import cache_folder
+from headstart.runtime.hardware import free_disk, free_memory, usable_cores
 
 if TYPE_CHECKING:  # imported where it is used: a model is loaded and asked without it
     from accelerate import Accelerator

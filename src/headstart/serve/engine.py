@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from headstart.cores import usable_cores
 from headstart.data.decode import FORMATS, UnreadableImage, check_structure
-from headstart.pages import jpeg_uri
-from headstart.predict import Answers, Prediction, Predictor, Question
+from headstart.html import jpeg_uri
+from headstart.predict.predictor import Answers, Prediction, Predictor, Question
+from headstart.runtime.hardware import usable_cores
 from headstart.serve.batches import Batches
 from headstart.serve.limits import Limits
 from headstart.serve.problems import Problem

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.pages import environment
+from headstart.html import environment
 from headstart.serve.limits import Limits
 
 

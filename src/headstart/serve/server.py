@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from headstart.errors import InputError, Stopped
-from headstart.predict import Predictor
-from headstart.runtime import StopRequest
+from headstart.predict.predictor import Predictor
+from headstart.runtime.accelerator import StopRequest
 from headstart.serve.app import build_app
 from headstart.serve.engine import Engine
 from headstart.serve.limits import Limits

@@ -14,8 +14,24 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
-from headstart import checkpoint
-from headstart.artifacts import (
+from headstart.config import OptimConfig, RunConfig, check_divisible
+from headstart.config_io import to_yaml
+from headstart.data.device_transforms import DeviceViews, Pictures, collate_pictures
+from headstart.data.loaders import Views, collate, eval_loader, load_images, train_loader
+from headstart.data.manifest import build_manifest
+from headstart.data.samples import Manifest
+from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
+from headstart.data.sources.open import open_source
+from headstart.data.transforms import Preprocess, train_view
+from headstart.errors import InputError, Stopped
+from headstart.evaluation.predictions import Predictions, collect, describe, describe_calibration, round_up
+from headstart.features.extraction import views_of
+from headstart.features.solvers import solve
+from headstart.features.training_set import bank_features, open_bank
+from headstart.model.calibration import calibrate
+from headstart.model.classifier import Classifier, build_model
+from headstart.model.golden_inputs import record as record_golden
+from headstart.model.model_file import (
     RunFolder,
     check_nobody_writes,
     check_start,
@@ -24,28 +40,24 @@ from headstart.artifacts import (
     load_model,
     save_model,
 )
-from headstart.bank_data import bank_features, open_bank
-from headstart.calibration import calibrate
-from headstart.config import OptimConfig, RunConfig, check_divisible
-from headstart.data.device_views import DeviceViews, Pictures, collate_pictures
-from headstart.data.loading import Views, collate, eval_loader, load_images, train_loader
-from headstart.data.manifest import build_manifest
-from headstart.data.samples import Manifest
-from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
-from headstart.data.source import open_source
-from headstart.errors import InputError, Stopped
-from headstart.evaluate import Predictions, collect, describe, describe_calibration, round_up
-from headstart.extract import views_of
-from headstart.golden import record as record_golden
-from headstart.idle import describe_idle
-from headstart.loss import TrainingLoss
-from headstart.model import Classifier, build_model
-from headstart.parsing import to_yaml
-from headstart.position import Position, check_same_run
-from headstart.preprocess import Preprocess, train_view
-from headstart.progress import TrainingProgress
-from headstart.record import Record, Tally
-from headstart.results import (
+from headstart.model.weights import Weights, obtain_weights
+from headstart.recipe.loss import TrainingLoss
+from headstart.recipe.parameter_groups import build_optimizer, plan
+from headstart.recipe.schedule import image_size_at, lr_factor
+from headstart.runs.lock import Running
+from headstart.runs.progress import TrainingProgress
+from headstart.runtime.accelerator import (
+    StopRequest,
+    agree,
+    finish,
+    memory_in_use,
+    on_main,
+    room_for_images,
+    set_threads,
+    start_accelerator,
+)
+from headstart.training import checkpoint
+from headstart.training.finish import (
     describe_data,
     draw_curves,
     draw_predictions,
@@ -56,23 +68,11 @@ from headstart.results import (
     write_pages,
     write_predictions,
 )
-from headstart.running import Running
-from headstart.runtime import (
-    StopRequest,
-    agree,
-    finish,
-    memory_in_use,
-    on_main,
-    room_for_images,
-    set_threads,
-    start_accelerator,
-)
-from headstart.schedule import image_size_at, lr_factor
-from headstart.solvers import solve
-from headstart.strategy import build_optimizer, plan
-from headstart.trackers import Trackers, asked_for
-from headstart.weights import Weights, obtain_weights
-from headstart.workers import measure_num_workers
+from headstart.training.num_workers import measure_num_workers
+from headstart.training.recorder import Record, Tally
+from headstart.training.state import Position, check_same_run
+from headstart.training.trackers import Trackers, asked_for
+from headstart.training.unused_keys import describe_idle
 
 FLUSH_STEPS = 10  # steps between two readings of the losses from the device,
 FLUSH_S = 2.0  # or seconds, whichever comes first
@@ -510,7 +510,7 @@ def _float64_device(accelerator: Accelerator) -> torch.device:
 
 def _draw_views(folder: RunFolder, views: Views, balanced: np.ndarray | None) -> None:
     """The first training images of the first epoch, as the network will see them."""
-    from headstart.pictures import image_grid
+    from headstart.report.png import image_grid
 
     order, drawn = epoch_draws(views.keys, seed=views.seed, epoch=0, labels=balanced)
     image_grid(

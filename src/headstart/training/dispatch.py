@@ -22,7 +22,7 @@ def run(config: RunConfig) -> Path:
 
 def _check_same(config: RunConfig, folder: Path) -> None:
     """Raise InputError if the finished run is of another recipe. What a run chooses itself where nothing is asked for may differ."""
-    from headstart.parsing import parse_train
+    from headstart.config_io import parse_train
 
     then = flat(asdict(parse_train(["--config", str(folder / "config.yaml")])))
     now = flat(asdict(config))
@@ -39,7 +39,7 @@ def _check_same(config: RunConfig, folder: Path) -> None:
 
 def _run(config: RunConfig) -> Path:
     if config.train.seeds > 1 or config.train.folds:
-        from headstart.repeats import run_repeats
+        from headstart.training.repeats import run_repeats
 
         return run_repeats(config, _run_once)
     return _run_once(config)
@@ -56,9 +56,9 @@ def _run_once(config: RunConfig, *, last: bool = True) -> Path:
         return Path(config.out)
     if config.uses_bank and config.strategy.name == "frozen_head":
         # without torchvision, datasets and evaluate: importing them takes longer than the run
-        from headstart.probe_run import run as solve_for_head
+        from headstart.training.on_features import run as solve_for_head
 
         return solve_for_head(config, last=last)
-    from headstart.training import run as train_by_epochs
+    from headstart.training.by_epochs import run as train_by_epochs
 
     return train_by_epochs(config, last=last)

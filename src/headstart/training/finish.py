@@ -7,15 +7,15 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from headstart.artifacts import ModelInfo, RunFolder, predictions_table
 from headstart.config import RunConfig
-from headstart.data.balance import quick_check
 from headstart.data.samples import Manifest, summarize
+from headstart.data.transforms import Preprocess
+from headstart.data_doctor.balance import quick_check
 from headstart.errors import warn
-from headstart.evaluate import Predictions, headline
-from headstart.preprocess import Preprocess
-from headstart.runtime import choose_precision, versions
-from headstart.weights import Weights
+from headstart.evaluation.predictions import Predictions, headline
+from headstart.model.model_file import ModelInfo, RunFolder, predictions_table
+from headstart.model.weights import Weights
+from headstart.runtime.accelerator import choose_precision, versions
 
 
 def resolve(config: RunConfig, accelerator: Accelerator, how: str) -> RunConfig:
@@ -91,14 +91,14 @@ def write_pages(folder: RunFolder, manifest: Manifest, summary: dict[str, Any]) 
 
 
 def draw_curves(folder: RunFolder, epochs: list[dict[str, Any]]) -> None:
-    from headstart.pictures import curves
+    from headstart.report.png import curves
 
     curves(folder.path / "curves.png", epochs)
 
 
 def draw_predictions(folder: RunFolder, manifest: Manifest, predictions: Predictions, spec: Preprocess) -> None:
     """Validation images spread evenly over the split, the wrong ones marked."""
-    from headstart.pictures import BAD, GOOD, image_grid
+    from headstart.report.png import BAD, GOOD, image_grid
 
     samples = manifest.of("val")
     picked = sorted({round(i * (len(samples) - 1) / 17) for i in range(18)})

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from headstart.companion import serve; serve()"
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from headstart.training.metrics_process import serve; serve()"
 
 
 class InProcess:
@@ -27,17 +27,17 @@ class InProcess:
 
     def measure(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         """metrics.measure of these arrays."""
-        from headstart.metrics import measure
+        from headstart.evaluation.metrics import measure
 
         return measure(probabilities, labels)
 
     def draw_selection(self, path: Path, **values: Any) -> None:
-        from headstart.pictures import selection
+        from headstart.report.png import selection
 
         selection(path, **values)
 
     def draw_curves(self, path: Path, epochs: list[dict[str, Any]]) -> None:
-        from headstart.pictures import curves
+        from headstart.report.png import curves
 
         curves(path, epochs)
 
@@ -120,8 +120,8 @@ def serve() -> None:
 
     import matplotlib.backends.backend_agg  # noqa: F401 (now, while nobody waits for it)
 
-    from headstart.metrics import measure
-    from headstart.pictures import curves, selection
+    from headstart.evaluation.metrics import measure
+    from headstart.report.png import curves, selection
 
     while line := requests.readline():
         request = json.loads(line)

@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
-from headstart.cores import usable_cores
-from headstart.data.loading import Views
-from headstart.model import Classifier
-from headstart.preprocess import Preprocess
+from headstart.data.loaders import Views
+from headstart.data.transforms import Preprocess
+from headstart.model.classifier import Classifier
+from headstart.runtime.hardware import usable_cores
 
 VIEWS = 32  # that are timed
 SPARE = 1.25  # views are made so much faster than they are used

@@ -12,28 +12,24 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from headstart import probe
-from headstart.artifacts import (
-    RunFolder,
-    check_start,
-    choose_folder,
-    create_folder,
-    save_model_tensors,
-)
-from headstart.bank_data import BankFeatures, backbone_of, bank_features, open_data
-from headstart.calibration import calibrate, reference_rows
-from headstart.companion import Companion, InProcess, companion
 from headstart.config import RunConfig
+from headstart.config_io import to_yaml
 from headstart.data.samples import Manifest, Source
 from headstart.data.sampling import epoch_order, keys_of
+from headstart.data.transforms import Preprocess, View
 from headstart.errors import InputError
-from headstart.evaluate import describe, describe_calibration
-from headstart.extract import BankView
-from headstart.golden import record as record_golden
-from headstart.idle import describe_idle
-from headstart.parsing import to_yaml
-from headstart.preprocess import Preprocess, View
-from headstart.results import (
+from headstart.evaluation.predictions import describe, describe_calibration
+from headstart.features import logistic_regression
+from headstart.features.extraction import BankView
+from headstart.features.solvers import Solved, predictions_of, solve
+from headstart.features.training_set import BankFeatures, backbone_of, bank_features, open_data
+from headstart.model.calibration import calibrate, reference_rows
+from headstart.model.golden_inputs import record as record_golden
+from headstart.model.model_file import RunFolder, check_start, choose_folder, create_folder, save_model_tensors
+from headstart.model.weights import Weights
+from headstart.runs.lock import Running
+from headstart.runtime.accelerator import StopRequest, finish, on_main, set_threads, start_accelerator
+from headstart.training.finish import (
     draw_predictions,
     model_info,
     resolve,
@@ -42,17 +38,9 @@ from headstart.results import (
     write_pages,
     write_predictions,
 )
-from headstart.running import Running
-from headstart.runtime import (
-    StopRequest,
-    finish,
-    on_main,
-    set_threads,
-    start_accelerator,
-)
-from headstart.solvers import Solved, predictions_of, solve
-from headstart.trackers import Trackers, asked_for
-from headstart.weights import Weights
+from headstart.training.metrics_process import Companion, InProcess, companion
+from headstart.training.trackers import Trackers, asked_for
+from headstart.training.unused_keys import describe_idle
 
 
 def run(config: RunConfig, *, last: bool = True) -> Path:
@@ -163,8 +151,10 @@ def _write(
     write_predictions(folder, manifest, predictions)
     draw_predictions(folder, manifest, predictions, spec)
     known = features.train_labels[features.plain]
-    nearest = probe.knn_accuracy(features.train.only(features.plain), known, features.val, features.val_labels)
-    among = len(known[probe.neighbours(len(known))])
+    nearest = logistic_regression.knn_accuracy(
+        features.train.only(features.plain), known, features.val, features.val_labels
+    )
+    among = len(known[logistic_regression.neighbours(len(known))])
     extraction = features.extraction
     summary = summarize_run(
         config, accelerator, manifest, weights, values, folder, best_epoch=solved.best_epoch, epochs=solved.epochs
@@ -208,7 +198,7 @@ def _begin_curves(folder: RunFolder, solved: Solved, measuring: Companion | InPr
 
 def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, views: Sequence[BankView]) -> None:
     """Training images in the first augmented view, or in the plain one if there is no other."""
-    from headstart.pictures import image_grid
+    from headstart.report.png import image_grid
 
     samples = manifest.of("train")
     view = views[min(1, len(views) - 1)]

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from headstart import checkpoint
-from headstart.artifacts import ModelInfo, RunFolder, save_model
 from headstart.config import RunConfig
 from headstart.errors import InputError, Stopped
-from headstart.evaluate import Predictions
-from headstart.model import Classifier
-from headstart.position import Position
-from headstart.progress import TrainingProgress, epoch_line
-from headstart.stats import log_loss, paired
+from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.statistics import log_loss, paired
+from headstart.model.classifier import Classifier
+from headstart.model.model_file import ModelInfo, RunFolder, save_model
+from headstart.runs.progress import TrainingProgress, epoch_line
+from headstart.training import checkpoint
+from headstart.training.state import Position
 
 
 @dataclass

@@ -12,21 +12,21 @@ import numpy as np
 import yaml
 from accelerate import Accelerator
 
-from headstart.artifacts import RunFolder, check_nobody_writes, check_start, choose_folder, predictions_table
-from headstart.compare import Measured, read_measured
 from headstart.config import RunConfig
+from headstart.config_io import to_yaml
 from headstart.data.manifest import check_splits
 from headstart.data.samples import COLUMNS, Sample, Samples
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
-from headstart.evaluate import Predictions, describe
-from headstart.fan_out import run_on_gpus, usable_gpus
-from headstart.parsing import to_yaml
-from headstart.position import check_same_recipe
-from headstart.preprocess import Preprocess
-from headstart.running import RUNNING, Running
-from headstart.runtime import finish, on_main, start_accelerator, versions
-from headstart.stats import mean_interval, wilson
+from headstart.evaluation.predictions import Predictions, describe
+from headstart.evaluation.statistics import mean_interval, wilson
+from headstart.model.model_file import RunFolder, check_nobody_writes, check_start, choose_folder, predictions_table
+from headstart.report.comparison import Measured, read_measured
+from headstart.runs.lock import RUNNING, Running
+from headstart.runtime.accelerator import finish, on_main, start_accelerator, versions
+from headstart.training.one_per_gpu import run_on_gpus, usable_gpus
+from headstart.training.state import check_same_recipe
 
 
 class RunOnce(Protocol):

@@ -11,7 +11,7 @@ from support.hub import REPOSITORY_ID, serving
 from support.layouts import as_parquet_shards
 
 from headstart.config import DataConfig
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 
 

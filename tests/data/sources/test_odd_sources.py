@@ -23,7 +23,7 @@ from support.layouts import as_parquet_shards, as_tar_shards
 from headstart.config import DataConfig
 from headstart.data.manifest import build_eval_manifest, build_manifest
 from headstart.data.samples import Manifest
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 
 
@@ -455,7 +455,7 @@ def test_a_single_shard_in_a_folder_named_like_a_split_has_none(tmp_path: Path) 
 
 
 def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.data import parquet_shards
+    from headstart.data.sources import parquet_shards
 
     monkeypatch.setattr(parquet_shards, "KEPT_FILES", 3)
     for number in range(12):
@@ -467,7 +467,8 @@ def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_row_group_is_read_once_or_twice_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.data import parquet_shards, sampling
+    from headstart.data import sampling
+    from headstart.data.sources import parquet_shards
 
     images = [png(k, (8 + k % 5, 8)) + bytes(4000) for k in range(240)]
     path = tmp_path / "a.parquet"

@@ -9,9 +9,9 @@ from support.layouts import as_parquet_shards, as_tar_shards
 from support.processes import torchrun
 from support.runs import losses, small
 
+from headstart.config_io import to_yaml
 from headstart.errors import InputError
-from headstart.parsing import to_yaml
-from headstart.start import run
+from headstart.training.dispatch import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

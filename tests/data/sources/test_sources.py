@@ -15,7 +15,7 @@ from support.layouts import CLASSES, WAYS, as_csv, as_tar_shards, as_zip, rows_o
 from headstart.config import DataConfig
 from headstart.data.manifest import build_eval_manifest, build_manifest
 from headstart.data.samples import Manifest
-from headstart.data.source import open_source
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import datasets
 
 from headstart.config import DataConfig
-from headstart.data import columns
-from headstart.data.listed import class_name, collect, text
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
-from headstart.data.shards import place_of
+from headstart.data.sources import columns
+from headstart.data.sources.shards import place_of
+from headstart.data.sources.table import class_name, collect, text
 from headstart.errors import InputError, one_line
 from headstart.files import read_regular
 

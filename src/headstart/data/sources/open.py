@@ -5,8 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from headstart.config import DataConfig
-from headstart.data.folders import ClassFolders, is_image, visible_files
 from headstart.data.samples import Source
+from headstart.data.sources.folders import ClassFolders, is_image, visible_files
 from headstart.errors import InputError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -37,19 +37,19 @@ def _open(data: DataConfig, *, to_measure: bool) -> Source:
     root = data.root
     path = Path(root)
     if root.startswith("hf://") or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        from headstart.data.stored import StoredDataset
+        from headstart.data.sources.hf_dataset import StoredDataset
 
         return StoredDataset.open(data)
     if path.is_file() and path.suffix.lower() == ".zip":
-        from headstart.data.zipped import ZippedFolders
+        from headstart.data.sources.zipped import ZippedFolders
 
         return ZippedFolders(root)
     if path.is_file() and path.suffix.lower() in TABLES:
-        from headstart.data.listed import ListedImages
+        from headstart.data.sources.table import ListedImages
 
         return ListedImages(root, data)
     if _names_shards(root):
-        from headstart.data.shards import open_shards
+        from headstart.data.sources.shards import open_shards
 
         return open_shards(data, tests=to_measure)
     return ClassFolders(root)

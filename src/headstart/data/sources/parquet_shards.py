@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headstart.config import DataConfig
-from headstart.data import columns
-from headstart.data.listed import class_name, collect, text
 from headstart.data.samples import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped
-from headstart.data.shards import Shard, place_of, shard_of
+from headstart.data.sources import columns
+from headstart.data.sources.shards import Shard, place_of, shard_of
+from headstart.data.sources.table import class_name, collect, text
 from headstart.errors import InputError, one_line
 
 KEPT_BYTES = (

@@ -11,9 +11,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from headstart.config import DataConfig
-from headstart.data import columns
-from headstart.data.folders import is_hidden, stamp_of, visible_files
 from headstart.data.samples import PerProcess, Source
+from headstart.data.sources import columns
+from headstart.data.sources.folders import is_hidden, stamp_of, visible_files
 from headstart.errors import InputError, one_line
 
 _SIGNS = "*{"
@@ -70,11 +70,11 @@ def open_shards(data: DataConfig, *, tests: bool = False) -> Source:
         what = " and ".join(f".{kind}" if kind else "other" for kind in sorted(kinds))
         raise InputError(f"{root} names {what} files; name .tar or .parquet files alone")
     if kinds == {"tar"}:
-        from headstart.data.tar_shards import TarShards
+        from headstart.data.sources.tar_shards import TarShards
 
         return TarShards(root, data, shards, tests)
-    from headstart.data.listed import ListedImages
-    from headstart.data.parquet_shards import ParquetShards
+    from headstart.data.sources.parquet_shards import ParquetShards
+    from headstart.data.sources.table import ListedImages
 
     source = ParquetShards(root, data, shards, tests)
     if source.holds_images():

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from headstart.config import DataConfig
-from headstart.data import columns
-from headstart.data.folders import check_name, is_image, stamp_of
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
+from headstart.data.sources import columns
+from headstart.data.sources.folders import check_name, is_image, stamp_of
 from headstart.errors import InputError, one_line
 from headstart.files import read_regular
 

@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 from headstart.config import DataConfig
-from headstart.data import columns
-from headstart.data.folders import is_hidden, is_image
-from headstart.data.listed import collect, text
 from headstart.data.samples import Entry, Scan, Skipped
-from headstart.data.shards import Shard, place_of, shard_of
+from headstart.data.sources import columns
+from headstart.data.sources.folders import is_hidden, is_image
+from headstart.data.sources.shards import Shard, place_of, shard_of
+from headstart.data.sources.table import collect, text
 from headstart.errors import InputError, one_line
 
 _TEXTS = (".cls", ".json")

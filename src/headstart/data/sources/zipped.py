@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
 
-from headstart.data.folders import Tree, check_name, is_hidden, lay_out, stamp_of
 from headstart.data.samples import PerProcess, Scan, Skipped
+from headstart.data.sources.folders import Tree, check_name, is_hidden, lay_out, stamp_of
 from headstart.errors import InputError
 
 
