@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -13,6 +12,7 @@ import yaml
 
 from headstart.config import RunConfig
 from headstart.errors import InputError
+from headstart.wording import nearest
 
 _T = TypeVar("_T")
 
@@ -110,16 +110,6 @@ def shipped_configs() -> dict[str, Path]:
     if not folder.is_dir():  # an editable install: the files lie at the top of the repository
         folder = here.parents[1] / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that suggests the closest known name, or nothing when none is close."""
-    names = sorted(known)
-    leaf = name.rsplit(".", 1)[-1]
-    # the right key in the wrong section comes first: optim.epochs, strateg.name
-    same_leaf = [other for other in names if other.rsplit(".", 1)[-1] == leaf]
-    close = difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 class _Dumper(yaml.SafeDumper):

@@ -24,11 +24,6 @@ class Stopped(Exception):
     """A signal asked the run to stop and its state is saved. Exit code 143."""
 
 
-def one_line(error: Exception) -> str:
-    """What a library says, fit for one of our sentences; its type if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 # what torch's process groups say when a peer is gone
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Connection refused",
          "timed out", "Timeout", "ProcessGroup", "NCCL", "Socket", "gloo")  # fmt: skip

@@ -21,8 +21,9 @@ from headstart.data.sources.open import open_source
 from headstart.data_doctor import check
 from headstart.data_doctor.balance import Named, copies, quick_check, thin_classes
 from headstart.data_doctor.check import Checked, check_files
-from headstart.data_doctor.findings import KINDS, listed, number_of, shown
+from headstart.data_doctor.findings import KINDS, number_of
 from headstart.errors import InputError
+from headstart.wording import listed, shown
 
 
 def check_folder(root: Path, **settings: int) -> Checked:

@@ -136,7 +136,7 @@ def _command(name: str) -> Callable[[list[str]], int | None]:
 
         run: Callable[[list[str]], int | None] = getattr(run_cli, name)
         return run
-    from headstart.config_io import nearest
+    from headstart.wording import nearest
 
     raise InputError(f"unknown command {name}{nearest(name, COMMANDS) or '; see headstart --help'}")
 

@@ -10,7 +10,7 @@ from headstart.errors import InputError
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        from headstart.config_io import nearest
+        from headstart.wording import nearest
 
         hint = f"; see {self.prog} --help"
         if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from headstart.arrow import strings
-from headstart.data_doctor.findings import shown
+from headstart.wording import shown
 
 T = TypeVar("T")
 COLUMNS = ("id", "path", "sha256", "split", "label")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headstart.data.samples import Manifest
-from headstart.data_doctor.findings import DROP, KEEP, Finding, listed
+from headstart.data_doctor.findings import DROP, KEEP, Finding
+from headstart.wording import listed
 
 NEAR_EMPTY = 10  # images of a class in a part; below that neither training nor measuring it means much
 IMBALANCE = 5.0  # training images of the largest class over those of the smallest

@@ -17,10 +17,11 @@ from headstart.data.sources.open import open_source
 from headstart.data_doctor.balance import copies, scoped
 from headstart.data_doctor.check import Checked, Good, check_files
 from headstart.data_doctor.duplicates import Pair, candidates, confirmed, joined
-from headstart.data_doctor.findings import KINDS, MAYBE, Finding, listed, number_of, shown
+from headstart.data_doctor.findings import KINDS, MAYBE, Finding, number_of
 from headstart.data_doctor.fixes import write_fixes, write_groups
 from headstart.errors import InputError
 from headstart.files import write_atomically
+from headstart.wording import listed, shown
 
 REPORT_FILES = ("doctor.json", "doctor.html", "fixes.csv", "groups.csv")
 

@@ -1,6 +1,5 @@
 """What the data doctor can find: one name, one title and one explanation per kind. Knows no numpy."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 KEEP, DROP, MOVE = "keep", "drop", "move"
@@ -85,14 +84,3 @@ def number_of(kind: str, count: int) -> str:
     """'1 file', '3 groups'."""
     singular, plural = KINDS[kind].counted
     return f"{count} {singular if count == 1 else plural}"
-
-
-def shown(path: str) -> str:
-    """The path, or an escaped form of one with control characters or undecodable bytes."""
-    return path if path.isprintable() else ascii(path)[1:-1]
-
-
-def listed(names: Sequence[str], *, limit: int = 3) -> str:
-    """'a, b, c and 4 more'."""
-    text = ", ".join(shown(name) for name in names[:limit])
-    return text + (f" and {len(names) - limit} more" if len(names) > limit else "")

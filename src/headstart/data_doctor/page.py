@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data_doctor.findings import KINDS, Finding, number_of, shown
+from headstart.data_doctor.findings import KINDS, Finding, number_of
 from headstart.html import environment, jpeg_uri
+from headstart.wording import shown
 
 THUMBNAIL_PX = 144
 MAX_FINDINGS = 60  # of a kind that are shown; doctor.json has them all

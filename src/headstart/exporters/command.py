@@ -12,7 +12,6 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from headstart.config_io import nearest
 from headstart.errors import InputError
 from headstart.exporters import (
     as_int8,
@@ -31,6 +30,7 @@ from headstart.exporters.run_images import RunImages
 from headstart.files import fsync
 from headstart.model.model_file import find_model
 from headstart.runtime.accelerator import set_threads
+from headstart.wording import nearest
 
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
 from headstart.model.header import read_header
+from headstart.wording import one_line
 
 SENT = ("model.safetensors", "README.md", "curves.png", "report.html")
 """Of a run folder; config.json is made of the header of the model file."""

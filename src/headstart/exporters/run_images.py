@@ -16,7 +16,8 @@ from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.samples import Source
 from headstart.data.sources.open import open_source
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
+from headstart.wording import one_line
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from numpy._core.multiarray import scalar as _scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from headstart.config_io import nearest
-from headstart.errors import InputError, one_line, warn
+from headstart.errors import InputError, warn
 from headstart.model.frozen_trunk import shapes, unusable
 from headstart.runtime.accelerator import from_all, on_each_host
+from headstart.wording import nearest, one_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

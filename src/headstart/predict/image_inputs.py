@@ -24,8 +24,9 @@ from PIL import Image
 
 from headstart.data.decode import UnreadableImage, rgb_of
 from headstart.data.transforms import Preprocess
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
 from headstart.files import read_regular
+from headstart.wording import one_line
 
 One: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor"
 """One image, or several in one array."""

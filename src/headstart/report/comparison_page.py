@@ -8,11 +8,12 @@ from typing import Any
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.sources.open import open_source
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
 from headstart.evaluation.statistics import wilson
 from headstart.html import content_of, environment, jpeg_uri, not_shown
 from headstart.report.comparison import Comparison, Measured, disagreements
 from headstart.runs.files import has, read_yaml
+from headstart.wording import one_line
 
 THUMBNAIL_PX = 144
 MAX_IMAGES = 60  # of a group that are shown

@@ -189,7 +189,8 @@ def _doctor(facts: RunFacts) -> dict[str, Any] | None:
     """Leaks and suspected labels of a report by `headstart data check`, and how much else it found."""
     if facts.doctor is None:
         return None
-    from headstart.data_doctor.findings import KINDS, number_of, shown
+    from headstart.data_doctor.findings import KINDS, number_of
+    from headstart.wording import shown
 
     told = ("duplicate_across_splits", "near_duplicate_across_splits", "suspected_label")
     findings = facts.doctor["findings"]

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
+from headstart.wording import one_line
 
 _T = TypeVar("_T")
 TABLES = {

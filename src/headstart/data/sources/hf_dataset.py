@@ -13,8 +13,9 @@ from headstart.data.samples import PARTS, Entry, Scan, Skipped
 from headstart.data.sources import columns
 from headstart.data.sources.shards import place_of
 from headstart.data.sources.table import class_name, collect, text
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
 from headstart.files import read_regular
+from headstart.wording import one_line
 
 _OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 

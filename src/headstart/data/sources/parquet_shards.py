@@ -21,7 +21,8 @@ from headstart.data.samples import WINDOW_BYTES, Entry, PerProcess, Scan, Skippe
 from headstart.data.sources import columns
 from headstart.data.sources.shards import Shard, place_of, shard_of
 from headstart.data.sources.table import class_name, collect, text
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
+from headstart.wording import one_line
 
 KEPT_BYTES = (
     2 * WINDOW_BYTES

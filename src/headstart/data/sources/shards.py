@@ -14,7 +14,8 @@ from headstart.config import DataConfig
 from headstart.data.samples import PerProcess, Source
 from headstart.data.sources import columns
 from headstart.data.sources.folders import is_hidden, stamp_of, visible_files
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
+from headstart.wording import one_line
 
 _SIGNS = "*{"
 _SAYS_VERSION = ("etag", "last-modified", "lastmodified", "last_modified", "mtime", "updated", "created", "md5hash")

@@ -14,8 +14,9 @@ from headstart.config import DataConfig
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
 from headstart.data.sources import columns
 from headstart.data.sources.folders import check_name, is_image, stamp_of
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
 from headstart.files import read_regular
+from headstart.wording import one_line
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

@@ -13,7 +13,8 @@ from headstart.data.sources import columns
 from headstart.data.sources.folders import is_hidden, is_image
 from headstart.data.sources.shards import Shard, place_of, shard_of
 from headstart.data.sources.table import collect, text
-from headstart.errors import InputError, one_line
+from headstart.errors import InputError
+from headstart.wording import one_line
 
 _TEXTS = (".cls", ".json")
 

@@ -1,0 +1,30 @@
+"""How messages word paths, lists, errors and near misses."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def shown(path: str) -> str:
+    """The path, or an escaped form of one with control characters or undecodable bytes."""
+    return path if path.isprintable() else ascii(path)[1:-1]
+
+
+def listed(names: Sequence[str], *, limit: int = 3) -> str:
+    """'a, b, c and 4 more'."""
+    text = ", ".join(shown(name) for name in names[:limit])
+    return text + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that suggests the closest known name, or nothing when none is close."""
+    names = sorted(known)
+    leaf = name.rsplit(".", 1)[-1]
+    # the right key in the wrong section comes first: optim.epochs, strateg.name
+    same_leaf = [other for other in names if other.rsplit(".", 1)[-1] == leaf]
+    close = difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_line(error: Exception) -> str:
+    """What a library says, fit for one of our sentences; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
