@@ -31,7 +31,7 @@ from headstart.data.loaders import load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess, train_view
-from headstart.runtime.accelerator import room_for_images
+from headstart.data.pixel_cache import room_for_images
 
 torch.set_num_threads(1)
 data = DataConfig(root=sys.argv[1], image_size=64, num_workers=1, cache=sys.argv[2])

@@ -13,7 +13,9 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from headstart.config import DataConfig
 from headstart.files import cache_folder
+from headstart.runtime.hardware import free_disk, free_memory
 
 MOST_IMAGES = 2**20
 LOCK_S = 1.0  # a process that was killed with the lock in its hand must not stop the others
@@ -124,3 +126,15 @@ def _allocate(file: int, offset: int, length: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.ENOSPC, errno.EDQUOT)
     return True
+
+
+def room_for_images(data: DataConfig) -> Room:
+    """What this process and its workers may keep of images for training views, and as much again for evaluation views:
+    together a quarter of the free memory, or of the free disk. Workers that are not forked each have room of their own."""
+    if data.cache == "off":
+        return Room()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if multiprocessing.get_all_start_methods()[0] != "fork":
+        processes *= max(1, data.num_workers or 0)
+    on_disk = data.cache == "disk"
+    return Room((free_disk(cache_folder()) if on_disk else free_memory()) // 8 // processes, on_disk)

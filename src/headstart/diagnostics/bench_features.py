@@ -14,6 +14,7 @@ import torch
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_manifest
+from headstart.data.pixel_cache import room_for_images
 from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess
@@ -22,7 +23,7 @@ from headstart.features.bank import Bank, bank_key
 from headstart.features.extraction import BATCH_CPU, BATCH_GPU, BankView, features_of, fill, rows_of, views_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 from headstart.model.weights import obtain_weights
-from headstart.runtime.accelerator import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
+from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
 
 ROUND_S = 3.0  # of each in-memory measurement

@@ -20,6 +20,7 @@ from accelerate.data_loader import prepare_data_loader
 from headstart.config import RunConfig
 from headstart.data.loaders import load_images, train_loader
 from headstart.data.manifest import build_manifest
+from headstart.data.pixel_cache import room_for_images
 from headstart.data.samples import Manifest, Samples
 from headstart.data.sampling import keys_of, view_seeds
 from headstart.data.sources.open import open_source
@@ -32,7 +33,7 @@ from headstart.model.weights import obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.parameter_groups import build_optimizer, plan
 from headstart.runs.progress import TrainingProgress
-from headstart.runtime.accelerator import StopRequest, choose_precision, room_for_images, set_threads, start_accelerator
+from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
 from headstart.training.by_epochs import fit
 from headstart.training.finish import model_info

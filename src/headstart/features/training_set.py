@@ -11,6 +11,7 @@ from PIL import Image
 
 from headstart.config import RunConfig
 from headstart.data.manifest import build_manifest
+from headstart.data.pixel_cache import room_for_images
 from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess
@@ -18,7 +19,7 @@ from headstart.features.bank import EVAL_VIEW, Bank, BankRows, bank_key, default
 from headstart.features.extraction import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of
 from headstart.model.weights import Weights, obtain_weights
-from headstart.runtime.accelerator import StopRequest, on_main, room_for_images
+from headstart.runtime.accelerator import StopRequest, on_main
 from headstart.training.finish import describe_data
 
 

@@ -1,6 +1,5 @@
 """The machine: the Accelerator, threads, precision, signals, and a record of the environment."""
 
-import multiprocessing
 import os
 import platform
 import signal
@@ -15,11 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 import torch
 
-from headstart.config import DataConfig, RuntimeConfig
-from headstart.data.pixel_cache import Room
+from headstart.config import RuntimeConfig
 from headstart.errors import InputError
-from headstart.files import cache_folder
-from headstart.runtime.hardware import free_disk, free_memory, usable_cores
+from headstart.runtime.hardware import usable_cores
 
 if TYPE_CHECKING:  # imported where it is used: a model is loaded and asked without it
     from accelerate import Accelerator
@@ -280,15 +277,3 @@ def versions() -> dict[str, str]:
         "numpy",
     )
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def room_for_images(data: DataConfig) -> Room:
-    """What this process and its workers may keep of images for training views, and as much again for evaluation views:
-    together a quarter of the free memory, or of the free disk. Workers that are not forked each have room of their own."""
-    if data.cache == "off":
-        return Room()
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if multiprocessing.get_all_start_methods()[0] != "fork":
-        processes *= max(1, data.num_workers or 0)
-    on_disk = data.cache == "disk"
-    return Room((free_disk(cache_folder()) if on_disk else free_memory()) // 8 // processes, on_disk)

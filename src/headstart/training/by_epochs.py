@@ -19,6 +19,7 @@ from headstart.config_io import to_yaml
 from headstart.data.device_transforms import DeviceViews, Pictures, collate_pictures
 from headstart.data.loaders import Views, collate, eval_loader, load_images, train_loader
 from headstart.data.manifest import build_manifest
+from headstart.data.pixel_cache import room_for_images
 from headstart.data.samples import Manifest
 from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.sources.open import open_source
@@ -52,7 +53,6 @@ from headstart.runtime.accelerator import (
     finish,
     memory_in_use,
     on_main,
-    room_for_images,
     set_threads,
     start_accelerator,
 )
