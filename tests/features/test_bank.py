@@ -27,7 +27,8 @@ from headstart.features.extraction import BATCH_CPU, fill, rows_of, views_of
 from headstart.model.classifier import Classifier, build_model
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of, shapes
 from headstart.model.weights import load_weights
-from headstart.runtime.accelerator import StopRequest, start_accelerator
+from headstart.runtime.accelerator import start_accelerator
+from headstart.runtime.signals import StopRequest
 
 KEY = bank_key(weights_sha256="a", form="test", preprocess={"image_size": 32})
 

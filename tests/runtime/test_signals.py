@@ -14,8 +14,8 @@ from support.runs import small
 
 from headstart.cli.output import outliving_the_reader
 from headstart.config_io import to_yaml
-from headstart.runtime import accelerator
-from headstart.runtime.accelerator import StopRequest
+from headstart.runtime import signals
+from headstart.runtime.signals import StopRequest
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_first_signal_is_remembered_and_a_second_request_ends_the_process(na
         assert stop.signal_name == name
         os.kill(os.getpid(), signal.SIGTERM)  # within a second: passed on by a launcher
         assert exits == []
-        monkeypatch.setattr(accelerator, "SAME_REQUEST_S", 0.0)
+        monkeypatch.setattr(signals, "SAME_REQUEST_S", 0.0)
         os.kill(os.getpid(), signal.SIGHUP)  # a closed terminal sends several
         assert exits == []
         assert stop.signal_name == name

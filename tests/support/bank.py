@@ -12,7 +12,8 @@ from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, bank_key
 from headstart.features.extraction import Extraction, features_of, fill, rows_of, views_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
-from headstart.runtime.accelerator import StopRequest, start_accelerator
+from headstart.runtime.accelerator import start_accelerator
+from headstart.runtime.signals import StopRequest
 
 CPU = torch.device("cpu")
 SPEC = Preprocess(image_size=32, resize_size=37)

@@ -20,7 +20,8 @@ from headstart.features import extraction
 from headstart.features.bank import Bank, bank_key
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 from headstart.model.weights import load_weights
-from headstart.runtime.accelerator import StopRequest, start_accelerator
+from headstart.runtime.accelerator import start_accelerator
+from headstart.runtime.signals import StopRequest
 
 
 class ReadBy:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headstart.predict.parts import Job
     from headstart.predict.predictor import Predictor, Question
     from headstart.predict.stream import Computed
-    from headstart.runtime.accelerator import StopRequest
+    from headstart.runtime.signals import StopRequest
 
 OUT_TYPES = (".csv", ".jsonl", ".parquet")
 SHOWN = 40  # rows on the screen
@@ -69,7 +69,8 @@ def predict_command(args: argparse.Namespace) -> None:
     left_out: Counter[str] = Counter()
     images = None if several else _images(args, left_out)  # several processes: one of them looks, below
     from headstart.predict.predictor import Predictor, Question
-    from headstart.runtime.accelerator import StopRequest, set_threads
+    from headstart.runtime.accelerator import set_threads
+    from headstart.runtime.signals import StopRequest
 
     set_threads(None)
     with StopRequest() as stop:
@@ -222,7 +223,7 @@ def _to_parts(
 ) -> None:
     from headstart.predict.parts import begin_or_continue
     from headstart.predict.stream import stream_repeatably
-    from headstart.runtime.accelerator import on_main
+    from headstart.runtime.processes import on_main
 
     folder = Path(args.out)
     columns = _columns(args, predictor, question)

@@ -117,7 +117,9 @@ def features_of_images(config: RunConfig, source: Source, images: list[Good]) ->
     from headstart.features.extraction import Row, features_of, fill, views_of
     from headstart.features.training_set import describe_extraction, open_bank, trunk_of
     from headstart.model.weights import obtain_weights
-    from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
+    from headstart.runtime.accelerator import set_threads, start_accelerator
+    from headstart.runtime.precision import choose_precision
+    from headstart.runtime.signals import StopRequest
 
     set_threads(config.runtime.threads)
     accelerator = start_accelerator(config.runtime)

@@ -23,8 +23,10 @@ from headstart.features.bank import Bank, bank_key
 from headstart.features.extraction import BATCH_CPU, BATCH_GPU, BankView, features_of, fill, rows_of, views_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 from headstart.model.weights import obtain_weights
-from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
+from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
+from headstart.runtime.precision import choose_precision
+from headstart.runtime.signals import StopRequest
 
 ROUND_S = 3.0  # of each in-memory measurement
 

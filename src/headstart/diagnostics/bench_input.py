@@ -33,8 +33,10 @@ from headstart.model.weights import obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.parameter_groups import build_optimizer, plan
 from headstart.runs.progress import TrainingProgress
-from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
+from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
+from headstart.runtime.precision import choose_precision
+from headstart.runtime.signals import StopRequest
 from headstart.training.by_epochs import fit
 from headstart.training.finish import model_info
 from headstart.training.recorder import Record

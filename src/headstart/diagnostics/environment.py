@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from headstart.runtime.accelerator import choose_precision, set_threads, versions
+from headstart.runtime.accelerator import set_threads, versions
 from headstart.runtime.hardware import free_memory, usable_cores
+from headstart.runtime.precision import choose_precision
 
 MEASURE_S = 1.0
 

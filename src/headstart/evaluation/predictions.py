@@ -20,7 +20,9 @@ from headstart.errors import InputError, Stopped
 from headstart.files import check_out, write_atomically
 from headstart.model.calibration import CONFIDENCE, WRONGLY_FLAGGED, Calibration, cross_fitted
 from headstart.model.model_file import ModelInfo, find_model, load_model
-from headstart.runtime.accelerator import StopRequest, on_main, set_threads, start_accelerator
+from headstart.runtime.accelerator import set_threads, start_accelerator
+from headstart.runtime.processes import on_main
+from headstart.runtime.signals import StopRequest
 
 
 @dataclass(frozen=True)

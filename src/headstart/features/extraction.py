@@ -27,8 +27,9 @@ from headstart.data.transforms import Preprocess, View, train_view
 from headstart.errors import InputError, Stopped
 from headstart.features.bank import EVAL_VIEW, Bank, BankRows, row_name
 from headstart.model.frozen_trunk import FrozenTrunk
-from headstart.runtime.accelerator import StopRequest, agree, from_all, on_main
 from headstart.runtime.hardware import usable_cores
+from headstart.runtime.processes import agree, from_all, on_main
+from headstart.runtime.signals import StopRequest
 from headstart.runtime.worker_processes import in_workers
 
 # A batch always has this many images, the last one filled up with black: what a feature is does not depend on which

@@ -13,7 +13,9 @@ from headstart.evaluation.statistics import wilson
 from headstart.features import logistic_regression
 from headstart.features.extraction import features_of, fill, rows_of
 from headstart.features.training_set import describe_extraction, open_data, trunk_of
-from headstart.runtime.accelerator import StopRequest, choose_precision, set_threads, start_accelerator
+from headstart.runtime.accelerator import set_threads, start_accelerator
+from headstart.runtime.precision import choose_precision
+from headstart.runtime.signals import StopRequest
 
 LEARNING_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 

@@ -19,7 +19,8 @@ from headstart.features.bank import EVAL_VIEW, Bank, BankRows, bank_key, default
 from headstart.features.extraction import BankView, Extraction, features_of, fill, rows_of, views_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of
 from headstart.model.weights import Weights, obtain_weights
-from headstart.runtime.accelerator import StopRequest, on_main
+from headstart.runtime.processes import on_main
+from headstart.runtime.signals import StopRequest
 from headstart.training.finish import describe_data
 
 

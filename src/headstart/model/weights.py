@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from headstart.errors import InputError, warn
 from headstart.model.frozen_trunk import shapes, unusable
-from headstart.runtime.accelerator import from_all, on_each_host
+from headstart.runtime.processes import from_all, on_each_host
 from headstart.wording import nearest, one_line
 
 if TYPE_CHECKING:

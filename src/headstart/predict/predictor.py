@@ -17,7 +17,8 @@ from headstart.model.frozen_trunk import FEATURES
 from headstart.model.gradcam import heat
 from headstart.model.model_file import ModelInfo, find_model, load_tensors
 from headstart.predict.image_inputs import One, each, rgb_image
-from headstart.runtime.accelerator import best_device, choose_precision
+from headstart.runtime.accelerator import best_device
+from headstart.runtime.precision import choose_precision
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from headstart.runtime.accelerator import STOP_SIGNALS
 from headstart.runtime.hardware import free_shared_memory
+from headstart.runtime.signals import STOP_SIGNALS
 
 _T = TypeVar("_T")
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from headstart.errors import InputError, Stopped
 from headstart.predict.predictor import Predictor
-from headstart.runtime.accelerator import StopRequest
+from headstart.runtime.signals import StopRequest
 from headstart.serve.app import build_app
 from headstart.serve.engine import Engine
 from headstart.serve.limits import Limits

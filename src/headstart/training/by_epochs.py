@@ -47,15 +47,9 @@ from headstart.recipe.parameter_groups import build_optimizer, plan
 from headstart.recipe.schedule import image_size_at, lr_factor
 from headstart.runs.lock import Running
 from headstart.runs.progress import TrainingProgress
-from headstart.runtime.accelerator import (
-    StopRequest,
-    agree,
-    finish,
-    memory_in_use,
-    on_main,
-    set_threads,
-    start_accelerator,
-)
+from headstart.runtime.accelerator import memory_in_use, set_threads, start_accelerator
+from headstart.runtime.processes import agree, finish, on_main
+from headstart.runtime.signals import StopRequest
 from headstart.training import checkpoint
 from headstart.training.finish import (
     describe_data,

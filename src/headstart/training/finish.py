@@ -15,7 +15,8 @@ from headstart.errors import warn
 from headstart.evaluation.predictions import Predictions, headline
 from headstart.model.model_file import ModelInfo, RunFolder, predictions_table
 from headstart.model.weights import Weights
-from headstart.runtime.accelerator import choose_precision, versions
+from headstart.runtime.accelerator import versions
+from headstart.runtime.precision import choose_precision
 
 
 def resolve(config: RunConfig, accelerator: Accelerator, how: str) -> RunConfig:

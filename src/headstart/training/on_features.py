@@ -28,7 +28,9 @@ from headstart.model.golden_inputs import record as record_golden
 from headstart.model.model_file import RunFolder, check_start, choose_folder, create_folder, save_model_tensors
 from headstart.model.weights import Weights
 from headstart.runs.lock import Running
-from headstart.runtime.accelerator import StopRequest, finish, on_main, set_threads, start_accelerator
+from headstart.runtime.accelerator import set_threads, start_accelerator
+from headstart.runtime.processes import finish, on_main
+from headstart.runtime.signals import StopRequest
 from headstart.training.finish import (
     draw_predictions,
     model_info,

@@ -17,7 +17,7 @@ import torch
 from headstart.config import RunConfig
 from headstart.config_io import to_yaml
 from headstart.errors import InputError, Stopped
-from headstart.runtime.accelerator import StopRequest
+from headstart.runtime.signals import StopRequest
 
 PATIENCE_S = 120.0  # for a run that was asked to stop to save itself
 _POLL_S = 0.2

@@ -24,7 +24,8 @@ from headstart.evaluation.statistics import mean_interval, wilson
 from headstart.model.model_file import RunFolder, check_nobody_writes, check_start, choose_folder, predictions_table
 from headstart.report.comparison import Measured, read_measured
 from headstart.runs.lock import RUNNING, Running
-from headstart.runtime.accelerator import finish, on_main, start_accelerator, versions
+from headstart.runtime.accelerator import start_accelerator, versions
+from headstart.runtime.processes import finish, on_main
 from headstart.training.one_per_gpu import run_on_gpus, usable_gpus
 from headstart.training.state import check_same_recipe
 
