@@ -20,18 +20,20 @@ from headstart.model.classifier import build_model
 from headstart.model.header import read_header
 from headstart.model.model_file import (
     ModelInfo,
-    RunFolder,
-    check_new_folder,
-    choose_folder,
-    create_folder,
     find_model,
-    is_unfinished,
     load_model,
-    predictions_table,
     read_info,
     save_model,
     save_tensors,
     write_atomically,
+)
+from headstart.runs.folder import (
+    RunFolder,
+    check_new_folder,
+    choose_folder,
+    create_folder,
+    is_unfinished,
+    predictions_table,
 )
 
 INFO = ModelInfo(

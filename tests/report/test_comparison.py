@@ -18,7 +18,7 @@ from headstart.data.manifest import build_manifest
 from headstart.data.samples import COLUMNS, Sample, Samples
 from headstart.data.sources.open import open_source
 from headstart.evaluation.statistics import newcombe
-from headstart.model.model_file import predictions_table
+from headstart.runs.folder import predictions_table
 
 WriteRun = Callable[..., str]
 

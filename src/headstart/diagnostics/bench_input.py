@@ -28,10 +28,10 @@ from headstart.data.transforms import Preprocess, View, train_view
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions
 from headstart.model.classifier import build_model
-from headstart.model.model_file import create_folder
 from headstart.model.weights import obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.parameter_groups import build_optimizer, plan
+from headstart.runs.folder import create_folder
 from headstart.runs.progress import TrainingProgress
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores

@@ -32,19 +32,12 @@ from headstart.features.training_set import bank_features, open_bank
 from headstart.model.calibration import calibrate
 from headstart.model.classifier import Classifier, build_model
 from headstart.model.golden_inputs import record as record_golden
-from headstart.model.model_file import (
-    RunFolder,
-    check_nobody_writes,
-    check_start,
-    choose_folder,
-    create_folder,
-    load_model,
-    save_model,
-)
+from headstart.model.model_file import load_model, save_model
 from headstart.model.weights import Weights, obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.parameter_groups import build_optimizer, plan
 from headstart.recipe.schedule import image_size_at, lr_factor
+from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, create_folder
 from headstart.runs.lock import Running
 from headstart.runs.progress import TrainingProgress
 from headstart.runtime.accelerator import memory_in_use, set_threads, start_accelerator

@@ -13,8 +13,9 @@ from headstart.data.transforms import Preprocess
 from headstart.data_doctor.balance import quick_check
 from headstart.errors import warn
 from headstart.evaluation.predictions import Predictions, headline
-from headstart.model.model_file import ModelInfo, RunFolder, predictions_table
+from headstart.model.model_file import ModelInfo
 from headstart.model.weights import Weights
+from headstart.runs.folder import RunFolder, predictions_table
 from headstart.runtime.accelerator import versions
 from headstart.runtime.precision import choose_precision
 

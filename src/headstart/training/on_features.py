@@ -25,8 +25,9 @@ from headstart.features.solvers import Solved, predictions_of, solve
 from headstart.features.training_set import BankFeatures, backbone_of, bank_features, open_data
 from headstart.model.calibration import calibrate, reference_rows
 from headstart.model.golden_inputs import record as record_golden
-from headstart.model.model_file import RunFolder, check_start, choose_folder, create_folder, save_model_tensors
+from headstart.model.model_file import save_model_tensors
 from headstart.model.weights import Weights
+from headstart.runs.folder import RunFolder, check_start, choose_folder, create_folder
 from headstart.runs.lock import Running
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.processes import finish, on_main

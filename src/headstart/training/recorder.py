@@ -12,7 +12,8 @@ from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.statistics import log_loss, paired
 from headstart.model.classifier import Classifier
-from headstart.model.model_file import ModelInfo, RunFolder, save_model
+from headstart.model.model_file import ModelInfo, save_model
+from headstart.runs.folder import RunFolder
 from headstart.runs.progress import TrainingProgress, epoch_line
 from headstart.training import checkpoint
 from headstart.training.state import Position

@@ -21,8 +21,8 @@ from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions, describe
 from headstart.evaluation.statistics import mean_interval, wilson
-from headstart.model.model_file import RunFolder, check_nobody_writes, check_start, choose_folder, predictions_table
 from headstart.report.comparison import Measured, read_measured
+from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, predictions_table
 from headstart.runs.lock import RUNNING, Running
 from headstart.runtime.accelerator import start_accelerator, versions
 from headstart.runtime.processes import finish, on_main

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from headstart.config import MAY_CHANGE, RunConfig, flat, may_change
 from headstart.data.samples import Manifest
 from headstart.errors import InputError
-from headstart.model.model_file import RunFolder
+from headstart.runs.folder import RunFolder
 
 
 @dataclass
