@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from headstart.errors import InputError
 from headstart.features import logistic_regression
 from headstart.features.bank import BankRows
+from headstart.recipe.class_weights import class_weights
 
 
 def blobs(n: int, d: int, classes: int, *, seed: int = 0, spread: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +96,7 @@ def test_class_weights_and_views_give_the_coefficients_of_scikit_learn(classes, 
     views = 3
     features = (np.repeat(plain, views, axis=0) + rng.normal(0, 0.1, (n * views, d))).astype(np.float32)
     labels = np.repeat(labels, views)
-    weights = logistic_regression.class_weights(labels, num_classes=classes)
+    weights = class_weights(labels, num_classes=classes)
     found = logistic_regression.fit(features, labels, num_classes=classes, l2=2.0 * views, weights=weights)
     mean = np.average(features.astype(np.float64), axis=0, weights=weights)
     std = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
@@ -132,7 +133,7 @@ def test_out_of_memory_maps_the_optimum_is_the_same(monkeypatch, tmp_path) -> No
 
 def test_balanced_weights_count_each_class_the_same() -> None:
     labels = np.array([0] * 90 + [1] * 10)
-    weights = logistic_regression.class_weights(labels, num_classes=2)
+    weights = class_weights(labels, num_classes=2)
     assert weights.mean() == pytest.approx(1.0)
     assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
 
@@ -143,7 +144,7 @@ def test_balanced_weights_find_more_of_the_rare_class() -> None:
     features, labels = features[keep], labels[keep]
     plain = logistic_regression.fit(features, labels, num_classes=2, l2=1.0)
     balanced = logistic_regression.fit(
-        features, labels, num_classes=2, l2=1.0, weights=logistic_regression.class_weights(labels, num_classes=2)
+        features, labels, num_classes=2, l2=1.0, weights=class_weights(labels, num_classes=2)
     )
     rare = features[labels == 1]
     recall = [(found.head.logits(rare).argmax(axis=1) == 1).mean() for found in (plain, balanced)]

@@ -291,12 +291,6 @@ def stratified_folds(ids: Sequence[str], labels: np.ndarray, *, folds: int, seed
     return fold_of
 
 
-def class_weights(labels: np.ndarray, *, num_classes: int) -> np.ndarray:
-    """(n,) with mean 1: each class has the same total ("balanced")."""
-    counts = np.bincount(labels, minlength=num_classes)
-    return np.asarray(len(labels) / ((counts > 0).sum() * counts[labels].astype(np.float64)))
-
-
 def knn_accuracy(
     features: Features, labels: np.ndarray, test_features: Features, test_labels: np.ndarray, *, k: int = 5
 ) -> float:

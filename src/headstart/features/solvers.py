@@ -17,6 +17,7 @@ from headstart.evaluation.statistics import log_loss
 from headstart.features import logistic_regression
 from headstart.features.training_set import BankFeatures
 from headstart.model.frozen_trunk import FEATURES
+from headstart.recipe.class_weights import class_weights
 from headstart.recipe.loss import TrainingLoss, logit_offsets
 from headstart.recipe.schedule import lr_factor
 
@@ -73,7 +74,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
     views = len(features.plain) // int(features.plain.sum())
     weights = np.ones(len(features.train_labels))
     if config.optim.class_weights == "balanced":
-        weights = logistic_regression.class_weights(features.train_labels, num_classes=num_classes)
+        weights = class_weights(features.train_labels, num_classes=num_classes)
     facts = _facts(config)
     lines: list[dict[str, Any]] = []
     l2 = config.probe.l2

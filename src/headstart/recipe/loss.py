@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from headstart.config import OptimConfig
-from headstart.features import logistic_regression
+from headstart.recipe.class_weights import class_weights
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TrainingLoss:
         weights = offsets = None
         if optim.class_weights == "balanced":
             by_class = np.ones(num_classes)
-            by_class[labels] = logistic_regression.class_weights(labels, num_classes=num_classes)
+            by_class[labels] = class_weights(labels, num_classes=num_classes)
             weights = torch.from_numpy(by_class).float().to(device)
         if optim.logit_adjustment:
             offsets = torch.from_numpy(logit_offsets(optim, labels, num_classes=num_classes)).float().to(device)
