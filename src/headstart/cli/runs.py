@@ -19,7 +19,7 @@ def evaluate(argv: list[str]) -> None:
     parser.add_argument("--out", help="write the measurements to this .json file as well")
     parser.add_argument("--on_bad_file", choices=["refuse", "skip"], default="refuse", help="default: refuse")
     args = parser.parse_args(argv)
-    from headstart.evaluation.predictions import evaluate_command
+    from headstart.runs.evaluate import evaluate_command
 
     evaluate_command(
         args.run,
