@@ -19,9 +19,10 @@ from headstart.data.samples import Manifest, Sample, Samples
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.open import open_source
 from headstart.data_doctor import check
-from headstart.data_doctor.balance import Named, copies, quick_check, thin_classes
+from headstart.data_doctor.balance import Named, copies, thin_classes
 from headstart.data_doctor.check import Checked, check_files
 from headstart.data_doctor.findings import KINDS, number_of
+from headstart.data_doctor.quick_check import quick_check
 from headstart.errors import InputError
 from headstart.wording import listed, shown
 

@@ -251,7 +251,7 @@ def test_wrong_input_is_refused_in_one_line_and_leaves_nothing(tmp_path, monkeyp
 
 
 def test_every_run_reports_the_leaks_in_its_manifest(tmp_path):
-    from headstart.training.finish import describe_data
+    from headstart.data_doctor.quick_check import describe_data
 
     data = tmp_path / "data"
     good_folder(data, train=10, val=4)

@@ -185,6 +185,6 @@ def _probe(argv: list[str]) -> None:
         probe=ProbeConfig(folds=args.folds),
         runtime=RuntimeConfig(bank=args.bank or ""),
     )
-    from headstart.features.probe_study import probe_command
+    from headstart.diagnostics.probe import probe_command
 
     probe_command(config, repeats=args.repeats, out=args.out)

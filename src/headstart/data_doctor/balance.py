@@ -1,11 +1,9 @@
 """What a table of samples gives away without a look at the pixels: copies, thin classes, imbalance."""
 
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from headstart.data.samples import Manifest
 from headstart.data_doctor.findings import DROP, KEEP, Finding
 from headstart.wording import listed
 
@@ -75,40 +73,6 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
             paths = (_folder(split, most), _folder(split, least))
             found.append(Finding("imbalance", paths, message, (KEEP, KEEP)))
     return found
-
-
-def quick_check(manifest: Manifest) -> list[str]:
-    """At most five short lines on what a manifest alone shows to be wrong; none for a sound one. No file is read."""
-    named = [(s.sha256, Named(s.path, s.split, s.label)) for s in manifest.samples]
-    counts = Counter((s.split, s.label) for s in manifest.samples)
-    # validation parts are small by design: only training images are counted
-    found = copies(named) + thin_classes(Counter({key: n for key, n in counts.items() if key[0] == "train"}))
-    lines = []
-    for kind, sentence in _SENTENCES.items():
-        ours = [finding for finding in found if finding.kind == kind]
-        if ours:
-            one = ours[0]
-            example = f"{one.message}: {listed(one.paths)}" if len(one.paths) > 1 else f"{one.paths[0]}, {one.message}"
-            more = f" and {len(ours) - 1} more" if len(ours) > 1 else ""
-            lines.append(f"{sentence}: {example if kind != 'imbalance' else one.message}{more}")
-    return [*lines, f"look closer: headstart data check {_named(manifest)}"] if lines else []
-
-
-def _named(manifest: Manifest) -> str:
-    """The data as the command line names them."""
-    data = getattr(manifest.source, "data", None)  # of a source with columns, what the configuration says of them
-    keys = ("image_column", "label_column", "split_column")
-    columns = [(key, getattr(data, key)) for key in keys if data is not None and getattr(data, key) is not None]
-    return " ".join([shlex.quote(manifest.root), *(f"--{key} {shlex.quote(name)}" for key, name in columns)])
-
-
-_SENTENCES = {
-    "duplicate_across_splits": "LEAK, trained and measured on the same image",
-    "duplicate_across_classes": "the same image under different labels",
-    "placeholder": "one file under many names",
-    "near_empty_class": "nearly empty class",
-    "imbalance": "imbalance, think of class weights or balanced sampling",
-}
 
 
 def _folder(split: str, label: str) -> str:

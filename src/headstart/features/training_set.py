@@ -7,21 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from headstart.config import RunConfig
-from headstart.data.manifest import build_manifest
-from headstart.data.pixel_cache import room_for_images
 from headstart.data.samples import Manifest
-from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess
-from headstart.features.bank import EVAL_VIEW, Bank, BankRows, bank_key, default_location, row_name
-from headstart.features.extraction import BankView, Extraction, features_of, fill, rows_of, views_of
+from headstart.features.bank import Bank, BankRows, bank_key, default_location
+from headstart.features.extraction import BankView, Extraction, features_of, fill, rows_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of
-from headstart.model.weights import Weights, obtain_weights
-from headstart.runtime.processes import on_main
+from headstart.model.weights import Weights
 from headstart.runtime.signals import StopRequest
-from headstart.training.finish import describe_data
 
 
 @dataclass(frozen=True)
@@ -38,38 +32,6 @@ class BankFeatures:
     extraction: Extraction
     form: str
     folder: Path
-
-
-def open_data(
-    accelerator: Accelerator, config: RunConfig, *, pooled: bool = False
-) -> tuple[Weights, Preprocess, Bank, list[BankView], Manifest]:
-    """Weights, preprocessing, bank, views and images of a resolved configuration; an image that the bank knows is not
-    decoded, and the pixels of the others are kept for the extraction while there is room. pooled: training and validation images are one set to the
-    caller. Raises InputError in all processes if one of them cannot be had."""
-    weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
-    bank = open_bank(accelerator, config, weights, spec)
-    data = config.data
-    room = room_for_images(data)
-    views = views_of(data, spec, num_views=config.probe.views, seed=config.seed, room=room)
-
-    def keep(split: str | None, sha256: str, image: Image.Image) -> None:
-        for view in views[:1] if split == "val" else views[:2]:  # all augmented views prepare the image alike
-            view.view.keep(sha256, image)
-
-    manifest = on_main(
-        accelerator,
-        lambda: build_manifest(
-            open_source(data),
-            data,
-            seed=config.seed,
-            say=print,
-            decoder=spec.decode,
-            decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
-            keep=keep,
-        ),
-    )
-    accelerator.print(describe_data(manifest, pooled=pooled))
-    return weights, spec, bank, views, manifest
 
 
 def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:

@@ -24,6 +24,7 @@ from headstart.data.samples import Manifest
 from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess, train_view
+from headstart.data_doctor.quick_check import describe_data
 from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions, collect, describe, describe_calibration, round_up
 from headstart.features.extraction import views_of
@@ -45,7 +46,6 @@ from headstart.runtime.processes import agree, finish, on_main
 from headstart.runtime.signals import StopRequest
 from headstart.training import checkpoint
 from headstart.training.finish import (
-    describe_data,
     draw_curves,
     draw_predictions,
     model_info,

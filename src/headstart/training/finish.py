@@ -8,9 +8,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from headstart.config import RunConfig
-from headstart.data.samples import Manifest, summarize
+from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
-from headstart.data_doctor.balance import quick_check
 from headstart.errors import warn
 from headstart.evaluation.predictions import Predictions, headline
 from headstart.model.model_file import ModelInfo
@@ -30,16 +29,6 @@ def resolve(config: RunConfig, accelerator: Accelerator, how: str) -> RunConfig:
         f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), {how}"
     )
     return replace(config, runtime=runtime, data=data)
-
-
-def describe_data(manifest: Manifest, *, pooled: bool = False) -> str:
-    """What is trained and measured on, what is left out, and what the manifest alone shows to be wrong. pooled: the parts are one."""
-    train, val = manifest.of("train"), manifest.of("val")
-    images = f"{len(train) + len(val)} images" if pooled else f"{len(train)} training + {len(val)} validation images"
-    line = f"{manifest.root}: {images}, {len(manifest.classes)} classes"
-    if manifest.skipped:
-        line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
-    return "\n".join([line, *quick_check(manifest)])
 
 
 def model_info(

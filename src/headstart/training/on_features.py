@@ -22,7 +22,7 @@ from headstart.evaluation.predictions import describe, describe_calibration
 from headstart.features import logistic_regression
 from headstart.features.extraction import BankView
 from headstart.features.solvers import Solved, predictions_of, solve
-from headstart.features.training_set import BankFeatures, backbone_of, bank_features, open_data
+from headstart.features.training_set import BankFeatures, backbone_of, bank_features
 from headstart.model.calibration import calibrate, reference_rows
 from headstart.model.golden_inputs import record as record_golden
 from headstart.model.model_file import save_model_tensors
@@ -42,6 +42,7 @@ from headstart.training.finish import (
     write_predictions,
 )
 from headstart.training.metrics_process import Companion, InProcess, companion
+from headstart.training.open_data import open_data
 from headstart.training.trackers import Trackers, asked_for
 from headstart.training.unused_keys import describe_idle
 

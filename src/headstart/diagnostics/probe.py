@@ -1,0 +1,98 @@
+"""`headstart probe`: fill the feature bank with a folder, study it and print the tables."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart.config import RunConfig
+from headstart.errors import InputError
+from headstart.features.extraction import features_of, fill, rows_of
+from headstart.features.probe_study import Study, study
+from headstart.features.training_set import describe_extraction, trunk_of
+from headstart.runtime.accelerator import set_threads, start_accelerator
+from headstart.runtime.precision import choose_precision
+from headstart.runtime.signals import StopRequest
+from headstart.training.open_data import open_data
+
+
+def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
+    """Fill the bank, study both splits as one set of images, print the tables and return what was found."""
+    import json
+    import time
+    from dataclasses import asdict
+
+    from headstart.files import check_out, write_atomically
+
+    check_out(out)
+    set_threads(config.runtime.threads)
+    accelerator = start_accelerator(config.runtime)
+    precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
+    weights, spec, bank, views, manifest = open_data(accelerator, config, pooled=True)
+    samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
+    codes = {name: code for code, name in enumerate(manifest.classes)}
+    labels = np.array([codes[sample.label] for sample in samples])
+    _must_have_two_of_each(labels, manifest.classes)
+    rows = rows_of(manifest.source, samples, views[:1])
+    with StopRequest() as stop:
+        extraction = fill(
+            accelerator,
+            bank,
+            rows,
+            spec,
+            trunk_of(accelerator, config, weights),
+            num_workers=config.data.num_workers,
+            stop=stop,
+        )
+    accelerator.print(describe_extraction(extraction, bank))
+    started = time.perf_counter()
+    found = study(
+        features_of(bank, rows)[:],
+        labels,
+        [sample.sha256 for sample in samples],
+        classes=manifest.classes,
+        folds=config.probe.folds,
+        repeats=repeats,
+        seed=config.seed,
+    )
+    if accelerator.is_main_process:
+        _print(found, asked=config.probe.folds, seconds=time.perf_counter() - started)
+        if out is not None:
+            text = json.dumps(asdict(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
+    return found
+
+
+def _must_have_two_of_each(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Raise InputError for a class that cannot both train and be measured."""
+    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+        if count < 2:
+            raise InputError(
+                f"class {name} has {count} image{'' if count == 1 else 's'} besides copies of others, and cross-validation needs "
+                "2 at least; add images or take the class out (headstart data check lists the copies)"
+            )
+
+
+def _print(found: Study, *, asked: int, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    low, high = found.ci95
+    fewer = f" (the smallest class has {found.folds})" if found.folds < asked else ""
+    console.print(
+        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {found.folds}-fold over {found.n} images"
+        f"{fewer}, l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s".replace("%", " %")
+    )
+    table = Table("class", "n", "precision", "recall", "95 % interval")
+    for name, row in found.per_class.items():
+        low, high = row["recall_ci95"]
+        table.add_row(
+            name, str(row["n"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"
+        )
+    console.print(table)
+    curve = Table("training images per class", "accuracy", "sd over repeats")
+    for point in found.curve:
+        curve.add_row(f"{point['per_class']:.0f}", f"{point['accuracy']:.3f}", f"{point['sd']:.3f}")
+    console.print(curve)

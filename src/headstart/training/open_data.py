@@ -1,0 +1,49 @@
+"""The data of a run on cached features: weights, preprocessing, bank, views and images."""
+
+from accelerate import Accelerator
+from PIL import Image
+
+from headstart.config import RunConfig
+from headstart.data.manifest import build_manifest
+from headstart.data.pixel_cache import room_for_images
+from headstart.data.samples import Manifest
+from headstart.data.sources.open import open_source
+from headstart.data.transforms import Preprocess
+from headstart.data_doctor.quick_check import describe_data
+from headstart.features.bank import EVAL_VIEW, Bank, row_name
+from headstart.features.extraction import BankView, views_of
+from headstart.features.training_set import open_bank
+from headstart.model.weights import Weights, obtain_weights
+from headstart.runtime.processes import on_main
+
+
+def open_data(
+    accelerator: Accelerator, config: RunConfig, *, pooled: bool = False
+) -> tuple[Weights, Preprocess, Bank, list[BankView], Manifest]:
+    """Weights, preprocessing, bank, views and images of a resolved configuration; an image that the bank knows is not
+    decoded, and the pixels of the others are kept for the extraction while there is room. pooled: training and validation images are one set to the
+    caller. Raises InputError in all processes if one of them cannot be had."""
+    weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
+    bank = open_bank(accelerator, config, weights, spec)
+    data = config.data
+    room = room_for_images(data)
+    views = views_of(data, spec, num_views=config.probe.views, seed=config.seed, room=room)
+
+    def keep(split: str | None, sha256: str, image: Image.Image) -> None:
+        for view in views[:1] if split == "val" else views[:2]:  # all augmented views prepare the image alike
+            view.view.keep(sha256, image)
+
+    manifest = on_main(
+        accelerator,
+        lambda: build_manifest(
+            open_source(data),
+            data,
+            seed=config.seed,
+            say=print,
+            decoder=spec.decode,
+            decodes=lambda sha256: row_name(sha256, EVAL_VIEW) in bank,
+            keep=keep,
+        ),
+    )
+    accelerator.print(describe_data(manifest, pooled=pooled))
+    return weights, spec, bank, views, manifest
