@@ -10,8 +10,9 @@ from headstart.data.decode import UnreadableImage, decode
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 from headstart.evaluation.statistics import wilson
-from headstart.html import content_of, environment, jpeg_uri, not_shown
+from headstart.html import environment, jpeg_uri
 from headstart.report.comparison import Comparison, Measured, disagreements
+from headstart.report.image_files import content_of, not_shown
 from headstart.runs.files import has, read_yaml
 from headstart.wording import one_line
 

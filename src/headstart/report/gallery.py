@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from headstart.data.decode import UnreadableImage
-from headstart.html import content_of, jpeg_uri, not_shown
+from headstart.html import jpeg_uri
+from headstart.report.image_files import content_of, not_shown
 from headstart.report.measures import weakest_hits, worst_mistakes
 from headstart.runs.finished_run import RunFacts
 
