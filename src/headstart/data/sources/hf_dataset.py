@@ -11,7 +11,7 @@ import datasets
 from headstart.config import DataConfig
 from headstart.data.samples import PARTS, Entry, Scan, Skipped
 from headstart.data.sources import columns
-from headstart.data.sources.shards import place_of
+from headstart.data.sources.shard import place_of
 from headstart.data.sources.table import class_name, collect, text
 from headstart.errors import InputError
 from headstart.files import read_regular

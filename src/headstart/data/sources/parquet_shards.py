@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from headstart.config import DataConfig
 from headstart.data.samples import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped
 from headstart.data.sources import columns
-from headstart.data.sources.shards import Shard, place_of, shard_of
+from headstart.data.sources.shard import Shard, place_of, shard_of
 from headstart.data.sources.table import class_name, collect, text
 from headstart.errors import InputError
 from headstart.wording import one_line

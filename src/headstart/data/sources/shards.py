@@ -2,57 +2,20 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Iterable
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from headstart.config import DataConfig
 from headstart.data.samples import PerProcess, Source
-from headstart.data.sources import columns
 from headstart.data.sources.folders import is_hidden, stamp_of, visible_files
+from headstart.data.sources.shard import Shard
 from headstart.errors import InputError
 from headstart.wording import one_line
 
 _SIGNS = "*{"
 _SAYS_VERSION = ("etag", "last-modified", "lastmodified", "last_modified", "mtime", "updated", "created", "md5hash")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A file of many images. filesystem: of this process, as those of fsspec do not survive a fork; name: in it;
-    short: without the folder that was named, so that the shards may move; stamp: changes when the file does, or ""."""
-
-    filesystem: PerProcess[fsspec.AbstractFileSystem]
-    name: str
-    short: str
-    stamp: str
-
-    @property
-    def split(self) -> str | None:
-        """By its folder or the beginning of its name, as in train/00.tar and validation-00000-of-00002.parquet."""
-        path = PurePosixPath(self.short)
-        for part in (*reversed(path.parts[:-1]), re.split(r"[-_.0-9]", path.name)[0]):
-            if (found := columns.split_named(part)) in ("train", "val", "test"):
-                return found
-        return None
-
-    def open(self) -> Any:
-        """The file, to be read. Raises OSError."""
-        try:
-            return self.filesystem.get().open(self.name)
-        except Exception as error:  # each of fsspec's file systems has errors of its own
-            raise _as_os_error(error) from None
-
-    def read(self, start: int, size: int) -> bytes:
-        """Raises OSError."""
-        try:
-            return bytes(self.filesystem.get().cat_file(self.name, start=start, end=start + size))
-        except Exception as error:
-            raise _as_os_error(error) from None
 
 
 def open_shards(data: DataConfig, *, tests: bool = False) -> Source:
@@ -162,20 +125,3 @@ def _stamp(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
     about = filesystem.info(name)
     marks = [f"{key}={value}" for key, value in sorted(about.items()) if key.lower() in _SAYS_VERSION and value]
     return ";".join([str(about.get("size")), *marks]) if marks else ""
-
-
-def _as_os_error(error: Exception) -> OSError:
-    return error if isinstance(error, OSError) else OSError(one_line(error))
-
-
-def place_of(root: str) -> str:
-    """What `root` means wherever we are."""
-    return root if "://" in root else os.path.abspath(root)
-
-
-def shard_of(path: str, shards: Mapping[str, Shard]) -> str:
-    """SHARD of SHARD/MEMBER; both may have slashes."""
-    end = path.find("/")
-    while path[:end] not in shards:
-        end = path.index("/", end + 1)
-    return path[:end]

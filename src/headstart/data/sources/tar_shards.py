@@ -11,7 +11,7 @@ from headstart.config import DataConfig
 from headstart.data.samples import Entry, Scan, Skipped
 from headstart.data.sources import columns
 from headstart.data.sources.folders import is_hidden, is_image
-from headstart.data.sources.shards import Shard, place_of, shard_of
+from headstart.data.sources.shard import Shard, place_of, shard_of
 from headstart.data.sources.table import collect, text
 from headstart.errors import InputError
 from headstart.wording import one_line
