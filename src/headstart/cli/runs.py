@@ -98,7 +98,7 @@ def compare(argv: list[str]) -> None:
     parser.add_argument("--common", action="store_true", help="leave out the images that not all runs were measured on")
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
     args = parser.parse_args(argv)
-    from headstart.report.comparison import compare_command
+    from headstart.report.comparison_command import compare_command
 
     compare_command(args.runs, common=args.common, out=args.out, as_json=args.json)
 
