@@ -26,7 +26,7 @@ from headstart.data.transforms import Preprocess, train_view
 from headstart.model.classifier import build_model
 from headstart.model.model_file import load_model
 from headstart.model.weights import load_weights
-from headstart.training import by_epochs, checkpoint
+from headstart.training import by_epochs, checkpoint, loop
 from headstart.training import dispatch as start
 from headstart.training.by_epochs import run
 
@@ -602,6 +602,6 @@ def test_losses_are_written_every_few_seconds_too(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps that are written together share the time that they took."""
-    monkeypatch.setattr(by_epochs, "FLUSH_S", 0.0)
+    monkeypatch.setattr(loop, "FLUSH_S", 0.0)
     rows = steps(run(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1})))
     assert len({row["time_s"] for row in rows}) == len(rows) == 5

@@ -37,8 +37,8 @@ from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import StopRequest
-from headstart.training.by_epochs import fit
 from headstart.training.finish import model_info
+from headstart.training.loop import fit
 from headstart.training.recorder import Record
 from headstart.training.state import Position
 
