@@ -1,4 +1,4 @@
-"""Every sample once: predictions of a split, the metrics of the table, and `headstart evaluate`."""
+"""Predictions of a split, each sample once, and their metrics with intervals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

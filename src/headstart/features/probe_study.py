@@ -1,4 +1,4 @@
-"""`headstart probe`: what a frozen backbone can do on a folder, from repeated fits on the feature bank. No model is kept."""
+"""What a frozen backbone can do on a folder, from repeated fits on its features. No model is kept."""
 
 from dataclasses import dataclass
 from statistics import NormalDist

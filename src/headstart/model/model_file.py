@@ -1,4 +1,4 @@
-"""What a run leaves behind: the run folder, written atomically, and the model file that explains itself."""
+"""The self-describing model file: tensors under torchvision's keys, everything else in its header."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ from headstart.model.calibration import Calibration
 from headstart.model.frozen_trunk import BACKBONE, FEATURES, shapes, unusable
 from headstart.model.header import DAMAGE, check_fields
 
-if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow, which loading a model does without
+if TYPE_CHECKING:  # imports torchvision, which a run on cached features does without
     from headstart.model.classifier import Classifier
 
 SCHEMA = 1

@@ -1,4 +1,4 @@
-"""`headstart compare`: runs on the same validation images, with how sure the difference is. Knows no torch."""
+"""Runs compared statistically on the same validation images. Knows no torch."""
 
 import json
 from collections import Counter

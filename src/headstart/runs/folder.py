@@ -13,7 +13,7 @@ from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 from headstart.runs.lock import RUNNING, writer_of
 
-if TYPE_CHECKING:  # torchvision, which a run on the bank does without; pyarrow, which loading a model does without
+if TYPE_CHECKING:  # imported where it is used: only tables need it
     import pyarrow as pa
 
 

@@ -1,4 +1,4 @@
-"""The machine: the Accelerator, threads, precision, signals, and a record of the environment."""
+"""The Accelerator of a run, its threads, and a record of the environment."""
 
 import os
 import platform

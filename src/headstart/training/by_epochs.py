@@ -1,4 +1,4 @@
-"""One training run: `run` assembles it in reading order, `fit` is the loop."""
+"""One training run by epochs: `run` assembles it in reading order; the loop is in loop.py."""
 
 import time
 from collections.abc import Callable
