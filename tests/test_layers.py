@@ -1,8 +1,11 @@
-"""Imports go one way."""
+"""The order of the packages, and what may be imported where."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,30 @@ import headstart
 
 ROOT = Path(headstart.__file__).parent
 HEAVY = {"torch", "torchvision", "accelerate", "datasets", "evaluate", "numpy", "PIL", "pyarrow", "matplotlib"}
+
+TOP = {"config", "config_io", "errors", "files", "wording", "arrow", "html"}
+"""Single files that every package may use."""
+ORDER = [
+    "top",
+    "runtime",
+    "data",
+    "data.sources",
+    "model",
+    "recipe",
+    "evaluation",
+    "features",
+    "runs",
+    "data_doctor",
+    "report",
+    "training",
+    "predict",
+    "exporters",
+    "serve",
+    "diagnostics",
+    "api",
+    "cli",
+]
+"""A file imports only from its own package and those before it, lazy imports included."""
 
 
 def module_name(path: Path) -> str:
@@ -21,31 +48,42 @@ def module_name(path: Path) -> str:
 FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
+def package_of(name: str) -> str:
+    if name == "headstart":
+        return "api"
+    inside = name.removeprefix("headstart.")
+    if inside == "__main__":
+        return "cli"
+    found = ["top"] if inside in TOP else [p for p in ORDER if inside == p or inside.startswith(f"{p}.")]
+    assert found, f"{name} is in no package of the list"
+    return max(found, key=len)
+
+
 @cache
 def parsed(name: str) -> ast.Module:
     return ast.parse(FILES[name].read_text())
 
 
-def statements(body: list[ast.stmt], *, inside_functions: bool) -> Iterator[ast.stmt]:
-    """All statements that run, on import or at all; not those for type checkers."""
+def statements(body: list[ast.stmt], *, inside_functions: bool, types: bool = False) -> Iterator[ast.stmt]:
+    """All statements that run, on import or at all. types: those for type checkers as well."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not inside_functions:
             continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:
             continue
         yield node
         for part in ("body", "orelse", "finalbody"):
-            yield from statements(getattr(node, part, []), inside_functions=inside_functions)
+            yield from statements(getattr(node, part, []), inside_functions=inside_functions, types=types)
         for part in ("handlers", "cases"):
             for branch in getattr(node, part, []):
-                yield from statements(branch.body, inside_functions=inside_functions)
+                yield from statements(branch.body, inside_functions=inside_functions, types=types)
 
 
 @cache
-def imports(name: str, *, inside_functions: bool) -> frozenset[str]:
-    """Full names of the modules that a module imports: ours to the file, others to the package."""
+def imports(name: str, *, inside_functions: bool, types: bool = False) -> frozenset[str]:
+    """Full names of the modules that a module imports: headstart's to the file, others to the package."""
     found = set()
-    for node in statements(parsed(name).body, inside_functions=inside_functions):
+    for node in statements(parsed(name).body, inside_functions=inside_functions, types=types):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -58,103 +96,148 @@ def imports(name: str, *, inside_functions: bool) -> frozenset[str]:
 
 
 def reaches(name: str, *, inside_functions: bool) -> set[str]:
-    """Everything that a module imports through others of ours."""
+    """Everything that a module imports, directly or through other modules of headstart."""
     seen: set[str] = set()
-    todo = [name]
+    todo = [f"headstart.{name}"]
     while todo:
         for module in imports(todo.pop(), inside_functions=inside_functions) - seen:
             seen.add(module)
-            if module in FILES and module != "headstart":  # the package only names what is public
+            if module in FILES and module != "headstart":  # the package only re-exports the public interface
                 todo.append(module)
     return seen
 
 
 def test_the_files_are_seen() -> None:
-    assert {"headstart", "headstart.cli", "headstart.training", "headstart.data.manifest"} <= FILES.keys()
-    assert len(FILES) >= 25
+    assert {"headstart", "headstart.cli.main", "headstart.training.loop", "headstart.data.manifest"} <= FILES.keys()
+    assert len(FILES) >= 100
 
 
 def test_imports_are_seen_at_the_top_and_in_functions() -> None:
-    assert {"torch", "headstart.data.manifest"} <= imports("headstart.training", inside_functions=False)
-    assert "headstart.pictures" in imports("headstart.training", inside_functions=True)
-    assert "headstart.pictures" not in imports("headstart.training", inside_functions=False)
-    assert "headstart.checkpoint" in imports("headstart.training", inside_functions=False)
-    assert "headstart.model" in reaches("headstart.predict", inside_functions=True)
+    run = "headstart.training.by_epochs"
+    assert {"torch", "headstart.data.manifest"} <= imports(run, inside_functions=False)
+    assert "headstart.report.png" in imports(run, inside_functions=True)
+    assert "headstart.report.png" not in imports(run, inside_functions=False)
+    assert "headstart.training.checkpoint" in imports(run, inside_functions=False)
+    assert "headstart.model.frozen_trunk" in reaches("predict.predictor", inside_functions=True)
+    assert "headstart.model.classifier" not in imports("headstart.model.model_file", inside_functions=False)
+    assert "headstart.model.classifier" in imports("headstart.model.model_file", inside_functions=False, types=True)
+
+
+def test_every_file_is_in_one_package_and_every_package_has_files() -> None:
+    assert {package_of(name) for name in FILES} == set(ORDER)
+    assert {name for name in FILES if package_of(name) == "top"} == {f"headstart.{name}" for name in TOP}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_imports_only_from_packages_before_its_own(name: str) -> None:
+    """Imports for type checkers included."""
+    own = ORDER.index(package_of(name))
+    ours = {
+        module
+        for module in imports(name, inside_functions=True, types=True)
+        if module.split(".")[0] == "headstart" and module != name
+    }
+    assert {module for module in ours if ORDER.index(package_of(module)) > own} == set()
+
+
+def test_no_import_cycle() -> None:
+    """Lazy imports included; an import for type checkers alone makes no cycle."""
+    graph = {name: imports(name, inside_functions=True) & FILES.keys() - {"headstart"} for name in FILES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def test_packages_are_a_docstring_only() -> None:
+    for name, path in FILES.items():
+        if path.name == "__init__.py" and name != "headstart":
+            assert [type(node) for node in parsed(name).body] == [ast.Expr], name
+
+
+def test_no_package_or_file_at_the_top_has_the_name_of_a_public_function() -> None:
+    """Importing headstart.train would put the module in the place of the function."""
+    public = {*headstart.__all__, "train", "load", "evaluate", "compare", "verify", "export", "check_data"}
+    assert public & {name.split(".")[1] for name in FILES if name != "headstart"} == set()
+
+
+@pytest.mark.slow
+def test_public_names_stay_what_they_are_after_every_submodule_was_imported() -> None:
+    script = (
+        "import importlib, sys, headstart\n"
+        "before = {name: getattr(headstart, name) for name in headstart.__all__}\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "for name, value in before.items():\n"
+        "    assert callable(value) and getattr(headstart, name) is value, name\n"
+    )
+    names = [name for name in FILES if name != "headstart.__main__"]
+    done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(TOP))
+def test_files_at_the_top_need_no_torch(name: str) -> None:
+    assert reaches(name, inside_functions=True) & {"torch", "torchvision", "accelerate", "datasets"} == set()
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "errors", "parsing", "cli", "run_cli", "data_cli", "machine_cli", "serve.options", "schedule"]
+    "name",
+    ["config", "config_io", "errors", "wording", "recipe.schedule", "api"]
+    + [f"cli.{name}" for name in ("main", "options", "output", "runs", "data", "machine", "serve")],
 )
 def test_what_help_needs_imports_nothing_heavy(name: str) -> None:
-    assert reaches(f"headstart.{name}", inside_functions=False) & HEAVY == set()
+    assert reaches(name, inside_functions=False) & HEAVY == set()
 
 
 def test_the_package_imports_nothing_heavy() -> None:
     direct = imports("headstart", inside_functions=False)
-    assert (
-        direct | {other for name in direct & FILES.keys() for other in reaches(name, inside_functions=False)}
-    ) & HEAVY == set()
+    ours = {name.removeprefix("headstart.") for name in direct & FILES.keys()}
+    assert (direct | {other for name in ours for other in reaches(name, inside_functions=False)}) & HEAVY == set()
 
 
-RULES = {
-    "headstart.data.": {
-        "headstart.training",
-        "headstart.evaluate",
-        "headstart.predict",
-        "headstart.model",
-        "headstart.inspection",
-        "headstart.page",
-        "headstart.cli",
-    },
-    "headstart.export.": {"headstart.training", "headstart.evaluate", "headstart.checkpoint", "headstart.cli"},
-    "headstart.predict": {"headstart.training", "headstart.evaluate", "headstart.checkpoint", "headstart.cli"},
-    "headstart.evaluate": {"headstart.training", "headstart.checkpoint", "headstart.cli"},
-    "headstart.training": {"headstart.predict", "headstart.cli"},
-    "headstart.model": {"headstart.data", "headstart.training", "headstart.strategy", "headstart.config"},
-    "headstart.report.": {"headstart.training", "headstart.probe_run", "headstart.predict", "headstart.cli"},
-    "headstart.run_files": {"torch", "headstart.artifacts", "headstart.facts", "headstart.compare"},
-    "headstart.compare": {"torch", "headstart.artifacts", "headstart.facts"},
-    "headstart.facts": {"headstart.training", "headstart.probe_run", "headstart.report", "headstart.card"},
-    "headstart.watch": {"torch", "accelerate", "headstart.training", "headstart.artifacts"},
-    "headstart.progress": {"torch", "headstart.watch", "headstart.training"},
-    "headstart.loss": {"headstart.data", "headstart.training", "headstart.probe_run"},
-    "headstart.bench_data": {"headstart.cli", "headstart.predict"},
-    "headstart.serve": {"headstart.training", "headstart.evaluate", "headstart.checkpoint", "headstart.cli"},
-    "headstart.gradcam": {"headstart.predict", "headstart.model", "headstart.data"},
-    "headstart.schedule": {"headstart.config", "headstart.training"},
-    "headstart.probe_run": {"headstart.training", "headstart.cli"},
-    "headstart.solvers": {"headstart.probe_run", "headstart.training"},
-    "headstart.bank_data": {"headstart.solvers", "headstart.probe_run", "headstart.training"},
-    "headstart.features": {"headstart.extract", "headstart.probe_run", "headstart.data", "headstart.model"},
-    "headstart.trunk": {"headstart.model", "headstart.config", "headstart.features"},
-    "headstart.companion": {"headstart.artifacts", "headstart.runtime", "headstart.evaluate"},
-    "headstart.noise": {"headstart.data", "headstart.inspection", "headstart.config"},
-    "headstart.page": {"headstart.inspection", "headstart.probe_run"},
-    "headstart.inspection": {"headstart.training", "headstart.cli"},
-    "headstart.metrics": {"headstart.evaluate", "headstart.training"},
-    "headstart.record": {"headstart.training", "headstart.predict", "headstart.cli"},
-    "headstart.run_cli": {"headstart.training", "headstart.probe_run", "headstart.cli"},
+NEVER = {
+    "model.classifier": {"headstart.config"},
+    "model.frozen_trunk": {"headstart.config"},
+    "model.gradcam": {"headstart.model.classifier", "headstart.data"},
+    "recipe.loss": {"headstart.data"},
+    "recipe.schedule": {"headstart.config"},
+    "evaluation.metrics": {"headstart.evaluation.predictions"},
+    "features.bank": {"headstart.data", "headstart.model", "headstart.features.extraction"},
+    "features.training_set": {"headstart.features.solvers"},
+    "runs.files": {"torch", "headstart.model", "headstart.runs.finished_run"},
+    "runs.progress": {"torch", "headstart.runs.watch"},
+    "runs.watch": {"torch", "accelerate", "headstart.model"},
+    "data_doctor.label_noise": {"headstart.config", "headstart.data"},
+    "data_doctor.page": {"headstart.data_doctor.command"},
+    "report.comparison": {"torch", "headstart.model", "headstart.runs.finished_run"},
+    "training.metrics_process": {"headstart.model", "headstart.runtime", "headstart.evaluation.predictions"},
+    "training.on_features": {"headstart.training.by_epochs", "headstart.training.loop"},
+    "predict": {"headstart.training", "headstart.evaluation"},
+    "exporters": {"headstart.training", "headstart.evaluation"},
+    "serve": {"headstart.training", "headstart.evaluation"},
+    "diagnostics.bench_input": {"headstart.predict"},
 }
+"""What else a module, or a package, does without: the order would allow these."""
 
 
-@pytest.mark.parametrize("prefix", RULES)
-def test_a_layer_never_reaches_one_above_it(prefix: str) -> None:
-    names = [name for name in FILES if name.startswith(prefix)]
+@pytest.mark.parametrize("prefix", NEVER)
+def test_a_module_does_without(prefix: str) -> None:
+    names = [inside for name in FILES if f"{(inside := name[10:])}.".startswith(f"{prefix}.")]
     assert names
     for name in names:
-        assert reaches(name, inside_functions=True) & RULES[prefix] == set(), name
+        found = reaches(name, inside_functions=True)
+        assert {f for f in found if any(f"{f}.".startswith(f"{other}.") for other in NEVER[prefix])} == set(), name
 
 
-def test_a_run_on_the_bank_does_without_the_slow_libraries() -> None:
+def test_a_run_on_cached_features_does_without_the_slow_libraries() -> None:
     slow = {"torchvision", "datasets", "evaluate", "matplotlib"}
-    assert reaches("headstart.probe_run", inside_functions=False) & slow == set()
-    assert reaches("headstart.companion", inside_functions=True) & {"torch", "accelerate", "torchvision"} == set()
-    assert reaches("headstart.probe", inside_functions=True) & HEAVY == {"numpy"}
+    assert reaches("training.on_features", inside_functions=False) & slow == set()
+    other = reaches("training.metrics_process", inside_functions=True)
+    assert other & {"torch", "accelerate", "torchvision"} == set()
+    assert reaches("features.logistic_regression", inside_functions=True) & HEAVY == {"numpy"}
 
 
 def test_a_folder_without_near_copies_is_checked_without_torch() -> None:
-    for name in ("inspection", "page", "noise", "data.check", "data.fixes"):
-        assert "torch" not in reaches(f"headstart.{name}", inside_functions=False), name
+    for name in ("command", "page", "label_noise", "check", "fixes"):
+        assert "torch" not in reaches(f"data_doctor.{name}", inside_functions=False), name
 
 
 def test_no_file_is_named_for_nothing() -> None:
@@ -164,6 +247,9 @@ def test_no_file_is_named_for_nothing() -> None:
 
 def test_only_the_command_line_ends_the_process() -> None:
     for name in FILES:
-        exits = [node for node in ast.walk(parsed(name)) if isinstance(node, ast.Name | ast.Attribute)
-                 and ast.unparse(node) in ("sys.exit", "exit")]  # fmt: skip
-        assert not exits or name == "headstart.cli", name
+        exits = [
+            node
+            for node in ast.walk(parsed(name))
+            if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in ("sys.exit", "exit")
+        ]
+        assert not exits or name == "headstart.cli.main", name
