@@ -242,6 +242,7 @@ def test_no_misspelt_key_parses_in_an_option_or_in_a_file(pair: tuple[str, str],
         ("--train.lr", "optim.lr"),
         ("--strategy.nam", "strategy.name"),
         ("--seeds", "train.seeds"),
+        ("--train.fold", "train.folds"),
     ],
 )
 def test_the_suggestion_for_a_likely_slip_is_the_key_that_was_meant(wrong: str, right: str | None) -> None:

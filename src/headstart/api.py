@@ -4,9 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstart.config import (
-    RunConfig,
-)
+from headstart.config import RunConfig
 
 if TYPE_CHECKING:
     import torch

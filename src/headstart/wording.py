@@ -21,7 +21,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     leaf = name.rsplit(".", 1)[-1]
     # the right key in the wrong section comes first: optim.epochs, strateg.name
     same_leaf = [other for other in names if other.rsplit(".", 1)[-1] == leaf]
-    close = difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.9)  # train.fold: train.folds, not data.fold
+    close = close or difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
