@@ -181,7 +181,7 @@ REFUSED = {
     "a bomb": ("/predict", huge_png(), BYTES, 413, "4 megapixels"),
     "too long and thin": ("/predict", encoded(Image.new("L", (1, 20000)), "PNG"), BYTES, 422, "thin"),
     "an icon": ("/predict", encoded(Image.new("RGB", (64, 64)), "ICO"), BYTES, 422, "ICO"),
-    "endless scans": ("/predict", many_scans(500), BYTES, 422, "JPEG, PNG"),
+    "endless scans": ("/predict", many_scans(500), BYTES, 422, "scans"),
     "3 MiB": ("/predict", b"x" * (3 * 2**20), BYTES, 413, "2 MiB"),
     "four images": ("/predict", FILES, FORM, 400, "3 images"),
     "json": ("/predict", b"{}", {"Content-Type": "application/json"}, 415, "application/octet-stream"),

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ import psutil
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 _PRELOADED = [  # what a run imports, at the start or later
-    "headstart.cli.main", "headstart.training.dispatch", "headstart.training.by_epochs", "headstart.training.on_features", "headstart.training.repeats", "headstart.evaluation.metrics",
-    "headstart.model.gradcam", "headstart.report.command", "headstart.report.png", "torch.distributed.run", "matplotlib.pyplot",
-    "matplotlib.backends.backend_agg", "attr", "docstring_parser", "jinja2", "jsonargparse", "scipy.special", "rich.live", "PIL.JpegImagePlugin",
-    "PIL.PngImagePlugin",
+    "headstart.cli.main", "headstart.training.dispatch", "headstart.training.by_epochs", "headstart.training.on_features",
+    "headstart.training.repeats", "headstart.evaluation.metrics", "headstart.model.gradcam", "headstart.report.command",
+    "headstart.report.png", "torch.distributed.run", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "attr",
+    "docstring_parser", "jinja2", "jsonargparse", "scipy.special", "rich.live", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
 ]  # fmt: skip
+for _name in _PRELOADED:  # the server itself passes over names that do not exist
+    assert not _name.startswith("headstart") or find_spec(_name), f"{_name} is not a module any more"
 if _FORKS:
     _CONTEXT.set_forkserver_preload(_PRELOADED)
 

@@ -52,7 +52,7 @@ KINDS = {
     "empty_file": Kind("Files of 0 bytes", _FILE, "Fetch them again or drop them."),
     "truncated": Kind("Truncated images", _FILE, "Fetch them again or drop them."),
     "unreadable": Kind("Files that are no image, or damaged", _FILE, "Fetch them again or drop them."),
-    "excessive": Kind("Files with far more comments, segments or tags than images have", _FILE, "Re-save them."),
+    "excessive": Kind("Files with far more comments, segments, scans or tags than images have", _FILE, "Re-save them."),
     "unsupported_pixels": Kind("Images whose pixels have no agreed range", _FILE, "Convert them to 8 or 16 bits."),
     "too_large": Kind("Absurdly large images", _FILE, "Shrink them; they would fill the memory."),
     "tiny": Kind("Tiny images", _FILE, "Placeholders or icons, most likely."),

@@ -33,7 +33,7 @@ _REASONS = {
     "too_large": "the image is too long and thin to be resized to what the model sees; cut it into pieces",
     "unsupported_pixels": "the image has pixels of 32 bits, which have no agreed range; convert it to 8 or 16 bits",
     "unreadable": "this is not an image, or it is damaged; JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 and TGA can be read",
-    "excessive": "the file holds far more comments, segments or tags than images do; re-save the image",
+    "excessive": "the file holds far more comments, segments, scans or tags than images do; re-save the image",
     "icon": "ICO files are not read here; send the image as PNG",
 }
 
