@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from support.models import calibration_of
 
 from headstart.model.calibration import (
     CONFIDENCES,
@@ -57,6 +58,13 @@ def test_a_model_without_errors_does_not_get_infinite_confidence() -> None:
     top = np.exp(log_softmax(logits / temperature)).max(axis=1)
     assert 0.97 < top.mean() < 1 - 1e-4
     assert fit_temperature(logits * 1e4, labels) < 100 * 1.001
+
+
+def test_probabilities_are_those_of_the_logits_divided_by_the_temperature() -> None:
+    logits = np.array([[1.7, 0.0, -3.4], [0.0, 0.0, 0.0]])
+    expected = np.exp([[1.0, 0.0, -2.0], [0.0, 0.0, 0.0]])
+    assert calibration_of().temperature == 1.7
+    assert calibration_of().probabilities(logits) == pytest.approx(expected / expected.sum(axis=1, keepdims=True))
 
 
 def test_probabilities_after_the_temperature_are_calibrated_over_1000_draws() -> None:
