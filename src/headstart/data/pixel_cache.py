@@ -15,7 +15,7 @@ import torch
 
 from headstart.config import DataConfig
 from headstart.files import cache_folder
-from headstart.runtime.hardware import free_disk, free_memory
+from headstart.runtime.hardware import free_disk, free_memory, local_processes
 
 MOST_IMAGES = 2**20
 LOCK_S = 1.0  # a process that was killed with the lock in its hand must not stop the others
@@ -133,7 +133,7 @@ def room_for_images(data: DataConfig) -> Room:
     together a quarter of the free memory, or of the free disk. Workers that are not forked each have room of their own."""
     if data.cache == "off":
         return Room()
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = local_processes()
     if multiprocessing.get_all_start_methods()[0] != "fork":
         processes *= max(1, data.num_workers or 0)
     on_disk = data.cache == "disk"

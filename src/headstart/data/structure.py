@@ -24,7 +24,7 @@ def excess_in(data: bytes) -> str | None:
             return _jpeg(data)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             return _png(data)
-        if data[:1] == b"P" and data[1:2] in b"1234567fFy" and data[1:2]:
+        if re.match(rb"P[1-7fFy]", data):
             return _text_header(data)
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _tiff(data)

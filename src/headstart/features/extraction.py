@@ -27,7 +27,7 @@ from headstart.data.transforms import Preprocess, View, train_view
 from headstart.errors import InputError, Stopped
 from headstart.features.bank import EVAL_VIEW, Bank, BankRows, row_name
 from headstart.model.frozen_trunk import FrozenTrunk
-from headstart.runtime.hardware import usable_cores
+from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.processes import agree, from_all, on_main
 from headstart.runtime.signals import StopRequest
 from headstart.runtime.worker_processes import in_workers
@@ -202,7 +202,7 @@ def _store(
     size = BATCH_CPU if on_cpu else BATCH_GPU
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     if num_workers is None:
-        num_workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        num_workers = cores_per_process()
     num_workers = min(num_workers, len(batches)) if len(batches) > 1 else 0
     work = _Work(batches, spec, size, trunk if on_cpu else None)
 

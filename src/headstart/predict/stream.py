@@ -3,10 +3,8 @@
 On a CPU a batch is decoded and computed in one worker with one thread, one worker per core; on a GPU the workers decode only. Why: features/extraction.py.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch.utils.data import Dataset
 from headstart.data.transforms import Preprocess
 from headstart.predict.image_paths import Listed
 from headstart.predict.predictor import Outputs, Predictor, views_of
-from headstart.runtime.hardware import usable_cores
+from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.worker_processes import in_workers
 
 BATCH_CPU, BATCH_GPU = 16, 256
@@ -44,12 +42,12 @@ def stream(
     Every batch is computed at the same shape, filled up with black; but if there is no more than one batch, it is computed as it is, with
     all threads."""
     size = _batch_size(predictor, batch_size)
-    waiting = iter(images)
-    num_workers = _num_workers(num_workers)
-    first = [batch for _ in range(max(2, num_workers)) if (batch := list(islice(waiting, size)))]
-    several = len(first) > 1
-    batches = chain(first, iter(lambda: list(islice(waiting, size)), []))
-    yield from _computed(predictor, batches, size if several else 0, num_workers if several else 0, stopped)
+    batches = _batches(images, size)
+    first = list(islice(batches, 2))
+    if len(first) > 1:
+        yield from _computed(predictor, chain(first, batches), size, _num_workers(num_workers), stopped)
+    else:
+        yield from _computed(predictor, first, 0, 0, stopped)
 
 
 def stream_repeatably(
@@ -65,15 +63,17 @@ def stream_repeatably(
     No batch spans two groups. On a CPU the last bit of a result depends on the shape of the batch, on the place in it and on the number of threads,
     so every batch has the same shape, and is computed with one thread."""
     size = _batch_size(predictor, batch_size)
-    batches = (batch for group in groups for batch in iter(partial(_next, iter(group), size), []))
+    batches = chain.from_iterable(_batches(group, size) for group in groups)
     num_workers = _num_workers(num_workers)
     if num_workers == 0 and predictor.device.type == "cpu":
         torch.set_num_threads(1)
     yield from _computed(predictor, batches, size, num_workers, stopped)
 
 
-def _next(images: Iterator[Listed], size: int) -> list[Listed]:
-    return list(islice(images, size))
+def _batches(images: Iterable[Listed], size: int) -> Iterator[list[Listed]]:
+    waiting = iter(images)
+    while batch := list(islice(waiting, size)):
+        yield batch
 
 
 def _batch_size(predictor: Predictor, asked: int | None) -> int:
@@ -81,7 +81,7 @@ def _batch_size(predictor: Predictor, asked: int | None) -> int:
 
 
 def _num_workers(asked: int | None) -> int:
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if asked is None else asked
+    return cores_per_process() if asked is None else asked
 
 
 def _computed(

@@ -11,7 +11,7 @@ import torch
 
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError
-from headstart.runtime.hardware import usable_cores
+from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import end_with_launcher
 
@@ -24,8 +24,7 @@ def set_threads(threads: int | None) -> int:
 
     Launchers export OMP_NUM_THREADS=1 (torchrun) or leave it to chance (accelerate), so it is not asked.
     """
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    chosen = threads or max(1, usable_cores() // local_processes)
+    chosen = threads or cores_per_process()
     torch.set_num_threads(chosen)
     return chosen
 

@@ -17,6 +17,16 @@ def usable_cores() -> int:
     return cores
 
 
+def local_processes() -> int:
+    """Processes of this run on this machine, as launchers export it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def cores_per_process() -> int:
+    """Usable cores for each process of this run on this machine, at least 1."""
+    return max(1, usable_cores() // local_processes())
+
+
 def free_memory() -> int:
     """Bytes this process could take without swapping: what the system and the container's limit leave."""
     import psutil

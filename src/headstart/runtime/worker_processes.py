@@ -2,7 +2,6 @@
 
 import atexit
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from headstart.runtime.hardware import free_shared_memory
+from headstart.runtime.hardware import free_shared_memory, local_processes
 from headstart.runtime.signals import STOP_SIGNALS
 
 _T = TypeVar("_T")
@@ -27,12 +26,11 @@ def in_workers(
     ahead; when they end, those that were begun are still finished, also after a signal to the whole group.
 
     result_bytes: of the tensors of a result, about."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # all of which do the same
     loader: DataLoader[Any] = DataLoader(
         work,
         sampler=_Lazily(items),
         batch_size=None,
-        **worker_options(num_workers, _as_it_is, prefetch=2, batch_bytes=result_bytes * processes),
+        **worker_options(num_workers, _as_it_is, prefetch=2, batch_bytes=result_bytes * local_processes()),
     )
     return iter(loader)
 
@@ -97,13 +95,9 @@ class _Value:
         self.tensor = tensor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        layout = (
-            torch.channels_last
-            if self.tensor.dim() == 4 and self.tensor.is_contiguous(memory_format=torch.channels_last)
-            else None
-        )
-        array = self.tensor.permute(0, 2, 3, 1).numpy() if layout else self.tensor.numpy()
-        return _tensor_of, (array, layout is not None)
+        tensor = self.tensor
+        channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        return _tensor_of, ((tensor.permute(0, 2, 3, 1) if channels_last else tensor).numpy(), channels_last)
 
 
 def _tensor_of(array: np.ndarray, channels_last: bool) -> torch.Tensor:

@@ -79,11 +79,11 @@ class Companion:
         return values
 
     def draw_selection(self, path: Path, **values: Any) -> None:
-        """Begin pictures.selection; `wait` sees it through."""
+        """Begin report.png.selection; `wait` sees it through."""
         self._ask({"do": "selection", "path": str(path), **values})
 
     def draw_curves(self, path: Path, epochs: list[dict[str, Any]]) -> None:
-        """Begin pictures.curves; `wait` sees it through."""
+        """Begin report.png.curves; `wait` sees it through."""
         self._ask({"do": "curves", "path": str(path), "epochs": epochs})
 
     def wait(self) -> None:
@@ -118,23 +118,23 @@ def serve() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever a library prints must not get between the answers
 
-    import matplotlib.backends.backend_agg  # noqa: F401 (now, while nobody waits for it)
+    # now, while nobody waits for them
 
-    from headstart.evaluation.metrics import measure
-    from headstart.report.png import curves, selection
+    import headstart.evaluation.metrics
+    import headstart.report.png  # noqa: F401
 
+    here = InProcess()
     while line := requests.readline():
         request = json.loads(line)
         arrays = [_read_array(requests, **about) for about in request.pop("arrays")]
+        answer: Any = None
         match request.pop("do"):
             case "measure":
-                answer: Any = measure(arrays[0], arrays[1])
+                answer = here.measure(arrays[0], arrays[1])
             case "curves":
-                curves(Path(request["path"]), request["epochs"])
-                answer = None
+                here.draw_curves(Path(request["path"]), request["epochs"])
             case "selection":
-                selection(Path(request.pop("path")), **request)
-                answer = None
+                here.draw_selection(Path(request.pop("path")), **request)
             case unknown:
                 raise ValueError(unknown)
         answers.write(json.dumps(answer).encode() + b"\n")

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from headstart.data.loaders import Views
 from headstart.data.transforms import Preprocess
 from headstart.model.classifier import Classifier
-from headstart.runtime.hardware import usable_cores
+from headstart.runtime.hardware import cores_per_process
 
 VIEWS = 32  # that are timed
 SPARE = 1.25  # views are made so much faster than they are used
@@ -27,7 +26,7 @@ def measure_num_workers(
     """
     if accelerator.device.type == "cpu":
         return 1, "on a CPU the step wants the cores"
-    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cores = cores_per_process()
     made, used = views_per_second(views), images_per_second(accelerator, model, spec, share=share)
     return num_workers(made, used, cores=cores), f"a worker makes {made:.0f} views/s, a step uses {used:.0f} img/s"
 
