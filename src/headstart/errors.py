@@ -1,4 +1,4 @@
-"""The two ways a run ends early on purpose, and what the system does to one; all else that is raised is a bug of ours."""
+"""The two ways a run ends early on purpose, and what the system does to one; everything else that is raised is an internal error."""
 
 import errno
 import os

@@ -74,7 +74,7 @@ def doctor(argv: list[str]) -> int:
     for name, value in found.items():
         text = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else value
         print(f"{name}: {', '.join(text) or 'none' if isinstance(text, list) else text}")
-    for sentence in warnings_of(found) or ["nothing is in the way"]:
+    for sentence in warnings_of(found) or ["no problems found"]:
         print(f"- {sentence}")
     return 0
 

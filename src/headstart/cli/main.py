@@ -33,11 +33,12 @@ headstart: from a folder of images to a trained, measured, saved ResNet-18
   headstart data bank                                    list the feature bank, or delete from it
   headstart bench features --data DIR                    how fast features are extracted here
   headstart bench data --data DIR                        what holds training up here, and the settings to choose
-  headstart doctor                                       what this machine offers, and what is in the way
+  headstart doctor                                       what this machine offers, and problems found
   headstart doctor parity --config C --data.root DIR     your own run, many ways: does it stay the same run?
 
 The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
-train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a bug of ours, 143 stopped by a signal after saving."""
+train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a check or the system failed or an
+internal error, 143 stopped by a signal after saving."""
 
 COMMANDS = (
     "train",
@@ -110,7 +111,7 @@ def _run(argv: list[str]) -> int:
             print(f"headstart: {known}", file=sys.stderr)
             return 1
         traceback.print_exc()
-        print("headstart: this is a bug of ours; please report it with the lines above", file=sys.stderr)
+        print("headstart: internal error; please report the traceback above", file=sys.stderr)
         return 1
 
 
