@@ -39,7 +39,7 @@ def main() -> None:
         parity = export(original, as_int8.FORMAT, files["int8"])
         pixels = np.concatenate(
             [
-                spec.normalize(spec.eval_view(image)[None]).numpy()
+                spec.normalize(spec.resize_and_crop(image)[None]).numpy()
                 for _, image, _ in original.images.of_split("val", at_most=args.images)
             ]
         )

@@ -48,15 +48,15 @@ def main() -> None:
     chances: list[torch.Tensor] = []
     for path in paths:
         photo = enlarged(path, args.megapixels)
-        views = []
+        transforms = []
         for name, spec in (("exact", exact), ("scaled", scaled)):
             started = time.perf_counter()
             image = spec.decode(photo)
             seconds[name].append(time.perf_counter() - started)
-            views.append(spec.eval_view(image))
-        pixels.append((views[0].int() - views[1].int()).abs())
+            transforms.append(spec.resize_and_crop(image))
+        pixels.append((transforms[0].int() - transforms[1].int()).abs())
         with torch.inference_mode():
-            chances.append(model(exact.normalize(torch.stack(views))).double().softmax(dim=1))
+            chances.append(model(exact.normalize(torch.stack(transforms))).double().softmax(dim=1))
     differences, found = torch.stack(pixels).float(), torch.stack(chances)
     middle = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
     print(

@@ -34,14 +34,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True)
     run = parser.parse_args().run
-    resize, crop, view, normalize = Image.Image.resize, Image.Image.crop, Preprocess.eval_view, Preprocess.normalize
+    resize, crop, transform, normalize = (
+        Image.Image.resize,
+        Image.Image.crop,
+        Preprocess.resize_and_crop,
+        Preprocess.normalize,
+    )
     sampling = Image.Resampling
     faults: dict[str, contextlib.AbstractContextManager[None]] = {
         "none": contextlib.nullcontext(),
         "bicubic instead of bilinear": replaced(Image.Image, "resize", lambda self, size, *_: resize(self, size, sampling.BICUBIC)),
         "nearest instead of bilinear": replaced(Image.Image, "resize", lambda self, size, *_: resize(self, size, sampling.NEAREST)),
         "crop one pixel to the right": replaced(Image.Image, "crop", lambda self, b: crop(self, (b[0] + 1, b[1], b[2] + 1, b[3]))),
-        "BGR instead of RGB": replaced(Preprocess, "eval_view", lambda self, image: view(self, image).flip(0)),
+        "BGR instead of RGB": replaced(Preprocess, "resize_and_crop", lambda self, image: transform(self, image).flip(0)),
         "not normalised": replaced(Preprocess, "normalize", lambda self, pixels: pixels.float().div(255)),
         "divided by 256": replaced(Preprocess, "normalize", lambda self, pixels: normalize(self, pixels) * (255 / 256)),
     }  # fmt: skip

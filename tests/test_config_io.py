@@ -484,3 +484,13 @@ def test_the_options_of_all_commands_are_frozen(
         assert "--help" in options
         lines += [f"{' '.join(command)} {option}" for option in sorted(options - {"--help"})]
     check_golden("options.txt", "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(("old", "new"), [("data.views", "data.augment_on"), ("probe.views", "probe.augmented_copies")])
+def test_a_renamed_key_is_refused_with_its_new_name(tmp_path: Path, old: str, new: str) -> None:
+    section, key = old.split(".")
+    file = tmp_path / "old.yaml"
+    file.write_text(f"{section}: {{{key}: 1}}\n")
+    for arguments in ([f"--{old}", "1"], ["--config", str(file)]):
+        with pytest.raises(InputError, match=rf"{old}.*{new}"):
+            parse_train(arguments)

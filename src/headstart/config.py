@@ -66,7 +66,7 @@ class DataConfig:
     sampling: Literal["natural", "balanced"] = "natural"
     """natural: each training image once per epoch. balanced: as many images per epoch, the same number of each class; those of
     rare classes come several times, in different views (docs/imbalance.md; for an exact head the same as optim.class_weights)."""
-    views: Literal["workers", "device"] = "workers"
+    augment_on: Literal["workers", "device"] = "workers"
     """Where training views are made. device: workers decode, the GPU crops, resizes and mirrors; the views are the same but
     for rounding (docs/data.md)."""
     jpeg: Literal["exact", "scaled"] = "exact"
@@ -112,8 +112,8 @@ class DataConfig:
             f"data.min_crop_scale is {self.min_crop_scale}; it must be in (0, 1], for example 0.08",
         )
         _require(
-            self.views == "workers" or self.min_crop_scale < 1 or self.hflip or self.vflip,
-            "data.views device has nothing to do where no view is varied (data.min_crop_scale 1, hflip and vflip false)",
+            self.augment_on == "workers" or self.min_crop_scale < 1 or self.hflip or self.vflip,
+            "data.augment_on device has nothing to do where no view is varied (data.min_crop_scale 1, hflip and vflip false)",
         )
         _require(self.shuffle_images >= 1, f"data.shuffle_images is {self.shuffle_images}; use 1 or more")
         _require(
@@ -154,7 +154,7 @@ class ProbeConfig:
     solver: Literal["lbfgs", "sgd", "full_batch"] = "lbfgs"
     """lbfgs: the optimum of multinomial logistic regression, in float64. sgd: the tutorials' minibatches, by the sections
     optim and train. full_batch: `steps` gradient steps on all images at once, by the section optim."""
-    views: int = 0
+    augmented_copies: int = 0
     """Augmented views of each training image that are kept beside the plain one. They are functions of the seed."""
     l2: float | None = None
     """lbfgs: weight of |W|^2 / 2 beside the sum of the losses, on standardised features. null: by cross-validation."""
@@ -166,7 +166,7 @@ class ProbeConfig:
     """Of full_batch."""
 
     def __post_init__(self) -> None:
-        _require(self.views >= 0, f"probe.views is {self.views}; use 0 or more")
+        _require(self.augmented_copies >= 0, f"probe.augmented_copies is {self.augmented_copies}; use 0 or more")
         _require(self.l2 is None or self.l2 > 0, f"probe.l2 is {self.l2}; it must be positive, or null to be chosen")
         _require(self.folds >= 2, f"probe.folds is {self.folds}; it must be at least 2")
         _require(self.steps >= 1, f"probe.steps is {self.steps}; it must be at least 1")

@@ -16,6 +16,9 @@ from headstart.wording import nearest
 
 _T = TypeVar("_T")
 
+RENAMED = {"data.views": "data.augment_on", "probe.views": "probe.augmented_copies"}
+"""Old key -> its name since."""
+
 TRAIN_HELP = """\
 Train a classifier on a folder of images.
 
@@ -161,7 +164,7 @@ def _refuse_unknown_options(options: Sequence[str]) -> None:
         name = option.removeprefix("--").split("=", 1)[0]
         if option.startswith("--") and name not in known | {"help", "print_config"}:
             keys = sorted(key for key in known if key.startswith(f"{name}."))
-            hint = f"; it is a section, its keys are {', '.join(keys)}" if keys else nearest(name, known)
+            hint = f"; it is a section, its keys are {', '.join(keys)}" if keys else _hint(name, known)
             raise InputError(f"unknown option --{name}{hint}")
 
 
@@ -183,10 +186,15 @@ def _has_keys(path: Path, known: set[str]) -> bool:
                 raise InputError(f"{path}: {name} is a section of keys, not the value {value!r}")
             for inner in value:
                 if f"{name}.{inner}" not in known:
-                    raise InputError(f"{path}: unknown key {name}.{inner}{nearest(f'{name}.{inner}', known)}")
+                    raise InputError(f"{path}: unknown key {name}.{inner}{_hint(f'{name}.{inner}', known)}")
         elif name not in known:
             raise InputError(f"{path}: unknown key {name}{nearest(name, known | sections)}")
     return True
+
+
+def _hint(name: str, known: set[str]) -> str:
+    """The new name of a renamed key, else the nearest known one."""
+    return f"; it is now {RENAMED[name]}" if name in RENAMED else nearest(name, known)
 
 
 def _leaf_types(kind: type, prefix: str = "") -> dict[str, Any]:

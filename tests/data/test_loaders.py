@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.loaders import Batch, Views, eval_loader, load_images, train_loader
+from headstart.data.loaders import Batch, TransformedImages, eval_loader, load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Samples
 from headstart.data.sampling import epoch_order, keys_of
 from headstart.data.sources.folders import ClassFolders
-from headstart.data.transforms import Preprocess, train_view
+from headstart.data.transforms import Preprocess, train_transform
 from headstart.errors import InputError
 
 DATA = DataConfig(image_size=32)
@@ -32,7 +32,7 @@ def train_batches(root: Path, *, num_workers: int = 0, start_step: int = 0, seed
         train_loader(
             load_images(samples, classes),
             samples,
-            train_view(DATA, SPEC),
+            train_transform(DATA, SPEC),
             batch_size=8,
             accumulation=2,
             num_steps=6,
@@ -130,38 +130,38 @@ def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: p
 # ------------------------------------------------------------------------------------------------- views
 
 
-def views_of(root: Path, *, seed: int = 0) -> tuple[Views, Samples]:
+def bank_transforms(root: Path, *, seed: int = 0) -> tuple[TransformedImages, Samples]:
     samples, classes = samples_of(root)
-    return Views(load_images(samples, classes), samples, train_view(DATA, SPEC), seed=seed), samples
+    return TransformedImages(load_images(samples, classes), samples, train_transform(DATA, SPEC), seed=seed), samples
 
 
 def test_an_augmented_copy_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
-    views, _ = views_of(tiny_data)
+    transforms, _ = bank_transforms(tiny_data)
     torch.manual_seed(1)
-    first = views[(3, 5)]
+    first = transforms[(3, 5)]
     torch.manual_seed(2)
-    views[(7, 5)]
-    again = views[(3, 5)]
+    transforms[(7, 5)]
+    again = transforms[(3, 5)]
     assert torch.equal(first["pixels"], again["pixels"])
     assert (again["index"], again["pixels"].shape, again["pixels"].dtype) == (3, (3, 32, 32), torch.uint8)
 
 
 def test_augmented_copies_differ_between_epochs_and_seeds(tiny_data: Path) -> None:
-    views, _ = views_of(tiny_data)
-    others, _ = views_of(tiny_data, seed=1)
-    pictures = {bytes(v[(3, epoch)]["pixels"].numpy()) for v in (views, others) for epoch in range(6)}
+    transforms, _ = bank_transforms(tiny_data)
+    others, _ = bank_transforms(tiny_data, seed=1)
+    pictures = {bytes(v[(3, epoch)]["pixels"].numpy()) for v in (transforms, others) for epoch in range(6)}
     assert len(pictures) == 12
 
 
 def test_an_augmented_copy_does_not_depend_on_the_other_files(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=4, val=2)
-    views, samples = views_of(root)
-    before = {sample.id: views[(i, 2)]["pixels"] for i, sample in enumerate(samples)}
+    transforms, samples = bank_transforms(root)
+    before = {sample.id: transforms[(i, 2)]["pixels"] for i, sample in enumerate(samples)}
     (root / "train/blue_waves/blue_waves_00.jpg").unlink()
-    views, samples = views_of(root)
+    transforms, samples = bank_transforms(root)
     assert len(samples) == 11
     for i, sample in enumerate(samples):
-        assert torch.equal(views[(i, 2)]["pixels"], before[sample.id])
+        assert torch.equal(transforms[(i, 2)]["pixels"], before[sample.id])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -172,7 +172,7 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
     samples, classes = samples_of(root)
     rows = load_images(samples, classes)
     (root / samples[0].path).unlink()
-    loader = eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=num_workers)
+    loader = eval_loader(rows, samples, SPEC.eval_transform(), batch_size=4, num_workers=num_workers)
     with pytest.raises(InputError) as caught:
         list(loader)
     message = str(caught.value)
@@ -184,10 +184,10 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
 
 def test_a_file_that_was_damaged_after_the_scan_is_named(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=4, val=2)
-    views, samples = views_of(root)
+    transforms, samples = bank_transforms(root)
     (root / samples[2].path).write_bytes(b"")
     with pytest.raises(InputError, match=r"blue_waves_02.*empty"):
-        views[(2, 0)]
+        transforms[(2, 0)]
 
 
 # ------------------------------------------------------------------------------------------------- batches
@@ -218,9 +218,9 @@ def test_a_batch_has_the_rows_of_the_epoch_order(tiny_data: Path) -> None:
 def test_evaluation_sees_every_row_once_with_the_evaluation_transform(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data, "val")
     rows = load_images(samples, classes)
-    batches = list(eval_loader(rows, samples, SPEC.view(), batch_size=4, num_workers=0))
+    batches = list(eval_loader(rows, samples, SPEC.eval_transform(), batch_size=4, num_workers=0))
     assert [len(batch["label"]) for batch in batches] == [4, 4, 4, 3]
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(15))
     for picture, sample in zip(torch.cat([batch["pixels"] for batch in batches]), samples, strict=True):
         with Image.open(tiny_data / sample.path) as image:
-            assert torch.equal(picture, SPEC.eval_view(image.convert("RGB")))
+            assert torch.equal(picture, SPEC.resize_and_crop(image.convert("RGB")))

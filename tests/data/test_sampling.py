@@ -15,11 +15,11 @@ from headstart.data.sampling import (
     Blocks,
     EvalSampler,
     StepSampler,
+    augmentation_seeds,
     epoch_draws,
     epoch_ends,
     epoch_order,
     keys_of,
-    view_seeds,
 )
 
 id_sets = st.sets(st.text("0123456789abcdef", min_size=4, max_size=16), min_size=1, max_size=60).map(sorted)
@@ -83,7 +83,7 @@ def test_the_order_of_a_seed_is_frozen() -> None:
 
 
 def test_the_view_seeds_of_a_seed_are_frozen() -> None:
-    assert view_seeds(keys_of(ids(2)), seed=0, epoch=0).tolist() == FROZEN_SEEDS
+    assert augmentation_seeds(keys_of(ids(2)), seed=0, epoch=0).tolist() == FROZEN_SEEDS
 
 
 FROZEN_ORDER = [6, 7, 1, 2, 3, 5, 0, 4]
@@ -95,8 +95,8 @@ FROZEN_SEEDS = [2047390388989021935, 3855741626622520250]
 
 @given(names=id_sets, seed=seeds, epoch=epochs)
 def test_the_seed_of_a_view_depends_on_its_own_id_only(names: list[str], seed: int, epoch: int) -> None:
-    together = view_seeds(keys_of(names), seed=seed, epoch=epoch)
-    alone = [view_seeds(keys_of([name]), seed=seed, epoch=epoch)[0] for name in names]
+    together = augmentation_seeds(keys_of(names), seed=seed, epoch=epoch)
+    alone = [augmentation_seeds(keys_of([name]), seed=seed, epoch=epoch)[0] for name in names]
     assert together.tolist() == alone
     assert all(0 <= value < 2**63 for value in together.tolist())
 
@@ -105,13 +105,13 @@ def test_the_seed_of_a_view_depends_on_its_own_id_only(names: list[str], seed: i
 def test_views_differ_between_samples_epochs_and_seeds(seed: int, other: int, epoch: int) -> None:
     keys = keys_of(ids(50))
     pairs = {(s, e) for s in (seed, other) for e in (epoch, epoch + 1)}
-    values = list(chain.from_iterable(view_seeds(keys, seed=s, epoch=e).tolist() for s, e in pairs))
+    values = list(chain.from_iterable(augmentation_seeds(keys, seed=s, epoch=e).tolist() for s, e in pairs))
     assert len(set(values)) == len(values)
 
 
 def test_views_do_not_follow_the_order() -> None:
     keys = keys_of(ids(50))
-    by_seed = np.argsort(view_seeds(keys, seed=0, epoch=0)).tolist()
+    by_seed = np.argsort(augmentation_seeds(keys, seed=0, epoch=0)).tolist()
     assert by_seed != epoch_order(keys, seed=0, epoch=0).tolist()
 
 
@@ -255,8 +255,8 @@ def test_the_draws_of_one_image_have_views_of_their_own_and_lie_apart() -> None:
     (epoch,) = draws(labels, epochs=1)
     rare = [(index, drawn) for index, drawn in epoch if labels[index] == 1]
     assert len(rare) == 50
-    views = {int(view_seeds(keys[index : index + 1], seed=0, epoch=drawn)[0]) for index, drawn in rare}
-    assert len(views) == 50
+    transforms = {int(augmentation_seeds(keys[index : index + 1], seed=0, epoch=drawn)[0]) for index, drawn in rare}
+    assert len(transforms) == 50
     neighbours = sum(epoch[i][0] == epoch[i + 1][0] for i in range(99))
     assert neighbours < 15  # 5 in 100 are expected; were the draws of an image side by side, it would be 45
 

@@ -20,8 +20,8 @@ from torchvision import transforms
 import headstart.data.pixel_cache as pixels_module
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage
-from headstart.data.pixel_cache import Room
-from headstart.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_view
+from headstart.data.pixel_cache import CacheLimit
+from headstart.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_transform
 from headstart.errors import InputError
 
 DATA = DataConfig(image_size=32)
@@ -50,9 +50,9 @@ def test_the_evaluation_transform_equals_its_steps_in_pillow(size: tuple[int, in
         width, height = int(37 * width / height), 37
     left, top = round((width - 32) / 2), round((height - 32) / 2)
     expected = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32))
-    view = SPEC.eval_view(image)
-    assert view.dtype == torch.uint8
-    assert np.array_equal(view.permute(1, 2, 0).numpy(), np.asarray(expected))
+    transform = SPEC.resize_and_crop(image)
+    assert transform.dtype == torch.uint8
+    assert np.array_equal(transform.permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -66,15 +66,15 @@ def test_transform_and_normalisation_equal_torchvisions_pipeline(size: tuple[int
         ]
     )
     image = picture(*size)
-    assert torch.equal(SPEC.normalize(SPEC.eval_view(image)[None])[0], reference(image))
+    assert torch.equal(SPEC.normalize(SPEC.resize_and_crop(image)[None])[0], reference(image))
 
 
 def test_the_evaluation_transform_does_not_depend_on_the_seed() -> None:
-    assert torch.equal(SPEC.view()(picture(), 1), SPEC.view()(picture(), 2))
+    assert torch.equal(SPEC.eval_transform()(picture(), 1), SPEC.eval_transform()(picture(), 2))
 
 
 def test_normalisation_keeps_its_input_and_the_memory_layout() -> None:
-    pixels = torch.stack([SPEC.eval_view(picture()), SPEC.eval_view(picture(48, 64))])
+    pixels = torch.stack([SPEC.resize_and_crop(picture()), SPEC.resize_and_crop(picture(48, 64))])
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     before = pixels.clone()
     result = SPEC.normalize(pixels)
@@ -128,18 +128,18 @@ AUGMENTED = [
 
 @pytest.mark.parametrize("data", AUGMENTED)
 def test_a_training_transform_is_a_function_of_its_seed(data: DataConfig) -> None:
-    view = train_view(data, SPEC)
+    transform = train_transform(data, SPEC)
     for seed in (0, 1, 2**63 - 1):
         torch.manual_seed(seed % 97)
-        first = view(picture(), seed)
+        first = transform(picture(), seed)
         torch.manual_seed(5)
-        assert torch.equal(train_view(data, SPEC)(picture(), seed), first)
+        assert torch.equal(train_transform(data, SPEC)(picture(), seed), first)
         assert (first.shape, first.dtype) == ((3, 32, 32), torch.uint8)
 
 
 def test_training_transforms_of_other_seeds_differ() -> None:
-    view = train_view(DATA, SPEC)
-    assert len({bytes(view(picture(), seed).numpy()) for seed in range(40)}) == 40
+    transform = train_transform(DATA, SPEC)
+    assert len({bytes(transform(picture(), seed).numpy()) for seed in range(40)}) == 40
 
 
 def test_a_training_transform_does_not_change_global_random_states() -> None:
@@ -147,31 +147,31 @@ def test_a_training_transform_does_not_change_global_random_states() -> None:
         return bytes(torch.get_rng_state().numpy()), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
     before = states()
-    train_view(DATA, SPEC)(picture(), 7)
+    train_transform(DATA, SPEC)(picture(), 7)
     assert states() == before
 
 
 def test_the_random_state_is_restored_after_an_error_too() -> None:
     before = torch.get_rng_state()
     with pytest.raises(TypeError):
-        train_view(DATA, SPEC)(None, 7)  # type: ignore[arg-type]
+        train_transform(DATA, SPEC)(None, 7)  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_without_augmentation_training_uses_the_evaluation_transform(size: tuple[int, int]) -> None:
-    view = train_view(dataclasses.replace(DATA, min_crop_scale=1.0, hflip=False), SPEC)
+    transform = train_transform(dataclasses.replace(DATA, min_crop_scale=1.0, hflip=False), SPEC)
     for seed in range(3):
-        assert torch.equal(view(picture(*size), seed), SPEC.eval_view(picture(*size)))
+        assert torch.equal(transform(picture(*size), seed), SPEC.resize_and_crop(picture(*size)))
 
 
 @pytest.mark.parametrize(("flip", "axis"), [("hflip", 2), ("vflip", 1)])
 def test_half_of_the_views_are_mirrored(flip: str, axis: int) -> None:
     plain = {"hflip": False, "vflip": False}
-    view = train_view(dataclasses.replace(DATA, min_crop_scale=1.0, **(plain | {flip: True})), SPEC)
-    upright = SPEC.eval_view(picture())
-    mirrored = [torch.equal(view(picture(), seed), upright.flip(axis)) for seed in range(200)]
-    same = [torch.equal(view(picture(), seed), upright) for seed in range(200)]
+    transform = train_transform(dataclasses.replace(DATA, min_crop_scale=1.0, **(plain | {flip: True})), SPEC)
+    upright = SPEC.resize_and_crop(picture())
+    mirrored = [torch.equal(transform(picture(), seed), upright.flip(axis)) for seed in range(200)]
+    same = [torch.equal(transform(picture(), seed), upright) for seed in range(200)]
     assert [a != b for a, b in zip(mirrored, same, strict=True)] == [True] * 200
     assert 70 < sum(mirrored) < 130
 
@@ -180,9 +180,9 @@ def test_a_crop_is_never_smaller_than_asked(draw_image: Callable[..., Image.Imag
     # a picture of its own coordinates tells what part of it a view shows
     y, x = np.mgrid[0:64, 0:64]
     image = Image.fromarray(np.stack([4 * x, 4 * y, 0 * x], axis=-1).astype(np.uint8))
-    view = train_view(dataclasses.replace(DATA, min_crop_scale=0.5, hflip=False), SPEC)
+    transform = train_transform(dataclasses.replace(DATA, min_crop_scale=0.5, hflip=False), SPEC)
     for seed in range(50):
-        pixels = view(image, seed).float()
+        pixels = transform(image, seed).float()
         wide = (pixels[0].max() - pixels[0].min()) / 4 + 3
         high = (pixels[1].max() - pixels[1].min()) / 4 + 3
         assert wide * high >= 0.5 * 64 * 64
@@ -195,33 +195,33 @@ def test_a_crop_is_never_smaller_than_asked(draw_image: Callable[..., Image.Imag
 @pytest.mark.parametrize("scale", [0.3, 1.0])
 def test_what_is_kept_is_not_loaded_again_and_gives_the_same_view(scale: float, on_disk: bool) -> None:
     data = dataclasses.replace(DATA, min_crop_scale=scale)
-    view, loaded = train_view(data, SPEC, room=Room(10**6, on_disk)), []
+    transform, loaded = train_transform(data, SPEC, cache_limit=CacheLimit(10**6, on_disk)), []
 
     def load() -> Image.Image:
         loaded.append(1)
         return picture()
 
-    found = [view.of("sha", seed, load) for seed in range(8)]
+    found = [transform.of("sha", seed, load) for seed in range(8)]
     assert len(loaded) == 1
     for seed, pixels in enumerate(found):
-        assert torch.equal(pixels, train_view(data, SPEC)(picture(), seed))
+        assert torch.equal(pixels, train_transform(data, SPEC)(picture(), seed))
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     size = 3 * 32 * 32
-    view = SPEC.view(room=Room(2 * size + 1))
+    transform = SPEC.eval_transform(cache_limit=CacheLimit(2 * size + 1))
     for name in "abc":
-        view.keep(name, picture())
+        transform.keep(name, picture())
     loaded: list[str] = []
     for name in "abc":
-        view.of(name, 0, lambda name=name: loaded.append(name) or picture())  # type: ignore[misc, func-returns-value]
+        transform.of(name, 0, lambda name=name: loaded.append(name) or picture())  # type: ignore[misc, func-returns-value]
     assert loaded == ["c"]
 
 
 def test_a_worker_that_gets_a_copy_begins_with_nothing_and_the_same_room() -> None:
-    view = SPEC.view(room=Room(3 * 32 * 32))
-    view.keep("a", picture())
-    other = copy.deepcopy(view)  # by __reduce__, as a pickle
+    transform = SPEC.eval_transform(cache_limit=CacheLimit(3 * 32 * 32))
+    transform.keep("a", picture())
+    other = copy.deepcopy(transform)  # by __reduce__, as a pickle
     loaded: list[int] = []
     for _ in range(2):
         other.of("a", 0, lambda: loaded.append(1) or picture())  # type: ignore[func-returns-value]
@@ -230,22 +230,22 @@ def test_a_worker_that_gets_a_copy_begins_with_nothing_and_the_same_room() -> No
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_what_a_forked_process_keeps_all_of_them_have(on_disk: bool) -> None:
-    view = SPEC.view(room=Room(10**6, on_disk))
-    view.keep("before", picture())
-    view.expect(["a", "b"])
-    child = get_context("fork").Process(target=lambda: view.keep("a", picture()))
+    transform = SPEC.eval_transform(cache_limit=CacheLimit(10**6, on_disk))
+    transform.keep("before", picture())
+    transform.expect(["a", "b"])
+    child = get_context("fork").Process(target=lambda: transform.keep("a", picture()))
     child.start()
     child.join()
     assert child.exitcode == 0
-    assert torch.equal(view.of("a", 0, lambda: pytest.fail("decoded again")), SPEC.eval_view(picture()))  # type: ignore[arg-type]
-    assert torch.equal(view.of("before", 0, lambda: pytest.fail("decoded again")), SPEC.eval_view(picture()))  # type: ignore[arg-type]
+    assert torch.equal(transform.of("a", 0, lambda: pytest.fail("decoded again")), SPEC.resize_and_crop(picture()))  # type: ignore[arg-type]
+    assert torch.equal(transform.of("before", 0, lambda: pytest.fail("decoded again")), SPEC.resize_and_crop(picture()))  # type: ignore[arg-type]
 
 
 def test_a_process_that_died_with_the_lock_in_its_hand_costs_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels_module, "LOCK_S", 0.01)
-    kept = pixels_module.Pixels(Room(10**6))
+    kept = pixels_module.Pixels(CacheLimit(10**6))
     kept._lock.acquire()
-    kept.put("a", SPEC.eval_view(picture()))
+    kept.put("a", SPEC.resize_and_crop(picture()))
     assert kept.get("a") is None
 
 
@@ -256,7 +256,7 @@ def test_threads_that_keep_images_at_once_each_have_their_own_place() -> None:
             time.sleep(0.002)  # others run meanwhile
             return length
 
-    kept = pixels_module.Pixels(Room(10**6))
+    kept = pixels_module.Pixels(CacheLimit(10**6))
     kept._slots = Slow()
     images = {str(k): torch.full((3, 4, 4), k, dtype=torch.uint8) for k in range(16)}
     with ThreadPoolExecutor(8) as pool:
@@ -292,7 +292,7 @@ def test_a_jpeg_decoded_smaller_gives_nearly_the_same_pixels() -> None:
     exact, scaled = Preprocess.of(DataConfig(image_size=64)), Preprocess.of(data)
     assert scaled.jpeg_min_side == 2 * 73 / 0.5
     photo = photograph(1400, 1200)
-    difference = scaled.eval_view(scaled.decode(photo)).int() - exact.eval_view(exact.decode(photo)).int()
+    difference = scaled.resize_and_crop(scaled.decode(photo)).int() - exact.resize_and_crop(exact.decode(photo)).int()
     assert scaled.decode(photo).size == (350, 300) or scaled.decode(photo).size == (700, 600)
     assert difference.abs().float().mean() < 2
     assert difference.abs().max() < 24

@@ -46,7 +46,7 @@ def test_an_intact_file_passes_in_fp32_and_in_its_own_precision(folder, capsys) 
     assert [list(found["checks"]), found["passed"]] == [["fp32", "bf16"], True]
     for checks in found["checks"].values():
         assert [check.drawing.name for check in checks] == [drawing.name for drawing in golden_inputs.DRAWINGS]
-        assert all(check.view and check.decoded for check in checks)
+        assert all(check.transform and check.decoded for check in checks)
     assert max(check.difference for check in found["checks"]["fp32"]) < 1e-4
     assert max(check.difference for check in found["checks"]["bf16"]) > 1e-4, "bf16 must not be fp32 in disguise"
 
@@ -57,9 +57,11 @@ def test_golden_logits_equal_those_of_plain_torchvision(measured_on, tmp_path) -
     info = read_info(folder / "model.safetensors")
     model = resnet18(num_classes=3)
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    views = torch.stack([info.preprocess.eval_view(info.preprocess.decode(golden_inputs.draw(n))) for n in range(7)])
+    transforms = torch.stack(
+        [info.preprocess.resize_and_crop(info.preprocess.decode(golden_inputs.draw(n))) for n in range(7)]
+    )
     with torch.inference_mode():
-        expected = model.eval()(info.preprocess.normalize(views)).numpy()
+        expected = model.eval()(info.preprocess.normalize(transforms)).numpy()
     recorded = np.array([entry["logits"] for entry in info.golden["inputs"]])
     assert np.abs(recorded - expected).max() < 1e-4
     assert np.abs(expected).max() > 1
@@ -99,11 +101,11 @@ def bicubic(monkeypatch) -> None:
 
 
 def squeezed(monkeypatch) -> None:
-    def view(self: Preprocess, image: Image.Image) -> torch.Tensor:
+    def transform(self: Preprocess, image: Image.Image) -> torch.Tensor:
         square = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
-    monkeypatch.setattr(Preprocess, "eval_view", view)
+    monkeypatch.setattr(Preprocess, "resize_and_crop", transform)
 
 
 def crop_off_by_one(monkeypatch) -> None:
@@ -113,8 +115,8 @@ def crop_off_by_one(monkeypatch) -> None:
 
 
 def blue_first(monkeypatch) -> None:
-    original = Preprocess.eval_view
-    monkeypatch.setattr(Preprocess, "eval_view", lambda self, image: original(self, image).flip(0))
+    original = Preprocess.resize_and_crop
+    monkeypatch.setattr(Preprocess, "resize_and_crop", lambda self, image: original(self, image).flip(0))
 
 
 def orientation_ignored(monkeypatch) -> None:
@@ -146,7 +148,7 @@ def fault_in(found: dict[str, Any]) -> str:
     assert broken
     if not all(check.decoded for check in broken):
         return "decoder"
-    return "network" if all(check.view for check in broken) else "transform"
+    return "network" if all(check.transform for check in broken) else "transform"
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -136,7 +136,7 @@ def run(tmp_path_factory) -> Path:
         "config.yaml",
         "manifest.parquet",
         "predictions.parquet",
-        "train_views.png",
+        "train_batch.png",
         "val_predictions.png",
     ):
         (folder / name).write_text("{}")
@@ -215,7 +215,7 @@ def test_a_dry_run_prints_the_same_and_sends_nothing(run, hub, push_here) -> Non
         "checkpoints/",
         "manifest.parquet",
         "predictions.parquet",
-        "train_views.png",
+        "train_batch.png",
         "val_predictions.png",
         "config.yaml",
     ):

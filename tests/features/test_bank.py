@@ -23,7 +23,7 @@ from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
 from headstart.features.bank import MERGE_SHARDS, Bank, bank_key, prune, row_name, stored
-from headstart.features.extraction import BATCH_CPU, fill, rows_of, views_of
+from headstart.features.extraction import BATCH_CPU, bank_transforms, fill, rows_of
 from headstart.model.classifier import Classifier, build_model
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of, shapes
 from headstart.model.weights import load_weights
@@ -78,7 +78,7 @@ def test_the_evaluation_transform_has_the_bytes_of_torchvision(draw_image) -> No
         Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((38, 41), (200, 37), (33, 500))
     ]
     for image in images:
-        assert torch.equal(SPEC.eval_view(image), reference(image)), image.size
+        assert torch.equal(SPEC.resize_and_crop(image), reference(image)), image.size
 
 
 def test_the_folded_trunk_gives_the_logits_of_the_network_in_fp32(backbone) -> None:
@@ -165,13 +165,13 @@ def test_another_size_crop_or_backbone_has_another_key(tiny_data, tmp_path, back
 
 @pytest.mark.slow
 def test_augmented_copies_are_functions_of_seed_and_number(tiny_data, tmp_path, backbone) -> None:
-    extraction, features, _ = extract(tiny_data, tmp_path / "a", backbone, num_views=2)
+    extraction, features, _ = extract(tiny_data, tmp_path / "a", backbone, augmented_copies=2)
     assert extraction.computed == 3 * 51
     per_image = features.reshape(51, 3, FEATURES)
     assert not np.array_equal(per_image[:, 1], per_image[:, 2])
-    _, again, _ = extract(tiny_data, tmp_path / "b", backbone, num_views=2)
+    _, again, _ = extract(tiny_data, tmp_path / "b", backbone, augmented_copies=2)
     assert np.array_equal(features, again)
-    more, _, _ = extract(tiny_data, tmp_path / "a", backbone, num_views=3)
+    more, _, _ = extract(tiny_data, tmp_path / "a", backbone, augmented_copies=3)
     assert more.computed == 51  # the first two views are there already
 
 
@@ -189,7 +189,7 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
     changed = folder / manifest.samples[5].path
     draw_image(1, 999).save(changed)
     bank = Bank(tmp_path / "bank", KEY, width=FEATURES)
-    rows = rows_of(manifest.source, manifest.samples, views_of(DataConfig(), SPEC, num_views=0, seed=0))
+    rows = rows_of(manifest.source, manifest.samples, bank_transforms(DataConfig(), SPEC, augmented_copies=0, seed=0))
     for num_workers in (0, 1):
         with StopRequest() as stop, pytest.raises(InputError, match="content changed") as caught:
             fill(
@@ -390,9 +390,9 @@ def test_a_signal_keeps_every_batch_that_was_begun(tiny_data, tmp_path, backbone
 EXTRACTED = bank_key(weights_sha256="bundled", form="test", preprocess=SPEC.to_json())
 
 
-def in_a_process(data: Path, bank: Path, trunk: dict[str, torch.Tensor] | FrozenTrunk, *, num_views: int):
+def in_a_process(data: Path, bank: Path, trunk: dict[str, torch.Tensor] | FrozenTrunk, *, augmented_copies: int):
     """`extract` with two workers, in a process that starts at once because torch is imported already."""
-    arguments = {"num_views": num_views, "num_workers": 2}
+    arguments = {"num_views": augmented_copies, "num_workers": 2}
     process = multiprocessing.get_context("fork").Process(target=extract, args=(data, bank, trunk), kwargs=arguments)
     process.start()
     return process
@@ -403,7 +403,7 @@ def test_a_killed_extraction_keeps_its_batches_and_continues_to_the_same_bits(ti
     num_stored = 0
     for stop_at in (6, 2):  # of 13 batches, then of those that are left
         trunk = CountingTrunk(backbone, stop_at=stop_at, kills_parent=True)
-        process = in_a_process(tiny_data, tmp_path / "bank", trunk, num_views=3)
+        process = in_a_process(tiny_data, tmp_path / "bank", trunk, augmented_copies=3)
         process.join(timeout=200)
         assert process.exitcode == -signal.SIGKILL
         bank = Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)
@@ -411,18 +411,18 @@ def test_a_killed_extraction_keeps_its_batches_and_continues_to_the_same_bits(ti
         # a worker is given its sixth batch when three of its batches, and so three of the other's, are stored
         assert max(num_stored, 5 * BATCH_CPU) <= len(bank) < 4 * 51
         num_stored = len(bank)
-    rest, features, _ = extract(tiny_data, tmp_path / "bank", backbone, num_views=3)
+    rest, features, _ = extract(tiny_data, tmp_path / "bank", backbone, augmented_copies=3)
     assert rest.computed == 4 * 51 - num_stored
-    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone, num_views=3)
+    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone, augmented_copies=3)
     assert np.array_equal(features, expected)
 
 
 @pytest.mark.extended
 def test_an_extraction_killed_at_random_moments_ends_with_the_same_bits(tiny_data, tmp_path, backbone) -> None:
-    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone, num_views=7)
+    _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone, augmented_copies=7)
     for pause in np.random.default_rng(0).uniform(0, 0.2, 12).tolist():
         before = len(Bank(tmp_path / "bank", EXTRACTED, width=FEATURES))
-        process = in_a_process(tiny_data, tmp_path / "bank", backbone, num_views=7)
+        process = in_a_process(tiny_data, tmp_path / "bank", backbone, augmented_copies=7)
         deadline = time.monotonic() + 100
         while process.is_alive() and len(Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)) <= before:
             assert time.monotonic() < deadline
@@ -433,5 +433,5 @@ def test_an_extraction_killed_at_random_moments_ends_with_the_same_bits(tiny_dat
         bank = Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)
         assert not bank.damaged
         assert len(bank) > before or len(bank) == len(expected)
-    _, features, _ = extract(tiny_data, tmp_path / "bank", backbone, num_views=7)
+    _, features, _ = extract(tiny_data, tmp_path / "bank", backbone, augmented_copies=7)
     assert np.array_equal(features, expected)

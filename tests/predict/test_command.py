@@ -249,7 +249,7 @@ def _rows(path: Path) -> list[dict]:
 def test_calibration_confidence_and_columns_can_be_chosen(model, tiny_data, tmp_path) -> None:
     path = sorted((tiny_data / "val").rglob("*.*"))[3]
     predictor = headstart.load(model)
-    logits = predictor.compute(predictor.view(path)[None]).logits[0].astype(np.float64)
+    logits = predictor.compute(predictor.transform(path)[None]).logits[0].astype(np.float64)
 
     def softmax(values: np.ndarray) -> np.ndarray:
         return np.exp(values) / np.exp(values).sum()

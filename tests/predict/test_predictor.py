@@ -133,7 +133,7 @@ def test_every_form_of_an_image_gives_the_same_prediction(kind, predictor, photo
     given = SAME[kind](photo)
     (found,) = predictor.predict([given])
     assert found.probabilities == expected.probabilities
-    assert torch.equal(predictor.view(given), predictor.view(photo))
+    assert torch.equal(predictor.transform(given), predictor.transform(photo))
     assert predictor.predict(given)[0].probabilities == expected.probabilities
 
 
@@ -143,7 +143,7 @@ def test_gray_arrays_of_8_and_16_bits_equal_their_files(predictor) -> None:
         file = io.BytesIO()
         Image.fromarray(values).save(file, "PNG")
         for given in (values, values[..., None], values[None, ..., None], torch.from_numpy(values)[None]):
-            assert torch.equal(predictor.view(given), predictor.view(file.getvalue())), given.shape
+            assert torch.equal(predictor.transform(given), predictor.transform(file.getvalue())), given.shape
 
 
 def test_the_orientation_of_an_opened_image_is_applied_and_the_image_is_not_changed(predictor, tmp_path, photo) -> None:
@@ -152,10 +152,10 @@ def test_the_orientation_of_an_opened_image_is_applied_and_the_image_is_not_chan
     turned = tmp_path / "turned.png"
     Image.open(photo).save(turned, exif=exif)
     with Image.open(turned) as image:
-        assert torch.equal(predictor.view(image), predictor.view(turned))
+        assert torch.equal(predictor.transform(image), predictor.transform(turned))
         assert image.size == (64, 48)
         assert image.getexif()[274] == 6
-    assert not torch.equal(predictor.view(turned), predictor.view(photo))
+    assert not torch.equal(predictor.transform(turned), predictor.transform(photo))
 
 
 def test_several_images_in_one_array_are_several_predictions(predictor, photo) -> None:
@@ -168,18 +168,18 @@ def test_several_images_in_one_array_are_several_predictions(predictor, photo) -
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
 def test_a_tensor_of_any_floating_point_type_is_read_by_its_values(dtype, predictor) -> None:
     tensor = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
-    assert torch.equal(predictor.view(tensor), predictor.view(tensor.float()))
+    assert torch.equal(predictor.transform(tensor), predictor.transform(tensor.float()))
 
 
 def test_a_lazily_negated_tensor_and_an_array_of_either_byte_order_are_read_by_their_values(predictor) -> None:
     negated = torch._neg_view(-torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)))
     assert negated.is_neg()
-    assert torch.equal(predictor.view(negated), predictor.view(negated.resolve_neg()))
+    assert torch.equal(predictor.transform(negated), predictor.transform(negated.resolve_neg()))
     gray = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50) * 30
     for kind in (">u2", "<u2"):
-        assert torch.equal(predictor.view(gray.astype(kind)), predictor.view(gray))
+        assert torch.equal(predictor.transform(gray.astype(kind)), predictor.transform(gray))
     shares = (gray / 65535).astype(">f4")
-    assert torch.equal(predictor.view(shares), predictor.view(shares.astype("<f4")))
+    assert torch.equal(predictor.transform(shares), predictor.transform(shares.astype("<f4")))
 
 
 @pytest.mark.parametrize("options", [{"top": "x"}, {"top": 1.5}, {"top": None}, {"batch_size": 2.0}])

@@ -147,7 +147,7 @@ def test_images_that_moved_are_reported_as_missing_and_found_with_data(copy, tin
     assert re.search(r"\b(\d+) of \1 images\b.*--data\b", line)
     assert text.count("data:image/jpeg") == 1  # of the augmented copies, which lie in the folder
     facts = read_run(copy)
-    shown = facts.paths[worst_mistakes(facts.confidence, facts.right, limit=1)[0]]
+    shown = facts.paths[worst_mistakes(facts.confidence, facts.is_correct, limit=1)[0]]
     (moved / shown).write_bytes((moved / facts.manifest.column("path")[0].as_py()).read_bytes())
     assert exit_code("report", copy, "--data", moved) == 0
     text = (copy / "report.html").read_text()
@@ -509,10 +509,10 @@ def test_the_numbers_per_class_are_those_of_scikit_learn():
 def test_bins_hold_each_image_once_and_images_are_chosen_by_confidence(rows):
     confidence, right = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     found = bins(confidence, right)
-    assert sum(one.right.n for one in found) == len(rows)
-    assert sum(one.right.hits for one in found) == right.sum()
+    assert sum(one.is_correct.n for one in found) == len(rows)
+    assert sum(one.is_correct.hits for one in found) == right.sum()
     assert [one.confidence for one in found] == sorted(one.confidence for one in found)
-    assert max(one.right.n for one in found) - min(one.right.n for one in found) <= 1
+    assert max(one.is_correct.n for one in found) - min(one.is_correct.n for one in found) <= 1
     mistakes, hits = worst_mistakes(confidence, right, limit=5), weakest_hits(confidence, right, limit=5)
     assert not right[mistakes].any()
     assert right[hits].all()

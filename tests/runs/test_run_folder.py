@@ -25,7 +25,7 @@ from headstart.training.by_epochs import run
 
 FILES = {
     "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
-    "predictions.parquet", "report.html", "summary.json", "train_views.png", "val_predictions.png",
+    "predictions.parquet", "report.html", "summary.json", "train_batch.png", "val_predictions.png",
 }  # fmt: skip
 SUMMARY = {
     "strategy", "classes", "val", "best_epoch", "epochs", "wall_s", "train_images_per_s", "world_size", "mixed_precision",
@@ -69,7 +69,7 @@ def test_the_summary_has_the_documented_keys(folder):
 
 
 def test_the_pictures_can_be_opened(folder):
-    for name in ("curves.png", "train_views.png", "val_predictions.png"):
+    for name in ("curves.png", "train_batch.png", "val_predictions.png"):
         with Image.open(folder / name) as image:
             image.load()
             assert min(image.size) > 200
@@ -102,7 +102,7 @@ def test_plain_torchvision_opens_the_model_and_predicts_the_same(folder, tiny_da
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     info = read_info(folder / "model.safetensors")
     path = next((tiny_data / "val").rglob("*.*"))
-    pixels = info.preprocess.normalize(info.preprocess.eval_view(decode(path.read_bytes()))[None])
+    pixels = info.preprocess.normalize(info.preprocess.resize_and_crop(decode(path.read_bytes()))[None])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=info.mixed_precision == "bf16"):
         theirs = model.eval()(pixels).double().softmax(1)[0]
     ours = headstart.load(folder).predict([path], calibrated=False)[0].probabilities

@@ -141,7 +141,7 @@ def test_a_run_continues_on_any_number_of_processes(tiny_data, tmp_path, referen
 
 def test_a_killed_decoding_process_is_reported_with_the_options_that_help(tiny_data, tmp_path):
     config = config_of(tiny_data, tmp_path / "run", num_workers=1)
-    # this process opens 12 images for train_views.png, and its worker counts on from there
+    # this process opens 12 images for train_batch.png, and its worker counts on from there
     arguments = ("kill", 40, str(tiny_data), 0, *command(config, tmp_path))
     done = Started(headstart_with_fault, *arguments, cwd=tmp_path).finish()
     assert done.returncode == 1, done.stderr

@@ -81,7 +81,7 @@ def test_the_gradcam_map_and_the_view_come_on_request(server, predictor, photos)
     (plain,) = server.predict(data).json["results"]
     assert (plain["gradcam"], plain["view"]) == (None, None)
     (full,) = server.predict(data, "?gradcam=true&view=true").json["results"]
-    pixels = predictor.view(photos[0])
+    pixels = predictor.transform(photos[0])
     heat = predictor.attention(predictor.compute(pixels[None]))[0]
     np.testing.assert_allclose(full["gradcam"], heat, atol=6e-4)
     prefix, _, text = full["view"].partition(",")

@@ -10,7 +10,7 @@ from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, bank_key
-from headstart.features.extraction import Extraction, features_of, fill, rows_of, views_of
+from headstart.features.extraction import Extraction, bank_transforms, features_of, fill, rows_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.signals import StopRequest
@@ -25,7 +25,7 @@ def extract(
     trunk: dict[str, torch.Tensor] | FrozenTrunk,
     *,
     spec: Preprocess = SPEC,
-    num_views: int = 0,
+    augmented_copies: int = 0,
     num_workers: int = 0,
 ) -> tuple[Extraction, np.ndarray, Bank]:
     """Both splits of an image folder into the bank at `location`, and their features.
@@ -35,8 +35,10 @@ def extract(
     manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
     key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
     bank = Bank(location, key, width=FEATURES)
-    views = views_of(DataConfig(image_size=32, min_crop_scale=0.5), spec, num_views=num_views, seed=0)
-    rows = rows_of(manifest.source, manifest.samples, views)
+    transforms = bank_transforms(
+        DataConfig(image_size=32, min_crop_scale=0.5), spec, augmented_copies=augmented_copies, seed=0
+    )
+    rows = rows_of(manifest.source, manifest.samples, transforms)
     with StopRequest() as stop:
         extraction = fill(
             start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)),

@@ -63,7 +63,7 @@ def four_extractions(images: str) -> None:
     accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True))
     spec = Preprocess(image_size=32, resize_size=37)
     manifest = build_manifest(ClassFolders(images), DataConfig(), seed=0)
-    views = extraction.views_of(DataConfig(), spec, num_views=0, seed=0)
+    transforms = extraction.bank_transforms(DataConfig(), spec, augmented_copies=0, seed=0)
     trunk = FrozenTrunk(load_weights("bundled").tensors, precision="no", device=torch.device("cpu"))
     found: dict[str, Any] = {}
 
@@ -74,7 +74,7 @@ def four_extractions(images: str) -> None:
         name: str, bank: Bank, fault: Callable[[int], None] = _nothing, *, num_images: int | None = None
     ) -> None:
         source = ReadBy(ClassFolders(images), fault if rank == 1 else _nothing)
-        rows = extraction.rows_of(source, manifest.samples, views)[:num_images]
+        rows = extraction.rows_of(source, manifest.samples, transforms)[:num_images]
         try:
             with StopRequest() as stop:
                 extraction.fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=0, stop=stop)
@@ -91,7 +91,7 @@ def four_extractions(images: str) -> None:
     late = open_bank("late") if rank == 1 else None
     accelerator.wait_for_everyone()
     if rank == 0:  # another run stores everything meanwhile
-        names = [row.name for row in extraction.rows_of(manifest.source, manifest.samples, views)]
+        names = [row.name for row in extraction.rows_of(manifest.source, manifest.samples, transforms)]
         open_bank("late").writer().add(names, np.zeros((len(names), FEATURES), np.float32))
         late = open_bank("late")
     accelerator.wait_for_everyone()

@@ -52,13 +52,13 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 def altered(image: Image.Image, number: int) -> bytes:
     """A copy that is not the same file: re-encoded, resized, mirrored, or all of it."""
     half = (round(image.width * 0.6), round(image.height * 0.6))
-    views = (
+    transforms = (
         lambda: encoded(image, "JPEG", quality=55),
         lambda: encoded(image.resize(half), "PNG"),
         lambda: encoded(ImageOps.mirror(image), "PNG"),
         lambda: encoded(ImageOps.mirror(image).resize(half), "JPEG", quality=70),
     )
-    return views[number % 4]()
+    return transforms[number % 4]()
 
 
 def huge_png(side: int = 60_000) -> bytes:

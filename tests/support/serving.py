@@ -150,7 +150,7 @@ def write_model(path: Path, *, image_size: int = 64, calibration: Calibration | 
 def calibration_of(model: Path, images: list[Path]) -> Calibration:
     """Fitted on these images, whose folders are taken for classes."""
     predictor = headstart.load(model)
-    outputs = predictor.compute(torch.stack([predictor.view(image) for image in images]))
+    outputs = predictor.compute(torch.stack([predictor.transform(image) for image in images]))
     names = sorted({image.parent.name for image in images})
     labels = np.array([names.index(image.parent.name) for image in images])
     return Calibration(

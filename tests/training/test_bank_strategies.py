@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 FILES = {
     "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
-    "predictions.parquet", "report.html", "summary.json", "train_views.png", "val_predictions.png",
+    "predictions.parquet", "report.html", "summary.json", "train_batch.png", "val_predictions.png",
 }  # fmt: skip
 
 
@@ -67,9 +67,9 @@ def recomputed_logits(folder: Path, root: Path) -> tuple[np.ndarray, list[dict]]
     model = resnet18(num_classes=len(tensors["fc.bias"]))
     model.load_state_dict(tensors, strict=True)
     spec = Preprocess(image_size=32, resize_size=37)
-    views = torch.stack([spec.eval_view(decode((root / row["path"]).read_bytes())) for row in rows])
+    transforms = torch.stack([spec.resize_and_crop(decode((root / row["path"]).read_bytes())) for row in rows])
     with torch.inference_mode():
-        return model.eval()(spec.normalize(views)).numpy(), rows
+        return model.eval()(spec.normalize(transforms)).numpy(), rows
 
 
 def test_the_run_folder_is_that_of_every_run(probed) -> None:
@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_written(
 @pytest.mark.slow
 def test_augmented_images_train_and_are_never_evaluated(tiny_data, bank, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(logistic_regression, "NEIGHBOUR_ROWS", 10)
-    found = summary(run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(views=2, l2=10.0))))
+    found = summary(run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(augmented_copies=2, l2=10.0))))
     assert found["features"]["rows"] == 36 * 3 + 15
     assert found["val"]["n"] == 15
     assert found["probe"]["l2"] == 10.0

@@ -5,12 +5,17 @@ import torch
 from accelerate import Accelerator
 
 from headstart.config import DataConfig
-from headstart.data.loaders import Views, load_images
+from headstart.data.loaders import TransformedImages, load_images
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
-from headstart.data.transforms import Preprocess, train_view
+from headstart.data.transforms import Preprocess, train_transform
 from headstart.model.classifier import build_model
-from headstart.training.num_workers import images_per_second, measure_num_workers, num_workers, views_per_second
+from headstart.training.num_workers import (
+    images_per_second,
+    images_prepared_per_second,
+    measure_num_workers,
+    num_workers,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,14 +29,14 @@ def test_measuring_changes_nothing(tiny_data) -> None:
     data = DataConfig(root=str(tiny_data), image_size=32)
     manifest = build_manifest(ClassFolders(str(tiny_data)), data, seed=0)
     samples, spec = manifest.of("train"), Preprocess.of(data)
-    views = Views(load_images(samples, manifest.classes), samples, train_view(data, spec), seed=0)
+    transforms = TransformedImages(load_images(samples, manifest.classes), samples, train_transform(data, spec), seed=0)
     model = build_model(3, backbone=None, head_init="zero", seed=0).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     accelerator = Accelerator(cpu=True)
     state = torch.random.get_rng_state()
-    assert views_per_second(views) > 0
+    assert images_prepared_per_second(transforms) > 0
     assert images_per_second(accelerator, model, spec, share=4) > 0
-    assert measure_num_workers(accelerator, model, views, spec, share=4)[0] == 1
+    assert measure_num_workers(accelerator, model, transforms, spec, share=4)[0] == 1
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -65,7 +65,7 @@ def test_several_processes_train_on_the_same_samples_and_evaluate_the_same(
     for rank in range(processes):
         opened = json.loads((tmp_path / f"opened-{rank}.json").read_text())
         trained_on = [name for name in opened if name.startswith(f"{tiny_data}/train")]
-        trained_on = trained_on[12:] if rank == 0 else trained_on  # without those of train_views.png
+        trained_on = trained_on[12:] if rank == 0 else trained_on  # without those of train_batch.png
         assert trained_on == [name for step in drawn for name in step[rank * share : (rank + 1) * share]]
 
 

@@ -258,5 +258,5 @@ def test_the_others_offline(name, tiny_data, tmp_path, monkeypatch, capfd):
         assert [entry.step for entry in logged] == [1, 2, 3, 4, 5, 6]
         assert {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)} >= {
             "model.safetensors",
-            "train_views.png",
+            "train_batch.png",
         }

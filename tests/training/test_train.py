@@ -22,7 +22,7 @@ from headstart.data import loaders
 from headstart.data.loaders import collate, load_images, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
-from headstart.data.transforms import Preprocess, train_view
+from headstart.data.transforms import Preprocess, train_transform
 from headstart.model.classifier import build_model
 from headstart.model.model_file import load_model
 from headstart.model.weights import load_weights
@@ -96,8 +96,10 @@ def test_fine_tuning_learns_the_training_images(tiny_data, tmp_path):
 def decoded(monkeypatch):
     """Grows by one for each image that a run decodes after its scan."""
     seen = []
-    original = loaders.Views.decoded
-    monkeypatch.setattr(loaders.Views, "decoded", lambda self, *args: seen.append(1) or original(self, *args))
+    original = loaders.TransformedImages.decoded
+    monkeypatch.setattr(
+        loaders.TransformedImages, "decoded", lambda self, *args: seen.append(1) or original(self, *args)
+    )
     return seen
 
 
@@ -157,7 +159,7 @@ def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
     loader = train_loader(
         load_images(samples, manifest.classes),
         samples,
-        train_view(config.data, spec),
+        train_transform(config.data, spec),
         batch_size=batch_size, accumulation=1, num_steps=len(ours), start_step=0, seed=0, num_workers=0,
     )  # fmt: skip
     count = len(manifest.classes)
@@ -302,7 +304,7 @@ def test_a_stopped_run_saves_exits_143_and_continues_to_the_same_bits(tiny_data,
     folder, file = tmp_path / "run", tmp_path / "config.yaml"
     config = small(tiny_data, folder, strategy="frozen_head", data={"cache": "off"}, train={"resume": "auto"})
     file.write_text(to_yaml(config))
-    # after the 12 images of train_views.png: two steps of 8, and some of the third; then by the lines of metrics.jsonl, which is
+    # after the 12 images of train_batch.png: two steps of 8, and some of the third; then by the lines of metrics.jsonl, which is
     # read once and opened for each line: that of step 5 comes before the evaluation, that of epoch 2 before the last one
     for nth, path, at, num_epochs in (
         (30, tiny_data, r"step [1-3] of 9", 0),
@@ -556,10 +558,10 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
     from accelerate import skip_first_batches
     from torch.utils.data import DataLoader, RandomSampler
 
-    def shuffled(rows, samples, view, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, **_):
-        views = loaders.Views(rows, samples, view, seed=seed)
-        sampler = RandomSampler(views, num_samples=num_steps * batch_size)
-        plain = DataLoader([views[(index, 0)] for index in range(len(views))], sampler=sampler, batch_size=batch_size,
+    def shuffled(rows, samples, transform, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, **_):
+        transforms = loaders.TransformedImages(rows, samples, transform, seed=seed)
+        sampler = RandomSampler(transforms, num_samples=num_steps * batch_size)
+        plain = DataLoader([transforms[(index, 0)] for index in range(len(transforms))], sampler=sampler, batch_size=batch_size,
                            collate_fn=collate)  # fmt: skip
         if not start_step:
             return plain

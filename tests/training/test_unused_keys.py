@@ -20,7 +20,7 @@ def idle(*options: str) -> list[str]:
         ("--probe.folds 3 --probe.one_standard_error true", []),
         ("--probe.folds 3 --probe.one_standard_error true --probe.l2 1", ["probe.folds", "probe.one_standard_error"]),
         ("--train.epochs 99 --data.vflip true", ["data.vflip", "train.epochs"]),
-        ("--data.vflip true --probe.views 2", []),
+        ("--data.vflip true --probe.augmented_copies 2", []),
         ("--runtime.compile true", ["runtime.compile"]),
         ("--optim.class_weights balanced --optim.label_smoothing 0.1", ["optim.label_smoothing"]),
         ("--probe.solver full_batch --probe.steps 7 --optim.lr 0.5 --model.head_init normal", []),
@@ -40,9 +40,18 @@ def test_on_the_feature_bank_each_solver_has_keys_of_its_own(options: str, named
 
 
 def test_the_loop_does_not_look_at_the_section_probe() -> None:
-    options = ["--probe.views", "2", "--probe.l2", "1", "--runtime.compile", "true", "--optim.clip_norm", "1"]
-    assert idle("--strategy.name", "fine_tune", *options) == ["probe.l2", "probe.views"]
-    assert idle(*FROZEN, "--strategy.features", "recompute", *options) == ["probe.l2", "probe.views"]
+    options = [
+        "--probe.augmented_copies",
+        "2",
+        "--probe.l2",
+        "1",
+        "--runtime.compile",
+        "true",
+        "--optim.clip_norm",
+        "1",
+    ]
+    assert idle("--strategy.name", "fine_tune", *options) == ["probe.augmented_copies", "probe.l2"]
+    assert idle(*FROZEN, "--strategy.features", "recompute", *options) == ["probe.augmented_copies", "probe.l2"]
     assert idle("--strategy.name", "probe_then_tune", *options) == []
     assert idle("--strategy.name", "probe_then_tune", "--probe.steps", "7") == ["probe.steps"]
 

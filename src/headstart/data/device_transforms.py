@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from headstart.data.loaders import Views
-from headstart.data.transforms import View
+from headstart.data.loaders import TransformedImages
+from headstart.data.transforms import Transform
 
 
-class Pictures(Views):
+class DecodedImages(TransformedImages):
     """Item (index, epoch) -> the decoded image and the seed of its view in that epoch, for `DeviceViews` to finish."""
 
     @property
@@ -18,12 +18,12 @@ class Pictures(Views):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, epoch = item
-        picture = self.view.prepared(self.samples[index].sha256, lambda: self.decoded(index))
+        picture = self.transform.prepared(self.samples[index].sha256, lambda: self.decoded(index))
         seed = self.seed_of(index, epoch)
         return {"picture": picture, "seed": seed, "label": self.rows[index]["label"], "index": index}
 
 
-def collate_pictures(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate_decoded(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "pictures": [item["picture"] for item in items],
         "seeds": [item["seed"] for item in items],
@@ -32,14 +32,16 @@ def collate_pictures(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-class DeviceViews:
+class DeviceTransform:
     """From a batch of `collate_pictures` to uint8 (n, 3, S, S) on `device`. Random numbers are drawn as in a worker, so the
     views are the same, but for the rounding of another device."""
 
-    def __init__(self, view: View, device: torch.device) -> None:
-        self.view, self.device = view, device
+    def __init__(self, transform: Transform, device: torch.device) -> None:
+        self.transform, self.device = transform, device
 
     def __call__(self, batch: dict[str, Any]) -> torch.Tensor:
-        assert self.view.vary is not None
+        assert self.transform.vary is not None
         moved = [picture.to(self.device, non_blocking=True) for picture in batch["pictures"]]
-        return torch.stack([self.view.vary(image, seed) for image, seed in zip(moved, batch["seeds"], strict=True)])
+        return torch.stack(
+            [self.transform.vary(image, seed) for image, seed in zip(moved, batch["seeds"], strict=True)]
+        )

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from headstart.arrow import strings
 from headstart.data.decode import UnreadableImage
 from headstart.data.samples import Samples
-from headstart.data.sampling import Blocks, EvalSampler, StepSampler, keys_of, view_seeds
-from headstart.data.transforms import View
+from headstart.data.sampling import Blocks, EvalSampler, StepSampler, augmentation_seeds, keys_of
+from headstart.data.transforms import Transform
 from headstart.errors import OwnInputError
 from headstart.runtime.worker_processes import worker_options
 
@@ -34,15 +34,15 @@ def load_images(samples: Samples, classes: Sequence[str]) -> datasets.Dataset:
     return datasets.Dataset(datasets.table.InMemoryTable(table))
 
 
-class Views(Dataset[dict[str, Any]]):
+class TransformedImages(Dataset[dict[str, Any]]):
     """Item (index, epoch) -> the sample's view in that epoch (or, of balanced classes, when it was drawn so often before).
     Raises OwnInputError if the file became unreadable."""
 
-    def __init__(self, rows: datasets.Dataset, samples: Samples, view: View, *, seed: int) -> None:
+    def __init__(self, rows: datasets.Dataset, samples: Samples, transform: Transform, *, seed: int) -> None:
         self.rows, self.samples = rows, samples
         self.keys = keys_of(samples.column("id"))
-        self.view = view
-        view.expect(samples.column("sha256"))
+        self.transform = transform
+        transform.expect(samples.column("sha256"))
         self.seed = seed
 
     def __len__(self) -> int:
@@ -54,20 +54,20 @@ class Views(Dataset[dict[str, Any]]):
 
     def pixels(self, index: int, epoch: int) -> torch.Tensor:
         """uint8 (3, S, S)."""
-        return self.view.of(self.samples[index].sha256, self.seed_of(index, epoch), lambda: self.decoded(index))
+        return self.transform.of(self.samples[index].sha256, self.seed_of(index, epoch), lambda: self.decoded(index))
 
     def seed_of(self, index: int, epoch: int) -> int:
-        return int(view_seeds(self.keys[index : index + 1], seed=self.seed, epoch=epoch)[0])
+        return int(augmentation_seeds(self.keys[index : index + 1], seed=self.seed, epoch=epoch)[0])
 
     @property
     def item_bytes(self) -> int:
         """About, of the pixels of one item."""
-        return 3 * self.view.image_size**2
+        return 3 * self.transform.image_size**2
 
     def decoded(self, index: int) -> Image.Image:
         path = self.rows[index]["image"]["path"]
         try:
-            return self.view.decode(self.samples.source.read(path))
+            return self.transform.decode(self.samples.source.read(path))
         except (UnreadableImage, OSError) as error:
             raise OwnInputError(
                 f"{self.samples.where(path)} was readable when the run began and is not now: {error}"
@@ -85,7 +85,7 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
 def train_loader(
     rows: datasets.Dataset,
     samples: Samples,
-    view: View,
+    transform: Transform,
     *,
     batch_size: int,
     accumulation: int,
@@ -95,16 +95,16 @@ def train_loader(
     num_workers: int,
     labels: np.ndarray | None = None,
     blocks: Blocks | None = None,
-    views_of: type[Views] = Views,
+    bank_transforms: type[TransformedImages] = TransformedImages,
     collate_fn: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
     """All batches of the run in one pass, so that workers start once and read ahead during validation.
 
     labels: (n,) int, the class of each sample if the classes are to be balanced; blocks: what is shuffled together;
     views_of, collate_fn: what an item and a batch are."""
-    views = views_of(rows, samples, view, seed=seed)
+    transforms = bank_transforms(rows, samples, transform, seed=seed)
     sampler = StepSampler(
-        views.keys,
+        transforms.keys,
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
@@ -113,29 +113,29 @@ def train_loader(
         labels=labels,
         blocks=blocks,
     )
-    return _loader(views, sampler, num_workers=num_workers, batch_size=batch_size, collate_fn=collate_fn)
+    return _loader(transforms, sampler, num_workers=num_workers, batch_size=batch_size, collate_fn=collate_fn)
 
 
 def eval_loader(
-    rows: datasets.Dataset, samples: Samples, view: View, *, batch_size: int, num_workers: int
+    rows: datasets.Dataset, samples: Samples, transform: Transform, *, batch_size: int, num_workers: int
 ) -> DataLoader[Any]:
     """Every row once, in order."""
-    views = Views(rows, samples, view, seed=0)
+    transforms = TransformedImages(rows, samples, transform, seed=0)
     sampler = EvalSampler(len(rows), batch_size=batch_size)
-    return _loader(views, sampler, num_workers=num_workers, batch_size=batch_size)
+    return _loader(transforms, sampler, num_workers=num_workers, batch_size=batch_size)
 
 
 def _loader(
-    views: Views,
+    transforms: TransformedImages,
     sampler: StepSampler | EvalSampler,
     *,
     num_workers: int,
     batch_size: int,
     collate_fn: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
-    batch_bytes = batch_size * views.item_bytes
+    batch_bytes = batch_size * transforms.item_bytes
     return DataLoader(
-        views,
+        transforms,
         batch_sampler=sampler,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -23,28 +23,28 @@ _ABSENT, _BEGUN, _READY = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Room:
+class CacheLimit:
     """Bytes that may be kept; on_disk: in a file without a name, mapped into memory and gone with the run."""
 
     num_bytes: int = 0
     on_disk: bool = False
 
 
-NO_ROOM = Room()
+NO_CACHE = CacheLimit()
 
 
 class Pixels:
     """uint8 (3, H, W) tensors by name. Forked processes share them; a pickled copy begins with nothing, in as much room."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, cache_limit: CacheLimit) -> None:
+        self._room = cache_limit
         self._slots: dict[str, int] = {}
-        if room.num_bytes:
+        if cache_limit.num_bytes:
             most = min(
-                MOST_IMAGES, room.num_bytes // 16384 + 4096
+                MOST_IMAGES, cache_limit.num_bytes // 16384 + 4096
             )  # what knows an image must not outweigh small images
             self._lock: Any = multiprocessing.Lock()
-            self._file, mapped = _map(room)
+            self._file, mapped = _map(cache_limit)
             if self._file is not None:
                 weakref.finalize(self, self._file.close)
             self._bytes = np.frombuffer(mapped, dtype=np.uint8)
@@ -106,15 +106,15 @@ class Pixels:
         return Pixels, (self._room,)
 
 
-def _map(room: Room) -> tuple[IO[bytes] | None, mmap.mmap]:
+def _map(cache_limit: CacheLimit) -> tuple[IO[bytes] | None, mmap.mmap]:
     """The file, which has no name and is sparse, and its bytes."""
-    if not room.on_disk:
-        return None, mmap.mmap(-1, room.num_bytes)
+    if not cache_limit.on_disk:
+        return None, mmap.mmap(-1, cache_limit.num_bytes)
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the pixels are)
-    file.truncate(room.num_bytes)
-    return file, mmap.mmap(file.fileno(), room.num_bytes)
+    file.truncate(cache_limit.num_bytes)
+    return file, mmap.mmap(file.fileno(), cache_limit.num_bytes)
 
 
 def _allocate(file: int, offset: int, length: int) -> bool:
@@ -128,13 +128,13 @@ def _allocate(file: int, offset: int, length: int) -> bool:
     return True
 
 
-def room_for_images(data: DataConfig) -> Room:
+def cache_limit_for(data: DataConfig) -> CacheLimit:
     """What this process and its workers may keep of images for training views, and as much again for evaluation views:
     together a quarter of the free memory, or of the free disk. Workers that are not forked each have room of their own."""
     if data.cache == "off":
-        return Room()
+        return CacheLimit()
     processes = local_processes()
     if multiprocessing.get_all_start_methods()[0] != "fork":
         processes *= max(1, data.num_workers or 0)
     on_disk = data.cache == "disk"
-    return Room((free_disk(cache_folder()) if on_disk else free_memory()) // 8 // processes, on_disk)
+    return CacheLimit((free_disk(cache_folder()) if on_disk else free_memory()) // 8 // processes, on_disk)

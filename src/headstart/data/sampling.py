@@ -103,7 +103,7 @@ def epoch_draws(
     return index[order], drawn[order]
 
 
-def view_seeds(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+def augmentation_seeds(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     """The random seed of each sample's view in this epoch, uint64 below 2^63, shape of `keys`.
 
     epoch: how often the sample was drawn before, so that no two draws of it have the same view."""

@@ -12,14 +12,14 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.decode import DECODER, UnreadableImage, decode
-from headstart.data.pixel_cache import NO_ROOM, Pixels, Room
+from headstart.data.pixel_cache import NO_CACHE, CacheLimit, Pixels
 from headstart.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class View:
+class Transform:
     """From a file, an RGB image and a seed to uint8 (3, S, S), in two steps after decoding: `prepare` looks at the image alone, `vary` draws
     on the seed. What is prepared may be kept in memory, so that no image is decoded twice."""
 
@@ -30,12 +30,12 @@ class View:
         *,
         decode: Callable[[bytes], Image.Image],
         image_size: int,
-        room: Room = NO_ROOM,
+        cache_limit: CacheLimit = NO_CACHE,
     ) -> None:
         """decode: a file -> an RGB image; image_size: S; prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
         room: how much may be kept."""
         self.decode, self.prepare, self.vary, self.image_size = decode, prepare, vary, image_size
-        self._kept = Pixels(room)
+        self._kept = Pixels(cache_limit)
 
     def __call__(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
         return self._finish(self.prepare(image), seed)
@@ -125,11 +125,11 @@ class Preprocess:
         short, long = sorted(size)
         return self.resize_size**2 * long // short
 
-    def view(self, *, room: Room = NO_ROOM) -> View:
-        """`eval_view` for a loader."""
-        return View(self.eval_view, decode=self.decode, image_size=self.image_size, room=room)
+    def eval_transform(self, *, cache_limit: CacheLimit = NO_CACHE) -> Transform:
+        """`resize_and_crop` as a Transform."""
+        return Transform(self.resize_and_crop, decode=self.decode, image_size=self.image_size, cache_limit=cache_limit)
 
-    def eval_view(self, image: Image.Image) -> torch.Tensor:
+    def resize_and_crop(self, image: Image.Image) -> torch.Tensor:
         """uint8 (3, S, S): the same bytes as torchvision's Resize, CenterCrop and PILToTensor, without importing it."""
         width, height = image.size
         short, long = min(width, height), max(width, height)
@@ -147,7 +147,7 @@ class Preprocess:
         return pixels.float().div_(255).sub_(mean).div_(std)
 
 
-def train_view(data: DataConfig, spec: Preprocess, *, room: Room = NO_ROOM) -> View:
+def train_transform(data: DataConfig, spec: Preprocess, *, cache_limit: CacheLimit = NO_CACHE) -> Transform:
     """Random resized crop (Szegedy et al. 2015, as torchvision's) and mirrorings, or the evaluation view
     where the configuration asks for no augmentation."""
     from torchvision.transforms import v2
@@ -166,9 +166,9 @@ def train_view(data: DataConfig, spec: Preprocess, *, room: Room = NO_ROOM) -> V
         steps.append(v2.RandomHorizontalFlip())
     if data.vflip:
         steps.append(v2.RandomVerticalFlip())
-    prepare = spec.eval_view if data.min_crop_scale == 1 else _as_tensor
+    prepare = spec.resize_and_crop if data.min_crop_scale == 1 else _as_tensor
     vary = _Seeded(v2.Compose(steps)) if steps else None
-    return View(prepare, vary, decode=spec.decode, image_size=data.image_size, room=room)
+    return Transform(prepare, vary, decode=spec.decode, image_size=data.image_size, cache_limit=cache_limit)
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:

@@ -114,7 +114,7 @@ def _check_with_progress(source: Source) -> Checked:
 def features_of_images(config: RunConfig, source: Source, images: list[Good]) -> np.ndarray:
     """float32 (n, 512) of the evaluation view, by way of the feature bank."""
     from headstart.data.transforms import Preprocess
-    from headstart.features.extraction import Row, features_of, fill, views_of
+    from headstart.features.extraction import Row, bank_transforms, features_of, fill
     from headstart.features.training_set import describe_extraction, open_bank, trunk_of
     from headstart.model.weights import obtain_weights
     from headstart.runtime.accelerator import set_threads, start_accelerator
@@ -127,8 +127,8 @@ def features_of_images(config: RunConfig, source: Source, images: list[Good]) ->
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
     weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
     bank = open_bank(accelerator, config, weights, spec)
-    view = views_of(config.data, spec, num_views=0, seed=config.seed)[0]
-    rows = [Row(image.file.path, image.sha256, view, source) for image in images]
+    transform = bank_transforms(config.data, spec, augmented_copies=0, seed=config.seed)[0]
+    rows = [Row(image.file.path, image.sha256, transform, source) for image in images]
     trunk = trunk_of(accelerator, config, weights)
     with StopRequest() as stop:
         extraction = fill(accelerator, bank, rows, spec, trunk, num_workers=config.data.num_workers, stop=stop)

@@ -14,13 +14,21 @@ import torch
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_manifest
-from headstart.data.pixel_cache import room_for_images
+from headstart.data.pixel_cache import cache_limit_for
 from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess
 from headstart.features import logistic_regression
 from headstart.features.bank import Bank, bank_key
-from headstart.features.extraction import BATCH_CPU, BATCH_GPU, BankView, features_of, fill, rows_of, views_of
+from headstart.features.extraction import (
+    BATCH_CPU,
+    BATCH_GPU,
+    BankTransform,
+    bank_transforms,
+    features_of,
+    fill,
+    rows_of,
+)
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 from headstart.model.weights import obtain_weights
 from headstart.runtime.accelerator import set_threads, start_accelerator
@@ -48,9 +56,11 @@ def bench_features(data: str, *, weights_source: str, precision: str, rounds: in
         in_memory = {f"{cores} threads": _in_memory(trunk, spec)}
         if accelerator.device.type == "cpu":
             in_memory[f"{cores} processes of 1 thread"] = _in_processes(trunk, spec, cores)
-        manifest, views, check = _check(data, spec)
-        extraction, _ = _extract(accelerator, manifest, trunk, spec, views)
-        again, _ = _extract(accelerator, manifest, trunk, spec, views_of(DataConfig(), spec, num_views=0, seed=0))
+        manifest, transforms, check = _check(data, spec)
+        extraction, _ = _extract(accelerator, manifest, trunk, spec, transforms)
+        again, _ = _extract(
+            accelerator, manifest, trunk, spec, bank_transforms(DataConfig(), spec, augmented_copies=0, seed=0)
+        )
         fastest = max(in_memory.values())
         shares.append(extraction / fastest)
         rereading.append(again / fastest)
@@ -86,24 +96,24 @@ def _one_thread(work: tuple[FrozenTrunk, Preprocess]) -> float:
     return _in_memory(*work)
 
 
-def _check(data: str, spec: Preprocess) -> tuple[Manifest, list[BankView], float]:
+def _check(data: str, spec: Preprocess) -> tuple[Manifest, list[BankTransform], float]:
     """The manifest, views that keep what was decoded for it, and images per second."""
     config = DataConfig(root=data, on_bad_file="skip", rescan=True)
-    views = views_of(config, spec, num_views=0, seed=0, room=room_for_images(config))
+    transforms = bank_transforms(config, spec, augmented_copies=0, seed=0, cache_limit=cache_limit_for(config))
     started = time.perf_counter()
     manifest = build_manifest(
         open_source(config),
         config,
         seed=0,
-        keep=lambda split, sha256, image: views[0].view.keep(sha256, image),
+        keep=lambda split, sha256, image: transforms[0].transform.keep(sha256, image),
     )
-    return manifest, views, len(manifest.samples) / (time.perf_counter() - started)
+    return manifest, transforms, len(manifest.samples) / (time.perf_counter() - started)
 
 
 def _extract(
-    accelerator: Any, manifest: Manifest, trunk: FrozenTrunk, spec: Preprocess, views: Sequence[BankView]
+    accelerator: Any, manifest: Manifest, trunk: FrozenTrunk, spec: Preprocess, transforms: Sequence[BankTransform]
 ) -> tuple[float, np.ndarray]:
-    rows = rows_of(manifest.source, manifest.samples, views)
+    rows = rows_of(manifest.source, manifest.samples, transforms)
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
         key = bank_key(weights_sha256="bench", form="bench", preprocess=spec.to_json())
         bank = Bank(Path(folder), key, width=FEATURES)
@@ -118,8 +128,8 @@ def _compare_forms(
     forms = {}
     for name in ("no", precision):
         trunk = FrozenTrunk(tensors, precision=name, device=accelerator.device)
-        views = views_of(DataConfig(), spec, num_views=0, seed=0)
-        _, forms[name] = _extract(accelerator, manifest, trunk, spec, views)
+        transforms = bank_transforms(DataConfig(), spec, augmented_copies=0, seed=0)
+        _, forms[name] = _extract(accelerator, manifest, trunk, spec, transforms)
     exact, rounded = forms["no"].astype(np.float64), forms[precision].astype(np.float64)
     cosines = (exact * rounded).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
     labels = manifest.samples.codes(manifest.classes)

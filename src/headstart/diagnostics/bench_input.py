@@ -20,11 +20,11 @@ from accelerate.data_loader import prepare_data_loader
 from headstart.config import RunConfig
 from headstart.data.loaders import load_images, train_loader
 from headstart.data.manifest import build_manifest
-from headstart.data.pixel_cache import room_for_images
+from headstart.data.pixel_cache import cache_limit_for
 from headstart.data.samples import Manifest, Samples
-from headstart.data.sampling import keys_of, view_seeds
+from headstart.data.sampling import augmentation_seeds, keys_of
 from headstart.data.sources.open import open_source
-from headstart.data.transforms import Preprocess, View, train_view
+from headstart.data.transforms import Preprocess, Transform, train_transform
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions
 from headstart.model.classifier import build_model
@@ -60,13 +60,13 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
     count = "1 thread" if threads == 1 else f"{threads} threads"
     spec = Preprocess.of(config.data)
     data = replace(config.data, on_bad_file="skip", rescan=True)
-    view = train_view(data, spec, room=room_for_images(data))
+    transform = train_transform(data, spec, cache_limit=cache_limit_for(data))
     manifest = build_manifest(
         open_source(data),
         data,
         seed=config.seed,
         decoder=spec.decode,
-        keep=lambda split, sha256, image: None if split == "val" else view.keep(sha256, image),
+        keep=lambda split, sha256, image: None if split == "val" else transform.keep(sha256, image),
     )
     samples = manifest.of("train")
     if config.train.batch_size > len(samples):
@@ -77,9 +77,9 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
         f"{len(samples)} training images, {config.data.image_size} px, batch {config.train.batch_size}, {precision} ({why}) on "
         f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds, which take minutes"
     )
-    stages = _stages(samples[:IMAGES], view, spec, seed=config.seed, cores=cores)
+    stages = _stages(samples[:IMAGES], transform, spec, seed=config.seed, cores=cores)
     bench = _Bench(config, accelerator, manifest, spec, steps=steps)
-    uncached = train_view(config.data, spec)
+    uncached = train_transform(config.data, spec)
     counts = sorted({0, cores, *(2**k for k in range(cores.bit_length()) if 2**k < cores)})
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(1, rounds + 1):
@@ -87,11 +87,11 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
             found[name].append(measure())
         found["batch to the device"].append(bench.transfer())
         for workers in counts:
-            found[f"input, {workers} workers"].append(bench.input_alone(view, workers))
+            found[f"input, {workers} workers"].append(bench.input_alone(transform, workers))
             found[f"input, {workers} workers, decoding"].append(bench.input_alone(uncached, workers))
         for workers in counts:  # each beside a step alone of its own
             alone = bench.run_alone()
-            real = bench.run(view, workers)
+            real = bench.run(transform, workers)
             found["step"].append(alone)
             found[f"run, {workers} workers"].append(real)
             found[f"share, {workers} workers"].append(real / alone)
@@ -136,21 +136,23 @@ def _never() -> Predictions:
     raise AssertionError("no epoch ends in a benchmark")
 
 
-def _stages(samples: Samples, view: View, spec: Preprocess, *, seed: int, cores: int) -> dict[str, Callable[[], float]]:
+def _stages(
+    samples: Samples, transform: Transform, spec: Preprocess, *, seed: int, cores: int
+) -> dict[str, Callable[[], float]]:
     """Name -> images per second, in one thread unless the name says otherwise; each stage is fed from memory with what
     the one before it gave."""
     paths, read = samples.column("path"), samples.source.read
     contents = [read(path) for path in paths]
     images = [spec.decode(data) for data in contents]
-    prepared = [view.prepare(image) for image in images]
-    seeds = view_seeds(keys_of(samples.column("id")), seed=seed, epoch=0).tolist()
-    vary = view.vary or (lambda pixels, seed: pixels)
+    prepared = [transform.prepare(image) for image in images]
+    seeds = augmentation_seeds(keys_of(samples.column("id")), seed=seed, epoch=0).tolist()
+    vary = transform.vary or (lambda pixels, seed: pixels)
     return {
         "read": lambda: _rate(len(paths), lambda i: read(paths[i])),
         "decode": lambda: _rate(len(paths), lambda i: spec.decode(contents[i])),
         f"decode, {cores} threads": lambda: _rate(len(paths), lambda i: spec.decode(contents[i]), threads=cores),
         "training view": lambda: _rate(len(paths), lambda i: vary(prepared[i], seeds[i])),
-        "evaluation view": lambda: _rate(len(paths), lambda i: spec.eval_view(images[i])),
+        "evaluation view": lambda: _rate(len(paths), lambda i: spec.resize_and_crop(images[i])),
     }
 
 
@@ -195,7 +197,7 @@ class _Bench:
         self.loss_of = TrainingLoss.of(
             config.optim, self.samples.codes(manifest.classes), num_classes=num_classes, device=accelerator.device
         )
-        self.batch = self._to_device(next(iter(self._loader(train_view(config.data, spec), workers=0))))
+        self.batch = self._to_device(next(iter(self._loader(train_transform(config.data, spec), workers=0))))
 
     def run_alone(self) -> float:
         """Images per second of the loop on a batch that lies on the device."""
@@ -206,10 +208,10 @@ class _Bench:
 
         return self._fit(again())
 
-    def run(self, view: View, workers: int) -> float:
+    def run(self, transform: Transform, workers: int) -> float:
         """Images per second of the loop as a run has it: the same loop, fed by the loader."""
         loader = prepare_data_loader(  # not the accelerator's: it would keep the loader, and with it the workers
-            self._loader(view, workers=workers), device=self.accelerator.device, num_processes=1, process_index=0,
+            self._loader(transform, workers=workers), device=self.accelerator.device, num_processes=1, process_index=0,
             put_on_device=True, non_blocking=True,
         )  # fmt: skip
         try:
@@ -217,9 +219,9 @@ class _Bench:
         finally:
             loader.end()
 
-    def input_alone(self, view: View, workers: int) -> float:
+    def input_alone(self, transform: Transform, workers: int) -> float:
         """Images per second of the loader with nobody computing beside it."""
-        stream = iter(self._loader(view, workers=workers))
+        stream = iter(self._loader(transform, workers=workers))
         for _ in range(WARM_UP):
             next(stream)
         queued = 4 * workers  # what the workers have made while the clock did not run: waited for, not counted
@@ -241,9 +243,9 @@ class _Bench:
         self._wait()
         return 20 * len(pixels) / (time.perf_counter() - started)
 
-    def _loader(self, view: View, *, workers: int) -> Any:
+    def _loader(self, transform: Transform, *, workers: int) -> Any:
         return train_loader(
-            self.rows, self.samples, view, batch_size=self.config.train.batch_size, accumulation=1,
+            self.rows, self.samples, transform, batch_size=self.config.train.batch_size, accumulation=1,
             num_steps=WARM_UP + self.steps + 8 * (workers + 2), start_step=0, seed=self.config.seed, num_workers=workers,
         )  # fmt: skip
 

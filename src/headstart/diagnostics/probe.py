@@ -29,12 +29,12 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     accelerator = start_accelerator(config.runtime)
     precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-    weights, spec, bank, views, manifest = open_data(accelerator, config, pooled=True)
+    weights, spec, bank, transforms, manifest = open_data(accelerator, config, pooled=True)
     samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
     codes = {name: code for code, name in enumerate(manifest.classes)}
     labels = np.array([codes[sample.label] for sample in samples])
     _must_have_two_of_each(labels, manifest.classes)
-    rows = rows_of(manifest.source, samples, views[:1])
+    rows = rows_of(manifest.source, samples, transforms[:1])
     with StopRequest() as stop:
         extraction = fill(
             accelerator,

@@ -95,7 +95,7 @@ def _print(found: dict[str, Any]) -> None:
                 precision,
                 drawing.name,
                 f"{drawing.width}x{drawing.height} {drawing.mode} {drawing.format}",
-                "the same" if check.view else "other" if check.decoded else "decoded otherwise",
+                "the same" if check.transform else "other" if check.decoded else "decoded otherwise",
                 f"{check.difference:.2g}",
                 f"{check.tolerance:.2g}",
                 "pass" if check.passed else "FAIL",
@@ -114,7 +114,7 @@ def _print(found: dict[str, Any]) -> None:
             f"({worst.drawing.name}), tolerance {worst.tolerance:.2g}"
         )
     broken = [check for checks in found["checks"].values() for check in checks if not check.passed]
-    if any(check.decoded and not check.view for check in broken):
+    if any(check.decoded and not check.transform for check in broken):
         console.print(
             "the images are decoded as they were, and what is made of them is not: resize, crop or channels differ"
         )

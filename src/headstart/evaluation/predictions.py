@@ -31,13 +31,13 @@ class Predictions:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     @property
-    def right(self) -> np.ndarray:
+    def is_correct(self) -> np.ndarray:
         """(n,) bool."""
         return np.asarray(self.logits.argmax(axis=1) == self.labels)
 
     @property
     def correct(self) -> int:
-        return int(self.right.sum())
+        return int(self.is_correct.sum())
 
 
 def collect(

@@ -60,7 +60,7 @@ def _reader(original: Original) -> Any:
         count = 0
         for _, image, _ in images.of_split("train", at_most=CALIBRATION_IMAGES):
             count += 1
-            yield {PIXELS: spec.normalize(spec.eval_view(image)[None]).numpy()}
+            yield {PIXELS: spec.normalize(spec.resize_and_crop(image)[None]).numpy()}
         if not count:
             raise InputError(
                 "int8 is calibrated on training images of the run, and none of them is where it was; name the place with --data"

@@ -93,7 +93,7 @@ def open_it(path: Path) -> Answer:
 
 def answers_from_pixels(classes: Sequence[str], spec: Preprocess, logits: Callable[[np.ndarray], np.ndarray]) -> Answer:
     """logits: of an opened network, float32 (1, 3, S, S), normalised -> (C,)."""
-    return answers(classes, lambda image: softmax(logits(spec.normalize(spec.eval_view(image)[None]).numpy())))
+    return answers(classes, lambda image: softmax(logits(spec.normalize(spec.resize_and_crop(image)[None]).numpy())))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

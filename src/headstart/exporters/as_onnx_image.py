@@ -32,7 +32,7 @@ def write(original: Original, path: Path) -> None:
 
 
 def _before(spec: Preprocess) -> str:
-    """What `Preprocess.eval_view` and `normalize` do, to the bit: Pillow's resampling in two passes, each a product with a matrix
+    """What `Preprocess.resize_and_crop` and `normalize` do, to the bit: Pillow's resampling in two passes, each a product with a matrix
     of 22-bit integers (https://github.com/python-pillow/Pillow, src/libImaging/Resample.c), of the rows and columns that the crop keeps.
 
     ONNX has an operator for it, Resize with antialias, but onnxruntime rounds its weights, so that values on the edge between two

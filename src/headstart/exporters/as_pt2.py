@@ -32,7 +32,7 @@ def open_it(path: Path) -> Answer:
     network = torch.export.load(path, extra_files=extra).module()
     classes, spec = said_by(json.loads(extra[_EXTRA]))
 
-    return answers(classes, lambda image: network(spec.normalize(spec.eval_view(image)[None])).softmax(dim=1)[0])
+    return answers(classes, lambda image: network(spec.normalize(spec.resize_and_crop(image)[None])).softmax(dim=1)[0])
 
 
 FORMAT = Format(

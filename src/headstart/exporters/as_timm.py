@@ -63,10 +63,10 @@ def open_it(path: Path) -> Answer:
 
     model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model)
-    view = timm.data.create_transform(**config, is_training=False)
+    transform = timm.data.create_transform(**config, is_training=False)
     classes = model.pretrained_cfg["label_names"]
 
-    return answers(classes, lambda image: model(view(image)[None]).softmax(dim=1)[0])
+    return answers(classes, lambda image: model(transform(image)[None]).softmax(dim=1)[0])
 
 
 FORMAT = Format(

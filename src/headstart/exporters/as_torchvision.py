@@ -25,7 +25,7 @@ def open_it(path: Path) -> Answer:
     model = resnet18(num_classes=len(classes))
     model.load_state_dict(tensors, strict=True)
     model.eval()
-    view = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.Resize(
                 spec.resize_size, transforms.InterpolationMode(spec.interpolation), antialias=spec.antialias
@@ -36,7 +36,7 @@ def open_it(path: Path) -> Answer:
         ]
     )
 
-    return answers(classes, lambda image: model(view(image)[None]).softmax(dim=1)[0])
+    return answers(classes, lambda image: model(transform(image)[None]).softmax(dim=1)[0])
 
 
 FORMAT = Format(

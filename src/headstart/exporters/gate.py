@@ -73,9 +73,9 @@ class Reference:
         assert probabilities is not None, "a drawn image, or one that was decoded before"
         return probabilities
 
-    def of_view(self, view: torch.Tensor) -> dict[str, float]:
+    def of_view(self, transform: torch.Tensor) -> dict[str, float]:
         """What predict would answer if it looked at this uint8 (3, S, S)."""
-        answers = self.predictor.answer(self.predictor.compute(view[None]), Question())
+        answers = self.predictor.answer(self.predictor.compute(transform[None]), Question())
         return dict(zip(self.predictor.classes, answers.probabilities[0].tolist(), strict=True))
 
 
@@ -167,7 +167,7 @@ def _visible(reference: Reference, spec: Preprocess, contents: list[bytes]) -> d
     classes = list(reference.predictor.classes)
     for content in contents:
         image = spec.decode(content)
-        right = reference.of_view(spec.eval_view(image))
+        right = reference.of_view(spec.resize_and_crop(image))
         for name, mistake in _MISTAKES.items():
             largest[name] = max(largest[name], _difference(right, reference.of_view(mistake(spec, image))))
         rolled = {name: right[classes[place - 1]] for place, name in enumerate(classes)}
@@ -180,17 +180,17 @@ def _other_filter(spec: Preprocess, image: Image.Image) -> torch.Tensor:
     width, height = image.size
     factor = spec.resize_size / min(width, height)
     size = max(spec.resize_size, int(width * factor)), max(spec.resize_size, int(height * factor))
-    return spec.eval_view(image.resize(size, Image.Resampling.NEAREST))
+    return spec.resize_and_crop(image.resize(size, Image.Resampling.NEAREST))
 
 
 def _shifted(spec: Preprocess, image: Image.Image) -> torch.Tensor:
     """One pixel to the left and up."""
-    return torch.roll(spec.eval_view(image), (1, 1), dims=(1, 2))
+    return torch.roll(spec.resize_and_crop(image), (1, 1), dims=(1, 2))
 
 
 def _swapped(spec: Preprocess, image: Image.Image) -> torch.Tensor:
     """BGR."""
-    return spec.eval_view(image).flip(0)
+    return spec.resize_and_crop(image).flip(0)
 
 
 _MISTAKES: dict[str, Callable[[Preprocess, Image.Image], torch.Tensor]] = {

@@ -24,7 +24,7 @@ import numpy as np
 from headstart.errors import InputError
 from headstart.files import cache_folder, write_atomically
 
-EVAL_VIEW = "eval"
+EVAL_TRANSFORM = "eval"
 STALE_S = 3600.0  # an unfinished file of this age has no writer any more
 MERGE_SHARDS = 64  # so many small shards of one writer become a large one
 _SCHEMA = 1
@@ -41,9 +41,9 @@ def bank_key(*, weights_sha256: str, form: str, preprocess: Mapping[str, Any]) -
     return {"schema": _SCHEMA, "weights_sha256": weights_sha256, "form": form, "preprocess": dict(preprocess)}
 
 
-def row_name(sha256: str, view: str) -> bytes:
+def row_name(sha256: str, transform: str) -> bytes:
     """16 bytes: of the image's content and its view."""
-    return hashlib.blake2b(f"{sha256} {view}".encode(), digest_size=_ROW_BYTES).digest()
+    return hashlib.blake2b(f"{sha256} {transform}".encode(), digest_size=_ROW_BYTES).digest()
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from torch.utils.data import Dataset
 
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage
-from headstart.data.pixel_cache import NO_ROOM, Room
+from headstart.data.pixel_cache import NO_CACHE, CacheLimit
 from headstart.data.samples import Sample, Source
-from headstart.data.sampling import keys_of, view_seeds
-from headstart.data.transforms import Preprocess, View, train_view
+from headstart.data.sampling import augmentation_seeds, keys_of
+from headstart.data.transforms import Preprocess, Transform, train_transform
 from headstart.errors import InputError, Stopped
-from headstart.features.bank import EVAL_VIEW, Bank, BankRows, row_name
+from headstart.features.bank import EVAL_TRANSFORM, Bank, BankRows, row_name
 from headstart.model.frozen_trunk import FrozenTrunk
 from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.processes import agree, from_all, on_main
@@ -40,30 +40,36 @@ EXCHANGE_S = 1.0  # so often the processes tell each other whether one must stop
 
 
 @dataclass(frozen=True)
-class BankView:
+class BankTransform:
     """One deterministic view of any image: `id` names it in the bank, number 0 is the evaluation view."""
 
     id: str
     number: int
     seed: int
-    view: View
+    transform: Transform
 
     def pixels(self, sha256: str, load: Callable[[], Image.Image]) -> torch.Tensor:
         """uint8 (3, S, S), a function of the content and the view alone."""
-        return self.view.of(sha256, int(view_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0]), load)
+        return self.transform.of(
+            sha256, int(augmentation_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0]), load
+        )
 
 
-def views_of(data: DataConfig, spec: Preprocess, *, num_views: int, seed: int, room: Room = NO_ROOM) -> list[BankView]:
+def bank_transforms(
+    data: DataConfig, spec: Preprocess, *, augmented_copies: int, seed: int, cache_limit: CacheLimit = NO_CACHE
+) -> list[BankTransform]:
     """The evaluation view and `num_views` augmented ones, view k = f(seed, k, content).
 
     room: how much may be kept of each of the two kinds."""
-    views = [BankView(EVAL_VIEW, 0, seed, spec.view(room=room))]
-    if num_views:
-        augmented = train_view(data, spec, room=room)
+    transforms = [BankTransform(EVAL_TRANSFORM, 0, seed, spec.eval_transform(cache_limit=cache_limit))]
+    if augmented_copies:
+        augmented = train_transform(data, spec, cache_limit=cache_limit)
         recipe = {"min_crop_scale": data.min_crop_scale, "hflip": data.hflip, "vflip": data.vflip, "seed": seed}
-        for number in range(1, num_views + 1):
-            views.append(BankView(json.dumps(recipe | {"view": number}, sort_keys=True), number, seed, augmented))
-    return views
+        for number in range(1, augmented_copies + 1):
+            transforms.append(
+                BankTransform(json.dumps(recipe | {"view": number}, sort_keys=True), number, seed, augmented)
+            )
+    return transforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +78,17 @@ class Row:
 
     path: str  # in the source
     sha256: str
-    view: BankView
+    transform: BankTransform
     source: Source
 
     @property
     def name(self) -> bytes:
-        return row_name(self.sha256, self.view.id)
+        return row_name(self.sha256, self.transform.id)
 
 
-def rows_of(source: Source, samples: Iterable[Sample], views: Sequence[BankView]) -> list[Row]:
+def rows_of(source: Source, samples: Iterable[Sample], transforms: Sequence[BankTransform]) -> list[Row]:
     """All views of the first sample, then of the second, ..."""
-    return [Row(sample.path, sample.sha256, view, source) for sample in samples for view in views]
+    return [Row(sample.path, sample.sha256, transform, source) for sample in samples for transform in transforms]
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,7 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
         pixels = torch.zeros((self.size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         for position, row in enumerate(self.batches[index]):
             try:
-                pixels[position] = row.view.pixels(row.sha256, partial(self._decoded, row))
+                pixels[position] = row.transform.pixels(row.sha256, partial(self._decoded, row))
             except (UnreadableImage, OSError) as error:
                 return pixels[
                     :0
@@ -268,7 +274,7 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
             data = row.source.read(row.path)
             if hashlib.sha256(data).hexdigest() != row.sha256:
                 raise UnreadableImage("its content changed")
-            self._last = row.sha256, row.view.view.decode(data)
+            self._last = row.sha256, row.transform.transform.decode(data)
         return self._last[1]
 
 

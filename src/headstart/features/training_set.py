@@ -12,7 +12,7 @@ from headstart.config import RunConfig
 from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, BankRows, bank_key, default_location
-from headstart.features.extraction import BankView, Extraction, features_of, fill, rows_of
+from headstart.features.extraction import BankTransform, Extraction, features_of, fill, rows_of
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of
 from headstart.model.weights import Weights
 from headstart.runtime.signals import StopRequest
@@ -57,7 +57,7 @@ def bank_features(
     accelerator: Accelerator,
     config: RunConfig,
     bank: Bank,
-    views: Sequence[BankView],
+    transforms: Sequence[BankTransform],
     manifest: Manifest,
     weights: Weights,
     spec: Preprocess,
@@ -66,8 +66,8 @@ def bank_features(
 ) -> BankFeatures:
     """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
-    train_rows = rows_of(manifest.source, train_samples, views)
-    val_rows = rows_of(manifest.source, val_samples, views[:1])
+    train_rows = rows_of(manifest.source, train_samples, transforms)
+    val_rows = rows_of(manifest.source, val_samples, transforms[:1])
     extraction = fill(
         accelerator,
         bank,
@@ -80,9 +80,9 @@ def bank_features(
     accelerator.print(describe_extraction(extraction, bank))
     return BankFeatures(
         train=features_of(bank, train_rows),
-        train_labels=np.repeat(train_samples.codes(manifest.classes), len(views)),
-        owners=[sha256 for sha256 in train_samples.column("sha256") for _ in views],
-        plain=np.tile(np.arange(len(views)) == 0, len(train_samples)),
+        train_labels=np.repeat(train_samples.codes(manifest.classes), len(transforms)),
+        owners=[sha256 for sha256 in train_samples.column("sha256") for _ in transforms],
+        plain=np.tile(np.arange(len(transforms)) == 0, len(train_samples)),
         val=features_of(bank, val_rows),
         val_labels=val_samples.codes(manifest.classes),
         extraction=extraction,

@@ -135,7 +135,7 @@ class Predictor:
         waiting = each(images)
         found: list[Prediction] = []
         while batch := list(islice(waiting, batch_size)):
-            pixels, reasons = views_of(batch, self.info.preprocess)
+            pixels, reasons = bank_transforms(batch, self.info.preprocess)
             answers = self.answer(self.compute(pixels), question)
             rows = iter(range(len(pixels)))
             for image, reason in zip(batch, reasons, strict=True):
@@ -143,12 +143,12 @@ class Predictor:
                 found.append(self.named(answers, next(rows), path) if reason is None else _unread(path, reason))
         return found
 
-    def view(self, image: One) -> torch.Tensor:
+    def transform(self, image: One) -> torch.Tensor:
         """uint8 (3, S, S): what the network sees of one image. Raises UnreadableImage with the reason, OSError and InputError."""
         found = list(islice(each(image), 2))
         if len(found) != 1:
             raise InputError("view takes one image, not several in one array; use predict")
-        return self.info.preprocess.eval_view(rgb_image(found[0], self.info.preprocess))
+        return self.info.preprocess.resize_and_crop(rgb_image(found[0], self.info.preprocess))
 
     def compute(self, pixels: torch.Tensor) -> Outputs:
         """uint8 (n, 3, S, S) as `view` makes them -> features and logits."""
@@ -212,7 +212,7 @@ class Predictor:
         )
 
 
-def views_of(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:
+def bank_transforms(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:
     """uint8 (m, 3, S, S), channels last, of the images that can be decoded; and for each image why it cannot, or None."""
     side = spec.image_size
     pixels = torch.empty((len(images), side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -220,7 +220,7 @@ def views_of(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, lis
     count = 0
     for image in images:
         try:
-            pixels[count] = spec.eval_view(rgb_image(image, spec))
+            pixels[count] = spec.resize_and_crop(rgb_image(image, spec))
         except (UnreadableImage, OSError) as error:
             reasons.append((error.strerror or str(error)) if isinstance(error, OSError) else str(error))
         else:

@@ -93,10 +93,10 @@ def reliability_chart(bins: Sequence[Bin], *, title: str) -> Markup:
     )
     for one in bins:
         x = x_axis.place(one.confidence)
-        low, high = one.right.ci95
+        low, high = one.is_correct.ci95
         parts.append(
             f'<line class="bar val" x1="{x:.1f}" x2="{x:.1f}" y1="{y_axis.place(low):.1f}" y2="{y_axis.place(high):.1f}"/>'
-            f'<circle class="val" cx="{x:.1f}" cy="{y_axis.place(one.right.value):.1f}" r="4"/>'
+            f'<circle class="val" cx="{x:.1f}" cy="{y_axis.place(one.is_correct.value):.1f}" r="4"/>'
         )
     return _svg(title, parts)
 

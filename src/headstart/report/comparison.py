@@ -37,7 +37,7 @@ class Measured:
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
-    def right(self) -> np.ndarray:
+    def is_correct(self) -> np.ndarray:
         """(n,) bool."""
         return np.asarray(self.predicted == self.labels)
 
@@ -110,7 +110,7 @@ class Comparison:
 def compare(runs: Sequence[Measured]) -> list[Comparison]:
     """Every other run against the first one. The runs must have the same keys in the same order."""
     first = runs[0]
-    found = [paired(first.right.tolist(), other.right.tolist()) for other in runs[1:]]
+    found = [paired(first.is_correct.tolist(), other.is_correct.tolist()) for other in runs[1:]]
     adjusted = holm([result.p_value for result in found])
     first_losses = log_losses(first.probabilities, first.labels)
     comparisons = []

@@ -68,7 +68,7 @@ def notes_of(measured: Sequence[Measured], runs: Sequence[Measured]) -> list[str
 
 
 def _facts(run: Measured) -> dict[str, Any]:
-    correct = int(run.right.sum())
+    correct = int(run.is_correct.sum())
     return {
         "path": run.path,
         "strategy": run.strategy,

@@ -72,7 +72,7 @@ def compare_page(
     unread = pictures.unread()
     rows = []
     for run in runs:
-        correct, count = int(run.right.sum()), len(run.keys)
+        correct, count = int(run.is_correct.sum()), len(run.keys)
         low, high = wilson(correct, count)
         rows.append(
             (run.path, run.strategy, _percent(correct / count), f"{_percent(low)} to {_percent(high)}", correct)
@@ -91,7 +91,7 @@ def _section(first: Measured, second: Measured, comparison: Comparison, pictures
         if ours:
             images = [_image(row, pictures) for row in ours[:MAX_IMAGES]]
             groups.append(_Group(title.format(first=first.path, second=second.path), len(ours), images))
-    both = int((first.right & second.right).sum())
+    both = int((first.is_correct & second.is_correct).sum())
     cells = [both, comparison.gained, comparison.lost, comparison.n - both - comparison.gained - comparison.lost]
     return _Section(
         comparison=comparison,

@@ -122,7 +122,9 @@ def _choice_figures(strengths: Sequence[Mapping[str, Any]], facts: RunFacts) -> 
 
 def reliability(facts: RunFacts) -> list[Figure]:
     """Before temperature scaling, and after it if the model file knows a temperature."""
-    figures = [_reliability_figure("As the network answers", bins(facts.confidence, facts.right), facts.summary["val"])]
+    figures = [
+        _reliability_figure("As the network answers", bins(facts.confidence, facts.is_correct), facts.summary["val"])
+    ]
     calibration = facts.info.calibration
     if calibration is None:
         return figures
@@ -132,14 +134,19 @@ def reliability(facts: RunFacts) -> list[Figure]:
     else:
         scaled = calibration.probabilities(logits)
     title = f"After temperature scaling, T = {calibration.temperature:.2f}"
-    parts = bins(scaled.max(axis=1), facts.right)
+    parts = bins(scaled.max(axis=1), facts.is_correct)
     return [*figures, _reliability_figure(title, parts, facts.summary.get("calibration", {}))]
 
 
 def _reliability_figure(title: str, parts: Sequence[Bin], measured: Mapping[str, Any]) -> Figure:
     """measured: what the summary says of these probabilities."""
     table = [
-        [percent(part.confidence), percent(part.right.value), interval(part.right.ci95), str(part.right.n)]
+        [
+            percent(part.confidence),
+            percent(part.is_correct.value),
+            interval(part.is_correct.ci95),
+            str(part.is_correct.n),
+        ]
         for part in parts
     ]
     note = ""

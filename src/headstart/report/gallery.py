@@ -45,7 +45,7 @@ class Gallery:
     hits: list[Card]
     num_mistakes: int
     unread: list[str] = field(default_factory=list)
-    views: str | None = None
+    transforms: str | None = None
     suspects: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -55,7 +55,7 @@ class Gallery:
 
 def hang(facts: RunFacts, read: Callable[[str], bytes] | str) -> Gallery:
     """read: the bytes of the image of that path, or a sentence that says why there are none."""
-    confidence, right = facts.confidence, facts.right
+    confidence, right = facts.confidence, facts.is_correct
     mistakes = worst_mistakes(confidence, right, limit=MAX_CARDS)
     hits = weakest_hits(confidence, right, limit=MAX_CARDS)
     rows = [int(row) for row in (*mistakes, *hits)]
@@ -70,7 +70,7 @@ def hang(facts: RunFacts, read: Callable[[str], bytes] | str) -> Gallery:
         cards[len(mistakes) :],
         int((~right).sum()),
         [read] if isinstance(read, str) else unread,
-        _views(facts.path / "train_views.png"),
+        _views(facts.path / "train_batch.png"),
         {path: jpeg_uri(_thumbnail(pixels), quality=80) for path, pixels in suspects.items()},
     )
 
@@ -108,7 +108,7 @@ def _load(
     lost: dict[str, str] = {}
     for path in paths:
         try:
-            seen[path] = spec.eval_view(spec.decode(content_of(read, path, sha256.get(path))))
+            seen[path] = spec.resize_and_crop(spec.decode(content_of(read, path, sha256.get(path))))
         except UnreadableImage as error:
             lost[path] = str(error)
     return seen, lost

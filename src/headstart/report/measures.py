@@ -43,10 +43,10 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose answers have a like confidence: its mean, and the share of them that are right."""
+    """Images whose predictions have similar confidence: its mean, and the share of correct ones."""
 
     confidence: float
-    right: Share
+    is_correct: Share
 
 
 def per_class(confusion: np.ndarray, classes: tuple[str, ...], trained_on: dict[str, int]) -> list[ClassRow]:

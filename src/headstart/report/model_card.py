@@ -115,7 +115,7 @@ def _result_rows(facts: RunFacts) -> str:
     rows = [_row("accuracy", correct, val["accuracy_ci95"], "Wilson")]
     for place, name in enumerate(facts.classes if len(facts.classes) <= LISTED_CLASSES else ()):
         n = int((facts.labels == place).sum())
-        hits = int(((facts.labels == place) & facts.right).sum())
+        hits = int(((facts.labels == place) & facts.is_correct).sum())
         if n:
             rows.append(
                 _row(f"recall of {_escaped(name)}", f"{hits / n:.4f} ({hits} of {n})", wilson(hits, n), "Wilson")

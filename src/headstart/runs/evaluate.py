@@ -32,7 +32,7 @@ def evaluate_manifest(accelerator: Accelerator, manifest: Manifest, model: Any, 
         return _through_the_trunk(accelerator, manifest, model, info)
     rows = load_images(samples, info.classes)
     batch_size = round_up(info.eval_batch_size, accelerator.num_processes)
-    loader = eval_loader(rows, samples, info.preprocess.view(), batch_size=batch_size, num_workers=0)
+    loader = eval_loader(rows, samples, info.preprocess.eval_transform(), batch_size=batch_size, num_workers=0)
     if info.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)
@@ -53,12 +53,12 @@ def _through_the_trunk(accelerator: Accelerator, manifest: Manifest, model: Any,
     temporary one, so that it is this file's network that is measured."""
     from headstart.features import logistic_regression
     from headstart.features.bank import Bank
-    from headstart.features.extraction import features_of, fill, rows_of, views_of
+    from headstart.features.extraction import bank_transforms, features_of, fill, rows_of
     from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 
     tensors = model.state_dict()
     samples = manifest.of("val")
-    rows = rows_of(manifest.source, samples, views_of(DataConfig(), info.preprocess, num_views=0, seed=0))
+    rows = rows_of(manifest.source, samples, bank_transforms(DataConfig(), info.preprocess, augmented_copies=0, seed=0))
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
         location = on_main(accelerator, lambda: folder)
         bank = Bank(Path(location), {"evaluation": True}, width=FEATURES)

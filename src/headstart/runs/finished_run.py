@@ -56,7 +56,7 @@ class RunFacts:
         return np.asarray(self.probabilities.max(axis=1))
 
     @cached_property
-    def right(self) -> np.ndarray:
+    def is_correct(self) -> np.ndarray:
         """(n,) bool."""
         return np.asarray(self.predicted == self.labels)
 

@@ -101,7 +101,7 @@ class Engine:
 
     def _view(self, data: bytes, options: Options) -> tuple[torch.Tensor, str | None]:
         spec = self.predictor.info.preprocess
-        pixels = spec.eval_view(spec.decode(data))
+        pixels = spec.resize_and_crop(spec.decode(data))
         return pixels, _picture(pixels) if options.view else None
 
     def _prepare(self) -> None:

@@ -14,18 +14,18 @@ from accelerate import Accelerator
 
 from headstart.config import OptimConfig, RunConfig, check_divisible
 from headstart.config_io import to_yaml
-from headstart.data.device_transforms import DeviceViews, Pictures, collate_pictures
-from headstart.data.loaders import Views, collate, eval_loader, load_images, train_loader
+from headstart.data.device_transforms import DecodedImages, DeviceTransform, collate_decoded
+from headstart.data.loaders import TransformedImages, collate, eval_loader, load_images, train_loader
 from headstart.data.manifest import build_manifest
-from headstart.data.pixel_cache import room_for_images
+from headstart.data.pixel_cache import cache_limit_for
 from headstart.data.samples import Manifest
 from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.sources.open import open_source
-from headstart.data.transforms import Preprocess, train_view
+from headstart.data.transforms import Preprocess, train_transform
 from headstart.data_doctor.quick_check import describe_data
 from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions, collect, describe, describe_calibration, round_up
-from headstart.features.extraction import views_of
+from headstart.features.extraction import bank_transforms
 from headstart.features.solvers import solve
 from headstart.features.training_set import bank_features, open_bank
 from headstart.model.calibration import calibrate
@@ -90,8 +90,11 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     # data: scanned, hashed, decoded once and split by the main process; told to the others
     path, resume_from = on_main(accelerator, lambda: _choose_start(config))
     spec = Preprocess.of(config.data)
-    room = room_for_images(config.data)
-    view, val_view = train_view(config.data, spec, room=room), spec.view(room=room)
+    cache_limit = cache_limit_for(config.data)
+    transform, val_transform = (
+        train_transform(config.data, spec, cache_limit=cache_limit),
+        spec.eval_transform(cache_limit=cache_limit),
+    )
     manifest = on_main(
         accelerator,
         lambda: build_manifest(
@@ -100,7 +103,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
             seed=config.seed,
             say=print,
             decoder=spec.decode,
-            keep=lambda split, sha256, image: (val_view if split == "val" else view).keep(sha256, image),
+            keep=lambda split, sha256, image: (val_transform if split == "val" else transform).keep(sha256, image),
         ),
     )
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
@@ -150,18 +153,18 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     val_rows = load_images(val_samples, manifest.classes)
     train_labels = train_samples.codes(manifest.classes)
     balanced = train_labels if config.data.sampling == "balanced" else None
-    on_device = config.data.views == "device"
+    on_device = config.data.augment_on == "device"
     num_workers = config.data.num_workers
     if num_workers is None:
-        views = Views(train_rows, train_samples, view, seed=config.seed)
+        transforms = TransformedImages(train_rows, train_samples, transform, seed=config.seed)
         share = config.train.batch_size // accelerator.num_processes // config.train.accumulation
-        num_workers, why = measure_num_workers(accelerator, model, views, spec, share=share)
+        num_workers, why = measure_num_workers(accelerator, model, transforms, spec, share=share)
         accelerator.print(f"{num_workers} decoding worker{'s' if num_workers != 1 else ''} each: {why}")
         config = replace(config, data=replace(config.data, num_workers=num_workers))
     batches = train_loader(
         train_rows,
         train_samples,
-        view,
+        transform,
         batch_size=config.train.batch_size,
         accumulation=config.train.accumulation,
         num_steps=ends[-1],
@@ -170,13 +173,13 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
         num_workers=num_workers,
         labels=balanced,
         blocks=blocks,
-        views_of=Pictures if on_device else Views,
-        collate_fn=collate_pictures if on_device else collate,
+        bank_transforms=DecodedImages if on_device else TransformedImages,
+        collate_fn=collate_decoded if on_device else collate,
     )
     val_batches = eval_loader(
         val_rows,
         val_samples,
-        val_view,
+        val_transform,
         batch_size=round_up(config.train.eval_batch_size, accelerator.num_processes),
         num_workers=num_workers,
     )
@@ -206,7 +209,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
             folder.model_file.unlink(missing_ok=True)
             folder.write_text("config.yaml", to_yaml(config))
             folder.write_table("manifest.parquet", manifest.table())
-            _draw_views(folder, batches.dataset, balanced)
+            _draw_train_batch(folder, batches.dataset, balanced)
         else:
             assert resume_from is not None
             checkpoint.discard_after(folder.checkpoints, state.step)
@@ -220,7 +223,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     trackers = Trackers(accelerator, trackers_asked, path, config.runtime, asdict(config), step=state.step)
     folder.also_tell = trackers.record
     if resumed is None:
-        trackers.picture("training images", path / "train_views.png", step=0)
+        trackers.picture("training images", path / "train_batch.png", step=0)
 
     with (
         StopRequest() as stop,
@@ -267,7 +270,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
             spec=spec,
             ends=ends,
             measure_epoch=measure_epoch,
-            pixels_of=DeviceViews(view, accelerator.device) if on_device else itemgetter("pixels"),
+            pixels_of=DeviceTransform(transform, accelerator.device) if on_device else itemgetter("pixels"),
             stop=stop,
         )
 
@@ -352,9 +355,9 @@ def _start_from_probe(
 ) -> dict[str, Any]:
     """Solve for the head on the frozen backbone and put it into the model; returns how it was found."""
     bank = open_bank(accelerator, config, weights, spec)
-    views = views_of(config.data, spec, num_views=config.probe.views, seed=config.seed)
+    transforms = bank_transforms(config.data, spec, augmented_copies=config.probe.augmented_copies, seed=config.seed)
     with StopRequest() as stop:
-        features = bank_features(accelerator, config, bank, views, manifest, weights, spec, stop=stop)
+        features = bank_features(accelerator, config, bank, transforms, manifest, weights, spec, stop=stop)
     solved = on_main(accelerator, lambda: solve(config, manifest, features))
     model.fc.weight.data.copy_(torch.from_numpy(solved.head.weight))
     model.fc.bias.data.copy_(torch.from_numpy(solved.head.bias))
@@ -378,13 +381,13 @@ def _schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -
     )
 
 
-def _draw_views(folder: RunFolder, views: Views, balanced: np.ndarray | None) -> None:
+def _draw_train_batch(folder: RunFolder, transforms: TransformedImages, balanced: np.ndarray | None) -> None:
     """The first training images of the first epoch, as the network will see them."""
     from headstart.report.png import image_grid
 
-    order, drawn = epoch_draws(views.keys, seed=views.seed, epoch=0, labels=balanced)
+    order, drawn = epoch_draws(transforms.keys, seed=transforms.seed, epoch=0, labels=balanced)
     image_grid(
-        folder.path / "train_views.png",
-        [views.pixels(int(index), int(before)) for index, before in zip(order[:12], drawn[:12], strict=True)],
-        [views.samples[int(index)].label for index in order[:12]],
+        folder.path / "train_batch.png",
+        [transforms.pixels(int(index), int(before)) for index, before in zip(order[:12], drawn[:12], strict=True)],
+        [transforms.samples[int(index)].label for index in order[:12]],
     )

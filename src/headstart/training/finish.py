@@ -98,7 +98,7 @@ def draw_predictions(folder: RunFolder, manifest: Manifest, predictions: Predict
     for i in picked:
         guess, truth = int(probabilities[i].argmax()), int(predictions.labels[i])
         mark = "right" if guess == truth else f"wrong: is {manifest.classes[truth]}"
-        images.append(spec.eval_view(spec.decode(manifest.source.read(samples[i].path))))
+        images.append(spec.resize_and_crop(spec.decode(manifest.source.read(samples[i].path))))
         titles.append(f"{manifest.classes[guess]} {probabilities[i, guess]:.0%}\n{mark}")
         colors.append(GOOD if guess == truth else BAD)
     image_grid(folder.path / "val_predictions.png", images, titles, colors)

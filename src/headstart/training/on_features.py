@@ -16,11 +16,11 @@ from headstart.config import RunConfig
 from headstart.config_io import to_yaml
 from headstart.data.samples import Manifest, Source
 from headstart.data.sampling import epoch_order, keys_of
-from headstart.data.transforms import Preprocess, View
+from headstart.data.transforms import Preprocess, Transform
 from headstart.errors import InputError
 from headstart.evaluation.predictions import describe, describe_calibration
 from headstart.features import logistic_regression
-from headstart.features.extraction import BankView
+from headstart.features.extraction import BankTransform
 from headstart.features.solvers import Solved, predictions_of, solve
 from headstart.features.training_set import BankFeatures, backbone_of, bank_features
 from headstart.model.calibration import calibrate, reference_rows
@@ -75,18 +75,18 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
             f"{threads} thread{'s' if threads > 1 else ''} each, head by {config.probe.solver} on the feature bank",
         )
         path = on_main(accelerator, lambda: _choose(config))
-        weights, spec, bank, views, manifest = open_data(accelerator, config)
+        weights, spec, bank, transforms, manifest = open_data(accelerator, config)
         if ignored := describe_idle(config):
             accelerator.print(ignored)
         with StopRequest() as stop:
-            features = bank_features(accelerator, config, bank, views, manifest, weights, spec, stop=stop)
+            features = bank_features(accelerator, config, bank, transforms, manifest, weights, spec, stop=stop)
         solved = on_main(accelerator, lambda: solve(config, manifest, features))
         if accelerator.is_main_process:
             assert measuring is not None
             path = _write(
                 config,
                 accelerator,
-                views,
+                transforms,
                 manifest,
                 weights,
                 spec,
@@ -104,7 +104,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
 def _write(
     config: RunConfig,
     accelerator: Accelerator,
-    views: Sequence[BankView],
+    transforms: Sequence[BankTransform],
     manifest: Manifest,
     weights: Weights,
     spec: Preprocess,
@@ -123,10 +123,10 @@ def _write(
     folder.forget_metrics_after(-1, epoch=-1)  # what a run left that was killed while it wrote
     folder.write_text("config.yaml", to_yaml(config))
     folder.write_table("manifest.parquet", manifest.table())
-    _draw_views(folder, config, manifest, views)
+    _draw_train_batch(folder, config, manifest, transforms)
     trackers = Trackers(accelerator, trackers_asked, path, config.runtime, asdict(config), step=0)
     folder.also_tell = trackers.record
-    trackers.picture("training images", path / "train_views.png", step=0)
+    trackers.picture("training images", path / "train_batch.png", step=0)
     for line in solved.lines:
         folder.log(line)
     predictions = predictions_of(solved.head, features)
@@ -200,20 +200,25 @@ def _begin_curves(folder: RunFolder, solved: Solved, measuring: Companion | InPr
         measuring.draw_curves(folder.path / "curves.png", [line for line in solved.lines if "epoch" in line])
 
 
-def _draw_views(folder: RunFolder, config: RunConfig, manifest: Manifest, views: Sequence[BankView]) -> None:
+def _draw_train_batch(
+    folder: RunFolder, config: RunConfig, manifest: Manifest, transforms: Sequence[BankTransform]
+) -> None:
     """Training images in the first augmented view, or in the plain one if there is no other."""
     from headstart.report.png import image_grid
 
     samples = manifest.of("train")
-    view = views[min(1, len(views) - 1)]
+    transform = transforms[min(1, len(transforms) - 1)]
     order = epoch_order(keys_of(samples.column("id")), seed=config.seed, epoch=0)
     picked = [samples[int(index)] for index in order[:12]]
-    images = [view.pixels(sample.sha256, partial(_load, view.view, manifest.source, sample.path)) for sample in picked]
-    image_grid(folder.path / "train_views.png", images, [sample.label for sample in picked])
+    images = [
+        transform.pixels(sample.sha256, partial(_load, transform.transform, manifest.source, sample.path))
+        for sample in picked
+    ]
+    image_grid(folder.path / "train_batch.png", images, [sample.label for sample in picked])
 
 
-def _load(view: View, source: Source, path: str) -> Image.Image:
-    return view.decode(source.read(path))
+def _load(transform: Transform, source: Source, path: str) -> Image.Image:
+    return transform.decode(source.read(path))
 
 
 def _choose(config: RunConfig) -> Path:

@@ -74,7 +74,7 @@ class Record:
         """Epoch 0: the probe as the network computes it before the first update. It is the one to beat."""
         measured = _Measured.of(predictions)
         self.state.best_correct, self.state.best_loss = measured.correct, measured.loss
-        right = predictions.right.tolist()
+        right = predictions.is_correct.tolist()
         self.state.probe |= {"val_correct": measured.correct, "val_loss": measured.loss, "right": right}
         self._write(measured, {"step": 0, "epoch": 0} | measured.columns, better=True)
 
@@ -143,7 +143,7 @@ class Record:
         right = facts.pop("right")
         if self.state.best_epoch == 0:
             return facts | {"tuning_kept": False}, "no epoch of tuning did better than the probe; the probe is kept"
-        result = paired(right, kept.right.tolist())
+        result = paired(right, kept.is_correct.tolist())
         facts |= {"tuning_kept": True, "paired": asdict(result)}
         low, high = result.ci95
         sentence = (

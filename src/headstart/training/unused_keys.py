@@ -54,12 +54,12 @@ def _of_bank(config: RunConfig, optim: set[str]) -> set[str]:
     idle = {
         "strategy.batchnorm",
         "runtime.compile",
-        "data.views",
+        "data.augment_on",
         "data.shuffle_images",
         "optim.backbone_lr",
         *_OF_EPOCHS,
     }
-    if not config.probe.views:
+    if not config.probe.augmented_copies:
         idle |= {"data.min_crop_scale", "data.hflip", "data.vflip"}
     match config.probe.solver:
         case "lbfgs":

@@ -25,11 +25,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bank = args.bank or str(Path(name) / "bank")
         for data in args.data:
-            for views in args.views:
+            for transforms in args.transforms:
                 found = []
                 for seed in range(args.seeds):
-                    out = Path(name) / f"{data.name}-{views}-{seed}"
-                    options = {"data.root": data, "model.weights": "bundled", "probe.views": views, "seed": seed,
+                    out = Path(name) / f"{data.name}-{transforms}-{seed}"
+                    options = {"data.root": data, "model.weights": "bundled", "probe.augmented_copies": transforms, "seed": seed,
                                "data.min_crop_scale": args.min_crop_scale, "runtime.bank": bank, "out": out}  # fmt: skip
                     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
                     subprocess.run(
@@ -41,7 +41,7 @@ def main() -> None:
                 losses = [summary["val"]["loss"] for summary in found]
                 count = found[0]["val"]["n"]
                 seconds = statistics.median(summary["probe"]["fit_s"] for summary in found)
-                print(f"{data.name}, K = {views}: right on {right} of {count}, mean {statistics.mean(right) / count:.1%}, "
+                print(f"{data.name}, K = {transforms}: right on {right} of {count}, mean {statistics.mean(right) / count:.1%}, "
                       f"log loss {statistics.mean(losses):.4f}, selection and fit {seconds:.1f} s", flush=True)  # fmt: skip
 
 
