@@ -1,8 +1,8 @@
-"""What augmented views in the bank buy the exact probe: K = 0, 4, 16 on image folders with train/ and val/, several seeds.
+"""The exact probe with augmented copies in the feature bank: K = 0, 4, 16 on image folders with train/ and val/, several seeds.
 
-    python benchmarks/views.py --data hymenoptera_data solar_cells --seeds 3
+    python benchmarks/augmented_copies.py --data hymenoptera_data solar_cells --seeds 3
 
-The seed decides the views and the folds of the cross-validation. Crops as data.min_crop_scale says, mirrored.
+The seed determines the augmented copies and the folds of the cross-validation. Crops as data.min_crop_scale says, mirrored.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--views", type=int, nargs="+", default=[0, 4, 16])
+    parser.add_argument("--copies", type=int, nargs="+", default=[0, 4, 16])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--min_crop_scale", type=float, default=0.25)
     parser.add_argument("--bank", default=None, help="default: a temporary one")
@@ -25,11 +25,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bank = args.bank or str(Path(name) / "bank")
         for data in args.data:
-            for transforms in args.transforms:
+            for copies in args.copies:
                 found = []
                 for seed in range(args.seeds):
-                    out = Path(name) / f"{data.name}-{transforms}-{seed}"
-                    options = {"data.root": data, "model.weights": "bundled", "probe.augmented_copies": transforms, "seed": seed,
+                    out = Path(name) / f"{data.name}-{copies}-{seed}"
+                    options = {"data.root": data, "model.weights": "bundled", "probe.augmented_copies": copies, "seed": seed,
                                "data.min_crop_scale": args.min_crop_scale, "runtime.bank": bank, "out": out}  # fmt: skip
                     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
                     subprocess.run(
@@ -41,7 +41,7 @@ def main() -> None:
                 losses = [summary["val"]["loss"] for summary in found]
                 count = found[0]["val"]["n"]
                 seconds = statistics.median(summary["probe"]["fit_s"] for summary in found)
-                print(f"{data.name}, K = {transforms}: right on {right} of {count}, mean {statistics.mean(right) / count:.1%}, "
+                print(f"{data.name}, K = {copies}: right on {right} of {count}, mean {statistics.mean(right) / count:.1%}, "
                       f"log loss {statistics.mean(losses):.4f}, selection and fit {seconds:.1f} s", flush=True)  # fmt: skip
 
 

@@ -38,9 +38,9 @@ def test_a_run_that_transforms_on_the_device_has_the_model_of_one_that_does_not(
     tiny_data: Path, tmp_path: Path
 ) -> None:
     models = []
-    for transforms, num_workers in (("workers", 0), ("device", 2)):
-        data = {"augment_on": transforms, "num_workers": num_workers}
-        config = small(tiny_data, tmp_path / transforms, strategy="frozen_head", train={"epochs": 1}, data=data)
+    for where, num_workers in (("workers", 0), ("device", 2)):
+        data = {"augment_on": where, "num_workers": num_workers}
+        config = small(tiny_data, tmp_path / where, strategy="frozen_head", train={"epochs": 1}, data=data)
         models.append(run(config) / "model.safetensors")
     assert models[0].read_bytes() == models[1].read_bytes()
 

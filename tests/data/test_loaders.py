@@ -130,38 +130,38 @@ def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: p
 # ------------------------------------------------------------------------------------------------- views
 
 
-def bank_transforms(root: Path, *, seed: int = 0) -> tuple[TransformedImages, Samples]:
+def transformed_images(root: Path, *, seed: int = 0) -> tuple[TransformedImages, Samples]:
     samples, classes = samples_of(root)
     return TransformedImages(load_images(samples, classes), samples, train_transform(DATA, SPEC), seed=seed), samples
 
 
 def test_an_augmented_copy_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
-    transforms, _ = bank_transforms(tiny_data)
+    images, _ = transformed_images(tiny_data)
     torch.manual_seed(1)
-    first = transforms[(3, 5)]
+    first = images[(3, 5)]
     torch.manual_seed(2)
-    transforms[(7, 5)]
-    again = transforms[(3, 5)]
+    images[(7, 5)]
+    again = images[(3, 5)]
     assert torch.equal(first["pixels"], again["pixels"])
     assert (again["index"], again["pixels"].shape, again["pixels"].dtype) == (3, (3, 32, 32), torch.uint8)
 
 
 def test_augmented_copies_differ_between_epochs_and_seeds(tiny_data: Path) -> None:
-    transforms, _ = bank_transforms(tiny_data)
-    others, _ = bank_transforms(tiny_data, seed=1)
-    pictures = {bytes(v[(3, epoch)]["pixels"].numpy()) for v in (transforms, others) for epoch in range(6)}
+    images, _ = transformed_images(tiny_data)
+    others, _ = transformed_images(tiny_data, seed=1)
+    pictures = {bytes(v[(3, epoch)]["pixels"].numpy()) for v in (images, others) for epoch in range(6)}
     assert len(pictures) == 12
 
 
 def test_an_augmented_copy_does_not_depend_on_the_other_files(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=4, val=2)
-    transforms, samples = bank_transforms(root)
-    before = {sample.id: transforms[(i, 2)]["pixels"] for i, sample in enumerate(samples)}
+    images, samples = transformed_images(root)
+    before = {sample.id: images[(i, 2)]["pixels"] for i, sample in enumerate(samples)}
     (root / "train/blue_waves/blue_waves_00.jpg").unlink()
-    transforms, samples = bank_transforms(root)
+    images, samples = transformed_images(root)
     assert len(samples) == 11
     for i, sample in enumerate(samples):
-        assert torch.equal(transforms[(i, 2)]["pixels"], before[sample.id])
+        assert torch.equal(images[(i, 2)]["pixels"], before[sample.id])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -184,10 +184,10 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
 
 def test_a_file_that_was_damaged_after_the_scan_is_named(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=4, val=2)
-    transforms, samples = bank_transforms(root)
+    images, samples = transformed_images(root)
     (root / samples[2].path).write_bytes(b"")
     with pytest.raises(InputError, match=r"blue_waves_02.*empty"):
-        transforms[(2, 0)]
+        images[(2, 0)]
 
 
 # ------------------------------------------------------------------------------------------------- batches

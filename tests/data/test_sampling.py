@@ -255,8 +255,8 @@ def test_the_draws_of_one_image_have_views_of_their_own_and_lie_apart() -> None:
     (epoch,) = draws(labels, epochs=1)
     rare = [(index, drawn) for index, drawn in epoch if labels[index] == 1]
     assert len(rare) == 50
-    transforms = {int(augmentation_seeds(keys[index : index + 1], seed=0, epoch=drawn)[0]) for index, drawn in rare}
-    assert len(transforms) == 50
+    seeds = {int(augmentation_seeds(keys[index : index + 1], seed=0, epoch=drawn)[0]) for index, drawn in rare}
+    assert len(seeds) == 50
     neighbours = sum(epoch[i][0] == epoch[i + 1][0] for i in range(99))
     assert neighbours < 15  # 5 in 100 are expected; were the draws of an image side by side, it would be 45
 

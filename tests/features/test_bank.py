@@ -172,7 +172,7 @@ def test_augmented_copies_are_functions_of_seed_and_number(tiny_data, tmp_path, 
     _, again, _ = extract(tiny_data, tmp_path / "b", backbone, augmented_copies=2)
     assert np.array_equal(features, again)
     more, _, _ = extract(tiny_data, tmp_path / "a", backbone, augmented_copies=3)
-    assert more.computed == 51  # the first two views are there already
+    assert more.computed == 51  # the first two copies are there already
 
 
 def test_workers_give_the_same_bits(tiny_data, tmp_path, backbone) -> None:
@@ -392,7 +392,7 @@ EXTRACTED = bank_key(weights_sha256="bundled", form="test", preprocess=SPEC.to_j
 
 def in_a_process(data: Path, bank: Path, trunk: dict[str, torch.Tensor] | FrozenTrunk, *, augmented_copies: int):
     """`extract` with two workers, in a process that starts at once because torch is imported already."""
-    arguments = {"num_views": augmented_copies, "num_workers": 2}
+    arguments = {"augmented_copies": augmented_copies, "num_workers": 2}
     process = multiprocessing.get_context("fork").Process(target=extract, args=(data, bank, trunk), kwargs=arguments)
     process.start()
     return process

@@ -93,14 +93,14 @@ def test_class_weights_and_views_give_the_coefficients_of_scikit_learn(classes, 
     rng = np.random.default_rng(1)
     labels = rng.choice(classes, n, p=[0.7] + [0.3 / (classes - 1)] * (classes - 1))
     plain = np.abs(rng.normal(1, 1, (n, d))) + rng.normal(0, 0.4, (classes, d))[labels]
-    transforms = 3
-    features = (np.repeat(plain, transforms, axis=0) + rng.normal(0, 0.1, (n * transforms, d))).astype(np.float32)
-    labels = np.repeat(labels, transforms)
+    copies = 3
+    features = (np.repeat(plain, copies, axis=0) + rng.normal(0, 0.1, (n * copies, d))).astype(np.float32)
+    labels = np.repeat(labels, copies)
     weights = class_weights(labels, num_classes=classes)
-    found = logistic_regression.fit(features, labels, num_classes=classes, l2=2.0 * transforms, weights=weights)
+    found = logistic_regression.fit(features, labels, num_classes=classes, l2=2.0 * copies, weights=weights)
     mean = np.average(features.astype(np.float64), axis=0, weights=weights)
     std = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
-    strength = 1 / (2.0 * transforms) if classes > 2 else 2 / (2.0 * transforms)
+    strength = 1 / (2.0 * copies) if classes > 2 else 2 / (2.0 * copies)
     reference = LogisticRegression(C=strength, tol=1e-11, max_iter=20_000, class_weight="balanced")
     reference.fit((features - mean) / std, labels)
     ours = found.head.weight * std

@@ -29,14 +29,14 @@ def test_measuring_changes_nothing(tiny_data) -> None:
     data = DataConfig(root=str(tiny_data), image_size=32)
     manifest = build_manifest(ClassFolders(str(tiny_data)), data, seed=0)
     samples, spec = manifest.of("train"), Preprocess.of(data)
-    transforms = TransformedImages(load_images(samples, manifest.classes), samples, train_transform(data, spec), seed=0)
+    images = TransformedImages(load_images(samples, manifest.classes), samples, train_transform(data, spec), seed=0)
     model = build_model(3, backbone=None, head_init="zero", seed=0).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     accelerator = Accelerator(cpu=True)
     state = torch.random.get_rng_state()
-    assert images_prepared_per_second(transforms) > 0
+    assert images_prepared_per_second(images) > 0
     assert images_per_second(accelerator, model, spec, share=4) > 0
-    assert measure_num_workers(accelerator, model, transforms, spec, share=4)[0] == 1
+    assert measure_num_workers(accelerator, model, images, spec, share=4)[0] == 1
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -95,16 +95,16 @@ def train_loader(
     num_workers: int,
     labels: np.ndarray | None = None,
     blocks: Blocks | None = None,
-    bank_transforms: type[TransformedImages] = TransformedImages,
+    images: type[TransformedImages] = TransformedImages,
     collate_fn: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
     """All batches of the run in one pass, so that workers start once and read ahead during validation.
 
     labels: (n,) int, the class of each sample if the classes are to be balanced; blocks: what is shuffled together;
-    views_of, collate_fn: what an item and a batch are."""
-    transforms = bank_transforms(rows, samples, transform, seed=seed)
+    images, collate_fn: what makes an item and a batch."""
+    items = images(rows, samples, transform, seed=seed)
     sampler = StepSampler(
-        transforms.keys,
+        items.keys,
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
@@ -113,29 +113,29 @@ def train_loader(
         labels=labels,
         blocks=blocks,
     )
-    return _loader(transforms, sampler, num_workers=num_workers, batch_size=batch_size, collate_fn=collate_fn)
+    return _loader(items, sampler, num_workers=num_workers, batch_size=batch_size, collate_fn=collate_fn)
 
 
 def eval_loader(
     rows: datasets.Dataset, samples: Samples, transform: Transform, *, batch_size: int, num_workers: int
 ) -> DataLoader[Any]:
     """Every row once, in order."""
-    transforms = TransformedImages(rows, samples, transform, seed=0)
+    items = TransformedImages(rows, samples, transform, seed=0)
     sampler = EvalSampler(len(rows), batch_size=batch_size)
-    return _loader(transforms, sampler, num_workers=num_workers, batch_size=batch_size)
+    return _loader(items, sampler, num_workers=num_workers, batch_size=batch_size)
 
 
 def _loader(
-    transforms: TransformedImages,
+    items: TransformedImages,
     sampler: StepSampler | EvalSampler,
     *,
     num_workers: int,
     batch_size: int,
     collate_fn: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
-    batch_bytes = batch_size * transforms.item_bytes
+    batch_bytes = batch_size * items.item_bytes
     return DataLoader(
-        transforms,
+        items,
         batch_sampler=sampler,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

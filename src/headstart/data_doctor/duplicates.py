@@ -39,7 +39,7 @@ def perceptual_hashes(image: Image.Image) -> np.ndarray:
 
     side = 4 * HASH_SIDE  # pHash works on so many pixels; both hashes share the costly step
     small = image.convert("L").resize((side, side), Image.Resampling.LANCZOS)
-    both = [imagehash.phash(transform, hash_size=HASH_SIDE).hash for transform in (small, ImageOps.mirror(small))]
+    both = [imagehash.phash(one, hash_size=HASH_SIDE).hash for one in (small, ImageOps.mirror(small))]
     return np.packbits(np.array(both).reshape(2, -1), axis=1).view(np.uint64)
 
 

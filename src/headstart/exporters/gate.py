@@ -73,9 +73,9 @@ class Reference:
         assert probabilities is not None, "a drawn image, or one that was decoded before"
         return probabilities
 
-    def of_view(self, transform: torch.Tensor) -> dict[str, float]:
+    def of_pixels(self, pixels: torch.Tensor) -> dict[str, float]:
         """What predict would answer if it looked at this uint8 (3, S, S)."""
-        answers = self.predictor.answer(self.predictor.compute(transform[None]), Question())
+        answers = self.predictor.answer(self.predictor.compute(pixels[None]), Question())
         return dict(zip(self.predictor.classes, answers.probabilities[0].tolist(), strict=True))
 
 
@@ -167,9 +167,9 @@ def _visible(reference: Reference, spec: Preprocess, contents: list[bytes]) -> d
     classes = list(reference.predictor.classes)
     for content in contents:
         image = spec.decode(content)
-        right = reference.of_view(spec.resize_and_crop(image))
+        right = reference.of_pixels(spec.resize_and_crop(image))
         for name, mistake in _MISTAKES.items():
-            largest[name] = max(largest[name], _difference(right, reference.of_view(mistake(spec, image))))
+            largest[name] = max(largest[name], _difference(right, reference.of_pixels(mistake(spec, image))))
         rolled = {name: right[classes[place - 1]] for place, name in enumerate(classes)}
         largest["class order"] = max(largest["class order"], _difference(right, rolled))
     return largest

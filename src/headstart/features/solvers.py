@@ -71,7 +71,7 @@ def _facts(config: RunConfig) -> dict[str, Any]:
 
 def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) -> Solved:
     started = time.perf_counter()
-    transforms = len(features.plain) // int(features.plain.sum())
+    copies = len(features.plain) // int(features.plain.sum())
     weights = np.ones(len(features.train_labels))
     if config.optim.class_weights == "balanced":
         weights = class_weights(features.train_labels, num_classes=num_classes)
@@ -89,7 +89,7 @@ def _solve_exactly(config: RunConfig, num_classes: int, features: BankFeatures) 
         out_of_fold = chosen.logits, chosen.labels
     # every view of an image counts, all of them together as one image: so l2 means the same for any number of views
     found = logistic_regression.fit(
-        features.train, features.train_labels, num_classes=num_classes, l2=l2 * transforms, weights=weights
+        features.train, features.train_labels, num_classes=num_classes, l2=l2 * copies, weights=weights
     )
     head = found.head
     if config.optim.logit_adjustment:
@@ -115,7 +115,7 @@ def _choose_l2(
     config: ProbeConfig, num_classes: int, features: BankFeatures, weights: np.ndarray, *, seed: int
 ) -> logistic_regression.CrossValidation:
     """By stratified k-fold cross-validation over images; at most SELECTION_IMAGES of them, evenly taken."""
-    transforms = len(features.plain) // int(features.plain.sum())
+    copies = len(features.plain) // int(features.plain.sum())
     smallest = int(np.bincount(features.train_labels[features.plain], minlength=num_classes).min())
     if smallest < 2:
         raise InputError(
@@ -123,7 +123,7 @@ def _choose_l2(
         )
     folds = min(config.folds, smallest)
     step = -(-int(features.plain.sum()) // SELECTION_IMAGES)
-    used = np.arange(len(features.train_labels)) // transforms % step == 0
+    used = np.arange(len(features.train_labels)) // copies % step == 0
     labels = features.train_labels[used]
     owners = [owner for owner, take in zip(features.owners, used, strict=True) if take]
     return logistic_regression.cross_validate(
@@ -134,7 +134,7 @@ def _choose_l2(
         weights=weights[used],
         counted=features.plain[used],
         one_standard_error=config.one_standard_error,
-        rows_per_image=transforms,
+        rows_per_image=copies,
     )
 
 
@@ -146,7 +146,7 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
         raise InputError(
             f"train.batch_size {train.batch_size} exceeds the {len(samples)} training images; use at most {len(samples)}"
         )
-    transforms = config.probe.augmented_copies + 1
+    copies = config.probe.augmented_copies + 1
     ends = epoch_ends(num_samples=len(samples), batch_size=train.batch_size, epochs=train.epochs)
     steps_per_epoch = len(samples) / train.batch_size
     head = _fresh_head(config, num_classes=len(manifest.classes))
@@ -176,7 +176,7 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
         for group, rate in zip(optimizer.param_groups, peak, strict=True):
             group["lr"] = rate * factor
         index = torch.tensor(
-            [sample * transforms + _view_in(epoch, config.probe.augmented_copies) for sample, epoch in batch]
+            [sample * copies + _copy_in(epoch, config.probe.augmented_copies) for sample, epoch in batch]
         )
         logits = head(rows[index])
         losses = loss_of.of_each(logits, labels[index])
@@ -209,8 +209,8 @@ def _solve_by_epochs(config: RunConfig, manifest: Manifest, features: BankFeatur
     return Solved(best[2], facts, lines, best_epoch=best[1], epochs=train.epochs, chosen_on_val=train.epochs > 1)
 
 
-def _view_in(epoch: int, augmented_copies: int) -> int:
-    """Which view of an image an epoch looks at: each augmented one in turn, the plain one if there are no others."""
+def _copy_in(epoch: int, augmented_copies: int) -> int:
+    """Which copy of an image an epoch uses: each augmented one in turn, the plain one if there are no others."""
     return 1 + epoch % augmented_copies if augmented_copies else 0
 
 

@@ -113,11 +113,11 @@ def record(info: "ModelInfo", tensors: Mapping[str, torch.Tensor]) -> dict[str, 
     cpu = torch.device("cpu")
     here = {name: value.detach().to(cpu) for name, value in tensors.items()}
     form = form_of(here, measured_on=info.measured_on, precision="no", channels_last=info.channels_last, device=cpu)
-    transforms, inputs = _look(info.preprocess)
+    pixels, inputs = _look(info.preprocess)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        _, logits = form.head(form.maps(info.preprocess.normalize(transforms)))
+        _, logits = form.head(form.maps(info.preprocess.normalize(pixels)))
     finally:
         torch.set_num_threads(threads)
     for entry, row in zip(inputs, logits.tolist(), strict=True):
@@ -143,8 +143,8 @@ def compare(
         raise ValueError("its golden inputs were recorded for other classes")
     order = [recorded.index(name) for name in classes]
     expected = np.array([entry["logits"] for entry in golden["inputs"]], dtype=np.float64)[:, order]
-    transforms, inputs = _look(spec)
-    differences = np.abs(logits_of(transforms).astype(np.float64) - expected).max(axis=1)
+    pixels, inputs = _look(spec)
+    differences = np.abs(logits_of(pixels).astype(np.float64) - expected).max(axis=1)
     scale = max(1.0, float(np.abs(expected).max()))
     found = []
     for drawing, difference, before, now in zip(DRAWINGS, differences, golden["inputs"], inputs, strict=True):
@@ -157,17 +157,17 @@ def compare(
 
 def _look(spec: Preprocess) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """What the network sees of all golden inputs, uint8 (n, 3, S, S), and their fingerprints."""
-    transforms, inputs = [], []
+    pixels, inputs = [], []
     for number, drawing in enumerate(DRAWINGS):
         rgb = spec.decode(draw(number))
-        transform = spec.resize_and_crop(rgb)
+        image_pixels = spec.resize_and_crop(rgb)
         shape = "x".join(str(side) for side in rgb.size).encode()
         inputs.append(
             {
                 "name": drawing.name,
                 "rgb_sha256": hashlib.sha256(shape + rgb.tobytes()).hexdigest(),
-                "view_sha256": hashlib.sha256(transform.contiguous().numpy().tobytes()).hexdigest(),
+                "view_sha256": hashlib.sha256(image_pixels.contiguous().numpy().tobytes()).hexdigest(),
             }
         )
-        transforms.append(transform)
-    return torch.stack(transforms), inputs
+        pixels.append(image_pixels)
+    return torch.stack(pixels), inputs

@@ -135,7 +135,7 @@ class Predictor:
         waiting = each(images)
         found: list[Prediction] = []
         while batch := list(islice(waiting, batch_size)):
-            pixels, reasons = bank_transforms(batch, self.info.preprocess)
+            pixels, reasons = decode_batch(batch, self.info.preprocess)
             answers = self.answer(self.compute(pixels), question)
             rows = iter(range(len(pixels)))
             for image, reason in zip(batch, reasons, strict=True):
@@ -212,7 +212,7 @@ class Predictor:
         )
 
 
-def bank_transforms(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:
+def decode_batch(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:
     """uint8 (m, 3, S, S), channels last, of the images that can be decoded; and for each image why it cannot, or None."""
     side = spec.image_size
     pixels = torch.empty((len(images), side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)

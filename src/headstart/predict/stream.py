@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from headstart.data.transforms import Preprocess
 from headstart.predict.image_paths import Listed
-from headstart.predict.predictor import Outputs, Predictor, bank_transforms
+from headstart.predict.predictor import Outputs, Predictor, decode_batch
 from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.worker_processes import in_workers
 
@@ -131,7 +131,7 @@ class _Work(Dataset[tuple[list[Listed], list[str | None], Any]]):
         self.spec, self.network = spec, network
 
     def __getitem__(self, batch: list[Listed]) -> tuple[list[Listed], list[str | None], Any]:
-        pixels, decoded = bank_transforms([one.path for one in batch if one.error is None], self.spec)
+        pixels, decoded = decode_batch([one.path for one in batch if one.error is None], self.spec)
         found = iter(decoded)
         reasons = [one.error if one.error is not None else next(found) for one in batch]
         return batch, reasons, pixels if self.network is None else self.network(pixels)

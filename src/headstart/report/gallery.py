@@ -45,7 +45,7 @@ class Gallery:
     hits: list[Card]
     num_mistakes: int
     unread: list[str] = field(default_factory=list)
-    transforms: str | None = None
+    train_batch: str | None = None
     suspects: Mapping[str, str] = field(default_factory=dict)
 
     @property

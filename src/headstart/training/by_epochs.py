@@ -156,9 +156,9 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
     on_device = config.data.augment_on == "device"
     num_workers = config.data.num_workers
     if num_workers is None:
-        transforms = TransformedImages(train_rows, train_samples, transform, seed=config.seed)
+        images = TransformedImages(train_rows, train_samples, transform, seed=config.seed)
         share = config.train.batch_size // accelerator.num_processes // config.train.accumulation
-        num_workers, why = measure_num_workers(accelerator, model, transforms, spec, share=share)
+        num_workers, why = measure_num_workers(accelerator, model, images, spec, share=share)
         accelerator.print(f"{num_workers} decoding worker{'s' if num_workers != 1 else ''} each: {why}")
         config = replace(config, data=replace(config.data, num_workers=num_workers))
     batches = train_loader(
@@ -173,7 +173,7 @@ def run(config: RunConfig, *, last: bool = True) -> Path:
         num_workers=num_workers,
         labels=balanced,
         blocks=blocks,
-        bank_transforms=DecodedImages if on_device else TransformedImages,
+        images=DecodedImages if on_device else TransformedImages,
         collate_fn=collate_decoded if on_device else collate,
     )
     val_batches = eval_loader(
@@ -381,13 +381,13 @@ def _schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -
     )
 
 
-def _draw_train_batch(folder: RunFolder, transforms: TransformedImages, balanced: np.ndarray | None) -> None:
+def _draw_train_batch(folder: RunFolder, images: TransformedImages, balanced: np.ndarray | None) -> None:
     """The first training images of the first epoch, as the network will see them."""
     from headstart.report.png import image_grid
 
-    order, drawn = epoch_draws(transforms.keys, seed=transforms.seed, epoch=0, labels=balanced)
+    order, drawn = epoch_draws(images.keys, seed=images.seed, epoch=0, labels=balanced)
     image_grid(
         folder.path / "train_batch.png",
-        [transforms.pixels(int(index), int(before)) for index, before in zip(order[:12], drawn[:12], strict=True)],
-        [transforms.samples[int(index)].label for index in order[:12]],
+        [images.pixels(int(index), int(before)) for index, before in zip(order[:12], drawn[:12], strict=True)],
+        [images.samples[int(index)].label for index in order[:12]],
     )

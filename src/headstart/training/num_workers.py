@@ -18,7 +18,7 @@ SPARE = 1.25  # views are made so much faster than they are used
 
 
 def measure_num_workers(
-    accelerator: Accelerator, model: Classifier, transforms: TransformedImages, spec: Preprocess, *, share: int
+    accelerator: Accelerator, model: Classifier, images: TransformedImages, spec: Preprocess, *, share: int
 ) -> tuple[int, str]:
     """The number of decoding processes for this one, and why. share: images per backward pass of this process.
 
@@ -27,7 +27,7 @@ def measure_num_workers(
     if accelerator.device.type == "cpu":
         return 1, "on a CPU the step wants the cores"
     cores = cores_per_process()
-    made, used = images_prepared_per_second(transforms), images_per_second(accelerator, model, spec, share=share)
+    made, used = images_prepared_per_second(images), images_per_second(accelerator, model, spec, share=share)
     return num_workers(made, used, cores=cores), f"a worker makes {made:.0f} views/s, a step uses {used:.0f} img/s"
 
 
@@ -35,14 +35,14 @@ def num_workers(prepared_per_s: float, images_per_s: float, *, cores: int) -> in
     return min(cores, max(1, math.ceil(SPARE * images_per_s / prepared_per_s)))
 
 
-def images_prepared_per_second(transforms: TransformedImages) -> float:
+def images_prepared_per_second(images: TransformedImages) -> float:
     """Of one thread, as in a worker."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    count = min(VIEWS, len(transforms))
+    count = min(VIEWS, len(images))
     for index in range(count):
-        transforms[(index, 0)]
+        images[(index, 0)]
     spent = time.perf_counter() - started
     torch.set_num_threads(before)
     return count / spent
