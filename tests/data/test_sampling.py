@@ -82,7 +82,7 @@ def test_the_order_of_a_seed_is_frozen() -> None:
     assert epoch_order(keys_of(ids(8)), seed=0, epoch=0).tolist() == FROZEN_ORDER
 
 
-def test_the_view_seeds_of_a_seed_are_frozen() -> None:
+def test_the_augmentation_seeds_of_a_seed_are_frozen() -> None:
     assert augmentation_seeds(keys_of(ids(2)), seed=0, epoch=0).tolist() == FROZEN_SEEDS
 
 

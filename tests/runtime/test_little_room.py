@@ -54,9 +54,9 @@ def test_a_run_needs_no_shared_memory(tiny_data: Path, tmp_path: Path) -> None:
 
 FILL = """
 import torch
-from headstart.data.pixel_cache import Pixels, Room
+from headstart.data.pixel_cache import CacheLimit, Pixels
 
-pixels = Pixels(Room(64 * 2**20, on_disk=True))
+pixels = Pixels(CacheLimit(64 * 2**20, on_disk=True))
 image = torch.full((3, 512, 512), 7, dtype=torch.uint8)
 for number in range(20):
     pixels.put(str(number), image)

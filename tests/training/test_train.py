@@ -570,7 +570,7 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
         return rest
 
     monkeypatch.setattr(by_epochs, "train_loader", shuffled)
-    monkeypatch.setattr(by_epochs, "_draw_views", lambda *_: None)
+    monkeypatch.setattr(by_epochs, "_draw_train_batch", lambda *_: None)
     torch.manual_seed(7)
     config = small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"checkpoint_steps": 3, "resume": "auto"})
     straight = run(config)

@@ -10,7 +10,7 @@ from headstart.data.transforms import Transform
 
 
 class DecodedImages(TransformedImages):
-    """Item (index, epoch) -> the decoded image and the seed of its view in that epoch, for `DeviceViews` to finish."""
+    """Item (index, epoch) -> the decoded image and its augmentation seed, for `DeviceTransform` to finish."""
 
     @property
     def item_bytes(self) -> int:
@@ -33,8 +33,8 @@ def collate_decoded(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class DeviceTransform:
-    """From a batch of `collate_pictures` to uint8 (n, 3, S, S) on `device`. Random numbers are drawn as in a worker, so the
-    views are the same, but for the rounding of another device."""
+    """From a batch of `collate_decoded` to uint8 (n, 3, S, S) on `device`. Random numbers are drawn as in a worker, so the
+    results are the same except for the rounding of the device."""
 
     def __init__(self, transform: Transform, device: torch.device) -> None:
         self.transform, self.device = transform, device

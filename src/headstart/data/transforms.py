@@ -33,7 +33,7 @@ class Transform:
         cache_limit: CacheLimit = NO_CACHE,
     ) -> None:
         """decode: a file -> an RGB image; image_size: S; prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
-        room: how much may be kept."""
+        cache_limit: how much may be kept."""
         self.decode, self.prepare, self.vary, self.image_size = decode, prepare, vary, image_size
         self._kept = Pixels(cache_limit)
 

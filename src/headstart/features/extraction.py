@@ -58,9 +58,9 @@ class BankTransform:
 def bank_transforms(
     data: DataConfig, spec: Preprocess, *, augmented_copies: int, seed: int, cache_limit: CacheLimit = NO_CACHE
 ) -> list[BankTransform]:
-    """The evaluation view and `num_views` augmented ones, view k = f(seed, k, content).
+    """The evaluation transform and `augmented_copies` random ones; the k-th is a function of (seed, k, content).
 
-    room: how much may be kept of each of the two kinds."""
+    cache_limit: how much may be kept of each of the two kinds."""
     transforms = [BankTransform(EVAL_TRANSFORM, 0, seed, spec.eval_transform(cache_limit=cache_limit))]
     if augmented_copies:
         augmented = train_transform(data, spec, cache_limit=cache_limit)
