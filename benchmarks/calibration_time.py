@@ -7,8 +7,9 @@ import time
 
 import numpy as np
 
-from headstart.evaluation import statistics
-from headstart.model.calibration import calibrate, cross_fitted, log_softmax
+from headstart.evaluation import metrics, statistics
+from headstart.model.calibration import calibrate, cross_fitted
+from headstart.model.softmax import softmax
 
 
 def main() -> None:
@@ -18,14 +19,14 @@ def main() -> None:
         logits = rng.normal(0, 1, (n, num_classes)) + 3 * np.eye(num_classes)[labels]
         features = np.abs(rng.normal(0, 1, (n, 512))).astype(np.float32)
         started = time.process_time()
-        probabilities = np.exp(log_softmax(logits))
-        statistics.bootstrap(statistics.log_losses(probabilities, labels), labels)
-        statistics.bootstrap(statistics.brier_scores(probabilities, labels), labels)
-        statistics.calibration_error(probabilities, labels)
+        probabilities = softmax(logits)
+        statistics.bootstrap(metrics.log_losses(probabilities, labels), labels)
+        statistics.bootstrap(metrics.brier_scores(probabilities, labels), labels)
+        metrics.calibration_error(probabilities, labels)
         measured = time.process_time()
         calibrate(logits, labels, features, chosen_on_val=True)
         calibrated = time.process_time()
-        statistics.calibration_error(cross_fitted(logits, labels), labels)
+        metrics.calibration_error(cross_fitted(logits, labels), labels)
         ended = time.process_time()
         print(
             f"{n:6} images, {num_classes:3} classes: intervals {measured - started:.2f} s, calibration {calibrated - measured:.2f} s, "

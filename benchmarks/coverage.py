@@ -12,15 +12,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from headstart.evaluation.metrics import calibration_error
 from headstart.evaluation.statistics import (
     balanced_accuracy_interval,
     bootstrap,
-    calibration_error,
     mean_interval,
     newcombe,
     wilson,
 )
-from headstart.model.calibration import fit_conformal, fit_open_set, fit_temperature, log_softmax
+from headstart.model.calibration import fit_temperature
+from headstart.model.conformal import fit_conformal
+from headstart.model.open_set import fit_open_set
+from headstart.model.softmax import softmax
 
 Draw = Callable[
     [np.random.Generator, int], float
@@ -90,7 +93,7 @@ def seeds(rng: np.random.Generator, n: int) -> float:
 
 def chance(rng: np.random.Generator, n: int) -> float:
     logits, labels = logits_of(rng, n)
-    found = calibration_error(np.exp(log_softmax(logits)), labels, seed=int(rng.integers(1 << 30)))
+    found = calibration_error(softmax(logits), labels, seed=int(rng.integers(1 << 30)))
     return float(found.ece <= found.ece_by_chance95)
 
 
@@ -118,7 +121,7 @@ def confidence(rng: np.random.Generator, n: int) -> float:
     logits, labels = logits_of(rng, n)
     temperature = fit_temperature(3 * logits, labels)
     logits, labels = logits_of(rng, 1000)
-    probabilities = np.exp(log_softmax(3 * logits / temperature))
+    probabilities = softmax(3 * logits / temperature)
     return float((probabilities.argmax(axis=1) == labels).mean() - probabilities.max(axis=1).mean())
 
 

@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 
 import headstart
-from headstart.data.sources.folders import image_files
 from headstart.data.transforms import Preprocess
 from headstart.exporters.command import FORMATS, check_runtime, export
 from headstart.exporters.original import Answer, read_original
 from headstart.exporters.run_images import RunImages
 from headstart.model.model_file import find_model
+from headstart.predict.image_paths import images
 
 RUNTIMES = {
     "torchvision": ("torchvision",),
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="at most")
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     args = parser.parse_args()
-    paths = [path.absolute() for path in image_files(args.data / "val")[0]]
+    paths = [path.absolute() for path in [Path(image.path) for image in images([str(args.data / "val")])]]
     paths = paths[:: max(1, -(-len(paths) // args.images))]
     original = read_original(find_model(args.run), RunImages.of(args.run, data=str(args.data)))
     classes = original.info.classes

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.sources.folders import image_files
 from headstart.data.transforms import Preprocess
 from headstart.model.model_file import find_model, load_model
+from headstart.predict.image_paths import images
 
 
 def enlarged(path: Path, megapixels: float) -> bytes:
@@ -41,7 +41,7 @@ def main() -> None:
     model, info = load_model(find_model(args.run))
     exact = info.preprocess
     scaled = dataclasses.replace(exact, jpeg_min_side=Preprocess.of(DataConfig(jpeg="scaled")).jpeg_min_side)
-    paths = image_files(args.data / "val")[0]
+    paths = [Path(image.path) for image in images([str(args.data / "val")])]
     paths = paths[:: max(1, len(paths) // args.images)][: args.images]
     seconds: dict[str, list[float]] = {"exact": [], "scaled": []}
     pixels: list[torch.Tensor] = []

@@ -27,10 +27,10 @@ from headstart import prepare_environment
 prepare_environment()
 import torch
 from headstart.config import DataConfig
-from headstart.data.loaders import load_images, train_loader
+from headstart.data.loaders import as_dataset, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.open import open_source
-from headstart.data.transforms import Preprocess, train_transform
+from headstart.data.transforms import PixelCache, Preprocess, train_transform
 from headstart.data.pixel_cache import cache_limit_for
 
 torch.set_num_threads(1)
@@ -39,10 +39,10 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 own_before = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
 before, started = peak(), time.perf_counter()
 transform = train_transform(data, Preprocess.of(data), cache_limit=cache_limit_for(data))
-manifest = build_manifest(open_source(data), data, seed=0, keep=lambda split, sha256, image: transform.keep(sha256, image))
+manifest = build_manifest(open_source(data), data, seed=0, cache=PixelCache(train=[transform], val=[transform]))
 scanned = time.perf_counter()
 samples = manifest.of("train")
-batches = iter(train_loader(load_images(samples, manifest.classes), samples, transform, batch_size=32, accumulation=1,
+batches = iter(train_loader(as_dataset(samples, manifest.classes), samples.source, transform, batch_size=32, accumulation=1,
                             num_steps=400, start_step=0, seed=0, num_workers=1))
 next(batches)
 first = time.perf_counter()

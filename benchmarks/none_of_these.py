@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import headstart
-from headstart.model.calibration import SHARES, fit_open_set, upper_limit
+from headstart.model.conformal import upper_limit
+from headstart.model.open_set import SHARES, fit_open_set
 
 SPLITS = 100
 KINDS = ("noise", "grey noise", "single colour", "gradient", "stripes", "text", "shapes", "blobs")

@@ -23,7 +23,7 @@ from support.planting import CLASSES, good_folder, hostile, plant
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.sources.folders import ClassFolders
 from headstart.data_doctor.check import check_files
-from headstart.data_doctor.command import inspect
+from headstart.data_doctor.inspection import inspect
 
 
 def planted(root: Path, *, good: int, each: int, bank: str) -> None:

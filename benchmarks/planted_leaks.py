@@ -16,8 +16,8 @@ from support.planting import altered
 
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.decode import decode
-from headstart.data.sources.folders import image_files
-from headstart.data_doctor.command import inspect
+from headstart.data_doctor.inspection import inspect
+from headstart.predict.image_paths import images
 
 
 def main() -> None:
@@ -29,11 +29,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "data"
         for split in ("train", "val"):
-            for path in image_files(args.data / split)[0]:
+            for path in [Path(image.path) for image in images([str(args.data / split)])]:
                 place = root / path.relative_to(args.data)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(path.resolve())
-        sources = image_files(root / "train")[0]
+        sources = [Path(image.path) for image in images([str(root / "train")])]
         leaks = set()
         for k in range(args.copies):
             source = sources[k * len(sources) // args.copies]

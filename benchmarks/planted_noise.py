@@ -15,8 +15,8 @@ import numpy as np
 from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.sources.folders import ClassFolders
 from headstart.data_doctor.check import check_files
-from headstart.data_doctor.command import features_of_images
 from headstart.data_doctor.duplicates import clusters
+from headstart.data_doctor.inspection import features_of_images
 from headstart.data_doctor.label_noise import study_labels
 
 

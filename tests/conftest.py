@@ -123,7 +123,7 @@ def bf16_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on tiny_data: a frozen head trained and evaluated in bf16. Shared: do not write in it."""
     from support.runs import small
 
-    from headstart.training.dispatch import run
+    from headstart.training.run import run
 
     out = tmp_path_factory.mktemp("runs") / "bf16"
     return run(small(tiny_data, out, strategy="frozen_head", train={"epochs": 1}, runtime={"mixed_precision": "bf16"}))

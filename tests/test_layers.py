@@ -13,7 +13,7 @@ import pytest
 import headstart
 
 ROOT = Path(headstart.__file__).parent
-HEAVY = {"torch", "torchvision", "accelerate", "datasets", "evaluate", "numpy", "PIL", "pyarrow", "matplotlib"}
+HEAVY = {"torch", "torchvision", "accelerate", "datasets", "evaluate", "numpy", "PIL", "pyarrow"}
 
 TOP = {"config", "config_io", "errors", "files", "wording", "arrow", "html"}
 """Single files that every package may use."""
@@ -113,10 +113,10 @@ def test_the_files_are_seen() -> None:
 
 
 def test_imports_are_seen_at_the_top_and_in_functions() -> None:
-    run = "headstart.training.by_epochs"
-    assert {"torch", "headstart.data.manifest"} <= imports(run, inside_functions=False)
-    assert "headstart.report.png" in imports(run, inside_functions=True)
-    assert "headstart.report.png" not in imports(run, inside_functions=False)
+    run = "headstart.training.images"
+    assert {"torch", "headstart.data.manifest"} <= imports("headstart.training.image_data", inside_functions=False)
+    assert "headstart.report.command" in imports("headstart.training.finish", inside_functions=True)
+    assert "headstart.report.command" not in imports("headstart.training.finish", inside_functions=False)
     assert "headstart.training.checkpoint" in imports(run, inside_functions=False)
     assert "headstart.model.frozen_trunk" in reaches("predict.predictor", inside_functions=True)
     assert "headstart.model.classifier" not in imports("headstart.model.model_file", inside_functions=False)
@@ -201,15 +201,13 @@ NEVER = {
     "recipe.schedule": {"headstart.config"},
     "evaluation.metrics": {"headstart.evaluation.predictions"},
     "features.bank": {"headstart.data", "headstart.model", "headstart.features.extraction"},
-    "features.training_set": {"headstart.features.solvers"},
     "runs.files": {"torch", "headstart.model", "headstart.runs.finished_run"},
     "runs.progress": {"torch", "headstart.runs.watch"},
     "runs.watch": {"torch", "accelerate", "headstart.model"},
     "data_doctor.label_noise": {"headstart.config", "headstart.data"},
     "data_doctor.page": {"headstart.data_doctor.command"},
     "report.comparison": {"torch", "headstart.model", "headstart.runs.finished_run"},
-    "training.metrics_process": {"headstart.model", "headstart.runtime", "headstart.evaluation.predictions"},
-    "training.on_features": {"headstart.training.by_epochs", "headstart.training.loop"},
+    "training.cached_features": {"headstart.training.images"},
     "predict": {"headstart.training", "headstart.evaluation"},
     "exporters": {"headstart.training", "headstart.evaluation"},
     "serve": {"headstart.training", "headstart.evaluation"},
@@ -228,11 +226,19 @@ def test_a_module_does_without(prefix: str) -> None:
 
 
 def test_a_run_on_cached_features_does_without_the_slow_libraries() -> None:
-    slow = {"torchvision", "datasets", "evaluate", "matplotlib"}
-    assert reaches("training.on_features", inside_functions=False) & slow == set()
-    other = reaches("training.metrics_process", inside_functions=True)
-    assert other & {"torch", "accelerate", "torchvision"} == set()
+    slow = {"torchvision", "datasets", "evaluate"}
+    assert reaches("training.cached_features", inside_functions=False) & slow == set()
     assert reaches("features.logistic_regression", inside_functions=True) & HEAVY == {"numpy"}
+
+
+def test_no_command_imports_the_evaluate_library() -> None:
+    """Importing it takes seconds. The classes for its users wrap the functions that the commands call."""
+    assert {name for name in FILES if "evaluate" in imports(name, inside_functions=True)} == {
+        "headstart.evaluation.evaluate_metrics"
+    }
+    assert not [
+        name for name in FILES if "headstart.evaluation.evaluate_metrics" in imports(name, inside_functions=True)
+    ]
 
 
 def test_a_folder_without_near_copies_is_checked_without_torch() -> None:

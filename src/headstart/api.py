@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def train(config: RunConfig) -> Path:
     """Train as `headstart train` does and return the run folder. Raises InputError for a user's mistake."""
     prepare_environment()
-    from headstart.training.dispatch import run
+    from headstart.training.run import run
 
     return run(config)
 

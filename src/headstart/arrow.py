@@ -1,4 +1,4 @@
-"""Columns of parquet files, built from buffers: pyarrow imports pandas to look at a list, and that takes longer."""
+"""Arrow columns built from buffers: for Python lists pyarrow imports pandas, which takes longer."""
 
 from collections.abc import Sequence
 

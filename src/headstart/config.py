@@ -361,6 +361,11 @@ class RunConfig:
         )
 
     @property
+    def trains_on_features(self) -> bool:
+        """Whether nothing but a head is trained, on cached features."""
+        return self.strategy.name == "frozen_head" and self.strategy.features == "bank"
+
+    @property
     def uses_bank(self) -> bool:
         """Whether the head is solved for on stored features (and not, or not only, trained by epochs)."""
         return self.strategy.name != "fine_tune" and self.strategy.features == "bank"

@@ -9,6 +9,11 @@ def shown(path: str) -> str:
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """'1 file', '2,000 files'."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
 def listed(names: Sequence[str], *, limit: int = 3) -> str:
     """'a, b, c and 4 more'."""
     text = ", ".join(shown(name) for name in names[:limit])
@@ -29,3 +34,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def one_line(error: Exception) -> str:
     """What a library says, fit for one of our sentences; its type if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def plural(number: int, noun: str) -> str:
+    """'1 file', '2 files', '2 processes', '2 classes'."""
+    nouns = noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    return f"{number} {noun if number == 1 else nouns}"

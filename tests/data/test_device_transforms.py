@@ -8,13 +8,13 @@ from support.runs import small
 
 from headstart.config import DataConfig
 from headstart.data.device_transforms import DecodedImages, DeviceTransform, collate_decoded
-from headstart.data.loaders import TransformedImages, load_images
+from headstart.data.loaders import TransformedImages, as_dataset
 from headstart.data.manifest import build_manifest
 from headstart.data.pixel_cache import NO_CACHE, CacheLimit
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess, train_transform
 from headstart.errors import InputError
-from headstart.training.by_epochs import run
+from headstart.training.run import run
 
 DATA = DataConfig(image_size=48, min_crop_scale=0.3)
 
@@ -23,8 +23,8 @@ DATA = DataConfig(image_size=48, min_crop_scale=0.3)
 def test_transforms_on_the_device_have_the_bits_of_a_worker(cache_limit: CacheLimit, tiny_data: Path) -> None:
     manifest = build_manifest(ClassFolders(str(tiny_data)), DATA, seed=0)
     samples, transform = manifest.of("train"), train_transform(DATA, Preprocess.of(DATA), cache_limit=cache_limit)
-    rows = load_images(samples, manifest.classes)
-    worker, device = (kind(rows, samples, transform, seed=5) for kind in (TransformedImages, DecodedImages))
+    rows = as_dataset(samples, manifest.classes)
+    worker, device = (kind(rows, manifest.source, transform, seed=5) for kind in (TransformedImages, DecodedImages))
     finish = DeviceTransform(transform, torch.device("cpu"))
     for epoch in (0, 3):
         items = [(index, epoch) for index in range(len(samples))]

@@ -4,12 +4,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.loaders import Batch, TransformedImages, eval_loader, load_images, train_loader
+from headstart.data.loaders import Batch, TransformedImages, as_dataset, eval_loader, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.samples import Samples
 from headstart.data.sampling import epoch_order, keys_of
@@ -30,8 +32,8 @@ def train_batches(root: Path, *, num_workers: int = 0, start_step: int = 0, seed
     samples, classes = samples_of(root)
     return list(
         train_loader(
-            load_images(samples, classes),
-            samples,
+            as_dataset(samples, classes),
+            samples.source,
             train_transform(DATA, SPEC),
             batch_size=8,
             accumulation=2,
@@ -52,8 +54,8 @@ def equal(a: list[Batch], b: list[Batch]) -> bool:
 
 def test_rows_are_the_samples_in_their_order(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data)
-    rows = load_images(samples[::-1], classes)
-    assert [row["image"]["path"] for row in rows] == [sample.path for sample in samples[::-1]]
+    rows = as_dataset(samples[::-1], classes)
+    assert list(rows["path"]) == [sample.path for sample in samples[::-1]]
     assert [rows.features["label"].int2str(row["label"]) for row in rows] == [s.label for s in samples[::-1]]
 
 
@@ -86,25 +88,42 @@ def test_rows_keep_odd_names_and_depths(
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_image(0, 100 + number).save(path, format="PNG")
     samples, classes = samples_of(root)
-    rows = load_images(samples, classes)
+    rows = as_dataset(samples, classes)
     assert len(rows) == len(ODD_NAMES) + 2
-    assert [row["image"]["path"] for row in rows] == [sample.path for sample in samples]
+    assert list(rows["path"]) == [sample.path for sample in samples]
     assert [classes[row["label"]] for row in rows] == [sample.label for sample in samples]
 
 
 def test_a_metadata_file_in_the_folder_changes_no_row(image_folder: Callable[..., Path]) -> None:
     root = image_folder(train=3, val=2)
-    before = load_images(*samples_of(root)).to_list()
+    before = as_dataset(*samples_of(root)).to_list()
     for folder in (root, root / "train", root / "train/red_checks"):
         (folder / "metadata.csv").write_text("file_name,label\nred_checks_00.jpg,7\n")
-    assert load_images(*samples_of(root)).to_list() == before
+    assert as_dataset(*samples_of(root)).to_list() == before
 
 
 def test_labels_follow_the_order_of_the_classes(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data)
-    rows = load_images(samples, classes[::-1])
+    rows = as_dataset(samples, classes[::-1])
     assert rows.features["label"].names == list(classes[::-1])
     assert [classes[::-1][code] for code in rows["label"]] == [sample.label for sample in samples]
+
+
+def test_the_dataset_is_the_table_of_the_manifest_without_a_copy(tiny_data: Path) -> None:
+    manifest = build_manifest(ClassFolders(str(tiny_data)), DataConfig(val_fraction=0.25), seed=0, num_threads=1)
+    samples = manifest.of("val")
+    rows = as_dataset(samples, manifest.classes)
+    for name in ("id", "path", "sha256"):
+        own, read = manifest.samples.table.column(name), rows.data.column(name)
+        assert read.num_chunks == 1
+        assert addresses(read.chunk(0)) == addresses(own.chunk(0))
+        assert read.to_pylist() == [getattr(sample, name) for sample in samples]
+    copied = datasets.Dataset.from_dict({"id": [sample.id for sample in samples]})
+    assert addresses(copied.data.column("id").chunk(0)) != addresses(manifest.samples.table.column("id").chunk(0))
+
+
+def addresses(column: pa.Array) -> list[int]:
+    return [buffer.address for buffer in column.buffers() if buffer is not None]
 
 
 def test_a_relative_root_is_resolved_once(tiny_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,12 +134,10 @@ def test_a_relative_root_is_resolved_once(tiny_data: Path, monkeypatch: pytest.M
 
 
 def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     home = Path(datasets.config.HF_DATASETS_CACHE)
     before = sorted(home.rglob("*")) if home.exists() else []
-    rows = load_images(*samples_of(tiny_data))
+    rows = as_dataset(*samples_of(tiny_data))
     assert len(rows) == 36
     assert rows.cache_files == []
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +149,8 @@ def test_no_cache_is_left_behind(tiny_data: Path, tmp_path: Path, monkeypatch: p
 
 def transformed_images(root: Path, *, seed: int = 0) -> tuple[TransformedImages, Samples]:
     samples, classes = samples_of(root)
-    return TransformedImages(load_images(samples, classes), samples, train_transform(DATA, SPEC), seed=seed), samples
+    rows = as_dataset(samples, classes)
+    return TransformedImages(rows, samples.source, train_transform(DATA, SPEC), seed=seed), samples
 
 
 def test_an_augmented_copy_is_a_function_of_seed_epoch_and_sample(tiny_data: Path) -> None:
@@ -170,9 +188,9 @@ def test_a_file_that_vanished_after_the_scan_is_named_in_one_line(
 ) -> None:
     root = image_folder(train=4, val=2)
     samples, classes = samples_of(root)
-    rows = load_images(samples, classes)
+    rows = as_dataset(samples, classes)
     (root / samples[0].path).unlink()
-    loader = eval_loader(rows, samples, SPEC.eval_transform(), batch_size=4, num_workers=num_workers)
+    loader = eval_loader(rows, samples.source, SPEC.eval_transform(), batch_size=4, num_workers=num_workers)
     with pytest.raises(InputError) as caught:
         list(loader)
     message = str(caught.value)
@@ -217,8 +235,8 @@ def test_a_batch_has_the_rows_of_the_epoch_order(tiny_data: Path) -> None:
 
 def test_evaluation_sees_every_row_once_with_the_evaluation_transform(tiny_data: Path) -> None:
     samples, classes = samples_of(tiny_data, "val")
-    rows = load_images(samples, classes)
-    batches = list(eval_loader(rows, samples, SPEC.eval_transform(), batch_size=4, num_workers=0))
+    rows = as_dataset(samples, classes)
+    batches = list(eval_loader(rows, samples.source, SPEC.eval_transform(), batch_size=4, num_workers=0))
     assert [len(batch["label"]) for batch in batches] == [4, 4, 4, 3]
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(15))
     for picture, sample in zip(torch.cat([batch["pixels"] for batch in batches]), samples, strict=True):

@@ -398,7 +398,7 @@ CLASSES = ("blue_waves", "green_stripes", "red_checks")
 
 def scan_to_evaluate(root: Path, **changes: Any) -> Manifest:
     settings = {"classes": CLASSES, "on_bad_file": "refuse", "trained_on": lambda sha256, path: False} | changes
-    source = open_source(DataConfig(root=str(root)), to_measure=True)
+    source = open_source(DataConfig(root=str(root)), to_evaluate=True)
     return build_eval_manifest(source, num_threads=1, **settings)
 
 

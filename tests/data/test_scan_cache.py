@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data import manifest as manifest_module
+from headstart.data import read_images
 from headstart.data.manifest import build_eval_manifest, build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.sources.folders import ClassFolders
@@ -160,8 +160,8 @@ def test_a_cache_that_cannot_be_written_costs_the_index_alone(
 
 
 def test_a_long_scan_reports_its_progress(settled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest_module, "SAY_S", 0.0)
-    monkeypatch.setattr(manifest_module, "CHUNK", 6)
+    monkeypatch.setattr(read_images, "REPORT_S", 0.0)
+    monkeypatch.setattr(read_images, "CHUNK", 6)
     reported: list[str] = []
     build_manifest(
         ClassFolders(str(settled)), DataConfig(root=str(settled)), seed=0, num_threads=1, say=reported.append

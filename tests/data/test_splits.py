@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.data.classes import classes_of_one_side
-from headstart.data.samples import Entry
+from headstart.data.source import Entry
 from headstart.data.splits import groups_of, stratified_split, units_of
 from headstart.errors import InputError
 

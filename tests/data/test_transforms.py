@@ -243,7 +243,7 @@ def test_what_a_forked_process_keeps_all_of_them_have(on_disk: bool) -> None:
 
 def test_a_process_that_died_with_the_lock_in_its_hand_costs_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels_module, "LOCK_S", 0.01)
-    kept = pixels_module.Pixels(CacheLimit(10**6))
+    kept = pixels_module.SharedPixels(CacheLimit(10**6))
     kept._lock.acquire()
     kept.put("a", SPEC.resize_and_crop(picture()))
     assert kept.get("a") is None
@@ -256,7 +256,7 @@ def test_threads_that_keep_images_at_once_each_have_their_own_place() -> None:
             time.sleep(0.002)  # others run meanwhile
             return length
 
-    kept = pixels_module.Pixels(CacheLimit(10**6))
+    kept = pixels_module.SharedPixels(CacheLimit(10**6))
     kept._slots = Slow()
     images = {str(k): torch.full((3, 4, 4), k, dtype=torch.uint8) for k in range(16)}
     with ThreadPoolExecutor(8) as pool:

@@ -18,7 +18,7 @@ from headstart.config import DataConfig
 from headstart.data.samples import Manifest, Sample, Samples
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.open import open_source
-from headstart.data_doctor import check
+from headstart.data_doctor import examine
 from headstart.data_doctor.balance import Named, copies, thin_classes
 from headstart.data_doctor.check import Checked, check_files
 from headstart.data_doctor.findings import KINDS, number_of
@@ -75,7 +75,7 @@ def test_every_source_is_looked_at_with_the_same_findings(way, tiny_data, tmp_pa
 
     folder = found(ClassFolders(str(root)))
     assert {"truncated", "empty_file", "unreadable", "tiny", "duplicate_across_splits"} <= {k for k, _ in folder[0]}
-    assert found(open_source(DataConfig(root=way(root, tmp_path / "other")), to_measure=True)) == folder
+    assert found(open_source(DataConfig(root=way(root, tmp_path / "other")), to_evaluate=True)) == folder
 
 
 def test_unusual_but_usable_images_are_counted_and_are_not_faults(tmp_path):
@@ -144,7 +144,7 @@ def test_a_pipe_is_reported_and_not_read(tmp_path):
 
 
 def test_a_file_too_long_to_be_an_image_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "MAX_FILE_BYTES", 50_000)
+    monkeypatch.setattr(examine, "MAX_FILE_BYTES", 50_000)
     assert kinds(folder(tmp_path, {"a/long.png": bytes(60_000)})) == {"a/long.png": "too_large"}
 
 
@@ -162,9 +162,9 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
             decoding.pop()
         return image
 
-    decode = check.decode
-    monkeypatch.setattr(check, "decode", watched)
-    monkeypatch.setattr(check, "_LARGE_PIXELS", 200 * 150 - 1)
+    decode = examine.decode
+    monkeypatch.setattr(examine, "decode", watched)
+    monkeypatch.setattr(examine, "_LARGE_PIXELS", 200 * 150 - 1)
     assert len(check_folder(root, num_threads=4).good) == 10
     assert most == [1] * 6
 
@@ -174,7 +174,7 @@ def test_an_image_that_does_not_fit_in_memory_is_a_finding(tmp_path, monkeypatch
         raise MemoryError
 
     root = folder(tmp_path, {})
-    monkeypatch.setattr(check, "decode", no_room)
+    monkeypatch.setattr(examine, "decode", no_room)
     assert {f.kind for f in check_folder(root).findings} == {"too_large", "empty_class"}
 
 

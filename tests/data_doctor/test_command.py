@@ -18,7 +18,7 @@ from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data_doctor.findings import KINDS
 from headstart.errors import InputError
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 
 def exit_code(*argv: object) -> int:
@@ -178,7 +178,7 @@ def test_wrong_labels_are_listed_with_the_class_to_move_to(tmp_path, capsys):
         shutil.move(tmp_path / f"data/train/spiders/{number:05d}.jpg", tmp_path / f"data/train/moths/odd_{number}.jpg")
     options = ["--labels", "--image_size", 96, "--bank", tmp_path / "bank", "--out", tmp_path / "report"]
     assert exit_code("data", "check", tmp_path / "data/train", *options) == 0
-    assert "out of fold" in capsys.readouterr().out
+    assert "cross-validated" in capsys.readouterr().out
     values = json.loads((tmp_path / "report/doctor.json").read_text())
     found = [finding for finding in values["findings"] if finding["kind"] == "suspected_label"]
     assert {"moths/odd_2.jpg", "moths/odd_4.jpg"} <= {finding["paths"][0] for finding in found}
@@ -201,7 +201,7 @@ def test_a_folder_without_near_copies_is_checked_without_weights(tmp_path, capsy
     good_folder(tmp_path / "data", train=10, val=10)
     assert exit_code("data", "check", tmp_path / "data", "--weights", tmp_path / "nowhere.pth") == 0
     printed = capsys.readouterr().out
-    for fragment in ("60 files", "60 images", "3 classes", "JPEG 30, PNG 30", "RGB 60"):
+    for fragment in ("60 files", "60 usable images", "3 classes", "JPEG 30, PNG 30", "RGB 60"):
         assert fragment in printed
     assert not any(about.title in printed for about in KINDS.values())
 

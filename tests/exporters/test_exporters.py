@@ -31,7 +31,8 @@ from headstart.exporters.drawn_images import NUM_DRAWN, drawn_files
 from headstart.exporters.gate import Parity, Refused, check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
-from headstart.model.calibration import Calibration, fit_conformal
+from headstart.model.calibration import Calibration
+from headstart.model.conformal import fit_conformal
 from headstart.model.model_file import load_model, read_info, save_model_tensors
 
 EXACT = [name for name, format in FORMATS.items() if format.largest_loss is None]

@@ -28,7 +28,7 @@ from headstart.exporters.hub import prepare, push_command
 from headstart.model.header import read_header
 from headstart.model.model_file import save_tensors
 from headstart.model.weights import BUNDLED
-from headstart.training.dispatch import run as start
+from headstart.training.run import run as start
 
 
 class Hub(ThreadingHTTPServer):
@@ -130,7 +130,6 @@ def run(tmp_path_factory) -> Path:
     folder = write_model(tmp_path_factory.mktemp("runs") / "run")
     (folder / "README.md").write_text("---\nlibrary_name: headstart\n---\n# ResNet-18\n")
     (folder / "report.html").write_text("<img src='data:image/svg+xml,...'>")
-    (folder / "curves.png").write_bytes(b"\x89PNG curves")
     for name in (
         "summary.json",
         "config.yaml",
@@ -146,7 +145,7 @@ def run(tmp_path_factory) -> Path:
 
 
 REPO = "me/ants"
-SENT = {"README.md", "config.json", "curves.png", "model.safetensors", "report.html"}
+SENT = {"README.md", "config.json", "model.safetensors", "report.html"}
 
 
 def push(*argv: object, **environment: str) -> subprocess.CompletedProcess:
@@ -241,9 +240,9 @@ def test_a_report_with_images_of_the_data_is_sent_only_on_request(run, tmp_path)
     assert {upload.name for upload in package.uploads} == SENT - {"report.html"}
     assert re.search(r"\b2\b.*--with_pictures", package.left_out["report.html"])
     assert {upload.name for upload in prepare(folder, REPO, with_pictures=True).uploads} == SENT
-    (folder / "curves.png").unlink()
-    (folder / "curves.png").symlink_to(folder / "val_predictions.png")
-    assert "curves.png" in prepare(folder, REPO, with_pictures=True).left_out
+    (folder / "report.html").rename(folder / "other.html")
+    (folder / "report.html").symlink_to(folder / "other.html")
+    assert "report.html" in prepare(folder, REPO, with_pictures=True).left_out
 
 
 @pytest.mark.parametrize(

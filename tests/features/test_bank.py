@@ -22,7 +22,8 @@ from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
-from headstart.features.bank import MERGE_SHARDS, Bank, bank_key, prune, row_name, stored
+from headstart.features.bank import MERGE_SHARDS, Bank, bank_key, row_name
+from headstart.features.bank_keys import prune, stored
 from headstart.features.extraction import BATCH_CPU, bank_transforms, fill, rows_of
 from headstart.model.classifier import Classifier, build_model
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of, shapes
@@ -172,7 +173,7 @@ def test_augmented_copies_are_functions_of_seed_and_number(tiny_data, tmp_path, 
     _, again, _ = extract(tiny_data, tmp_path / "b", backbone, augmented_copies=2)
     assert np.array_equal(features, again)
     more, _, _ = extract(tiny_data, tmp_path / "a", backbone, augmented_copies=3)
-    assert more.computed == 51  # the first two copies are there already
+    assert more.computed == 51  # the first two copies are stored already
 
 
 def test_workers_give_the_same_bits(tiny_data, tmp_path, backbone) -> None:
@@ -193,9 +194,14 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
     for num_workers in (0, 1):
         with StopRequest() as stop, pytest.raises(InputError, match="content changed") as caught:
             fill(
-                start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)), bank, rows, SPEC,
-                lambda: FrozenTrunk(backbone, precision="no", device=CPU), num_workers=num_workers, stop=stop,
-            )  # fmt: skip
+                start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True)),
+                bank,
+                rows,
+                SPEC,
+                lambda: FrozenTrunk(backbone, precision="no", device=CPU),
+                num_workers=num_workers,
+                stop=stop,
+            )
         assert str(changed) in str(caught.value)
         assert "\n" not in str(caught.value)
 

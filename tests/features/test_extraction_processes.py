@@ -9,7 +9,7 @@ from support.processes import torchrun
 from support.runs import small, summary
 
 from headstart.config_io import to_yaml
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -5,8 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from headstart.errors import InputError
-from headstart.features import logistic_regression
+from headstart.features import cross_validation, logistic_regression, nearest_neighbours
 from headstart.features.bank import BankRows
+from headstart.features.lbfgs import minimize
 from headstart.recipe.class_weights import class_weights
 
 
@@ -89,7 +90,7 @@ def test_features_that_are_not_finite_are_refused(odd) -> None:
 
 
 @pytest.mark.parametrize(("classes", "n", "d"), [(2, 90, 30), (4, 200, 40)])
-def test_class_weights_and_views_give_the_coefficients_of_scikit_learn(classes, n, d) -> None:
+def test_class_weights_and_augmented_copies_give_the_coefficients_of_scikit_learn(classes, n, d) -> None:
     rng = np.random.default_rng(1)
     labels = rng.choice(classes, n, p=[0.7] + [0.3 / (classes - 1)] * (classes - 1))
     plain = np.abs(rng.normal(1, 1, (n, d))) + rng.normal(0, 0.4, (classes, d))[labels]
@@ -154,40 +155,40 @@ def test_balanced_weights_find_more_of_the_rare_class() -> None:
 def test_folds_are_stratified_and_do_not_depend_on_the_order_of_the_rows() -> None:
     labels = np.array([0] * 23 + [1] * 41)
     ids = [f"image {i}" for i in range(64)]
-    folds = logistic_regression.stratified_folds(ids, labels, folds=5, seed=0)
+    folds = cross_validation.stratified_folds(ids, labels, folds=5, seed=0)
     for label in (0, 1):
         counts = np.bincount(folds[labels == label], minlength=5)
         assert counts.max() - counts.min() <= 1
     order = np.random.default_rng(0).permutation(64)
-    again = logistic_regression.stratified_folds([ids[i] for i in order], labels[order], folds=5, seed=0)
+    again = cross_validation.stratified_folds([ids[i] for i in order], labels[order], folds=5, seed=0)
     assert np.array_equal(again, folds[order])
-    assert not np.array_equal(folds, logistic_regression.stratified_folds(ids, labels, folds=5, seed=1))
+    assert not np.array_equal(folds, cross_validation.stratified_folds(ids, labels, folds=5, seed=1))
 
 
-def test_views_of_one_image_are_held_out_together() -> None:
+def test_augmented_copies_of_one_image_are_held_out_together() -> None:
     labels = np.repeat(np.arange(20) % 2, 3)
     ids = [f"image {i}" for i in range(20) for _ in range(3)]
-    folds = logistic_regression.stratified_folds(ids, labels, folds=4, seed=0).reshape(20, 3)
+    folds = cross_validation.stratified_folds(ids, labels, folds=4, seed=0).reshape(20, 3)
     assert (folds == folds[:, :1]).all()
 
 
 def test_the_chosen_strength_has_the_smallest_loss_and_one_standard_error_is_stronger() -> None:
     features, labels = blobs(150, 60, 3, spread=0.3)
-    folds = logistic_regression.stratified_folds([str(i) for i in range(150)], labels, folds=5, seed=0)
-    best = logistic_regression.cross_validate(features, labels, folds, num_classes=3)
+    folds = cross_validation.stratified_folds([str(i) for i in range(150)], labels, folds=5, seed=0)
+    best = cross_validation.cross_validate(features, labels, folds, num_classes=3)
     losses = dict(zip(best.grid, best.losses, strict=True))
     errors = dict(zip(best.grid, best.loss_errors, strict=True))
     assert losses[best.l2] == min(best.losses)
     assert best.grid[0] > best.l2 > best.grid[-1]
-    cautious = logistic_regression.cross_validate(features, labels, folds, num_classes=3, one_standard_error=True)
+    cautious = cross_validation.cross_validate(features, labels, folds, num_classes=3, one_standard_error=True)
     assert cautious.l2 > best.l2
     assert losses[cautious.l2] <= losses[best.l2] + errors[best.l2]
 
 
 def test_cross_validation_has_the_scores_of_fitting_each_fold() -> None:
     features, labels = blobs(90, 20, 3)
-    folds = logistic_regression.stratified_folds([str(i) for i in range(90)], labels, folds=3, seed=0)
-    chosen = logistic_regression.cross_validate(features, labels, folds, num_classes=3, grid=(30.0, 3.0))
+    folds = cross_validation.stratified_folds([str(i) for i in range(90)], labels, folds=3, seed=0)
+    chosen = cross_validation.cross_validate(features, labels, folds, num_classes=3, grid=(30.0, 3.0))
     correct = 0
     for fold in range(3):
         held = folds == fold
@@ -198,14 +199,14 @@ def test_cross_validation_has_the_scores_of_fitting_each_fold() -> None:
 
 def test_neighbours_vote() -> None:
     features, labels = blobs(200, 20, 2, spread=1.5)
-    assert logistic_regression.knn_accuracy(features[:150], labels[:150], features[150:], labels[150:]) > 0.9
+    assert nearest_neighbours.knn_accuracy(features[:150], labels[:150], features[150:], labels[150:]) > 0.9
     shuffled = np.random.default_rng(0).permutation(labels[:150])
-    assert logistic_regression.knn_accuracy(features[:150], shuffled, features[150:], labels[150:]) < 0.8
+    assert nearest_neighbours.knn_accuracy(features[:150], shuffled, features[150:], labels[150:]) < 0.8
 
 
 def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_piece(monkeypatch) -> None:
     features, labels = blobs(3000, 20, 3, spread=1.0)
-    monkeypatch.setattr(logistic_regression, "NEIGHBOUR_ROWS", 1000)
+    monkeypatch.setattr(nearest_neighbours, "NEIGHBOUR_ROWS", 1000)
     pieces: list[int] = []
 
     class Watched:
@@ -218,8 +219,8 @@ def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_pie
             pieces.append(len(self.rows[which]))
             return self.rows[which]
 
-    sampled = logistic_regression.knn_accuracy(Watched(features), labels, Watched(features), labels)
-    assert sampled == logistic_regression.knn_accuracy(features[::3], labels[::3], features, labels)
+    sampled = nearest_neighbours.knn_accuracy(Watched(features), labels, Watched(features), labels)
+    assert sampled == nearest_neighbours.knn_accuracy(features[::3], labels[::3], features, labels)
     assert max(pieces) == 1000
     assert sum(pieces) == 1000 + 3000
     assert sampled > 0.8
@@ -228,7 +229,7 @@ def test_neighbours_are_looked_for_among_so_many_rows_at_most_and_not_in_one_pie
 def test_minimize_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:
     curvature = 10.0 ** np.arange(-3, 4)
     target = np.arange(7.0)
-    found = logistic_regression.minimize(
+    found = minimize(
         lambda x: (0.5 * float(curvature @ (x - target) ** 2), curvature * (x - target)),
         np.zeros(7),
         gradient_norm=1e-10,
@@ -239,7 +240,7 @@ def test_minimize_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:
 
 def test_a_fit_that_stops_early_reports_it() -> None:
     curvature = 10.0 ** np.linspace(-3, 3, 50)
-    found = logistic_regression.minimize(
+    found = minimize(
         lambda x: (0.5 * float(curvature @ x**2), curvature * x), np.ones(50), gradient_norm=1e-10, max_iterations=3
     )
     assert not found.converged

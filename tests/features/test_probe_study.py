@@ -11,7 +11,7 @@ import pytest
 from headstart.cli.main import main
 from headstart.diagnostics import bench_features
 from headstart.evaluation.statistics import wilson
-from headstart.features.probe_study import _student_t, study
+from headstart.features.probe_study import study
 
 
 def exit_code(*argv: object) -> int:
@@ -56,11 +56,6 @@ def test_more_images_per_class_help_and_the_sets_stop_before_they_run_out() -> N
 def test_features_without_information_have_the_accuracy_of_chance() -> None:
     result = found(spread=0.0)
     assert result.ci95[0] < 1 / 3 < result.ci95[1]
-
-
-@pytest.mark.parametrize(("degrees", "quantile"), [(4, 2.776), (9, 2.262), (24, 2.064), (99, 1.984)])
-def test_the_quantile_is_students(degrees, quantile) -> None:
-    assert _student_t(degrees) == pytest.approx(quantile, rel=0.005)
 
 
 def test_the_commands_study_list_and_prune(tiny_data, tmp_path, capsys) -> None:

@@ -7,17 +7,10 @@ import numpy as np
 import pytest
 from support.models import calibration_of
 
-from headstart.model.calibration import (
-    CONFIDENCES,
-    SHARES,
-    Calibration,
-    fit_conformal,
-    fit_open_set,
-    fit_temperature,
-    log_softmax,
-    reference_rows,
-    upper_limit,
-)
+from headstart.model.calibration import Calibration, fit_temperature
+from headstart.model.conformal import CONFIDENCES, fit_conformal, upper_limit
+from headstart.model.open_set import SHARES, fit_open_set, reference_rows
+from headstart.model.softmax import log_softmax
 
 DRAWS = 1000
 
@@ -68,8 +61,8 @@ def test_probabilities_are_those_of_the_logits_divided_by_the_temperature() -> N
 
 
 def test_probabilities_after_the_temperature_are_calibrated_over_1000_draws() -> None:
-    """Of 153 images each, an overconfident model (logits times three): confidence and accuracy on new images differ by less than two
-    points on average and in each fifth of the confidence; before, by more than ten."""
+    """Of 153 images each, an overconfident model (logits times three): confidence and accuracy on new images differ by
+    less than two points on average and in each fifth of the confidence; before, by more than ten."""
     rng = np.random.default_rng(0)
     logits, labels = draw_logits(rng, (DRAWS, 153), num_classes=3)
     new_logits, new_labels = draw_logits(rng, (DRAWS, 100), num_classes=3)

@@ -15,8 +15,9 @@ from torchvision.models import resnet18
 
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
-from headstart.model.calibration import Calibration, fit_conformal, fit_open_set, fit_temperature
+from headstart.model.calibration import Calibration, fit_temperature
 from headstart.model.classifier import build_model
+from headstart.model.conformal import fit_conformal
 from headstart.model.header import read_header
 from headstart.model.model_file import (
     ModelInfo,
@@ -27,6 +28,7 @@ from headstart.model.model_file import (
     save_tensors,
     write_atomically,
 )
+from headstart.model.open_set import fit_open_set
 from headstart.runs.folder import (
     RunFolder,
     check_new_folder,
@@ -371,9 +373,9 @@ def test_metrics_after_a_step_and_an_incomplete_line_are_removed(tmp_path: Path)
         folder.log({"step": step, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 4, "lo')
-    folder.forget_metrics_after(3, epoch=0)
+    folder.discard_metrics_after(3, epoch=0)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
-    folder.forget_metrics_after(1, epoch=0)
+    folder.discard_metrics_after(1, epoch=0)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
 
 
@@ -387,7 +389,7 @@ def test_metrics_of_an_epoch_that_is_evaluated_again_are_removed(tmp_path: Path,
     for number in (1, 2):
         folder.log({"step": number, "name": number})
     folder.log({"step": 2, "epoch": 1, "name": "epoch"})
-    folder.forget_metrics_after(step, epoch=epoch)
+    folder.discard_metrics_after(step, epoch=epoch)
     assert [json.loads(line)["name"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == kept
 
 

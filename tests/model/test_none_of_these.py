@@ -13,7 +13,7 @@ from support.runs import small
 
 import headstart
 from headstart.model.model_file import read_info
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 
 @pytest.fixture(scope="module")

@@ -90,22 +90,27 @@ def test_lists_tables_and_globs_name_images(tmp_path) -> None:
     assert paths(tmp_path / "a.jpg", tmp_path / "list.txt") == [wanted[0], *wanted]
 
 
-def test_every_format_of_the_decoder_is_found_and_other_files_are_counted(tmp_path) -> None:
+def test_every_image_type_is_found_and_other_files_are_counted(tmp_path) -> None:
     Image.init()
-    endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
-    assert endings == EXTENSIONS
-    for ending in sorted(endings):
+    assert {Image.registered_extensions().get(ending, "PPM") for ending in EXTENSIONS} <= set(FORMATS)
+    for ending in sorted(EXTENSIONS):
         (tmp_path / f"a{ending}").touch()
-    for name in ("b.txt", "c.txt", "README"):
+    for name in ("b.txt", "c.txt", "README", "film.gif"):
         (tmp_path / name).touch()
     left_out: Counter[str] = Counter()
-    assert len(paths(tmp_path, left_out=left_out)) == len(endings)
-    assert left_out == {".txt": 2, "no extension": 1}
+    assert len(paths(tmp_path, left_out=left_out)) == len(EXTENSIONS)
+    assert left_out == {".txt": 2, "no extension": 1, ".gif": 1}
+
+
+def test_a_folder_without_image_types_is_refused_with_what_it_holds(tmp_path) -> None:
+    (tmp_path / "film.gif").touch()
+    with pytest.raises(InputError, match=re.escape(str(tmp_path)) + ".*1 \\.gif"):
+        paths(tmp_path)
 
 
 def test_files_that_are_skipped_in_a_folder_are_reported(model, tmp_path, capsys) -> None:
     (tmp_path / "in").mkdir()
-    Image.new("RGB", (40, 50)).save(tmp_path / "in" / "a.gif")
+    Image.new("RGB", (40, 50)).save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "notes.txt").touch()
     for options in ((), ("--out", tmp_path / "a.csv"), ("--out", f"{tmp_path}/parts/")):
         assert exit_code("predict", model, tmp_path / "in", *options) == 0

@@ -24,7 +24,7 @@ import headstart
 from headstart import InputError
 from headstart.model.model_file import load_model
 from headstart.predict.predictor import Predictor
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 NOT_NEEDED = [
     "torchvision",
@@ -33,7 +33,6 @@ NOT_NEEDED = [
     "evaluate",
     "pyarrow",
     "pandas",
-    "matplotlib",
     "rich",
     "jsonargparse",
 ]

@@ -18,10 +18,11 @@ from headstart.data.samples import Manifest, Sample, Samples
 from headstart.data.sources.folders import ClassFolders
 from headstart.errors import InputError
 from headstart.features.extraction import Extraction
-from headstart.features.solvers import solve
 from headstart.features.training_set import BankFeatures
 from headstart.recipe.loss import TrainingLoss
-from headstart.training.dispatch import run
+from headstart.runtime.accelerator import start_accelerator
+from headstart.training.fit_head import fit_head
+from headstart.training.run import run
 
 WAYS = {
     "sampling": {"data": {"sampling": "balanced"}},
@@ -78,7 +79,8 @@ def test_the_mean_of_the_parts_of_a_batch_is_the_mean_of_the_batch() -> None:
     parts = [loss(logits[rows], labels[rows]) for rows in (slice(0, 12), slice(12, 24))]
     assert float(sum(parts) / 2) == pytest.approx(float(loss(logits, labels)), rel=1e-6)
     # torch's own weighted mean divides by the weights of the part, and is another loss in every split
-    theirs = [F.cross_entropy(logits[rows], labels[rows], weight=loss.weights) for rows in (slice(0, 12), slice(12, 24))]  # fmt: skip
+    parts = (slice(0, 12), slice(12, 24))
+    theirs = [F.cross_entropy(logits[rows], labels[rows], weight=loss.weights) for rows in parts]
     assert float(sum(theirs) / 2) != pytest.approx(
         float(F.cross_entropy(logits, labels, weight=loss.weights)), rel=1e-3
     )
@@ -173,9 +175,16 @@ def drawn() -> tuple[Manifest, BankFeatures]:
         [Sample(f"{i}", f"{i}.png", f"{i}", "train", "ab"[k]) for i, k in enumerate(labels)], [], source
     )
     features = BankFeatures(
-        train=train, train_labels=labels, owners=samples.column("sha256"), plain=np.ones(132, dtype=bool),
-        val=train[::6], val_labels=labels[::6], extraction=Extraction(0, 0, 0.0), form="", folder=Path(),
-    )  # fmt: skip
+        train=train,
+        train_labels=labels,
+        owners=samples.column("sha256"),
+        plain=np.ones(132, dtype=bool),
+        val=train[::6],
+        val_labels=labels[::6],
+        extraction=Extraction(0, 0, 0.0),
+        form="",
+        folder=Path(),
+    )
     return Manifest(source, ("a", "b"), samples, ()), features
 
 
@@ -186,7 +195,7 @@ def solved(drawn: tuple[Manifest, BankFeatures], *, l2: float | None = 3.0, solv
         data=DataConfig(**sections.get("data", {})),
         optim=OptimConfig(**sections.get("optim", {})),
     )
-    return solve(config, *drawn)
+    return fit_head(start_accelerator(config.runtime), config, *drawn)
 
 
 def test_the_exact_head_under_logit_adjustment_is_the_optimum_of_the_loss_with_offsets(drawn) -> None:
@@ -207,7 +216,7 @@ def test_the_exact_head_under_logit_adjustment_is_the_optimum_of_the_loss_with_o
 
 def test_the_strength_that_is_chosen_does_not_depend_on_the_adjustment(drawn) -> None:
     plain, adjusted = solved(drawn, l2=None), solved(drawn, l2=None, optim={"logit_adjustment": 1.0})
-    assert plain.facts["l2"] == adjusted.facts["l2"]
+    assert plain.details["l2"] == adjusted.details["l2"]
     assert [line.get("cv_loss") for line in plain.lines] == [line.get("cv_loss") for line in adjusted.lines]
 
 
@@ -217,7 +226,7 @@ def test_where_nothing_is_drawn_balanced_sampling_is_the_weighted_loss(solver, d
         solved(drawn, solver=solver, **sections) for sections in (WAYS["sampling"], WAYS["weights"], {})
     )
     assert np.array_equal(drawn_evenly.head.weight, weighted.head.weight)
-    assert drawn_evenly.facts["class_weights"] == "balanced"
+    assert drawn_evenly.details["class_weights"] == "balanced"
     assert not np.allclose(weighted.head.bias, plain.head.bias)
 
 
@@ -228,9 +237,11 @@ def test_each_method_raises_the_recall_of_the_rare_class(way, solver, drawn) -> 
     rare = features.train[features.train_labels == 1]
     recall = [
         (solved(drawn, solver=solver, **sections).head.logits(rare).argmax(axis=1) == 1).mean()
-        for sections in ({"optim": {"lr": 0.05}}, {"optim": {"lr": 0.05, **WAYS[way].get("optim", {})},
-                                                   "data": WAYS[way].get("data", {})})
-    ]  # fmt: skip
+        for sections in (
+            {"optim": {"lr": 0.05}},
+            {"optim": {"lr": 0.05, **WAYS[way].get("optim", {})}, "data": WAYS[way].get("data", {})},
+        )
+    ]
     assert recall[1] > recall[0]
 
 
@@ -239,8 +250,12 @@ def test_an_exact_head_does_not_list_keys_that_it_uses_as_unused(bank, skewed_da
     config = small(
         skewed_data, tmp_path / "run", strategy="frozen_head", optim={"logit_adjustment": 1.0, "label_smoothing": 0.1}
     )
-    config = replace(config, strategy=StrategyConfig(name="frozen_head"), probe=ProbeConfig(l2=1.0),
-                     runtime=replace(config.runtime, bank=str(bank)))  # fmt: skip
+    config = replace(
+        config,
+        strategy=StrategyConfig(name="frozen_head"),
+        probe=ProbeConfig(l2=1.0),
+        runtime=replace(config.runtime, bank=str(bank)),
+    )
     folder = run(config)
     printed = capsys.readouterr().out
     assert "optim.label_smoothing" in printed

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.runs import small
 
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 
 @pytest.fixture(scope="session")

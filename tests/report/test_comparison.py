@@ -25,7 +25,7 @@ WriteRun = Callable[..., str]
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """write_run("a", images, answers): a run folder. images: (content, label) of each; answers: the predicted classes."""
+    """write_run("a", images, answers): a run folder. images: (content, label) each; answers: the predicted classes."""
 
     def write(
         name: str,
@@ -188,7 +188,7 @@ def test_disagreements_are_listed_with_both_predictions(write_run, capsys) -> No
     a = write_run("a", IMAGES, ["wasps", "ants", *RIGHT[2:]], classes=classes)
     b = write_run("b", IMAGES, ["bees", "bees", "bees", *RIGHT[3:]], classes=classes)
     rows = compared(capsys, a, b)["comparisons"][0]["disagreements"]
-    assert [(row["first"], row["second"], row["right"]) for row in rows] == [
+    assert [(row["first"], row["second"], row["correct"]) for row in rows] == [
         ("wasps", "bees", "neither"),
         ("ants", "bees", "second"),
         ("ants", "bees", "first"),

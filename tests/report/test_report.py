@@ -9,6 +9,7 @@ import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +25,20 @@ from support.runs import small
 from headstart.cli import main as cli
 from headstart.errors import InputError
 from headstart.report import command
-from headstart.report.attention import attention
-from headstart.report.charts import HEIGHT, WIDTH, Line, Mark, line_chart, reliability_chart
-from headstart.report.document import render
-from headstart.report.gallery import Gallery, hang
-from headstart.report.measures import bins, confusions, per_class, weakest_hits, worst_mistakes
-from headstart.report.model_card import model_card
+from headstart.report.charts import HEIGHT, WIDTH, Line, Mark, line_chart
+from headstart.report.figures import bins, reliability
+from headstart.report.gallery import (
+    MAX_CARDS,
+    Gallery,
+    gradcam,
+    least_confident_correct,
+    make_gallery,
+    most_confident_errors,
+)
+from headstart.report.pages import render_model_card, render_report
+from headstart.report.per_class import confusions, per_class
 from headstart.runs.finished_run import read_run
-from headstart.training.dispatch import run
+from headstart.training.run import run as train
 
 
 class Page(HTMLParser):
@@ -65,30 +72,25 @@ def copy(folder, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def facts(folder):
+def run(folder):
     return read_run(folder)
 
 
 NOTHING = Gallery([], [], 0)
 
 
-def page_text(facts):
-    return Page(render(facts, NOTHING)).text
+def page_text(run):
+    return Page(render_report(run, NOTHING)).text
 
 
-def added(write, facts, other):
-    """Sentences of the page or card about `facts` that are not in the one about `other`."""
-    there, elsewhere = (set(re.split(r"(?<=[.;:!?])\s+|[\n|]", write(each))) for each in (facts, other))
+def added(write, run, other):
+    """Sentences of the page or card about `run` that are not in the one about `other`."""
+    there, elsewhere = (set(re.split(r"(?<=[.;:!?])\s+|[\n|]", write(each))) for each in (run, other))
     return there - elsewhere
 
 
-def with_calibration(facts, **changes):
-    return replace(facts, info=replace(facts.info, calibration=replace(facts.info.calibration, **changes)))
-
-
-def numbers_alone(text):
-    """Without the spaces before a percent sign."""
-    return text.replace("\u00a0", " ").replace(" %", "%")
+def with_calibration(run, **changes):
+    return replace(run, info=replace(run.info, calibration=replace(run.info.calibration, **changes)))
 
 
 def test_the_page_is_self_contained_and_accessible(folder):
@@ -109,7 +111,7 @@ def test_the_page_is_self_contained_and_accessible(folder):
 
 def test_the_page_holds_the_numbers_of_the_summary(folder):
     val = json.loads((folder / "summary.json").read_text())["val"]
-    text = numbers_alone(Page((folder / "report.html").read_text()).text)
+    text = Page((folder / "report.html").read_text()).text
     low, high = val["accuracy_ci95"]
     assert f"{100 * val['accuracy']:.1f}% of {val['n']} validation images" in text
     assert re.search(rf"\b{100 * low:.1f}% \w+ {100 * high:.1f}%", text)
@@ -146,9 +148,9 @@ def test_images_that_moved_are_reported_as_missing_and_found_with_data(copy, tin
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "No such file" in line]
     assert re.search(r"\b(\d+) of \1 images\b.*--data\b", line)
     assert text.count("data:image/jpeg") == 1  # of the augmented copies, which lie in the folder
-    facts = read_run(copy)
-    shown = facts.paths[worst_mistakes(facts.confidence, facts.is_correct, limit=1)[0]]
-    (moved / shown).write_bytes((moved / facts.manifest.column("path")[0].as_py()).read_bytes())
+    run = read_run(copy)
+    shown = run.paths[most_confident_errors(run)[0]]
+    (moved / shown).write_bytes((moved / run.manifest.column("path")[0].as_py()).read_bytes())
     assert exit_code("report", copy, "--data", moved) == 0
     text = (copy / "report.html").read_text()
     assert text.count("data:image/jpeg") > 14
@@ -163,6 +165,21 @@ def test_images_that_moved_are_reported_as_missing_and_found_with_data(copy, tin
         assert f"--data {wrong}" in message
         assert str(copy) in message
         assert (copy / "report.html").read_text() == text
+
+
+def test_a_data_folder_that_cannot_be_opened_is_reported_and_unknown_keys_do_no_harm(copy, tmp_path, capsys):
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["data"]["of_another_version"] = 1
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert exit_code("report", copy) == 0
+    assert "cannot be shown" not in capsys.readouterr().out
+    (tmp_path / "broken.zip").write_text("not a zip file")
+    config["data"]["root"] = str(tmp_path / "broken.zip")
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert exit_code("report", copy) == 0
+    line, _ = capsys.readouterr().out.splitlines()
+    assert re.search(r"\b(\d+) of \1 images\b.*broken\.zip.*--data\b", line)
+    assert "broken.zip" in (copy / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -185,12 +202,12 @@ def test_an_incomplete_or_damaged_folder_is_refused_by_name(name, how, copy, cap
     ("name", "content", "fragment"),
     [
         ("summary.json", "{}", "val"),
-        ("summary.json", "[]", "table"),
+        ("summary.json", "[]", "mapping"),
         ("summary.json", {"val": {}}, "n, correct"),
         ("summary.json", {"val.loss": None}, "val.loss is None"),
         ("summary.json", {"val.confusion_matrix": [[1, 2], [3]]}, "val.confusion_matrix"),
         ("summary.json", {"versions": {}}, "headstart"),
-        ("config.yaml", "hello", "table"),
+        ("config.yaml", "hello", "mapping"),
         ("config.yaml", "data: 3", "data"),
         ("metrics.jsonl", "5\n", "line"),
         ("metrics.jsonl", '{"loss": 1}\n', "step, lr"),
@@ -252,7 +269,7 @@ def bank(tmp_path_factory):
 )
 def test_every_strategy_and_solver_has_its_page(strategy, probe, charts, bank, tiny_data, tmp_path, capsys):
     config = small(tiny_data, tmp_path / "run", strategy=strategy, probe=probe, runtime={"bank": str(bank)})
-    folder = run(replace(config, strategy=replace(config.strategy, features="bank")))
+    folder = train(replace(config, strategy=replace(config.strategy, features="bank")))
     assert "warning" not in capsys.readouterr().err
     page = Page((folder / "report.html").read_text())
     captions = re.findall(r"<figcaption><h3>(.*?)</h3>", (folder / "report.html").read_text())
@@ -273,8 +290,8 @@ def without_report(tiny_data, tmp_path_factory):
     config = small(tiny_data, tmp_path_factory.mktemp("runs") / "run", train={"epochs": 1}, runtime={"quiet": True})
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(command, "render", fails)
-        folder = run(config)
+        patch.setattr(command, "render_report", fails)
+        folder = train(config)
     return folder, out.getvalue(), err.getvalue()
 
 
@@ -291,25 +308,25 @@ def test_an_error_in_the_report_does_not_end_the_run(without_report):
 
 @pytest.mark.slow
 def test_one_epoch_is_not_a_choice_and_few_images_give_no_threshold(without_report):
-    facts = read_run(without_report[0])
-    assert not facts.chosen_on_val
-    assert facts.info.calibration.open_set.limits[0.05] is None
-    assert "15 validation images" in page_text(facts)
+    run = read_run(without_report[0])
+    assert not run.chosen_on_val
+    assert run.info.calibration.open_set.limits[0.05] is None
+    assert "15 validation images" in page_text(run)
 
 
-def test_names_are_shown_as_text_and_never_as_markup(facts):
+def test_names_are_shown_as_text_and_never_as_markup(run):
     classes = ("<script>alert(1)</script>", "a|b", "</svg>")
-    text = render(replace(facts, info=replace(facts.info, classes=classes)), NOTHING)
+    text = render_report(replace(run, info=replace(run.info, classes=classes)), NOTHING)
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
-    card = model_card(replace(facts, info=replace(facts.info, classes=classes)))
+    card = render_model_card(replace(run, info=replace(run.info, classes=classes)))
     assert "| a\\|b | 0 |" in card
     yaml.safe_load(card.split("---")[1])
 
 
-def test_names_in_the_card_are_text_in_any_markdown(facts):
+def test_names_in_the_card_are_text_in_any_markdown(run):
     strange = ("<img src=x onerror=alert(1)>", "pipe|star*_x_", "[a](b) `c` & \\ ~d~\n# e")
-    card = model_card(replace(facts, info=replace(facts.info, classes=strange)))
+    card = render_model_card(replace(run, info=replace(run.info, classes=strange)))
     body = card.split("---", 2)[2]
     assert "<img" not in body
     assert "&lt;img src=x onerror=alert(1)&gt;" in body
@@ -317,10 +334,10 @@ def test_names_in_the_card_are_text_in_any_markdown(facts):
     assert r"| \[a\](b) \`c\` &amp; \\ \~d\~ \# e | 0 |" in body
 
 
-def test_a_run_with_a_space_in_its_name_is_quoted(facts, copy):
+def test_a_run_with_a_space_in_its_name_is_quoted(run, copy):
     folder = copy.rename(copy.parent / "it's my run")
-    facts = replace(facts, path=folder)
-    page, card = html.unescape(render(facts, NOTHING)), model_card(facts)
+    run = replace(run, path=folder)
+    page, card = html.unescape(render_report(run, NOTHING)), render_model_card(run)
     for text in (page, card):
         assert f"headstart predict {shlex.quote(folder.name)} IMAGES..." in text
     assert f"headstart.load({folder.name!r})" in page
@@ -328,9 +345,9 @@ def test_a_run_with_a_space_in_its_name_is_quoted(facts, copy):
     assert f"headstart export {shlex.quote(folder.name)} " in card
 
 
-def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_written(facts):
-    val = facts.summary["val"]
-    page, card = numbers_alone(Page(render(facts, NOTHING)).text), model_card(facts)
+def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_written(run):
+    val = run.summary["val"]
+    page, card = Page(render_report(run, NOTHING)).text, render_model_card(run)
     for name, by in (("balanced_accuracy", "Wilson"), ("loss", "bootstrap"), ("brier", "bootstrap")):
         low, high = val[f"{name}_ci95"]
         assert re.search(rf"\| {low:.4f} to {high:.4f} \| [^|]*{by}", card)
@@ -339,16 +356,17 @@ def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_wr
     assert f"{val['ece_by_chance95']:.4f}" in card
     assert f"{100 * val['ece_by_chance95']:.1f}%" in page
     unknown = dict.fromkeys(["balanced_accuracy_ci95", "loss_ci95", "brier_ci95", "ece_by_chance95"])
-    calibration = facts.summary["calibration"] | {"ece_by_chance95": None}
-    facts = replace(facts, summary={**facts.summary, "val": {**val, **unknown}, "calibration": calibration})
-    for text in (Page(render(facts, NOTHING)).text, model_card(facts)):
+    calibration = run.summary["calibration"] | {"ece_by_chance95": None}
+    run = replace(run, summary={**run.summary, "val": {**val, **unknown}, "calibration": calibration})
+    for text in (Page(render_report(run, NOTHING)).text, render_model_card(run)):
         assert "None" not in text
         assert "chance" not in text
 
 
 def doctors_report(folder, root, paths, classes):
     """A folder such as `headstart data check --out` writes."""
-    leak = {"kind": "duplicate_across_splits", "paths": paths, "message": "the same <file>", "suggestions": ["drop", "keep"]}  # fmt: skip
+    leak = {"kind": "duplicate_across_splits", "paths": paths, "message": "the same <file>"}
+    leak["suggestions"] = ["drop", "keep"]
     found = {
         "root": str(root),
         "classes": dict.fromkeys(classes, 3),
@@ -360,8 +378,8 @@ def doctors_report(folder, root, paths, classes):
     return folder
 
 
-def test_findings_of_the_doctor_are_shown(copy, facts, tmp_path):
-    pair = facts.manifest.column("path").to_pylist()[:2]
+def test_findings_of_the_doctor_are_shown(copy, run, tmp_path):
+    pair = run.manifest.column("path").to_pylist()[:2]
     checked = doctors_report(tmp_path / "checked", "/data", pair, ["train/x"])
     assert not any(path in (copy / "report.html").read_text() for path in (", ".join(pair), "&lt;file&gt;"))
     assert exit_code("report", copy, "--doctor", checked) == 0
@@ -374,8 +392,8 @@ def test_findings_of_the_doctor_are_shown(copy, facts, tmp_path):
     assert "the same &lt;file&gt;: " in (copy / "report.html").read_text()
 
 
-def test_suspected_labels_are_shown_as_pictures(copy, facts, tmp_path):
-    paths = facts.manifest.column("path").to_pylist()[:2]
+def test_suspected_labels_are_shown_as_pictures(copy, run, tmp_path):
+    paths = run.manifest.column("path").to_pylist()[:2]
     checked = doctors_report(tmp_path / "checked", "/data", paths, [])
     found = json.loads((checked / "doctor.json").read_text())
     found["findings"] = [{"kind": "suspected_label", "paths": [path], "message": "looks like"} for path in paths]
@@ -389,14 +407,14 @@ def test_suspected_labels_are_shown_as_pictures(copy, facts, tmp_path):
 
 
 @pytest.mark.parametrize(("px", "cells"), [(64, "2 x 2"), (96, "3 x 3"), (128, None), (224, None)])
-def test_the_report_gives_the_cells_of_a_coarse_attention_map(px, cells, facts):
-    info = replace(facts.info, preprocess=replace(facts.info.preprocess, image_size=px))
-    text = render(replace(facts, info=info), NOTHING)
+def test_the_report_gives_the_cells_of_a_coarse_attention_map(px, cells, run):
+    info = replace(run.info, preprocess=replace(run.info.preprocess, image_size=px))
+    text = render_report(replace(run, info=info), NOTHING)
     assert re.findall(r"\d x \d cells", text) == ([f"{cells} cells"] if cells else [])
 
 
-def test_keys_of_the_configuration_break_between_their_parts(facts):
-    assert "<code>data.<wbr>image_<wbr>size</code>" in render(facts, NOTHING)
+def test_keys_of_the_configuration_break_between_their_parts(run):
+    assert "<code>data.<wbr>image_<wbr>size</code>" in render_report(run, NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -420,29 +438,29 @@ def test_the_doctors_report_of_other_images_is_refused(root, paths, classes, cod
         assert (copy / "report.html").read_bytes() == before
 
 
-@pytest.mark.parametrize("write", [page_text, model_card])
-def test_page_and_card_report_whether_the_images_chose_the_epoch(write, facts):
-    assert facts.chosen_on_val
-    conformal = facts.info.calibration.conformal
-    chosen, not_chosen = (with_calibration(facts, conformal=replace(conformal, exact=exact)) for exact in (False, True))
-    assert write(facts) == write(chosen)
+@pytest.mark.parametrize("write", [page_text, render_model_card])
+def test_page_and_card_report_whether_the_images_chose_the_epoch(write, run):
+    assert run.chosen_on_val
+    conformal = run.info.calibration.conformal
+    chosen, not_chosen = (with_calibration(run, conformal=replace(conformal, exact=exact)) for exact in (False, True))
+    assert write(run) == write(chosen)
     assert any("epoch" in sentence for sentence in added(write, chosen, not_chosen))
     assert added(write, not_chosen, chosen)
 
 
-@pytest.mark.parametrize("write", [page_text, model_card])
-def test_page_and_card_name_the_images_that_new_ones_are_compared_with(write, facts):
-    open_set = replace(facts.info.calibration.open_set, limits={0.05: 0.7})
+@pytest.mark.parametrize("write", [page_text, render_model_card])
+def test_page_and_card_name_the_images_that_new_ones_are_compared_with(write, run):
+    open_set = replace(run.info.calibration.open_set, limits={0.05: 0.7})
     training, validation = (
-        with_calibration(facts, open_set=replace(open_set, held_out=held_out)) for held_out in (True, False)
+        with_calibration(run, open_set=replace(open_set, held_out=held_out)) for held_out in (True, False)
     )
     assert any("training images" in sentence for sentence in added(write, training, validation))
     assert any("validation images" in sentence for sentence in added(write, validation, training))
-    no_limit = with_calibration(facts, open_set=replace(open_set, limits={0.05: None}, held_out=True))
+    no_limit = with_calibration(run, open_set=replace(open_set, limits={0.05: None}, held_out=True))
     assert added(write, training, no_limit)
 
 
-def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
+def test_ten_thousand_images_of_a_hundred_classes_stay_small(run, tiny_data):
     rng = np.random.default_rng(0)
     classes = tuple(f"class_{number:03d}" for number in range(100))
     labels = rng.integers(0, 100, 10_000)
@@ -453,22 +471,21 @@ def test_ten_thousand_images_of_a_hundred_classes_stay_small(facts, tiny_data):
     np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
     steps = [{"step": k, "loss": 1 / k, "accuracy": 0.5, "lr": {"head": 1e-3}} for k in range(1, 20_000)]
     big = replace(
-        facts,
-        info=replace(facts.info, classes=classes, calibration=None),
-        summary={**facts.summary, "val": {**facts.summary["val"], "confusion_matrix": confusion.tolist()}},
-        lines=[*facts.lines, *steps],
-        ids=["x"] * 10_000,
-        paths=[facts.paths[0]] * 10_000,
+        run,
+        info=replace(run.info, classes=classes, calibration=None),
+        summary={**run.summary, "val": {**run.summary["val"], "confusion_matrix": confusion.tolist()}},
+        lines=[*run.lines, *steps],
+        paths=[run.paths[0]] * 10_000,
         labels=labels,
         probabilities=probabilities,
     )
-    text = render(big, hang(facts, lambda path: (tiny_data / path).read_bytes()))
+    text = render_report(big, make_gallery(run, lambda path: (tiny_data / path).read_bytes()))
     assert len(text.encode()) < 1_000_000
     assert "100 classes" in text
     assert text.count('<th scope="row">class_') > 200
 
 
-def test_the_attention_map_is_the_gradient_of_the_predicted_class(folder, facts):
+def test_the_attention_map_is_the_gradient_of_the_predicted_class(folder, run):
     """The folded trunk and the closed form against torchvision's network and a backward pass."""
     from headstart.model.model_file import load_model
 
@@ -482,7 +499,7 @@ def test_the_attention_map_is_the_gradient_of_the_predicted_class(folder, facts)
     (gradient,) = torch.autograd.grad(logits[torch.arange(3), answers].sum(), kept[0])
     expected = (gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu().detach()
     expected = expected / expected.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
-    ours = attention(folder / "model.safetensors", replace(info, mixed_precision="no"), pixels, answers)
+    ours = gradcam(folder / "model.safetensors", replace(info, mixed_precision="no"), pixels, answers)
     assert ours.shape == (3, 3, 3)
     assert ours.max() == 1
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-4)
@@ -499,28 +516,32 @@ def test_the_numbers_per_class_are_those_of_scikit_learn():
     np.testing.assert_allclose([row.recall.value for row in rows], recall)
     np.testing.assert_allclose([row.f1 for row in rows], f1)
     assert [row.recall.n for row in rows] == count.tolist()
-    assert [row.trained_on for row in rows] == [7, 0, 0, 0]
+    assert [row.num_training for row in rows] == [7, 0, 0, 0]
     found = confusions(confusion, ("a", "b", "c", "d"), limit=3)
     wrong = sorted((int(confusion[i, j]) for i in range(4) for j in range(4) if i != j), reverse=True)
-    assert [count for *_, count, _ in found] == wrong[:3]
+    assert [errors.count for *_, errors in found] == wrong[:3]
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 1), st.booleans()), min_size=1, max_size=300))
 def test_bins_hold_each_image_once_and_images_are_chosen_by_confidence(rows):
-    confidence, right = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    found = bins(confidence, right)
-    assert sum(one.is_correct.n for one in found) == len(rows)
-    assert sum(one.is_correct.hits for one in found) == right.sum()
-    assert [one.confidence for one in found] == sorted(one.confidence for one in found)
-    assert max(one.is_correct.n for one in found) - min(one.is_correct.n for one in found) <= 1
-    mistakes, hits = worst_mistakes(confidence, right, limit=5), weakest_hits(confidence, right, limit=5)
-    assert not right[mistakes].any()
-    assert right[hits].all()
-    if len(mistakes):
-        assert confidence[mistakes].tolist() == sorted(confidence[~right], reverse=True)[:5]
-    if len(hits):
-        assert confidence[hits].tolist() == sorted(confidence[right])[:5]
-    assert "NaN" not in reliability_chart(found, title="x")
+    confidence, is_correct = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    found = bins(confidence, is_correct)
+    sizes = [n for _, _, n in found]
+    assert sum(sizes) == len(rows)
+    assert sum(correct for _, correct, _ in found) == is_correct.sum()
+    assert [mean for mean, _, _ in found] == sorted(mean for mean, _, _ in found)
+    assert max(sizes) - min(sizes) <= 1
+    run = SimpleNamespace(
+        confidence=confidence, is_correct=is_correct, info=SimpleNamespace(calibration=None), summary={"val": {}}
+    )
+    errors, unconfident = most_confident_errors(run), least_confident_correct(run)
+    assert not is_correct[errors].any()
+    assert is_correct[unconfident].all()
+    assert confidence[errors].tolist() == sorted(confidence[~is_correct], reverse=True)[:MAX_CARDS]
+    assert confidence[unconfident].tolist() == sorted(confidence[is_correct])[:MAX_CARDS]
+    ((figure, _),) = reliability(run)
+    assert "nan" not in str(figure.svg).lower()
+    assert len(figure.rows) == len(found)
 
 
 @given(
@@ -539,7 +560,7 @@ def test_every_curve_lies_inside_its_chart(values, log_y, zero):
     assert "nan" not in svg
 
 
-def test_the_model_card_holds_the_facts(folder, facts):
+def test_the_model_card_holds_the_results(folder, run):
     card = (folder / "README.md").read_text()
     meta = yaml.safe_load(card.split("---")[1])
     val = json.loads((folder / "summary.json").read_text())["val"]
@@ -553,11 +574,11 @@ def test_the_model_card_holds_the_facts(folder, facts):
     assert r"| blue\_waves | 12 | 5 |" in card
     assert re.search(r"\b20 training images\b.*blue\\_waves, green\\_stripes, red\\_checks", card)
     assert "resnet18(num_classes=3)" in card
-    assert facts.info.manifest_sha256 in card
+    assert run.info.manifest_sha256 in card
 
 
-def test_facts_of_a_run_name_what_differs_from_the_defaults(facts):
-    changed = facts.changed_keys()
+def test_a_run_names_what_differs_from_the_defaults(run):
+    changed = run.changed_keys()
     assert changed["data.image_size"] == 32
     assert changed["optim.lr"] == 1e-4
     assert "train.epochs" in changed

@@ -10,10 +10,10 @@ from support.chromium import SCHEMES, WIDTHS, chromium, opened
 from support.runs import small
 
 from headstart.cli.main import main
-from headstart.report.document import render
 from headstart.report.gallery import MAX_CARDS, Gallery
+from headstart.report.pages import render_report
 from headstart.runs.finished_run import read_run
-from headstart.training.dispatch import run
+from headstart.training.run import run as train
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 WINDOWS = tuple(itertools.product(WIDTHS, SCHEMES))
@@ -31,23 +31,25 @@ def scrolling(page):
     """Names of the visible tables that are wider than their space."""
     return page.eval_on_selector_all(
         ".scroll",
-        "all => all.filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth + 1).map(e => e.getAttribute('aria-label'))",
+        "all => all.filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => e.getAttribute('aria-label'))",
     )
 
 
 def on_bank(root, out):
     """A run with an exact head, at 32 px."""
     config = small(root, out, strategy="frozen_head", runtime={"bank": str(out.parent / "bank")})
-    return run(replace(config, strategy=replace(config.strategy, features="bank")))
+    return train(replace(config, strategy=replace(config.strategy, features="bank")))
 
 
 def check(browser, folder, *, charts, windows):
-    """No request, no error on the console, nothing wider than the window, every chart and image drawn, no finding of axe-core."""
+    """No request, no error on the console, nothing wider than the window, every chart and image drawn, and axe-core
+    finds nothing."""
     path = folder / "report.html"
     val = json.loads((folder / "summary.json").read_text())["val"]
     cards = min(MAX_CARDS, val["correct"]) + min(MAX_CARDS, val["n"] - val["correct"])
     assert cards > MAX_CARDS, "the run has to make mistakes"
-    pictures = 2 * cards + 1  # each beside where the network looked, and the training views
+    pictures = 2 * cards + 1  # each beside its Grad-CAM, and the augmented training images
     for width, scheme in windows:
         with opened(browser, path, width=width, scheme=scheme) as watched:
             page = watched.page
@@ -56,7 +58,7 @@ def check(browser, folder, *, charts, windows):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             drawn = page.eval_on_selector_all(
                 "svg.chart",
-                "all => all.map(svg => [svg.getBoundingClientRect().width, svg.querySelectorAll('circle, polyline').length])",
+                "all => all.map(e => [e.getBoundingClientRect().width, e.querySelectorAll('circle, polyline').length])",
             )
             assert len(drawn) == charts
             assert all(px >= 200 and parts >= 1 for px, parts in drawn)
@@ -80,7 +82,8 @@ def test_the_numbers_under_the_gauge_are_at_their_places(browser, folder):
             left, px = watched.page.eval_on_selector(".track", "e => [e.getBoundingClientRect().x, e.clientWidth]")
             places = watched.page.eval_on_selector_all(
                 ".hero .scale span",
-                "all => all.map(e => e.getBoundingClientRect()).map(box => [box.left, (box.left + box.right) / 2, box.right])",
+                "all => all.map(e => e.getBoundingClientRect())"
+                ".map(box => [box.left, (box.left + box.right) / 2, box.right])",
             )
             middles = [middle for _, middle, _ in places[1:-1]]
             assert middles == pytest.approx([left + px * share for share in (0.25, 0.5, 0.75)], abs=1)
@@ -90,13 +93,13 @@ def test_the_numbers_under_the_gauge_are_at_their_places(browser, folder):
 
 @pytest.mark.parametrize("width", [360, 800, 1280])
 def test_long_names_hide_no_number(browser, folder, width, tmp_path):
-    facts = read_run(folder)
+    run = read_run(folder)
     names = ("x" * 123, "a name of several words_and_more", "c")
     confusion = [[3, 2, 0], [1, 3, 1], [0, 0, 5]]
-    summary = {**facts.summary, "val": {**facts.summary["val"], "confusion_matrix": confusion}}
-    facts = replace(facts, info=replace(facts.info, classes=names), summary=summary)
+    summary = {**run.summary, "val": {**run.summary["val"], "confusion_matrix": confusion}}
+    run = replace(run, info=replace(run.info, classes=names), summary=summary)
     page = tmp_path / "report.html"
-    page.write_text(render(facts, Gallery([], [], 0)), encoding="utf-8")
+    page.write_text(render_report(run, Gallery([], [], 0)), encoding="utf-8")
     with opened(browser, page, width=width, scheme="light") as watched:
         assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
         assert [name for name in scrolling(watched.page) if name != "Confusion matrix" or width > 400] == []

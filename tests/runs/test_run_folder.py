@@ -21,16 +21,36 @@ import headstart
 from headstart.cli.main import main
 from headstart.data.decode import decode
 from headstart.model.model_file import load_model, read_info, save_model
-from headstart.training.by_epochs import run
+from headstart.training.run import run
 
 FILES = {
-    "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
-    "predictions.parquet", "report.html", "summary.json", "train_batch.png", "val_predictions.png",
-}  # fmt: skip
+    "README.md",
+    "checkpoints",
+    "config.yaml",
+    "manifest.parquet",
+    "metrics.jsonl",
+    "model.safetensors",
+    "predictions.parquet",
+    "report.html",
+    "summary.json",
+    "train_batch.png",
+    "val_predictions.png",
+}
 SUMMARY = {
-    "strategy", "classes", "val", "best_epoch", "epochs", "wall_s", "train_images_per_s", "world_size", "mixed_precision",
-    "seed", "weights", "model_sha256", "versions",
-}  # fmt: skip
+    "strategy",
+    "classes",
+    "val",
+    "best_epoch",
+    "epochs",
+    "wall_s",
+    "train_images_per_s",
+    "world_size",
+    "mixed_precision",
+    "seed",
+    "weights",
+    "model_sha256",
+    "versions",
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +89,7 @@ def test_the_summary_has_the_documented_keys(folder):
 
 
 def test_the_pictures_can_be_opened(folder):
-    for name in ("curves.png", "train_batch.png", "val_predictions.png"):
+    for name in ("train_batch.png", "val_predictions.png"):
         with Image.open(folder / name) as image:
             image.load()
             assert min(image.size) > 200
@@ -180,8 +200,11 @@ def test_the_run_folder_alone_predicts_in_a_new_process_elsewhere(folder, tiny_d
     out = tmp_path / "predictions.csv"
     done = subprocess.run(
         [sys.executable, "-m", "headstart", "predict", str(moved), str(tiny_data / "val"), "--out", str(out)],
-        capture_output=True, text=True, cwd=tmp_path, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(out.read_text().splitlines()))
     expected = {row["path"]: row["predicted"] for row in pq.read_table(folder / "predictions.parquet").to_pylist()}

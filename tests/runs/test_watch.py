@@ -22,7 +22,7 @@ from headstart.runs import progress
 from headstart.runs.lock import RUNNING, Running, is_over
 from headstart.runs.progress import Display, Status, TrainingProgress
 from headstart.runs.watch import watch_command
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 ENDS = [5, 9, 14]
 FINISHED = ("finished", "80.0", "54.8", "93.0", "12 of 15", "12 s")  # the last line about a run that `finish` ended
@@ -55,8 +55,17 @@ def log(path, *, steps=(), epochs=(), time_s=0.25):
             line = {"step": step, "loss": 1 / step, "accuracy": 0.5, "lr": {"head": 0.1}, "time_s": time_s}
             lines.write(json.dumps(line) + "\n")
         for epoch in epochs:
-            line = {"step": ENDS[epoch - 1], "epoch": epoch, "train_loss": 0.5, "train_accuracy": 0.75, "val_loss": 0.4,
-                    "val_correct": 12, "val_n": 15, "val_accuracy": 0.8, "time_s": 3.0}  # fmt: skip
+            line = {
+                "step": ENDS[epoch - 1],
+                "epoch": epoch,
+                "train_loss": 0.5,
+                "train_accuracy": 0.75,
+                "val_loss": 0.4,
+                "val_correct": 12,
+                "val_n": 15,
+                "val_accuracy": 0.8,
+                "time_s": 3.0,
+            }
             lines.write(json.dumps(line) + "\n")
 
 
@@ -182,8 +191,13 @@ ALL_FINISHED = ("finished", "2 seeds", "80.0", "75.0", "85.0", "30 s")
 
 
 def finish_all(path):
-    summary = {"repeats": "seeds", "runs": [{}, {}], "val": {"n": 15, "accuracy": 0.8, "accuracy_ci95": None},
-               "spread": {"accuracy": {"mean": 0.8, "lowest": 0.75, "highest": 0.85}}, "wall_s": 30.0}  # fmt: skip
+    summary = {
+        "repeats": "seeds",
+        "runs": [{}, {}],
+        "val": {"n": 15, "accuracy": 0.8, "accuracy_ci95": None},
+        "spread": {"accuracy": {"mean": 0.8, "lowest": 0.75, "highest": 0.85}},
+        "wall_s": 30.0,
+    }
     (path / "summary.json").write_text(json.dumps(summary))
 
 
@@ -273,27 +287,27 @@ def test_a_real_run_is_seen_from_another_process_and_leaves_no_trace(tiny_data, 
 def test_a_log_gets_a_line_when_one_is_due_and_reads_the_memory_only_then(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-    asked = []
+    reads = []
     watched = TrainingProgress(
-        ends=[40, 80], start_step=0, batch_size=8, speaks=True, memory=lambda: asked.append(1) or 2_000_000_000
+        ends=[40, 80], start_step=0, batch_size=8, speaks=True, memory=lambda: reads.append(1) or 2_000_000_000
     )
     with watched:
         for _ in range(60):
             clock[0] += 0.5
-            watched.seen(8 * 0.25, 6, 8)
+            watched.add(8 * 0.25, 6, 8)
             watched.step_done()
         watched.say("something")
     lines = capsys.readouterr().out.splitlines()
     assert has_in_order(lines[0], "1/2", "10/80", "0.2500", "75.0", "16 img/s", "2.0 GB", "35 s")
     assert len(lines) == 7
     assert lines[-1] == "something"
-    assert len(asked) == 6
+    assert len(reads) == 6
 
 
 def test_only_the_main_process_prints(capsys):
     watched = TrainingProgress(ends=[10], start_step=0, batch_size=8, speaks=False, memory=_never)
     with watched:
-        watched.seen(1, 1, 1)
+        watched.add(1, 1, 1)
         watched.step_done()
         watched.say("nothing")
     assert capsys.readouterr().out == ""

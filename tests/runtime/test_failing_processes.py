@@ -1,4 +1,4 @@
-"""Something breaks in the middle: every process ends soon, one reports why, and the run continues from what was saved."""
+"""Failures during a run: every process ends soon, one reports the reason, and the run resumes from its checkpoint."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from headstart.config import RunConfig
 from headstart.config_io import to_yaml
 from headstart.errors import known_failure
 from headstart.training import checkpoint
-from headstart.training.by_epochs import run
+from headstart.training.run import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -46,8 +46,11 @@ def launched(*arguments: str, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *launcher, *arguments],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_one_of_two_processes_fails_and_both_end_and_one_continues(tiny_data, tm
             assert fragment in done.stderr, fault
         assert "forcefully exiting" not in done.stderr, "the other process ends by itself"
         # a traceback of ours only for an error that is a bug; the others are of the agent and of this test
-        ours = done.stderr.count("/headstart/training/by_epochs.py")
+        ours = done.stderr.count("/headstart/training/run.py")
         assert (ours > 0) == (fault == "error"), done.stderr
         assert not any(psutil.pid_exists(pid_of(rank, tmp_path)) for rank in (0, 1))
         assert checkpoints(tmp_path / "run")[-1] == last, fault
@@ -98,7 +101,7 @@ def test_a_signal_to_the_launcher_reaches_the_decoding_processes_and_costs_nothi
     assert alive == []
     assert f"--out {tmp_path / 'run'} --train.resume auto" in stderr
     assert "was killed" not in stderr
-    assert checkpoint.find("auto", tmp_path / "run/checkpoints", say=print) is not None
+    assert checkpoint.find("auto", tmp_path / "run/checkpoints", report=print) is not None
 
 
 def test_a_killed_launcher_leaves_no_process_behind(tiny_data, tmp_path):

@@ -1,4 +1,4 @@
-"""Every way to start a run, and what it says of itself."""
+"""Every way to start a run, and what it prints about itself."""
 
 import os
 import shutil
@@ -46,8 +46,12 @@ def test_accelerate_launch_that_starts_one_process_instead_of_two_is_noticed(con
     launcher = ["accelerate.commands.launch", *ACCELERATE, "--cpu", "--num_processes", "2"]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "-m", "headstart", "train", "--config", str(config)],
-        env=of_one_launcher(), cwd=config.parent, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        env=of_one_launcher(),
+        cwd=config.parent,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     assert "torchrun --nproc_per_node N" in done.stdout
     assert "1 process on cpu" in done.stdout
@@ -78,7 +82,7 @@ def test_accelerate_launch_with_one_process_is_followed_without_a_notice(
     done = Started(headstart_command, *command[3:], cwd=tmp_path, environment=environment).finish()
     assert done.returncode == 0, done.stderr
     assert "torchrun" not in done.stdout
-    assert "1 process on cpu, no (as asked), 1 thread" in done.stdout
+    assert "1 process on cpu, fp32 (requested), 1 thread" in done.stdout
 
 
 def test_in_a_notebook_it_is_a_function(tiny_data, tmp_path, capsys) -> None:
@@ -99,7 +103,7 @@ def test_synchronised_batchnorm_keeps_the_keys() -> None:
     assert isinstance(model.bn1, torch.nn.SyncBatchNorm)
 
 
-def test_compiling_is_asked_of_accelerate_and_changes_no_key(tiny_data, tmp_path) -> None:
+def test_compilation_is_requested_from_accelerate_and_changes_no_key(tiny_data, tmp_path) -> None:
     plugin = start_accelerator(RuntimeConfig(compile=True, mixed_precision="no", cpu=True)).state.dynamo_plugin
     assert plugin.to_dict()["backend"].lower() == "inductor"
     if "HEADSTART_TEST_COMPILE" not in os.environ or shutil.which("g++") is None:

@@ -1,4 +1,4 @@
-"""Little shared memory, as in a container, and a disk that others fill: the run goes on with less."""
+"""Little shared memory, as in a container, and a full disk: the run continues with less."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from support.runs import small
 from torch.utils.data import DataLoader
 
 from headstart.config_io import to_yaml
-from headstart.runtime.worker_processes import LEAST_SHARED, worker_options
+from headstart.runtime.worker_processes import MIN_SHARED_BYTES, worker_options
 
 
 def batch_of(items: list[int]) -> dict[str, object]:
@@ -20,7 +20,7 @@ def batch_of(items: list[int]) -> dict[str, object]:
     return {"pixels": pixels, "label": torch.tensor(items), "pictures": [torch.ones(3, 2, 2)], "seeds": [2**63]}
 
 
-@pytest.mark.parametrize("shared", [0, LEAST_SHARED * 4], ids=["pipe", "shared memory"])
+@pytest.mark.parametrize("shared", [0, MIN_SHARED_BYTES * 4], ids=["pipe", "shared memory"])
 def test_batches_are_the_same_whichever_way_they_travel(shared: int) -> None:
     options = worker_options(2, batch_of, prefetch=2, batch_bytes=1000, shared=shared)
     assert (options["collate_fn"] is batch_of) == (shared > 0)
@@ -35,14 +35,14 @@ def test_batches_are_the_same_whichever_way_they_travel(shared: int) -> None:
         batch["pixels"][:] = 0  # may be written to
 
 
-def test_large_batches_need_more_room_than_the_least() -> None:
-    options = worker_options(8, batch_of, prefetch=4, batch_bytes=2**26, shared=2 * LEAST_SHARED)
+def test_large_batches_need_more_than_the_minimum() -> None:
+    options = worker_options(8, batch_of, prefetch=4, batch_bytes=2**26, shared=2 * MIN_SHARED_BYTES)
     assert options["collate_fn"] is not batch_of
 
 
 @pytest.mark.slow
 def test_a_run_needs_no_shared_memory(tiny_data: Path, tmp_path: Path) -> None:
-    """With 1 MB torch waits for ever for a batch that does not fit; Docker gives 64 MB."""
+    """With 1 MB torch waits forever for a batch that does not fit; Docker gives 64 MB."""
     config = tmp_path / "config.yaml"
     settings = small(tiny_data, tmp_path / "run", data={"num_workers": 2, "image_size": 96}, train={"epochs": 1})
     config.write_text(to_yaml(settings))
@@ -54,9 +54,9 @@ def test_a_run_needs_no_shared_memory(tiny_data: Path, tmp_path: Path) -> None:
 
 FILL = """
 import torch
-from headstart.data.pixel_cache import CacheLimit, Pixels
+from headstart.data.pixel_cache import CacheLimit, SharedPixels
 
-pixels = Pixels(CacheLimit(64 * 2**20, on_disk=True))
+pixels = SharedPixels(CacheLimit(64 * 2**20, on_disk=True))
 image = torch.full((3, 512, 512), 7, dtype=torch.uint8)
 for number in range(20):
     pixels.put(str(number), image)

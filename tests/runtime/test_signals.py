@@ -1,4 +1,4 @@
-"""Signals and closed terminals: the first signal is remembered, a second one ends the process, a lost reader ends nothing."""
+"""Signals and closed terminals: the first signal is stored, a second ends the process, a closed pipe is harmless."""
 
 import io
 import os

@@ -14,7 +14,7 @@ import pytest
 from support.runs import small
 
 from headstart.config_io import to_yaml
-from headstart.training.by_epochs import run
+from headstart.training.run import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -48,20 +48,35 @@ def cable() -> Iterator[None]:
 
 def host(number: int, *arguments: str) -> subprocess.Popen:
     """`headstart train` as one of two hosts."""
-    launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--node_rank", str(number), "--nproc_per_node", "1",
-                "--master_addr", "10.77.0.1", "--master_port", "29517"]  # fmt: skip
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "2",
+        "--node_rank",
+        str(number),
+        "--nproc_per_node",
+        "1",
+        "--master_addr",
+        "10.77.0.1",
+        "--master_port",
+        "29517",
+    ]
     return subprocess.Popen(
         ["ip", "netns", "exec", HOSTS[number], sys.executable, *launcher, "-m", "headstart", "train", *arguments],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": ("hs-a", "hs-b")[number]},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_cut_cable_ends_both_hosts_with_a_sentence_and_one_host_continues(cable, tiny_data, tmp_path):
     train = {"epochs": 12, "batch_size": 12, "checkpoint_steps": 3, "resume": "auto"}
     # a host waits a few seconds for the other, not half an hour
-    config = small(tiny_data, tmp_path / "run", strategy="frozen_head", train=train,
-                   runtime={"cpu": True, "timeout_minutes": 0.15})  # fmt: skip
+    config = small(
+        tiny_data, tmp_path / "run", strategy="frozen_head", train=train, runtime={"cpu": True, "timeout_minutes": 0.15}
+    )
     straight = run(small(tiny_data, tmp_path / "straight", strategy="frozen_head", train=train, runtime={"cpu": True}))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     hosts = [host(number, "--config", str(tmp_path / "config.yaml")) for number in (0, 1)]
@@ -70,16 +85,16 @@ def test_a_cut_cable_ends_both_hosts_with_a_sentence_and_one_host_continues(cabl
         assert all(process.poll() is None for process in hosts), [process.communicate() for process in hosts]
         time.sleep(0.02)
     ip("-n", HOSTS[0], "link", "set", "hs-a", "down")
-    said = []
+    errors = []
     for process in hosts:
         try:
-            said.append(process.communicate(timeout=90)[1])
+            errors.append(process.communicate(timeout=90)[1])
         except subprocess.TimeoutExpired:
             process.kill()
-            said.append(process.communicate()[1])
-            raise AssertionError(said[-1]) from None
+            errors.append(process.communicate()[1])
+            raise AssertionError(errors[-1]) from None
     assert all(process.returncode != 0 for process in hosts)
-    assert any("ends because another one is gone or cannot be reached" in text for text in said), said
+    assert any("ends because another one is gone or cannot be reached" in text for text in errors), errors
     assert not (tmp_path / "run" / "summary.json").exists()
     run(config)  # one host is left
     rows = []

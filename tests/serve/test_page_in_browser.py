@@ -103,7 +103,7 @@ def assert_shows(page: Any, name: str, data: bytes, predictor: Predictor) -> Non
     answer = re.escape(prediction.label) + ".*" + percent(prediction.probability)
     if prediction.none_of_these:
         answer = "(?i:none of these)"
-    expect(found.locator(".said")).to_have_text(re.compile(answer))
+    expect(found.locator(".headline")).to_have_text(re.compile(answer))
     rows = [re.compile(re.escape(label) + percent(share)) for label, share in prediction.top]
     expect(found.locator(".bars > li")).to_have_text(rows)
     expect(page.get_by_role("status")).to_have_text(re.compile(f"{re.escape(name)}.*{answer}"))
@@ -153,7 +153,8 @@ def test_a_pasted_image_is_classified(page, predictor) -> None:
     page.evaluate(
         """async text => {
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-            await navigator.clipboard.write([new ClipboardItem({ "image/png": new Blob([bytes], { type: "image/png" }) })]);
+            const image = new Blob([bytes], { type: "image/png" });
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": image })]);
         }""",
         base64.b64encode(data).decode(),
     )
@@ -218,7 +219,8 @@ def test_everything_can_be_done_with_the_keyboard(page) -> None:
     expect(heat).to_have_attribute("aria-label", re.compile("."))
     expect(found.locator("figcaption")).to_contain_text("Grad-CAM")
     coloured = heat.evaluate(
-        "map => map.getContext('2d').getImageData(0, 0, 224, 224).data.filter((value, at) => at % 4 === 3 && value > 100).length"
+        "map => map.getContext('2d').getImageData(0, 0, 224, 224).data"
+        ".filter((value, at) => at % 4 === 3 && value > 100).length"
     )
     assert coloured > 0
     page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""The server of headstart serve: it answers as predict does, enforces every limit, and reveals nothing of the machine."""
+"""headstart serve predicts as predict does, enforces every limit, and reveals nothing of the machine."""
 
 import base64
 import io
@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,17 @@ def test_a_form_of_several_files_gets_an_answer_for_each(server, predictor, phot
     assert [len(answer["top"]) for answer in answers] == [1, 1, 1]
 
 
+def test_a_form_stays_in_memory_and_must_be_complete(server, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    large = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)), "PNG")
+    assert 1.2e6 < len(large) < 1.9e6  # Starlette writes files of 1 MiB and more to disk
+    body, headers = form([("a.png", TINY), ("large.png", large)])
+    reply = server.ask("POST", "/predict", body, headers)
+    assert [result["name"] for result in reply.json["results"]] == ["a.png", "large.png"]
+    cut = server.ask("POST", "/predict", body[: -len(large) // 2], headers)
+    assert (cut.status, "ends" in cut.json["detail"]) == (400, True)
+
+
 def test_one_bad_file_among_good_ones_has_an_error_of_its_own(server, photos) -> None:
     body, headers = form([("good.png", photos[0].read_bytes()), ("bad.png", b"no image")])
     reply = server.ask("POST", "/predict", body, headers)
@@ -76,15 +88,15 @@ def test_one_bad_file_among_good_ones_has_an_error_of_its_own(server, photos) ->
     assert server.ask("POST", "/predict", body, headers).status == 422
 
 
-def test_the_gradcam_map_and_the_view_come_on_request(server, predictor, photos) -> None:
+def test_the_gradcam_map_and_the_preprocessed_image_come_on_request(server, predictor, photos) -> None:
     data = photos[0].read_bytes()
     (plain,) = server.predict(data).json["results"]
-    assert (plain["gradcam"], plain["view"]) == (None, None)
-    (full,) = server.predict(data, "?gradcam=true&view=true").json["results"]
+    assert (plain["gradcam"], plain["preprocessed"]) == (None, None)
+    (full,) = server.predict(data, "?gradcam=true&preprocessed=true").json["results"]
     pixels = predictor.transform(photos[0])
     heat = predictor.attention(predictor.compute(pixels[None]))[0]
     np.testing.assert_allclose(full["gradcam"], heat, atol=6e-4)
-    prefix, _, text = full["view"].partition(",")
+    prefix, _, text = full["preprocessed"].partition(",")
     seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))), dtype=np.float64)
     assert prefix == "data:image/jpeg;base64"
     assert np.abs(seen - pixels.permute(1, 2, 0).numpy()).mean() < 8
@@ -170,7 +182,7 @@ FIELD = b'--cut\r\nContent-Disposition: form-data; name="top"\r\n\r\n3\r\n--cut-
 EMPTY = b"--cut--\r\n"
 FORM = {"Content-Type": "multipart/form-data; boundary=cut"}
 TINY = encoded(Image.new("RGB", (8, 8), "red"), "PNG")
-FILES = form([("a.png", TINY)] * 4)[0]
+FILE, FILES = form([("a.png", TINY)])[0], form([("a.png", TINY)] * 4)[0]
 
 REFUSED = {
     "no body": ("/predict", b"", BYTES, 422, "empty"),
@@ -186,7 +198,7 @@ REFUSED = {
     "four images": ("/predict", FILES, FORM, 400, "3 images"),
     "json": ("/predict", b"{}", {"Content-Type": "application/json"}, 415, "application/octet-stream"),
     "compressed": ("/predict", TINY, {**BYTES, "Content-Encoding": "gzip"}, 415, "Content-Encoding"),
-    "a file called file": ("/predict", FILES.replace(b'name="image"', b'name="file"'), FORM, 400, "/predict?top=3"),
+    "a file called file": ("/predict", FILE.replace(b'name="image"', b'name="file"'), FORM, 400, "/predict?top=3"),
     "a field": ("/predict", FIELD, FORM, 400, "/predict?top=3"),
     "an empty form": ("/predict", EMPTY, FORM, 400, "file"),
     "a form cut off": ("/predict", FILES[:60], FORM, 400, "ends"),
@@ -194,8 +206,8 @@ REFUSED = {
     "no boundary": ("/predict", FILES, {"Content-Type": "multipart/form-data"}, 400, "boundary"),
     "top=0": ("/predict?top=0", TINY, BYTES, 400, "top"),
     "top=x": ("/predict?top=x", TINY, BYTES, 400, "top"),
-    "view=1": ("/predict?view=1", TINY, BYTES, 400, "view"),
-    "unknown": ("/predict?topp=3", TINY, BYTES, 400, "top, gradcam and view"),
+    "preprocessed=1": ("/predict?preprocessed=1", TINY, BYTES, 400, "preprocessed"),
+    "unknown": ("/predict?topp=3", TINY, BYTES, 400, "top, gradcam and preprocessed"),
     "twice": ("/predict?top=3&top=4", TINY, BYTES, 400, "twice"),
     "elsewhere": ("/predict/", TINY, BYTES, 404, "GET /docs"),
     "other host": ("/predict", TINY, {**BYTES, "Host": "rebound.example"}, 421, "--allow_host"),
@@ -368,6 +380,28 @@ def test_a_page_loads_nothing_from_elsewhere_and_its_policy_allows_only_its_own_
     assert addresses
     assert not [address for address in addresses if re.match(r"https?:|//", address)]
     assert not re.search(r'\s(style|on\w+)="', html)  # the policy would drop them
+
+
+def test_the_openapi_document_names_the_classes_and_every_field_of_a_prediction(server, predictor) -> None:
+    schemas = server.ask("GET", "/openapi.json").json["components"]["schemas"]
+    assert schemas["ClassName"]["enum"] == list(predictor.classes)
+    (prediction,) = server.predict(TINY).json["results"]
+    assert schemas["ImagePrediction"]["required"] == list(prediction)
+    assert schemas["ProblemDetails"]["required"] == list(server.predict(b"").json)
+
+
+@pytest.mark.parametrize(
+    "query", ["top=3.0", "top=%203", "top=+3", "top=1001", "gradcam=True", "gradcam=yes", "top=true"]
+)
+def test_a_parameter_is_taken_literally(query: str, server) -> None:
+    reply = server.predict(TINY, f"?{query}")
+    assert (reply.status, query.split("=")[0] in reply.json["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("target", ["/", "/docs", "/health", "/model", "/openapi.json"])
+def test_head_is_answered_without_a_body(target: str, server) -> None:
+    reply = server.ask("HEAD", target)
+    assert (reply.status, reply.body) == (200, b"")
 
 
 def test_the_description_of_the_model_has_no_path(server, predictor) -> None:

@@ -12,11 +12,11 @@ import torch
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_manifest
-from headstart.data.samples import Scan
+from headstart.data.source import Scan
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
-from headstart.features import extraction
+from headstart.features import coordination, extraction
 from headstart.features.bank import Bank, bank_key
 from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 from headstart.model.weights import load_weights
@@ -59,7 +59,7 @@ def four_extractions(images: str) -> None:
     """Writes RANK.json into the working folder: of each extraction the type of what was raised ("filled" for nothing), its
     message, and the number of images read by this process. Batches are of one image; the second process suffers the faults."""
     rank, folder = int(os.environ["RANK"]), Path.cwd()
-    extraction.BATCH_CPU, extraction.EXCHANGE_S = 1, 0.0
+    extraction.BATCH_CPU, coordination.EXCHANGE_S = 1, 0.0
     accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True))
     spec = Preprocess(image_size=32, resize_size=37)
     manifest = build_manifest(ClassFolders(images), DataConfig(), seed=0)

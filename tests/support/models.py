@@ -8,8 +8,10 @@ import torch
 
 from headstart.data.transforms import Preprocess
 from headstart.model import golden_inputs
-from headstart.model.calibration import Calibration, fit_conformal, fit_open_set
+from headstart.model.calibration import Calibration
+from headstart.model.conformal import fit_conformal
 from headstart.model.model_file import ModelInfo, save_model_tensors
+from headstart.model.open_set import fit_open_set
 from headstart.model.weights import load_weights
 from headstart.runtime.accelerator import versions
 from support.images import CLASSES

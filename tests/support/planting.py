@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
+from headstart.wording import shown
+
 CLASSES = ("beetles", "moths", "spiders")
 _GROUND = ((178, 160, 120), (120, 150, 110), (150, 150, 155))
 _BODY = ((60, 35, 20), (200, 180, 140), (40, 40, 45))
@@ -102,7 +104,7 @@ def plant(root: Path, *, each: int) -> set[tuple[str, tuple[str, ...]]]:
     def one(kind: str, suffix: str, data: Callable[[int], bytes]) -> None:
         for k in range(each):
             name = CLASSES[k % 3]
-            planted.add((kind, (put(f"train/{name}/{kind}_{k}{suffix}", data(k)),)))
+            planted.add((kind, (shown(put(f"train/{name}/{kind}_{k}{suffix}", data(k))),)))
 
     one("empty_file", ".jpg", lambda k: b"")
     one("unreadable", ".jpg", lambda k: (b"<html>404 Not Found</html>", np.random.default_rng(k).bytes(3000))[k % 2])

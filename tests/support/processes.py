@@ -26,9 +26,9 @@ import psutil
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 _PRELOADED = [  # what a run imports, at the start or later
-    "headstart.cli.main", "headstart.training.dispatch", "headstart.training.by_epochs", "headstart.training.on_features",
-    "headstart.training.repeats", "headstart.evaluation.metrics", "headstart.model.gradcam", "headstart.report.command",
-    "headstart.report.png", "torch.distributed.run", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "attr",
+    "headstart.cli.main", "headstart.training.run", "headstart.training.images", "headstart.training.cached_features",
+    "headstart.training.repeats", "headstart.model.gradcam", "headstart.report.command",
+    "headstart.report.image_grid", "torch.distributed.run", "attr",
     "docstring_parser", "jinja2", "jsonargparse", "scipy.special", "rich.live", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
 ]  # fmt: skip
 for _name in _PRELOADED:  # the server itself passes over names that do not exist

@@ -16,8 +16,10 @@ from PIL import Image
 
 import headstart
 from headstart.data.transforms import Preprocess
-from headstart.model.calibration import Calibration, fit_conformal, fit_open_set
+from headstart.model.calibration import Calibration
+from headstart.model.conformal import fit_conformal
 from headstart.model.model_file import ModelInfo, save_model_tensors
+from headstart.model.open_set import fit_open_set
 from headstart.model.weights import load_weights
 from headstart.predict.predictor import Predictor
 from headstart.serve.app import build_app
@@ -74,7 +76,7 @@ def running(predictor: Predictor, *, names: tuple[str, ...] = (), **limits: Any)
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     server = Server(build_app(engine, limits=chosen, names=names), listening, limits=chosen)
-    server.start()
+    server.thread.start()
     try:
         yield Running(port, engine)
     finally:

@@ -7,7 +7,7 @@ from support.processes import torchrun
 from support.runs import losses, small, summary
 
 from headstart.config_io import to_yaml
-from headstart.training.by_epochs import run
+from headstart.training.run import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -30,16 +30,16 @@ from headstart.config_io import parse_train, to_yaml
 from headstart.data.decode import decode
 from headstart.data.transforms import Preprocess
 from headstart.evaluation.statistics import paired
-from headstart.features import logistic_regression
+from headstart.features import nearest_neighbours
 from headstart.model.frozen_trunk import FrozenTrunk
 from headstart.model.model_file import load_model
 from headstart.model.weights import load_weights
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 pytestmark = pytest.mark.slow
 
 FILES = {
-    "README.md", "checkpoints", "config.yaml", "curves.png", "manifest.parquet", "metrics.jsonl", "model.safetensors",
+    "README.md", "checkpoints", "config.yaml", "manifest.parquet", "metrics.jsonl", "model.safetensors",
     "predictions.parquet", "report.html", "summary.json", "train_batch.png", "val_predictions.png",
 }  # fmt: skip
 
@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_written(
 
 @pytest.mark.slow
 def test_augmented_images_train_and_are_never_evaluated(tiny_data, bank, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(logistic_regression, "NEIGHBOUR_ROWS", 10)
+    monkeypatch.setattr(nearest_neighbours, "NEIGHBOUR_ROWS", 10)
     found = summary(run(on_bank(tiny_data, tmp_path / "run", bank, probe=ProbeConfig(augmented_copies=2, l2=10.0))))
     assert found["features"]["rows"] == 36 * 3 + 15
     assert found["val"]["n"] == 15

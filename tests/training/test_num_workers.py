@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 
 from headstart.config import DataConfig
-from headstart.data.loaders import TransformedImages, load_images
+from headstart.data.loaders import TransformedImages, as_dataset
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess, train_transform
@@ -29,7 +29,8 @@ def test_measuring_changes_nothing(tiny_data) -> None:
     data = DataConfig(root=str(tiny_data), image_size=32)
     manifest = build_manifest(ClassFolders(str(tiny_data)), data, seed=0)
     samples, spec = manifest.of("train"), Preprocess.of(data)
-    images = TransformedImages(load_images(samples, manifest.classes), samples, train_transform(data, spec), seed=0)
+    rows = as_dataset(samples, manifest.classes)
+    images = TransformedImages(rows, manifest.source, train_transform(data, spec), seed=0)
     model = build_model(3, backbone=None, head_init="zero", seed=0).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     accelerator = Accelerator(cpu=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.runs import small
 
-from headstart.training.by_epochs import run
+from headstart.training.run import run
 
 
 @pytest.mark.slow

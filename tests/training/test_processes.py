@@ -14,7 +14,7 @@ from headstart.config_io import to_yaml
 from headstart.data.manifest import build_manifest
 from headstart.data.sampling import StepSampler, keys_of
 from headstart.data.sources.folders import ClassFolders
-from headstart.training.by_epochs import run
+from headstart.training.run import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

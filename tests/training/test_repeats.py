@@ -19,11 +19,13 @@ from headstart import InputError
 from headstart.config import RunConfig
 from headstart.config_io import parse_train, to_yaml
 from headstart.evaluation.statistics import student_t, wilson
-from headstart.report.comparison import read_measured
+from headstart.report.comparison import read_evaluated_run
 from headstart.runs.lock import RUNNING
-from headstart.training.dispatch import run
+from headstart.runs.summary import RepeatsSummary, Summary
 from headstart.training.one_per_gpu import run_on_gpus
-from headstart.training.repeats import Child, children_of, results_in_words, sum_up
+from headstart.training.repeats import configs_of_repeats
+from headstart.training.run import run
+from headstart.training.summarize_repeats import Repeat, repeats_in_words, summarize_repeats
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,18 @@ def folds(tiny_data, bank, tmp_path_factory) -> Path:
     return run(repeated(tiny_data, tmp_path_factory.mktemp("runs") / "folds", bank, folds=2))
 
 
+def summarized(config: RunConfig, folder: Path, *changes: dict) -> RepeatsSummary:
+    """The summary of finished runs, some of whose summaries are changed; a change of "val" is merged into it."""
+    repeats = [
+        Repeat(name, one, Summary.read(folder / name)) for name, one in configs_of_repeats(config, folder).items()
+    ]
+    for index, change in enumerate(changes):
+        before = repeats[index].summary
+        changed = replace(before, **change | {"val": before.val | change.get("val", {})})
+        repeats[index] = replace(repeats[index], summary=changed)
+    return summarize_repeats(config, folder, repeats, wall_s=1.0)
+
+
 # ------------------------------------------------------------------------------------------------- seeds
 
 
@@ -78,72 +92,60 @@ def test_the_summary_of_seeds_is_the_mean_with_its_spread_and_intervals(seeds: P
     assert [row["folder"] for row in found["runs"]] == ["seed_0", "seed_1"]
 
 
-def test_seeds_that_split_the_data_anew_are_not_independent(seeds: Path, tiny_data, bank) -> None:
+def test_seeds_that_split_the_data_differently_are_not_independent(seeds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, seeds, bank, seeds=2)
-    children = [Child(name, part, summary(seeds / name)) for name, part in children_of(config, seeds).items()]
-    children[1].summary["manifest_sha256"] = "another"
-    for child, accuracy in zip(children, (0.5, 0.502), strict=True):
-        child.summary["val"]["accuracy"] = accuracy
-    found = sum_up(config, seeds, children)
-    assert not found["same_images"]
-    spread = found["spread"]["accuracy"]
+    other = {"manifest_sha256": "another", "val": {"accuracy": 0.502}}
+    found = summarized(config, seeds, {"val": {"accuracy": 0.5}}, other)
+    assert not found.same_images
+    spread = found.spread["accuracy"]
     assert spread["ci95_is"].startswith("t, ")
     reach = student_t(0.975, 1) * spread["sd"] * math.sqrt(1 / 2 + 15 / 36)
     assert spread["ci95"] == pytest.approx(clipped(spread["mean"], reach))
 
 
-def test_seeds_that_measure_on_images_of_their_own_are_summed_up_without_an_interval(
-    seeds: Path, tiny_data, bank
-) -> None:
+def test_seeds_with_different_validation_images_are_pooled_without_an_interval(seeds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, seeds, bank, seeds=2)
-    children = [Child(name, part, summary(seeds / name)) for name, part in children_of(config, seeds).items()]
-    children[1].summary["manifest_sha256"] = "another"
-    children[0].summary["val"] |= {"n": 15, "correct": 15, "accuracy": 1.0, "loss": 0.1}
-    children[1].summary["val"] |= {"n": 45, "correct": 44, "accuracy": 44 / 45, "loss": 0.3}
-    found = sum_up(config, seeds, children)
-    assert found["val"] == {
+    found = summarized(
+        config,
+        seeds,
+        {"val": {"n": 15, "correct": 15, "accuracy": 1.0, "loss": 0.1}},
+        {"manifest_sha256": "another", "val": {"n": 45, "correct": 44, "accuracy": 44 / 45, "loss": 0.3}},
+    )
+    assert found.val == {
         "n": 60,
         "correct": 59,
         "accuracy": 59 / 60,
         "accuracy_ci95": None,
         "loss": pytest.approx(0.25),
     }
-    assert any("59 of 60" in line for line in results_in_words(found))
+    assert any("59 of 60" in line for line in repeats_in_words(found))
 
 
 def test_intervals_over_runs_stay_between_0_and_1_and_need_runs_that_differ(seeds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, seeds, bank, seeds=2)
-    children = [Child(name, part, summary(seeds / name)) for name, part in children_of(config, seeds).items()]
-    for child, accuracy in zip(children, (0.8, 0.95), strict=True):
-        child.summary["val"]["accuracy"] = accuracy
-    spread = sum_up(config, seeds, children)["spread"]["accuracy"]
+    spread = summarized(config, seeds, *({"val": {"accuracy": value}} for value in (0.8, 0.95))).spread["accuracy"]
     assert (spread["ci95"], spread["ci95_is"]) == ([0.0, 1.0], "t")
-    for child in children:
-        child.summary["val"]["accuracy"] = 1.0
-    found = sum_up(config, seeds, children)
-    assert found["spread"]["accuracy"]["ci95"] is None
-    assert found["spread"]["accuracy"]["ci95_is"].startswith("none")
-    assert "[" not in results_in_words(found)[-1]  # no interval
+    found = summarized(config, seeds, *({"val": {"accuracy": 1.0}} for _ in range(2)))
+    assert found.spread["accuracy"]["ci95"] is None
+    assert found.spread["accuracy"]["ci95_is"].startswith("none")
+    assert "[" not in repeats_in_words(found)[-1]  # no interval
 
 
 @pytest.mark.slow
-def test_where_the_images_chose_the_epoch_it_is_said(folds: Path, tiny_data, bank) -> None:
+def test_an_epoch_that_was_selected_on_the_validation_images_is_reported(folds: Path, tiny_data, bank) -> None:
     config = repeated(tiny_data, folds, bank, folds=2)
-    children = [Child(name, part, summary(folds / name)) for name, part in children_of(config, folds).items()]
-    plain = sum_up(config, folds, children)
-    assert not plain["epoch_chosen_on_val"]
-    for epochs, more in ((3, {}), (1, {"probe": {"tuning_kept": True}})):
-        for child in children:
-            child.summary.update({"epochs": epochs} | more)
-        found = sum_up(config, folds, children)
-        assert found["epoch_chosen_on_val"]
-        (caveat,) = set(results_in_words(found)) - set(results_in_words(plain))
+    plain = summarized(config, folds)
+    assert not plain.epoch_chosen_on_val
+    for change in ({"epochs": 3}, {"epochs": 1, "probe": {"tuning_kept": True}}):
+        found = summarized(config, folds, change, change)
+        assert found.epoch_chosen_on_val
+        (caveat,) = set(repeats_in_words(found)) - set(repeats_in_words(plain))
         assert "epoch" in caveat
 
 
 def test_the_folder_of_seeds_is_not_compared_and_says_what_is(seeds: Path) -> None:
     with pytest.raises(InputError, match=rf"{seeds}.*seed_0"):
-        read_measured(str(seeds))
+        read_evaluated_run(str(seeds))
 
 
 # ------------------------------------------------------------------------------------------------- folds
@@ -160,7 +162,7 @@ def test_over_the_folds_every_image_is_measured_once(folds: Path, tiny_data) -> 
     assert found["val"]["correct"] == correct == sum(row["correct"] for row in found["runs"])
     assert found["val"]["accuracy_ci95"] == pytest.approx(wilson(correct, len(rows)))
     for row in found["runs"]:
-        measured = set(read_measured(str(folds / row["folder"])).paths)
+        measured = set(read_evaluated_run(str(folds / row["folder"])).paths)
         trained = pq.read_table(folds / row["folder"] / "manifest.parquet").to_pylist()
         assert not measured & {sample["path"] for sample in trained if sample["split"] == "train"}
 
@@ -176,7 +178,7 @@ def test_the_interval_over_folds_knows_that_they_share_training_images(folds: Pa
 
 @pytest.mark.slow
 def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
-    measured = read_measured(str(folds))
+    measured = read_evaluated_run(str(folds))
     assert len(measured.keys) == 51
     assert measured.strategy == "frozen_head"
 
@@ -299,7 +301,7 @@ def test_stopped_in_the_second_seed_of_fine_tuning_it_continues_there(tiny_data,
 @pytest.fixture
 def configs(tiny_data, bank, tmp_path) -> dict[str, RunConfig]:
     (tmp_path / "run").mkdir()
-    return children_of(repeated(tiny_data, tmp_path / "run", bank, seeds=2), tmp_path / "run")
+    return configs_of_repeats(repeated(tiny_data, tmp_path / "run", bank, seeds=2), tmp_path / "run")
 
 
 @pytest.mark.slow

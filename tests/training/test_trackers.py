@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 from accelerate import Accelerator, tracking
@@ -13,9 +14,10 @@ from support.runs import small
 
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError, Stopped
+from headstart.runs.summary import Summary
 from headstart.training import trackers as trackers_module
-from headstart.training.dispatch import run
-from headstart.training.trackers import RUN_IDS, Trackers, asked_for
+from headstart.training.run import run
+from headstart.training.trackers import RUN_IDS, Trackers, installed_trackers
 
 
 class Fake(GeneralTracker):
@@ -129,12 +131,13 @@ def test_one_that_raises_is_left_out_with_one_warning(method, fake, tiny_data, t
     folder.mkdir()
     picture = next((tiny_data / "val").rglob("*.png"))
     accelerator = Accelerator(cpu=True)
-    summary = {"val": {"accuracy": 1.0, "accuracy_ci95": [0.5, 1.0], "loss": 0.1}, "best_epoch": 1, "wall_s": 1.0}
+    val = {"accuracy": 1.0, "accuracy_ci95": [0.5, 1.0], "loss": 0.1}
+    summary = SimpleNamespace(val=val, best_epoch=1, wall_s=1.0)
     runtime = RuntimeConfig(trackers="fake, tensorboard")
-    with Trackers(accelerator, asked_for(runtime), folder, runtime, {"seed": 1}, step=0) as trackers:
-        trackers.picture("training images", picture, step=0)
+    with Trackers(accelerator, installed_trackers(runtime), folder, runtime, {"seed": 1}, step=0) as trackers:
+        trackers.log_image("training images", picture, step=0)
         for step in (1, 2, 3):
-            trackers.record({"step": step, "loss": 0.5, "lr": {"head": 0.1}})
+            trackers.log({"step": step, "loss": 0.5, "lr": {"head": 0.1}})
     trackers.finish(picture, summary)
     said = capsys.readouterr().err
     assert said.count("warning") == 1
@@ -178,10 +181,10 @@ def test_what_a_killed_run_told_after_its_checkpoint_is_told_anew(tmp_path):
     accelerator, runtime = Accelerator(cpu=True), RuntimeConfig(trackers="tensorboard")
     killed = Trackers(accelerator, ["tensorboard"], tmp_path, runtime, {"seed": 1}, step=0)
     for step in range(1, 7):
-        killed.record({"step": step, "loss": 0.5})
+        killed.log({"step": step, "loss": 0.5})
     continued = Trackers(accelerator, ["tensorboard"], tmp_path, runtime, {"seed": 1}, step=3)
     for step in range(4, 9):
-        continued.record({"step": step, "loss": 0.25})
+        continued.log({"step": step, "loss": 0.25})
     for each in (killed, continued):
         each.__exit__(ValueError, ValueError(), None)
     scalars, _ = events(tmp_path)
@@ -194,7 +197,7 @@ def test_damaged_ids_are_one_warning_and_the_trackers_begin_new_runs(damage, fak
     path.mkdir() if damage == "a folder" else path.write_text(damage)
     runtime = RuntimeConfig(trackers="fake")
     with Trackers(Accelerator(cpu=True), ["fake"], tmp_path, runtime, {"seed": 1}, step=3) as trackers:
-        trackers.record({"step": 4, "loss": 0.5})
+        trackers.log({"step": 4, "loss": 0.5})
     assert [what for what, *_ in fake.told] == ["start", "config", "log"]
     said = capsys.readouterr().err
     assert str(path) in said
@@ -203,9 +206,9 @@ def test_damaged_ids_are_one_warning_and_the_trackers_begin_new_runs(damage, fak
 
 
 def test_one_that_has_no_id_is_left_out(fake, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trackers_module, "_id_of", lambda *_: 1 / 0)
+    monkeypatch.setattr(trackers_module._Adapter, "run_id", lambda *_: 1 / 0)
     with Trackers(Accelerator(cpu=True), ["fake"], tmp_path, RuntimeConfig(), {"seed": 1}, step=0) as trackers:
-        trackers.record({"step": 1, "loss": 0.5})
+        trackers.log({"step": 1, "loss": 0.5})
     said = capsys.readouterr().err
     assert said.count("warning") == 1
     assert "fake" in said
@@ -227,7 +230,7 @@ def test_one_that_is_not_installed_is_said_before_anything_is_written(tiny_data,
 
 
 def test_runs_without_trackers_write_no_ids(tmp_path):
-    Trackers(Accelerator(cpu=True), asked_for(RuntimeConfig()), tmp_path, RuntimeConfig(), {}, step=0).record(
+    Trackers(Accelerator(cpu=True), installed_trackers(RuntimeConfig()), tmp_path, RuntimeConfig(), {}, step=0).log(
         {"step": 1}
     )
     assert list(tmp_path.iterdir()) == []
@@ -247,8 +250,8 @@ def test_the_others_offline(name, tiny_data, tmp_path, monkeypatch, capfd):
     (run_id,) = json.loads((folder / RUN_IDS).read_text()).values()
     accelerator = Accelerator(cpu=True)
     with Trackers(accelerator, [name], folder, config.runtime, asdict(config), step=5) as again:
-        again.record({"step": 6, "loss": 0.25})
-    again.finish(folder / "model.safetensors", json.loads((folder / "summary.json").read_text()))
+        again.log({"step": 6, "loss": 0.25})
+    again.finish(folder / "model.safetensors", Summary.read(folder))
     assert json.loads((folder / RUN_IDS).read_text()) == {name: run_id}
     assert "headstart: warning" not in capfd.readouterr().err
     if name == "mlflow":

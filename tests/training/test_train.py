@@ -19,16 +19,15 @@ from headstart import InputError
 from headstart.config import DataConfig, RunConfig
 from headstart.config_io import parse_train, to_yaml
 from headstart.data import loaders
-from headstart.data.loaders import collate, load_images, train_loader
+from headstart.data.loaders import as_dataset, collate, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess, train_transform
 from headstart.model.classifier import build_model
 from headstart.model.model_file import load_model
 from headstart.model.weights import load_weights
-from headstart.training import by_epochs, checkpoint, loop
-from headstart.training import dispatch as start
-from headstart.training.by_epochs import run
+from headstart.training import checkpoint, image_data, images, loop
+from headstart.training.run import run
 
 # torch resizes uint8 images in integers where the processor has AVX2 and in floats elsewhere, so pixels may differ by 1;
 # Pillow, which prepares images that are not cropped at random, computes the same everywhere
@@ -157,8 +156,8 @@ def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
     samples = manifest.of("train")
     spec = Preprocess.of(config.data)
     loader = train_loader(
-        load_images(samples, manifest.classes),
-        samples,
+        as_dataset(samples, manifest.classes),
+        manifest.source,
         train_transform(config.data, spec),
         batch_size=batch_size, accumulation=1, num_steps=len(ours), start_step=0, seed=0, num_workers=0,
     )  # fmt: skip
@@ -212,7 +211,7 @@ def test_without_pinning_the_frozen_backbone_would_move(tiny_data):
 
 def test_frozen_parameters_have_no_gradient(tiny_data):
     from headstart.config import OptimConfig, StrategyConfig
-    from headstart.recipe.parameter_groups import plan
+    from headstart.recipe.optimizer import plan
 
     model = build_model(3, backbone=None, head_init="normal", seed=0)
     model.keep_in_eval(plan(model, StrategyConfig(name="frozen_head"), OptimConfig()).eval_modules)
@@ -375,11 +374,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_found(damage, na
     folder = Path(interrupted.out) / "checkpoints"
     damage(folder / "step_000006" / name)
     said = []
-    assert checkpoint.find("auto", folder, say=said.append) == folder / "step_000003"
+    assert checkpoint.find("auto", folder, report=said.append) == folder / "step_000003"
     assert len(said) == 1
     assert "step_000006" in said[0]
     with pytest.raises(InputError, match="step_000006"):
-        checkpoint.find(str(folder / "step_000006"), folder, say=said.append)
+        checkpoint.find(str(folder / "step_000006"), folder, report=said.append)
 
 
 @pytest.mark.slow
@@ -388,7 +387,7 @@ def test_another_step_in_the_state_is_noticed(interrupted):
     state = folder / "step_000006" / "state.json"
     state.write_text(state.read_text().replace('"step": 6', '"step": 7'))
     said = []
-    assert checkpoint.find("auto", folder, say=said.append) == folder / "step_000003"
+    assert checkpoint.find("auto", folder, report=said.append) == folder / "step_000003"
     assert "state.json" in said[0]
 
 
@@ -399,7 +398,7 @@ def test_a_checkpoint_that_is_written_again_is_never_missing(interrupted, capsys
     folder = Path(interrupted.out) / "checkpoints"
     shutil.rmtree(folder / "step_000003")
     (folder / "step_000006").rename(folder / "step_000006.old")
-    assert checkpoint.find("auto", folder, say=print) == folder / "step_000006.old"
+    assert checkpoint.find("auto", folder, report=print) == folder / "step_000006.old"
     run(replace(interrupted, train=replace(interrupted.train, accumulation=2, checkpoint_steps=8)))
     assert [path.name for path in folder.iterdir()] == ["step_000008"]
     assert "train.accumulation 2 (was 1), train.checkpoint_steps 8 (was 3)" in capsys.readouterr().out
@@ -429,7 +428,7 @@ def test_weights_that_are_not_finite_are_not_saved(interrupted, monkeypatch):
     with pytest.raises(InputError, match=r"weight .*step 7.*optim\.lr"):
         run(replace(interrupted, train=replace(interrupted.train, checkpoint_steps=1)))
     folder = Path(interrupted.out) / "checkpoints"
-    assert checkpoint.find("auto", folder, say=print) == folder / "step_000006"
+    assert checkpoint.find("auto", folder, report=print) == folder / "step_000006"
 
 
 @pytest.mark.slow
@@ -479,7 +478,7 @@ def test_from_the_one_before_the_run_ends_with_the_same_bits(interrupted, fine_t
 def test_a_half_written_checkpoint_of_a_step_is_not_found(interrupted):
     folder = Path(interrupted.out) / "checkpoints"
     (folder / "step_000006").rename(folder / "step_000006.tmp")
-    assert checkpoint.find("auto", folder, say=print) == folder / "step_000003"
+    assert checkpoint.find("auto", folder, report=print) == folder / "step_000003"
 
 
 @pytest.mark.slow
@@ -558,8 +557,8 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
     from accelerate import skip_first_batches
     from torch.utils.data import DataLoader, RandomSampler
 
-    def shuffled(rows, samples, transform, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, **_):
-        transforms = loaders.TransformedImages(rows, samples, transform, seed=seed)
+    def shuffled(rows, source, transform, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, **_):
+        transforms = loaders.TransformedImages(rows, source, transform, seed=seed)
         sampler = RandomSampler(transforms, num_samples=num_steps * batch_size)
         plain = DataLoader([transforms[(index, 0)] for index in range(len(transforms))], sampler=sampler, batch_size=batch_size,
                            collate_fn=collate)  # fmt: skip
@@ -569,8 +568,8 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
         rest.batch_sampler.batch_size = batch_size  # without which prepare refuses it
         return rest
 
-    monkeypatch.setattr(by_epochs, "train_loader", shuffled)
-    monkeypatch.setattr(by_epochs, "_draw_train_batch", lambda *_: None)
+    monkeypatch.setattr(image_data, "train_loader", shuffled)
+    monkeypatch.setattr(images, "draw_train_batch", lambda *_: None)
     torch.manual_seed(7)
     config = small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"checkpoint_steps": 3, "resume": "auto"})
     straight = run(config)
@@ -588,13 +587,13 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
 def test_a_finished_run_is_not_taken_for_another_recipe(fine_tuned, tiny_data):
     other = small(tiny_data, fine_tuned, train={"resume": "auto"}, optim={"lr": 0.5}, data=NO_RANDOM_CROP)
     with pytest.raises(InputError, match=rf"{fine_tuned}.*optim\.lr 0\.5 \(was 0\.02\)"):
-        start.run(other)
+        run(other)
 
 
 @pytest.mark.slow
 def test_a_finished_run_that_is_started_again_has_nothing_to_do(fine_tuned, tiny_data, capsys):
     before = {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")}
-    assert start.run(small(tiny_data, fine_tuned, train={"resume": "auto"}, data=NO_RANDOM_CROP)) == fine_tuned
+    assert run(small(tiny_data, fine_tuned, train={"resume": "auto"}, data=NO_RANDOM_CROP)) == fine_tuned
     assert str(fine_tuned) in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in fine_tuned.rglob("*")} == before
 

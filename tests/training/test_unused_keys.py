@@ -4,13 +4,13 @@ import pytest
 
 from headstart.config import RunConfig
 from headstart.config_io import parse_train, shipped_configs
-from headstart.training.unused_keys import describe_idle, without_effect
+from headstart.training.unused_keys import describe_unused_keys, unused_keys
 
 FROZEN = ["--strategy.name", "frozen_head"]
 
 
 def idle(*options: str) -> list[str]:
-    return without_effect(parse_train(["--data.root", "images", *options]))
+    return unused_keys(parse_train(["--data.root", "images", *options]))
 
 
 @pytest.mark.parametrize(
@@ -57,19 +57,19 @@ def test_the_loop_does_not_look_at_the_section_probe() -> None:
 
 
 def test_the_message_names_the_kind_of_run_and_the_way_out() -> None:
-    message = describe_idle(parse_train([*FROZEN, "--data.root", "images", "--probe.steps", "7"]))
+    message = describe_unused_keys(parse_train([*FROZEN, "--data.root", "images", "--probe.steps", "7"]))
     assert message is not None
     for fragment in ("lbfgs", "probe.steps", "--strategy.features recompute"):
         assert fragment in message
-    message = describe_idle(parse_train(["--data.root", "images", "--probe.steps", "7"]))
+    message = describe_unused_keys(parse_train(["--data.root", "images", "--probe.steps", "7"]))
     assert message is not None
     assert message.endswith("probe.steps")
     assert "fine_tune" in message
-    assert describe_idle(RunConfig()) is None
+    assert describe_unused_keys(RunConfig()) is None
 
 
 @pytest.mark.slow
-def test_the_shipped_configurations_set_nothing_without_effect() -> None:
+def test_the_shipped_configurations_set_nothing_unused_keys() -> None:
     configs = shipped_configs()
     assert len(configs) >= 7
     named = {name: idle("--config", str(path)) for name, path in configs.items()}

@@ -1,8 +1,8 @@
 "use strict";
 (() => {
   const LIMITS = document.querySelector("main").dataset;
-  const AT_ONCE = 4; // requests; what is dropped together waits here, not at the server
-  const PREVIEW_BYTES = 8 * 2 ** 20; // a larger file is not decoded a second time just to be looked at
+  const AT_ONCE = 4; // requests; more files wait here, not at the server
+  const PREVIEW_BYTES = 8 * 2 ** 20; // larger files get no preview
   const RETRIES = 8;
   const HUE = [255, 110, 0];
 
@@ -26,9 +26,9 @@
   }
 
   function percent(share) {
-    if (share > 0.999 && share < 1) return "> 99.9 %";
-    if (share < 0.001 && share > 0) return "< 0.1 %";
-    return (100 * share).toFixed(1) + " %";
+    if (share > 0.999 && share < 1) return "> 99.9%";
+    if (share < 0.001 && share > 0) return "< 0.1%";
+    return (100 * share).toFixed(1) + "%";
   }
 
   function either(names) {
@@ -37,7 +37,7 @@
     return shown.join(" or ") + (more > 0 ? ` or one of ${more} others` : "");
   }
 
-  function say(text) {
+  function announce(text) {
     find("live").textContent = text;
   }
 
@@ -58,7 +58,7 @@
       const picture = element("div", "picture");
       figure.append(picture);
       const body = element("div");
-      body.append(title, element("p", "said", "Waiting…"));
+      body.append(title, element("p", "headline", "Waiting…"));
       card.append(figure, body);
       if (file.type.startsWith("image/") && file.size <= PREVIEW_BYTES) {
         const image = element("img");
@@ -80,8 +80,8 @@
     while (running < AT_ONCE && queue.length > 0) {
       running += 1;
       const item = queue.shift();
-      ask(item.file)
-        .then((answer) => show(item, answer), (problem) => refuse(item, problem.message))
+      classify(item.file)
+        .then((prediction) => show(item, prediction), (problem) => refuse(item, problem.message))
         .finally(() => {
           running -= 1;
           done += 1;
@@ -92,18 +92,18 @@
     }
   }
 
-  async function ask(file) {
+  async function classify(file) {
     if (file.size > Number(LIMITS.maxBytes)) throw new Error(`the file is larger than ${LIMITS.maxMib} MiB`);
     let content;
     try {
       content = await file.arrayBuffer();
     } catch {
-      throw new Error("the browser cannot read it; a folder has to be opened, and its images dropped");
+      throw new Error("the browser cannot read it; to add a folder, open it and drop its images");
     }
     for (let attempt = 0; ; attempt += 1) {
       let response;
       try {
-        response = await fetch("predict?top=5&gradcam=true&view=true", {
+        response = await fetch("predict?top=5&gradcam=true&preprocessed=true", {
           method: "POST",
           headers: { "Content-Type": "application/octet-stream" },
           body: content,
@@ -114,33 +114,33 @@
       if (response.ok) return (await response.json()).results[0];
       if (response.status !== 503 || attempt === RETRIES) {
         const problem = await response.json().catch(() => null);
-        throw new Error(problem?.detail ?? `the server answered ${response.status}`);
+        throw new Error(problem?.detail ?? `the server responded with ${response.status}`);
       }
       const seconds = Number(response.headers.get("Retry-After")) || 1;
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (1 + Math.random())));
     }
   }
 
-  function show({ card, figure, picture, body, title }, answer) {
+  function show({ card, figure, picture, body, title }, prediction) {
     const image = element("img");
-    image.alt = `The square of ${title.textContent} that the model saw`;
-    image.src = answer.view;
+    image.alt = `${title.textContent} as the model received it`;
+    image.src = prediction.preprocessed;
     picture.replaceChildren(image);
 
-    const none = answer.none_of_these === true;
-    const sure = percent(answer.probability);
-    const said = none ? "None of these" : `${answer.label}, ${sure}`;
-    body.replaceChildren(title, element("p", "said", said));
+    const none = prediction.none_of_these === true;
+    const confidence = percent(prediction.probability);
+    const headline = none ? "None of these" : `${prediction.label}, ${confidence}`;
+    body.replaceChildren(title, element("p", "headline", headline));
     if (none) {
       card.classList.add("doubted");
-      body.append(element("p", "note warn", `Unlike the images that the model knows. The nearest class would be ${answer.label}.`));
-    } else if (answer.prediction_set?.length > 1) {
-      body.append(element("p", "note", `Not certain: it may be ${either(answer.prediction_set)}.`));
+      body.append(element("p", "note warn", `Unlike the training images. The nearest class is ${prediction.label}.`));
+    } else if (prediction.prediction_set?.length > 1) {
+      body.append(element("p", "note", `Not certain: it may be ${either(prediction.prediction_set)}.`));
     }
 
     const bars = element("ol", "bars");
     bars.setAttribute("aria-label", "Probabilities");
-    for (const { class: name, probability } of answer.top) {
+    for (const { class: name, probability } of prediction.top) {
       const row = element("li");
       const text = element("div");
       text.append(element("span", "what", name), element("span", "share", percent(probability)));
@@ -155,9 +155,9 @@
     body.append(bars);
 
     const actions = element("div", "actions");
-    const map = heatMap(answer.gradcam);
-    const legend = element("figcaption", "soft small", `Orange: what speaks most for ${answer.label} (Grad-CAM)`);
-    const look = button("Where it looked", () => {
+    const map = heatMap(prediction.gradcam);
+    const legend = element("figcaption", "soft small", `Orange: regions with the strongest evidence for ${prediction.label} (Grad-CAM)`);
+    const look = button("Show Grad-CAM", () => {
       const on = look.getAttribute("aria-pressed") !== "true";
       look.setAttribute("aria-pressed", String(on));
       card.classList.toggle("looked", on);
@@ -172,7 +172,7 @@
     look.setAttribute("aria-pressed", "false");
     actions.append(look, remover(card, title));
     body.append(actions);
-    say(`${title.textContent}: ${said}`);
+    announce(`${title.textContent}: ${headline}`);
   }
 
   function refuse({ card, figure, body, title }, why) {
@@ -181,7 +181,7 @@
     const actions = element("div", "actions");
     actions.append(remover(card, title));
     body.replaceChildren(title, element("p", "why", `Not classified: ${why}.`), actions);
-    say(`${title.textContent} was not classified: ${why}`);
+    announce(`${title.textContent} was not classified: ${why}`);
   }
 
   function remover(card, title) {
@@ -190,7 +190,7 @@
       card.remove();
       forget(1);
       (neighbour?.querySelector(".actions button:last-child") ?? find("pick")).focus();
-      say(`${title.textContent} removed`);
+      announce(`${title.textContent} removed`);
     });
     made.setAttribute("aria-label", `Remove ${title.textContent}`);
     return made;
@@ -213,7 +213,7 @@
     const map = element("canvas");
     map.width = map.height = 224;
     map.setAttribute("role", "img");
-    map.setAttribute("aria-label", "Where the model looked, in orange");
+    map.setAttribute("aria-label", "Grad-CAM map, in orange");
     const context = map.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(small, 0, 0, map.width, map.height);
@@ -230,7 +230,7 @@
     finished.forEach((card) => card.remove());
     forget(finished.length);
     find("pick").focus();
-    say("All removed");
+    announce("All removed");
   });
 
   let inside = 0; // dragenter and dragleave come for every element on the way
@@ -247,16 +247,16 @@
     over(0);
     const files = event.dataTransfer.files;
     if (files.length > 0) add(files);
-    else tell("That was no file. Save the image first, or copy it and paste it here.");
+    else showMessage("That was not a file. Save the image first, or copy it and paste it here.");
   });
   addEventListener("paste", (event) => {
     const files = event.clipboardData.files;
     if (files.length > 0) add(files);
-    else tell("There is no image in the clipboard.");
+    else showMessage("There is no image in the clipboard.");
   });
 
-  function tell(text) {
+  function showMessage(text) {
     find("count").textContent = text;
-    say(text);
+    announce(text);
   }
 })();

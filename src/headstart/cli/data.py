@@ -39,7 +39,8 @@ def _demo(location: str, *, seed: int) -> None:
 
 
 def _bank(location: str | None, *, prune_name: str | None, unused_days: float | None) -> None:
-    from headstart.features.bank import default_location, prune, stored
+    from headstart.features.bank import default_location
+    from headstart.features.bank_keys import prune, stored
 
     folder = Path(location) if location else default_location()
     if prune_name is not None or unused_days is not None:

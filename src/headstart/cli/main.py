@@ -146,7 +146,7 @@ def _train(argv: list[str]) -> None:
     from headstart.config_io import parse_train
 
     config = parse_train(argv)
-    from headstart.training.dispatch import run
+    from headstart.training.run import run
 
     run(config)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out
-from headstart.model.calibration import CONFIDENCE, WRONGLY_FLAGGED
+from headstart.model.conformal import CONFIDENCE
+from headstart.model.open_set import WRONGLY_FLAGGED
 
 if TYPE_CHECKING:
     from headstart.predict.image_paths import Listed

@@ -1,50 +1,51 @@
-"""Which classes can be trained and measured: each needs images to train on and images to measure."""
+"""Which classes are usable: each needs images to train on and images for validation."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from headstart.data.samples import Entry, Scan, Source, summarize
+from headstart.data.source import Entry, Scan, Source, place_in, summarize
 from headstart.errors import InputError
 
 
 def refuse_nothing(source: Source, entries: Sequence[Entry], scan: Scan) -> None:
-    """Raise InputError if no entry of a scan takes part, and say what was left out."""
+    """Raise InputError, with what was left out, if no entry of a scan is used."""
     if not entries:
         why = [*scan.skipped, *scan.bad]
         because = f": {summarize(why)}" if why else ""
-        raise InputError(f"{source.root} has no image of a class to train on or to measure{because}")
+        raise InputError(f"{source.root} has no image of a class to train or evaluate on{because}")
 
 
 def lacking_classes(
     source: Source, entries: Sequence[Entry], read: Sequence[Entry], *, split_by_us: bool
 ) -> dict[str, str]:
-    """Label -> what is wrong with the class. entries: all that take part; read: those of them that can be used."""
+    """Label -> the problem of the class. entries: all that are used; read: those of them that decode."""
 
-    def parts_of(entries: Iterable[Entry]) -> Counter[tuple[str | None, str]]:
+    def per_split(entries: Iterable[Entry]) -> Counter[tuple[str | None, str]]:
         return Counter((None if split_by_us else entry.split, entry.label) for entry in entries)
 
-    counts, wanted = parts_of(read), parts_of(entries)
-    parts: list[str | None] = [None] if split_by_us else ["train", "val"]
+    counts, wanted = per_split(read), per_split(entries)
+    splits: list[str | None] = [None] if split_by_us else ["train", "val"]
     lacking: dict[str, str] = {}
     for label in sorted({label for _, label in wanted}):
-        for part, other in zip(parts, reversed(parts), strict=True):
-            have = counts[(part, label)]
-            if not have and wanted[(part, label)]:
-                place = place_in(source, part) if part else source.root
+        for split, other in zip(splits, reversed(splits), strict=True):
+            have = counts[(split, label)]
+            if not have and wanted[(split, label)]:
+                place = place_in(source, split) if split else source.root
                 lacking[label] = f"class {label!r} has no readable image in {place}; add some or remove the class"
             elif not have:
                 lacking[label] = (
-                    f"class {label!r} is in {other}/ but not in {part}/ of {source.root}; both need the same classes"
+                    f"class {label!r} is in {other}/ but not in {split}/ of {source.root}; both need the same classes"
                 )
-            elif part is None and have < 2:
+            elif split is None and have < 2:
                 lacking[label] = (
-                    f"class {label!r} in {source.root} has a single image; at least two are needed, one to train and one to measure"
+                    f"class {label!r} in {source.root} has a single image; at least two are needed, one for training "
+                    "and one for validation"
                 )
     return lacking
 
 
 def classes_of_one_side(labels: Sequence[str], splits: Sequence[str]) -> dict[str, str]:
-    """Label -> what is wrong, of each class that a split leaves without an image to train on or without one to measure."""
+    """Label -> the problem of each class that has images in train alone or in val alone after a split."""
     counts = Counter(zip(labels, splits, strict=True))
     lacking = {}
     for label in sorted(set(labels)):
@@ -52,20 +53,17 @@ def classes_of_one_side(labels: Sequence[str], splits: Sequence[str]) -> dict[st
         if not all(have.values()):
             side = max(have, key=lambda side: have[side])
             lacking[label] = (
-                f"class {label!r} lies in {side} with all of its {have[side]} images after the split (copies of a file, and "
-                "images of one group, stay together); add other images, or choose another --data.val_fraction, --seed, fewer --data.folds or smaller groups"
+                f"class {label!r} lies in {side} with all of its {have[side]} images after the split (copies of a "
+                "file, and images of one group, stay together); add other images, or choose another "
+                "--data.val_fraction, --seed, fewer --data.folds or smaller groups"
             )
     return lacking
 
 
 def refuse_or_leave_out(source: Source, lacking: dict[str, str], labels: set[str], *, skip: bool) -> None:
-    """Raise InputError unless the classes that lack nothing can be gone on with."""
+    """Raise InputError unless training can continue without the classes in `lacking`."""
     left = labels - lacking.keys()
     if lacking and (not skip or len(left) < 2):
         raise InputError(next(iter(lacking.values())))
     if len(left) < 2:
         raise InputError(f"{source.root} has a single class, {min(left)!r}; a classifier needs at least two")
-
-
-def place_in(source: Source, path: str) -> str:
-    return f"{source.root.rstrip('/')}/{path}"

@@ -1,4 +1,4 @@
-"""Training views made on the device: workers decode, a GPU crops, resizes and mirrors."""
+"""Augmentation on the device: workers decode, a GPU crops, resizes and flips."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,17 +10,17 @@ from headstart.data.transforms import Transform
 
 
 class DecodedImages(TransformedImages):
-    """Item (index, epoch) -> the decoded image and its augmentation seed, for `DeviceTransform` to finish."""
+    """Item (index, epoch) -> the decoded image and the seed of its augmentation, for `DeviceTransform` to finish."""
 
     @property
     def item_bytes(self) -> int:
-        return 16 * super().item_bytes  # photographs are larger than what the network sees
+        return 16 * super().item_bytes  # photographs are larger than the network's input
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, epoch = item
-        picture = self.transform.prepared(self.samples[index].sha256, lambda: self.decoded(index))
+        picture = self.transform.prepared(self.value("sha256", index), lambda: self.decoded(index))
         seed = self.seed_of(index, epoch)
-        return {"picture": picture, "seed": seed, "label": self.rows[index]["label"], "index": index}
+        return {"picture": picture, "seed": seed, "label": self.value("label", index), "index": index}
 
 
 def collate_decoded(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -33,8 +33,8 @@ def collate_decoded(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class DeviceTransform:
-    """From a batch of `collate_decoded` to uint8 (n, 3, S, S) on `device`. Random numbers are drawn as in a worker, so the
-    results are the same except for the rounding of the device."""
+    """From a batch of `collate_decoded` to uint8 (n, 3, S, S) on `device`. Random numbers are drawn as in a worker,
+    so the pixels are the same but for the rounding of the device."""
 
     def __init__(self, transform: Transform, device: torch.device) -> None:
         self.transform, self.device = transform, device

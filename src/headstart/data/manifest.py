@@ -1,37 +1,22 @@
-"""What is in the data, by content: ask a source what it has, hash and fully decode every image, assign the splits."""
+"""Build the manifest: scan a source, hash and decode every image, assign the splits."""
 
-import hashlib
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
 
 from PIL import Image
 
 from headstart.config import DataConfig
-from headstart.data.classes import classes_of_one_side, lacking_classes, place_in, refuse_nothing, refuse_or_leave_out
-from headstart.data.decode import UnreadableImage, decode
-from headstart.data.samples import PARTS, Entry, Manifest, Sample, Samples, Scan, Skipped, Source, summarize
-from headstart.data.scan_cache import Index
+from headstart.data.classes import classes_of_one_side, lacking_classes, refuse_nothing, refuse_or_leave_out
+from headstart.data.decode import decode
+from headstart.data.read_images import ImageReader, ReadImage
+from headstart.data.samples import Manifest, Sample, Samples
+from headstart.data.source import PARTS, Entry, Scan, Skipped, Source, place_in, summarize
 from headstart.data.splits import is_split_by_us, split_as_configured
+from headstart.data.transforms import PixelCache
 from headstart.errors import InputError
-
-Keep = Callable[[str | None, str, Image.Image], object]
-CHUNK = 4096  # images whose results are waited for together
-SAY_S = 10.0  # between two lines on how far a long scan is
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    entry: Entry
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Unreadable:
-    reason: str
+from headstart.wording import counted
 
 
 def build_manifest(
@@ -40,33 +25,30 @@ def build_manifest(
     *,
     seed: int,
     num_threads: int | None = None,
-    decodes: Callable[[str], bool] | None = None,
-    keep: Keep | None = None,
+    known: Callable[[str], bool] | None = None,
+    cache: PixelCache | None = None,
     say: Callable[[str], object] | None = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
-    """Scan the source, decode everything once, split as `data` says.
+    """Scan the source, decode everything once, split as `data` specifies. The other arguments are those of ImageReader.
 
-    decodes: whether a content of this sha256 is known to decode, so that it need not be tried again.
-    keep: is given every image that was decoded, with its split (None if it has none yet) and sha256, in threads.
-    say: is told how far a long scan is. decoder: a file -> an RGB image.
-
-    Raises InputError for data that cannot be trained on (missing, one class, an empty class, classes that
-    differ between train and val) and for files that cannot be decoded; if data.on_bad_file is "skip", bad files, empty
+    Raises InputError for data that cannot be trained on (missing, one class, an empty class, classes that differ
+    between train and val) and for files that cannot be decoded. If data.on_bad_file is "skip", bad files, empty
     classes and classes of one side alone are left out and listed instead.
     """
-    usable = _usable(source, data, num_threads=num_threads, decodes=decodes, keep=keep, say=say, decoder=decoder)
-    scan, read, lacking = usable.scan, usable.read, dict(usable.lacking)
-    splits = [r.entry.split or "" for r in read]
+    usable = _usable(ImageReader(source, decoder, known, cache, say, num_threads), data)
+    scan, images, lacking = usable.scan, usable.images, dict(usable.lacking)
+    splits = [image.entry.split or "" for image in images]
     if usable.split_by_us:
-        read, splits, one_sided = _split(source, read, data, seed=seed)
+        images, splits, one_sided = _split(source, images, data, seed=seed)
         lacking |= one_sided
     left_out = [Skipped(name, "a class without images") for name in scan.empty]
     left_out += [Skipped(label, f"{reason.split(';')[0]}: left out") for label, reason in lacking.items()]
-    idle = Counter(entry.split for entry in scan.entries if entry.split not in PARTS)
-    left_out += [Skipped(f"split {part!r}", f"{n} images that neither train nor measure") for part, n in idle.items()]
-    classes = tuple(sorted({r.entry.label for r in read}))
-    return Manifest(source, classes, _samples(source, read, splits), tuple([*scan.skipped, *left_out, *usable.bad]))
+    unused = Counter(entry.split for entry in scan.entries if entry.split not in PARTS)
+    left_out += [Skipped(f"split {split!r}", f"{n} images, not used in training") for split, n in unused.items()]
+    classes = tuple(sorted({image.entry.label for image in images}))
+    samples = _samples(source, images, splits)
+    return Manifest(source, classes, samples, tuple([*scan.skipped, *left_out, *usable.bad]))
 
 
 def check_splits(
@@ -76,15 +58,17 @@ def check_splits(
     say: Callable[[str], object] | None = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> None:
-    """Raise InputError unless build_manifest would take every (data, seed) of one source, with the same classes. They differ in
-    the seed and the fold alone, so the source is read once; a message about one of them begins with its name."""
-    usable = _usable(source, next(iter(recipes.values()))[0], say=say, decoder=decoder)
+    """Raise InputError unless build_manifest would accept every (data, seed) of one source, with the same classes.
+
+    They differ in the seed and the fold alone, so the source is read once. Messages begin with the name of the
+    recipe."""
+    usable = _usable(ImageReader(source, decoder, say=say), next(iter(recipes.values()))[0])
     if not usable.split_by_us:
         return
     left_out: dict[str, str] = {}
     for number, (name, (data, seed)) in enumerate(recipes.items()):
         try:
-            _, _, one_sided = _split(source, usable.read, data, seed=seed)
+            _, _, one_sided = _split(source, usable.images, data, seed=seed)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         if number == 0:
@@ -94,64 +78,6 @@ def check_splits(
             raise InputError(f"{reason}; {name} and {next(iter(recipes))} would not have the same classes")
 
 
-@dataclass(frozen=True)
-class _Usable:
-    """read: the images that can be trained or measured on; lacking: label -> what is wrong with a class that is left out;
-    bad: files that cannot be decoded; split_by_us: whether train and val are for us to choose."""
-
-    scan: Scan
-    read: list[_Read]
-    lacking: dict[str, str]
-    bad: list[Skipped]
-    split_by_us: bool
-
-
-def _usable(
-    source: Source,
-    data: DataConfig,
-    *,
-    num_threads: int | None = None,
-    decodes: Callable[[str], bool] | None = None,
-    keep: Keep | None = None,
-    say: Callable[[str], object] | None = None,
-    decoder: Callable[[bytes], Image.Image] = decode,
-) -> _Usable:
-    """Of all that takes part in a run."""
-    skip = data.on_bad_file == "skip"
-    scan = source.scan()
-    if scan.empty and not skip:
-        raise InputError(f"class folder {place_in(source, scan.empty[0])} holds no images; fill it or remove it")
-    entries = [entry for entry in scan.entries if entry.split in PARTS]
-    refuse_nothing(source, entries, scan)
-    by_us = is_split_by_us(source, entries, data)
-    read, bad = _read_all(
-        source,
-        scan,
-        data,
-        wanted=lambda entry: entry.split in PARTS,
-        num_threads=num_threads,
-        decodes=decodes,
-        keep=keep,
-        say=say,
-        decoder=decoder,
-    )
-    _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
-    lacking = lacking_classes(source, entries, [r.entry for r in read], split_by_us=by_us)
-    refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
-    return _Usable(scan, [r for r in read if r.entry.label not in lacking], lacking, bad, by_us)
-
-
-def _split(
-    source: Source, read: Sequence[_Read], data: DataConfig, *, seed: int
-) -> tuple[list[_Read], list[str], dict[str, str]]:
-    """The images that are left, the side of each, and label -> what is wrong, of the classes that lie on one side alone."""
-    splits = split_as_configured([r.entry for r in read], [r.sha256 for r in read], data, seed=seed)
-    one_sided = classes_of_one_side([r.entry.label for r in read], splits)
-    refuse_or_leave_out(source, one_sided, {r.entry.label for r in read}, skip=data.on_bad_file == "skip")
-    whole = [r.entry.label not in one_sided for r in read]
-    return list(compress(read, whole)), list(compress(splits, whole)), one_sided
-
-
 def build_eval_manifest(
     source: Source,
     *,
@@ -159,149 +85,122 @@ def build_eval_manifest(
     on_bad_file: str,
     trained_on: Callable[[str, str], bool],
     split: str | None = None,
-    anew: bool = False,
+    resplit: bool = False,
     num_threads: int | None = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
-    """The images of `source` to measure a finished model on, labelled by the model's own classes.
+    """The images of `source` on which to evaluate a finished model, labelled by the model's own classes.
 
-    split: which ones; None: those that the source holds out to measure on (val, else test), or all if it holds out none.
-    anew: the model's run split train and val anew, so the source's own do not say what it was trained on. Images of
-    which `trained_on(sha256, path)` is true are not measured on; they are listed as skipped. Raises InputError as
+    split: None for the one that the source holds out (val, else test), or all images if it holds out none. resplit: the
+    model's run split train and val itself, so the splits of the source do not tell what it was trained on. Images for
+    which `trained_on(sha256, path)` is true are not evaluated but listed as skipped. Raises InputError as
     build_manifest does, and for a class that the model does not know.
     """
     scan = source.scan()
-    part = _part_to_measure(source, scan, split, anew=anew)
-    entries = [entry for entry in scan.entries if entry.split in part]
+    parts = _evaluated_splits(source, scan, split, resplit=resplit)
+    entries = [entry for entry in scan.entries if entry.split in parts]
     refuse_nothing(source, entries, scan)
     unknown = sorted({entry.label for entry in entries} - set(classes))
     if unknown and on_bad_file == "refuse":
         raise InputError(
-            f"{source.root} has a class {unknown[0]!r} that the model does not know ({', '.join(classes)}); remove it, or "
-            "leave it out with --on_bad_file skip"
+            f"{source.root} has a class {unknown[0]!r} that the model does not know ({', '.join(classes)}); remove "
+            "it, or leave it out with --on_bad_file skip"
         )
     left_out = [Skipped(label, "a class that the model does not know: left out") for label in unknown]
 
     def wanted(entry: Entry) -> bool:
-        return entry.split in part and entry.label in classes
+        return entry.split in parts and entry.label in classes
 
-    read, bad = _read_all(source, scan, DataConfig(), wanted=wanted, num_threads=num_threads, decoder=decoder)
+    images, bad = ImageReader(source, decoder, num_threads=num_threads).read(scan, wanted=wanted)
     _refuse_or_skip(source, bad, on_bad_file=on_bad_file)
-    fresh, seen = [], []
-    for r in read:
-        if trained_on(r.sha256, r.entry.path):
-            seen.append(Skipped(r.entry.path, "the model was trained on it"))
-        else:
-            fresh.append(r)
+    seen = [trained_on(image.sha256, image.entry.path) for image in images]
+    left_out += bad + [Skipped(i.entry.path, "the model was trained on it") for i in compress(images, seen)]
+    fresh = list(compress(images, (not was_seen for was_seen in seen)))
     if not fresh:
-        raise InputError(f"{source.root} holds no image to measure on that the model was not trained on")
+        raise InputError(f"{source.root} has no image to evaluate on that the model was not trained on")
     samples = _samples(source, fresh, ["val"] * len(fresh))
-    return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *left_out, *bad, *seen]))
+    return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *left_out]))
 
 
-def _part_to_measure(source: Source, scan: Scan, split: str | None, *, anew: bool) -> set[str | None]:
-    """The values of Entry.split that are measured on."""
+@dataclass(frozen=True)
+class _Usable:
+    """lacking: label -> the problem of a class that is left out; bad: files that cannot be decoded; split_by_us:
+    whether the images still have to be split into train and val."""
+
+    scan: Scan
+    images: list[ReadImage]
+    lacking: dict[str, str]
+    bad: list[Skipped]
+    split_by_us: bool
+
+
+def _usable(reader: ImageReader, data: DataConfig) -> _Usable:
+    """The images of train, val or no split that decode and belong to a complete class."""
+    source, skip = reader.source, data.on_bad_file == "skip"
+    scan = source.scan()
+    if scan.empty and not skip:
+        raise InputError(f"class folder {place_in(source, scan.empty[0])} holds no images; fill it or remove it")
+    entries = [entry for entry in scan.entries if entry.split in PARTS]
+    refuse_nothing(source, entries, scan)
+    by_us = is_split_by_us(source, entries, data)
+    images, bad = reader.read(scan, wanted=lambda entry: entry.split in PARTS, rescan=data.rescan)
+    _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
+    lacking = lacking_classes(source, entries, [image.entry for image in images], split_by_us=by_us)
+    refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
+    return _Usable(scan, [image for image in images if image.entry.label not in lacking], lacking, bad, by_us)
+
+
+def _split(
+    source: Source, images: Sequence[ReadImage], data: DataConfig, *, seed: int
+) -> tuple[list[ReadImage], list[str], dict[str, str]]:
+    """The images that are used, their splits, and label -> problem of each class that lies on one side alone."""
+    labels = [image.entry.label for image in images]
+    splits = split_as_configured([i.entry for i in images], [i.sha256 for i in images], data, seed=seed)
+    one_sided = classes_of_one_side(labels, splits)
+    refuse_or_leave_out(source, one_sided, set(labels), skip=data.on_bad_file == "skip")
+    complete = [label not in one_sided for label in labels]
+    return list(compress(images, complete)), list(compress(splits, complete)), one_sided
+
+
+def _evaluated_splits(source: Source, scan: Scan, split: str | None, *, resplit: bool) -> set[str | None]:
+    """The values of Entry.split that are evaluated."""
     there = {entry.split for entry in scan.entries}
     if split is not None:
         if split not in there:
             has = ", ".join(sorted(part for part in there if part)) or "none"
             raise InputError(f"{source.root} has no split {split!r}; its splits: {has}")
         return {split}
-    if anew and there & PARTS:
+    if resplit and there & PARTS:
         return set(PARTS)
     return next(({part} for part in ("val", "test") if part in there), there)
 
 
-def _samples(source: Source, read: Sequence[_Read], splits: Sequence[str]) -> Samples:
+def _samples(source: Source, images: Sequence[ReadImage], splits: Sequence[str]) -> Samples:
     rows = [
-        (Sample(id=i, path=r.entry.path, sha256=r.sha256, split=split, label=r.entry.label), r.entry)
-        for i, r, split in zip(_ids(read, splits), read, splits, strict=True)
+        (Sample(id=i, path=image.entry.path, sha256=image.sha256, split=split, label=image.entry.label), image.entry)
+        for i, image, split in zip(_ids(images, splits), images, splits, strict=True)
     ]
     rows.sort(key=lambda row: (row[0].split, row[0].path))
     return Samples.of([sample for sample, _ in rows], [entry for _, entry in rows], source)
 
 
-def _read_all(
-    source: Source,
-    scan: Scan,
-    data: DataConfig,
-    *,
-    wanted: Callable[[Entry], bool],
-    num_threads: int | None,
-    decodes: Callable[[str], bool] | None = None,
-    keep: Keep | None = None,
-    say: Callable[[str], object] | None = None,
-    decoder: Callable[[bytes], Image.Image] = decode,
-) -> tuple[list[_Read], list[Skipped]]:
-    """Hash and fully decode what the index does not know; Pillow and hashlib release the interpreter lock, so threads do."""
-    index = Index.of(source, scan.entries, use=not data.rescan)
-    found: list[str | None] = [None] * len(scan.entries)
-    places = [place for place, entry in enumerate(scan.entries) if wanted(entry)]
-    bad = list(scan.bad)
-    started = spoke = time.monotonic()
-    with ThreadPoolExecutor(num_threads) as pool:
-        for start in range(0, len(places), CHUNK):
-            chunk = places[start : start + CHUNK]
-            unknown = [scan.entries[place] for place in chunk if index.sha256[place] is None]
-            looked_at = pool.map(
-                lambda entry: _hash_and_check(source, entry, decoder=decoder, decodes=decodes, keep=keep), unknown
-            )
-            for place in chunk:
-                result = index.sha256[place] or next(looked_at)
-                if isinstance(result, _Unreadable):
-                    bad.append(Skipped(scan.entries[place].path, result.reason))
-                else:
-                    found[place] = result
-            now, done = time.monotonic(), min(start + CHUNK, len(places))
-            if say is not None and now - spoke > SAY_S and done < len(places):
-                say(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
-                spoke = now
-    index.store(found)
-    good = [_Read(entry, sha256) for entry, sha256 in zip(scan.entries, found, strict=True) if sha256 is not None]
-    return good, bad
-
-
-def _hash_and_check(
-    source: Source,
-    entry: Entry,
-    *,
-    decoder: Callable[[bytes], Image.Image],
-    decodes: Callable[[str], bool] | None,
-    keep: Keep | None,
-) -> str | _Unreadable:
-    """The sha256 of an image that decodes."""
-    try:
-        data = source.read(entry.path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if decodes is None or not decodes(sha256):
-            image = decoder(data)
-            if keep is not None:
-                keep(entry.split, sha256, image)
-    except UnreadableImage as error:
-        return _Unreadable(str(error))
-    except OSError as error:
-        return _Unreadable(error.strerror or str(error))
-    return sha256
+def _ids(images: Sequence[ReadImage], splits: Sequence[str]) -> list[str]:
+    """16 hex digits of the content. The k-th copy of the same content gets -k, in the order of split and label: an id
+    changes only when the hash of the manifest does."""
+    ids = [image.sha256[:16] for image in images]
+    count = Counter(image.sha256 for image in images)
+    copies = [place for place, image in enumerate(images) if count[image.sha256] > 1]
+    seen: Counter[str] = Counter()
+    for place in sorted(copies, key=lambda place: (splits[place], images[place].entry.label, images[place].entry.path)):
+        seen[images[place].sha256] += 1
+        if seen[images[place].sha256] > 1:
+            ids[place] += f"-{seen[images[place].sha256]}"
+    return ids
 
 
 def _refuse_or_skip(source: Source, bad: Sequence[Skipped], *, on_bad_file: str) -> None:
     if bad and on_bad_file == "refuse":
-        noun = "file" if len(bad) == 1 else "files"
         raise InputError(
-            f"{len(bad)} unreadable {noun} in {source.root}: {summarize(bad)}; repair or remove, "
+            f"{counted(len(bad), 'unreadable file')} in {source.root}: {summarize(bad)}; repair or remove, "
             "or leave out with --data.on_bad_file skip"
         )
-
-
-def _ids(read: Sequence[_Read], splits: Sequence[str]) -> list[str]:
-    """16 hex digits of the content; the k-th copy of the same content gets -k, in the order of split and label: what an
-    image is called depends on nothing that could change without the hash of the manifest changing."""
-    ids = [r.sha256[:16] for r in read]
-    often = Counter(r.sha256 for r in read)
-    copies = [place for place, r in enumerate(read) if often[r.sha256] > 1]
-    seen: Counter[str] = Counter()
-    for place in sorted(copies, key=lambda place: (splits[place], read[place].entry.label, read[place].entry.path)):
-        seen[read[place].sha256] += 1
-        if seen[read[place].sha256] > 1:
-            ids[place] += f"-{seen[read[place].sha256]}"
-    return ids

@@ -1,4 +1,4 @@
-"""Decoded images in memory that processes share: whoever decodes one first keeps it for all."""
+"""Decoded images in memory that processes share: the first process that decodes an image keeps it for all."""
 
 import errno
 import mmap
@@ -18,13 +18,13 @@ from headstart.files import cache_folder
 from headstart.runtime.hardware import free_disk, free_memory, local_processes
 
 MOST_IMAGES = 2**20
-LOCK_S = 1.0  # a process that was killed with the lock in its hand must not stop the others
+LOCK_S = 1.0  # a process that was killed while it held the lock must not stop the others
 _ABSENT, _BEGUN, _READY = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class CacheLimit:
-    """Bytes that may be kept; on_disk: in a file without a name, mapped into memory and gone with the run."""
+    """Bytes that may be kept; on_disk: in an unnamed file, mapped into memory, that disappears with the run."""
 
     num_bytes: int = 0
     on_disk: bool = False
@@ -33,92 +33,87 @@ class CacheLimit:
 NO_CACHE = CacheLimit()
 
 
-class Pixels:
-    """uint8 (3, H, W) tensors by name. Forked processes share them; a pickled copy begins with nothing, in as much room."""
+class SharedPixels:
+    """uint8 (3, H, W) tensors by name. Forked processes share them; a pickled copy starts empty, with the same
+    limit."""
 
-    def __init__(self, cache_limit: CacheLimit) -> None:
-        self._room = cache_limit
+    def __init__(self, limit: CacheLimit) -> None:
+        self._limit = limit
         self._slots: dict[str, int] = {}
-        if cache_limit.num_bytes:
-            most = min(
-                MOST_IMAGES, cache_limit.num_bytes // 16384 + 4096
-            )  # what knows an image must not outweigh small images
+        if limit.num_bytes:
+            # the index of small images must not take more memory than they do
+            most = min(MOST_IMAGES, limit.num_bytes // 16384 + 4096)
             self._lock: Any = multiprocessing.Lock()
-            self._file, mapped = _map(cache_limit)
+            self._file, mapped = _map(limit)
             if self._file is not None:
                 weakref.finalize(self, self._file.close)
             self._bytes = np.frombuffer(mapped, dtype=np.uint8)
-            facts = np.frombuffer(mmap.mmap(-1, 32 * (most + 1)), dtype=np.int64).reshape(most + 1, 4)
-            self._end, self._facts = (
-                facts[0],
-                facts[1:],
-            )  # bytes given away; of each image: state, offset, height, width
+            index = np.frombuffer(mmap.mmap(-1, 32 * (most + 1)), dtype=np.int64).reshape(most + 1, 4)
+            self._end, self._index = index[0], index[1:]  # bytes in use; per image: state, offset, height, width
 
     def expect(self, names: Iterable[str]) -> None:
-        """Make it possible to keep these later, in whatever process. To be called before others are forked."""
-        if not self._room.num_bytes or not self._lock.acquire(timeout=LOCK_S):
+        """Reserve places in the index for these images, so that any process can keep them. Call it before a fork."""
+        if not self._limit.num_bytes or not self._lock.acquire(timeout=LOCK_S):
             return
-        try:  # threads add names at once, and no two may have one place
+        try:  # threads add names at the same time, and two names must not get one place
             for name in names:
-                if name not in self._slots and len(self._slots) < len(self._facts):
+                if name not in self._slots and len(self._slots) < len(self._index):
                     self._slots[name] = len(self._slots)
         finally:
             self._lock.release()
 
     def get(self, name: str) -> torch.Tensor | None:
         slot = self._slots.get(name)
-        if slot is None or self._facts[slot, 0] != _READY:
-            return None
-        return self._view(slot)
+        return None if slot is None or self._index[slot, 0] != _READY else self._pixels(slot)
 
     def put(self, name: str, pixels: torch.Tensor) -> None:
-        """Keep an image if there is room. Threads and processes may do so at once."""
+        """Keep an image unless the limit is reached. Safe in threads and processes at the same time."""
         if name not in self._slots:
             self.expect([name])
         slot = self._slots.get(name)
-        if slot is None or not self._reserve(slot, pixels):
-            return
-        self._view(slot).copy_(pixels)
-        self._facts[slot, 0] = _READY
+        if slot is not None and self._reserve(slot, pixels):
+            self._pixels(slot).copy_(pixels)
+            self._index[slot, 0] = _READY
 
     def _reserve(self, slot: int, pixels: torch.Tensor) -> bool:
         if not self._lock.acquire(timeout=LOCK_S):
             return False
         try:
             offset = int(self._end[0])
-            if self._facts[slot, 0] != _ABSENT or offset + pixels.nbytes > self._room.num_bytes:
+            if self._index[slot, 0] != _ABSENT or offset + pixels.nbytes > self._limit.num_bytes:
                 return False
             if self._file is not None and not _allocate(self._file.fileno(), offset, pixels.nbytes):
-                self._end[0] = self._room.num_bytes  # others have filled the disk: nothing more is kept
+                self._end[0] = self._limit.num_bytes  # others have filled the disk: nothing more is kept
                 return False
-            self._facts[slot] = _BEGUN, offset, *pixels.shape[1:]
+            self._index[slot] = _BEGUN, offset, *pixels.shape[1:]
             self._end[0] = offset + -(-pixels.nbytes // 64) * 64
             return True
         finally:
             self._lock.release()
 
-    def _view(self, slot: int) -> torch.Tensor:
-        _, offset, height, width = (int(fact) for fact in self._facts[slot])
+    def _pixels(self, slot: int) -> torch.Tensor:
+        _, offset, height, width = (int(value) for value in self._index[slot])
         flat = self._bytes[offset : offset + 3 * height * width]
         return torch.from_numpy(flat.reshape(height, width, 3)).permute(2, 0, 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Pixels, (self._room,)
+        return SharedPixels, (self._limit,)
 
 
-def _map(cache_limit: CacheLimit) -> tuple[IO[bytes] | None, mmap.mmap]:
-    """The file, which has no name and is sparse, and its bytes."""
-    if not cache_limit.on_disk:
-        return None, mmap.mmap(-1, cache_limit.num_bytes)
+def _map(limit: CacheLimit) -> tuple[IO[bytes] | None, mmap.mmap]:
+    """The unnamed, sparse file (None: memory alone), and its bytes."""
+    if not limit.on_disk:
+        return None, mmap.mmap(-1, limit.num_bytes)
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the pixels are)
-    file.truncate(cache_limit.num_bytes)
-    return file, mmap.mmap(file.fileno(), cache_limit.num_bytes)
+    file.truncate(limit.num_bytes)
+    return file, mmap.mmap(file.fileno(), limit.num_bytes)
 
 
 def _allocate(file: int, offset: int, length: int) -> bool:
-    """Whether the disk has room for these bytes of a sparse file. Writing to a page of a mapped file that has none kills the process (SIGBUS)."""
+    """Whether the disk has space for these bytes of a sparse file. Writing to a mapped page without space kills the
+    process (SIGBUS)."""
     if not hasattr(os, "posix_fallocate"):  # macOS, Windows
         return True
     try:
@@ -129,10 +124,10 @@ def _allocate(file: int, offset: int, length: int) -> bool:
 
 
 def cache_limit_for(data: DataConfig) -> CacheLimit:
-    """What this process and its workers may keep of images for training views, and as much again for evaluation views:
-    together a quarter of the free memory, or of the free disk. Workers that are not forked each have room of their own."""
+    """The limit for the images of the training transform, and again for those of the evaluation transform: together a
+    quarter of the free memory, or of the free disk. Workers that are not forked have a cache each."""
     if data.cache == "off":
-        return CacheLimit()
+        return NO_CACHE
     processes = local_processes()
     if multiprocessing.get_all_start_methods()[0] != "fork":
         processes *= max(1, data.num_workers or 0)

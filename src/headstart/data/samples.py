@@ -1,100 +1,24 @@
-"""The manifest: what is in the data, by content. Its rows lie in a table, so a million images cost a process little memory."""
+"""The manifest: one Arrow table of the images by content, so that a million images cost a process little memory."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 
 from headstart.arrow import strings
-from headstart.wording import shown
+from headstart.data.source import Entry, Skipped, Source
 
-T = TypeVar("T")
 COLUMNS = ("id", "path", "sha256", "split", "label")
-PARTS: frozenset[str | None] = frozenset({"train", "val", None})
-"""Of Entry.split: what training looks at. Others, such as a test set, take no part."""
-
-WINDOW_BYTES = 128 * 2**20  # of the blocks whose images are shuffled together, at most
-
-
-class Source(Protocol):
-    """Where images come from: everything after it is the same for all of them."""
-
-    @property
-    def root(self) -> str:
-        """As the user named it."""
-
-    @property
-    def identity(self) -> str:
-        """What, together with the name of an image, tells which image it is: the place, and the column if there are several."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Which of the keys data.*_column it looks at."""
-
-    def scan(self) -> "Scan":
-        """All images and their labels, without reading them. Raises InputError if there is nothing to train on."""
-
-    def read(self, path: str) -> bytes:
-        """The file of the image with this name. Raises OSError. May be called in threads and in forked processes."""
-
-
-class PerProcess(Generic[T]):
-    """Something like an open file, which must not be shared with forked or pickled copies: opened anew in each process."""
-
-    def __init__(self, make: Callable[..., T], *arguments: Any) -> None:
-        self._make, self._arguments = make, arguments
-        self._made: tuple[int, T] | None = None
-
-    def get(self) -> T:
-        if self._made is None or self._made[0] != os.getpid():
-            self._made = os.getpid(), self._make(*self._arguments)
-        return self._made[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made": None}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An image that a source has. `path` names it in the source; split: "train", "val", what else the source calls it, None
-    if it has none; group: images of one group stay on one side of a split; stamp: changes when the file does, "" if the
-    source cannot tell; block: images that are cheap to read together, such as a row group of a parquet file;
-    size: bytes of memory that each image of the block takes while the block is held."""
-
-    path: str
-    label: str
-    split: str | None = None
-    group: str = ""
-    stamp: str = ""
-    block: str = ""
-    size: int = 0
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that is not used, and why. `path` is relative to the data root."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Scan:
-    """empty: class folders without any image, relative to the root; bad: images that cannot be used."""
-
-    entries: list[Entry]
-    skipped: list[Skipped]
-    empty: tuple[str, ...] = ()
-    bad: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. `path` names it in its source (of a folder: relative to the data root, posix); `id` names the content."""
+    """One image. path: its name in the source (in a folder: relative to the data root, posix); id: names the
+    content."""
 
     id: str
     path: str
@@ -104,21 +28,19 @@ class Sample:
 
 
 class Samples(Sequence[Sample]):
-    """Rows of a manifest."""
+    """Rows of a manifest. table: COLUMNS as strings; with blocks also block (string) and size (int64)."""
 
     def __init__(self, table: pa.Table, source: Source) -> None:
         self.table, self.source = table, source
 
     @staticmethod
     def of(samples: Sequence[Sample], entries: Sequence[Entry], source: Source) -> "Samples":
-        """entries: what the source said of these samples, in the same order."""
-        columns = [strings([getattr(sample, name) for sample in samples]) for name in COLUMNS]
-        names = list(COLUMNS)
+        """entries: what the source has of these samples, in the same order."""
+        columns = {name: strings([getattr(sample, name) for sample in samples]) for name in COLUMNS}
         if any(entry.block for entry in entries):
-            sizes = np.array([entry.size for entry in entries], dtype=np.int64)
-            columns += [strings([entry.block for entry in entries]), pa.array(sizes)]
-            names += ["block", "size"]
-        return Samples(pa.Table.from_arrays(columns, names=names), source)
+            columns["block"] = strings([entry.block for entry in entries])
+            columns["size"] = pa.array(np.array([entry.size for entry in entries], dtype=np.int64))
+        return Samples(pa.Table.from_arrays(list(columns.values()), names=list(columns)), source)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -128,13 +50,16 @@ class Samples(Sequence[Sample]):
     @overload
     def __getitem__(self, index: slice) -> "Samples": ...
     def __getitem__(self, index: int | slice) -> "Sample | Samples":
+        """A slice without a step shares the memory of the table."""
         if isinstance(index, slice):
-            picked = np.arange(len(self))[index]
-            return Samples(self.table.take(pa.array(picked)), self.source)
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return Samples(self.table.slice(start, max(0, stop - start)), self.source)
+            return Samples(self.table.take(pa.array(np.arange(start, stop, step))), self.source)
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        place = index % len(self)
-        return Sample(*(self.table.column(name)[place].as_py() for name in COLUMNS))
+        row = index % len(self)
+        return Sample(*(self.table.column(name)[row].as_py() for name in COLUMNS))
 
     def __iter__(self) -> Iterator[Sample]:
         for batch in self.table.select(COLUMNS).to_batches(max_chunksize=4096):
@@ -146,22 +71,18 @@ class Samples(Sequence[Sample]):
     __hash__ = None  # type: ignore[assignment]
 
     def column(self, name: str) -> list[Any]:
-        """The values of "id", "path", "sha256", "split" or "label"; of "block" and "size" if there are any, else []."""
+        """The values of a column; [] if the table has no such column (block and size)."""
         return self.table.column(name).to_pylist() if name in self.table.column_names else []
 
     def codes(self, classes: Sequence[str]) -> np.ndarray:
-        """(n,) int64: the place of each label in `classes`."""
-        code = {name: place for place, name in enumerate(classes)}
+        """(n,) int64: the index of each label in `classes`."""
+        code = {name: number for number, name in enumerate(classes)}
         return np.array([code[label] for label in self.column("label")], dtype=np.int64)
-
-    def where(self, path: str) -> str:
-        """What a message calls the image of this name."""
-        return os.path.join(self.source.root, path)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Samples sorted by (split, path); `classes` sorted by name; `skipped` files named with their reason."""
+    """Samples sorted by (split, path); `classes` sorted by name; `skipped` files with their reason."""
 
     source: Source
     classes: tuple[str, ...]
@@ -173,8 +94,9 @@ class Manifest:
         return self.source.root
 
     def of(self, split: str) -> Samples:
-        rows = np.array(self.samples.column("split")) == split
-        return Samples(self.samples.table.filter(pa.array(rows)), self.source)
+        """The rows of a split: a slice of the table, without a copy."""
+        splits = self.samples.column("split")
+        return self.samples[bisect_left(splits, split) : bisect_right(splits, split)]
 
     @property
     def sha256(self) -> str:
@@ -185,9 +107,3 @@ class Manifest:
     def table(self) -> pa.Table:
         """Columns id, path, sha256, split, label."""
         return self.samples.table.select(COLUMNS)
-
-
-def summarize(reasons: Sequence[Skipped], *, limit: int = 5) -> str:
-    """'a/b.jpg (reason), c/d.png (reason) and 7 more'."""
-    text = ", ".join(f"{shown(s.path)} ({s.reason})" for s in reasons[:limit])
-    return text + (f" and {len(reasons) - limit} more" if len(reasons) > limit else "")

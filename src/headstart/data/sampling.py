@@ -1,4 +1,4 @@
-"""Nothing random is stored, everything random is derived: sample order from (seed, epoch), views from (seed, epoch, id)."""
+"""No stored randomness: the sample order is a function of (seed, epoch), augmentation of (seed, epoch, sample id)."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
-from headstart.data.samples import WINDOW_BYTES
+from headstart.data.source import WINDOW_BYTES
 
-_ORDER, _VIEW, _PLACE = 1, 2, 3  # separate streams from one seed
+_ORDER, _AUGMENTATION, _PLACE = 1, 2, 3  # separate streams from one seed
 
 
 def keys_of(ids: Sequence[str]) -> np.ndarray:
@@ -20,10 +20,12 @@ def keys_of(ids: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Samples that are cheap to read together, such as those of a row group. An epoch goes through the blocks in an order
-    of its own, as many at a time as hold at most `size` samples and WINDOW_BYTES, or one; those samples are shuffled together.
+    """Samples that are cheap to read together, such as those of a row group. Each epoch visits the blocks in another
+    order, in windows of at most `size` samples and WINDOW_BYTES (at least one block); the samples of a window are
+    shuffled.
 
-    members: (n,) int64, the block of each sample; keys: (b,) uint64; counts, num_bytes: (b,) int64, samples and bytes of memory."""
+    members: (n,) int64, the block of each sample; keys: (b,) uint64; counts, num_bytes: (b,) int64, samples and bytes
+    of memory per block."""
 
     members: np.ndarray
     keys: np.ndarray
@@ -33,8 +35,8 @@ class Blocks:
 
     @staticmethod
     def of(names: Sequence[str], sizes: Sequence[int], *, size: int) -> "Blocks | None":
-        """names: the block of each sample; sizes: bytes that it takes while its block is held. None if there are no blocks,
-        or if all samples are shuffled together anyway."""
+        """names: the block of each sample; sizes: its bytes while the block is in memory. None if there are no
+        blocks, or if one window holds all samples."""
         if len(names) <= size and sum(sizes) <= WINDOW_BYTES:
             return None
         unique, members, counts = np.unique(np.array(names), return_inverse=True, return_counts=True)
@@ -42,30 +44,29 @@ class Blocks:
         return Blocks(members, keys_of(unique.tolist()), counts, num_bytes, size)
 
     def windows(self, *, seed: int, epoch: int) -> np.ndarray:
-        """(n,) int64: which of the shuffled portions a sample belongs to."""
-        portion = np.empty(len(self.keys), dtype=np.int64)
+        """(n,) int64: the window of each sample."""
+        number = np.empty(len(self.keys), dtype=np.int64)
         window = samples = held = 0
         for block in epoch_order(self.keys, seed=seed, epoch=epoch).tolist():
             count, num_bytes = int(self.counts[block]), int(self.num_bytes[block])
             if samples and (samples + count > self.size or held + num_bytes > WINDOW_BYTES):
                 window, samples, held = window + 1, 0, 0
-            portion[block] = window
+            number[block] = window
             samples, held = samples + count, held + num_bytes
-        return np.asarray(portion[self.members])
+        return np.asarray(number[self.members])
 
     def layout(self, ids: Sequence[str]) -> str:
-        """A hash of all that the order of samples with these ids depends on, besides the seed."""
-        facts = zip(ids, self.members.tolist(), strict=True)
-        lines = sorted(f"{sample} {self.keys[b]} {self.counts[b]} {self.num_bytes[b]}" for sample, b in facts)
-        return hashlib.blake2b(
-            "\n".join([str(self.size), str(WINDOW_BYTES), *lines]).encode(), digest_size=16
-        ).hexdigest()
+        """A hash of everything that the order of samples with these ids depends on, besides the seed."""
+        members = zip(ids, self.members.tolist(), strict=True)
+        lines = sorted(f"{sample} {self.keys[b]} {self.counts[b]} {self.num_bytes[b]}" for sample, b in members)
+        text = "\n".join([str(self.size), str(WINDOW_BYTES), *lines])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def epoch_order(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     """A permutation of range(n), int64: samples sorted by a hash of (seed, epoch, id).
 
-    A sample's place relative to the others depends on nothing else, so adding files shuffles no others.
+    Two samples keep their relative order when files are added or removed.
     """
     return np.argsort(_mix(keys ^ _stream(seed, _ORDER, epoch)), kind="stable")
 
@@ -75,9 +76,10 @@ def epoch_draws(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The n samples of an epoch in order, and how often each was drawn before in the run; both (n,) int64.
 
-    Without labels, (n,) int, every sample once, within windows of `blocks` if there are any. With them each class has the same number of places, n / C, give or
-    take one: a class is an endless stream of its own, pass after pass over its samples, and an epoch takes the next
-    piece of each. So a sample comes again only after all others of its class, within an epoch or over several.
+    Without labels every sample once, within windows of `blocks` if there are any. With labels, (n,) int, each class
+    gets n / C draws, plus or minus one: a class is an endless stream of passes over its samples, and an epoch takes
+    the next piece of each stream. So a sample is drawn again only after all others of its class, within an epoch or
+    across epochs.
     """
     if labels is None:
         order = epoch_order(keys, seed=seed, epoch=epoch)
@@ -88,7 +90,7 @@ def epoch_draws(
     chosen, passes = [], []
     for place, label in enumerate(classes):
         members = np.flatnonzero(labels == label)
-        # the places of all classes add up to n in every epoch (Hermite's identity), and none lags by a whole place
+        # the draws of all classes add up to n in every epoch (Hermite's identity), and none lags by a whole draw
         start, stop = ((e * len(keys) + place) // len(classes) for e in (epoch, epoch + 1))
         for number in range(start // len(members), -(-stop // len(members))):
             first = number * len(members)
@@ -97,24 +99,24 @@ def epoch_draws(
             chosen.append(piece)
             passes.append(np.full(len(piece), number, dtype=np.int64))
     index, drawn = np.concatenate(chosen), np.concatenate(passes)
-    # two draws of one sample lie apart: the place depends on how often it was drawn
+    # two draws of one sample are far apart: the place depends on how often it was drawn
     mixed = _mix(_mix(keys[index] ^ drawn.astype(np.uint64)) ^ _stream(seed, _PLACE, epoch))
     order = np.argsort(mixed, kind="stable")
     return index[order], drawn[order]
 
 
 def augmentation_seeds(keys: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """The random seed of each sample's view in this epoch, uint64 below 2^63, shape of `keys`.
+    """The random seed of each sample's augmentation in this epoch, uint64 below 2^63, shape of `keys`.
 
-    epoch: how often the sample was drawn before, so that no two draws of it have the same view."""
-    return _mix(keys ^ _stream(seed, _VIEW, epoch)) >> np.uint64(1)
+    epoch: how often the sample was drawn before, so that every draw is augmented differently."""
+    return _mix(keys ^ _stream(seed, _AUGMENTATION, epoch)) >> np.uint64(1)
 
 
 def epoch_ends(*, num_samples: int, batch_size: int, epochs: int) -> list[int]:
-    """The number of optimizer steps done when epoch 1, 2, ... has been seen whole.
+    """The number of optimizer steps after epoch 1, 2, ...
 
-    Every batch is full: where the batch size does not divide the samples, the batch that completes an epoch
-    is filled up from the next one. Raises ValueError if a batch would hold more than one epoch.
+    Every batch is full: if the batch size does not divide the number of samples, the last batch of an epoch is
+    completed from the next epoch. Raises ValueError if a batch would hold more than one epoch.
     """
     if batch_size > num_samples:
         raise ValueError(f"batch size {batch_size} exceeds {num_samples} samples")
@@ -124,9 +126,9 @@ def epoch_ends(*, num_samples: int, batch_size: int, epochs: int) -> list[int]:
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """Yields, for each backward pass, a global batch of (sample index, how often the sample was drawn before).
 
-    labels: (n,) int, the classes to balance; None for every sample once per epoch, where the second number is the epoch.
-    blocks: see there; of no effect on balanced classes. The batches are consecutive pieces of one endless stream, epoch
-    after epoch, so the batch of a step is a function of (seed, step) alone: `start_step=k` yields what is left after k steps.
+    labels: (n,) int, the classes to balance; None for every sample once per epoch, and the second number is the epoch.
+    blocks: no effect on balanced classes. The batches are consecutive pieces of one endless stream of epochs, so the
+    batch of a step is a function of (seed, step) alone: `start_step=k` yields the batches that remain after k steps.
     """
 
     def __init__(
@@ -158,8 +160,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         order_of, order, drawn = -1, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         for batch in range(self._start, self._stop):
             members = []
-            for position in range(batch * self.batch_size, (batch + 1) * self.batch_size):
-                epoch, offset = divmod(position, num_samples)
+            for draw in range(batch * self.batch_size, (batch + 1) * self.batch_size):
+                epoch, offset = divmod(draw, num_samples)
                 if epoch != order_of:
                     order_of = epoch
                     order, drawn = epoch_draws(

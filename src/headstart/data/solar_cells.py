@@ -10,17 +10,16 @@ from pathlib import Path
 from headstart.data.splits import stratified_split
 from headstart.errors import InputError
 
-DEFECT_THRESHOLD = 0.5  # probabilities are 0, 1/3, 2/3 and 1; the benchmark's two classes part in the middle
+DEFECT_THRESHOLD = 0.5  # probabilities are 0, 1/3, 2/3 and 1; the published benchmark divides them in the middle
 VAL_FRACTION = 0.25  # Deitsch et al. 2019: 75/25
 
 
 def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
-    """Lay the 2,624 electroluminescence images (Deitsch et al. 2019) out under `target`; count per folder.
+    """Write the 2,624 electroluminescence images (Deitsch et al. 2019) to `target`; return the number per folder.
 
-    `target/{train,val}/{functional,defective}/*.png`, stratified by label and cell type (mono, poly).
-    Files are copied, never decoded. The folder appears whole or not at all; one that is there already
-    and complete is left as it is. Raises InputError if the optional package is missing or `target` holds
-    something else.
+    `target/{train,val}/{functional,defective}/*.png`, stratified by label and cell type (mono, poly). Files are copied,
+    never decoded. The folder appears complete or not at all; a complete one is not written again. Raises InputError if
+    the optional package is missing or `target` contains something else.
     """
     source = _package_data()
     with (source / "labels.csv").open(encoding="utf-8") as lines:
@@ -37,13 +36,11 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
 
     blocked = next((path for path in (target, *target.absolute().parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
-        raise InputError(f"{target}: {blocked} is a file, so no folder can be made there; name another place")
+        raise InputError(f"{target}: {blocked} is a file, so no folder can be created there; name another place")
     if target.exists() and any(target.iterdir()):
         found = {str(p.relative_to(target)) for p in target.rglob("*.png")}
         if found != {str(relative) for _, relative in plan}:
-            raise InputError(
-                f"{target} exists and is not the demo data of seed {seed}; name a new folder or remove that one"
-            )
+            raise InputError(f"{target} exists and is not the demo data of seed {seed}; name a new folder or remove it")
         return counts
     staging = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
@@ -71,6 +68,6 @@ def _package_data() -> Path:
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         raise InputError(
-            "the demo data come with the package elpv-dataset, which is not installed; pip install 'headstart[demo]'"
+            "the demo data are in the package elpv-dataset, which is not installed; pip install 'headstart[demo]'"
         )
     return Path(spec.origin).parent / "data"

@@ -1,46 +1,46 @@
-"""Which image trains and which one measures: stratified, seeded, by groups; the same on every machine."""
+"""Split images into training and validation: stratified, seeded, by groups; the same on every machine."""
 
 import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from headstart.config import DataConfig
-from headstart.data.samples import Entry, Source
+from headstart.data.source import Entry, Source
 from headstart.errors import InputError
 
 
 def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig) -> bool:
-    """Whether train and val are for us to choose. entries: those that take part.
+    """Whether the images still have to be split. entries: those that are used.
 
-    Raises InputError where the source's own split is to be taken and is not whole.
+    Raises InputError if the source's own split has to be used and is incomplete.
     """
     parts = {entry.split for entry in entries}
-    anew = "have all split anew with --data.split stratified"
+    resplit = "split all images with --data.split stratified"
     if data.split != "folder" or parts == {None}:
         return True
     if None in parts:
         unsplit = next(entry.path for entry in entries if entry.split is None)
         raise InputError(
-            f"{source.root} says of some images whether they train or measure and of others, such as {unsplit}, it does not; "
-            f"name them alike, or {anew}"
+            f"{source.root} assigns only some images to train or val, not {unsplit} for example; assign them all, or "
+            f"{resplit}"
         )
     if len(parts) == 1:
         (has,) = parts
         lacks = "val" if has == "train" else "train"
-        raise InputError(f"{source.root} has {has} but no {lacks}; add {lacks} with the same classes, or {anew}")
+        raise InputError(f"{source.root} has {has} but no {lacks}; add {lacks} with the same classes, or {resplit}")
     if data.group_column is not None:
         raise InputError(
-            f"data.group_column {data.group_column!r} keeps images together where they are split anew, and {source.root} has "
-            f"train and val; leave it null, or {anew}"
+            f"data.group_column {data.group_column!r} keeps images together in a new split, but {source.root} has "
+            f"train and val; leave it null, or {resplit}"
         )
     return False
 
 
 def split_as_configured(entries: Sequence[Entry], contents: Sequence[str], data: DataConfig, *, seed: int) -> list[str]:
-    """One of "train" or "val" per entry. Copies of one content stay together, and so do the images of one group."""
+    """ "train" or "val" for each entry. Copies of one content stay together, and so do the images of one group."""
     return stratified_split(
         units_of(groups_of(entries, data.groups), contents),
         [entry.label for entry in entries],
@@ -53,23 +53,30 @@ def split_as_configured(entries: Sequence[Entry], contents: Sequence[str], data:
 
 
 def units_of(groups: Sequence[str], contents: Sequence[str]) -> list[str]:
-    """What must stay on one side, by name, per image: images of one group ("" for none), copies of one content, and groups
-    that share a copy. A unit is named by its first group in sorted order, or by its content."""
+    """The unit of each image, by name; a unit stays on one side: images of one group ("" for none), copies of one
+    content, and groups that share a copy. It is named by its first group in sorted order, or by its content."""
     if not any(groups):
         return list(contents)
-    parent: dict[tuple[bool, str], tuple[bool, str]] = {}  # a key says whether it names a group
+    names = [(False, group) for group in sorted({*groups} - {""})] + [(True, sha256) for sha256 in sorted({*contents})]
+    index = {name: number for number, name in enumerate(names)}
+    pairs = [(index[(False, g)], index[(True, c)]) for g, c in zip(groups, contents, strict=True) if g]
+    first = components(len(names), pairs)
+    return [names[first[index[(True, content)]]][1] for content in contents]
 
-    def root(key: tuple[bool, str]) -> tuple[bool, str]:
-        while (above := parent.setdefault(key, key)) != key:
-            parent[key] = key = parent[above]
-        return key
 
-    keys = [(bool(group), group or content) for group, content in zip(groups, contents, strict=True)]
-    for key, content in zip(keys, contents, strict=True):
-        # the smaller name stays; a content (False) gives way to a group
-        one, other = sorted((root(key), root((False, content))), key=lambda found: (not found[0], found[1]))
-        parent[other] = one
-    return [root(key)[1] for key in keys]
+def components(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """For each of `count` items, the first item that it is connected to by pairs, directly or not (union-find)."""
+    parent = list(range(count))
+
+    def root(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = item = parent[parent[item]]
+        return item
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    return [root(item) for item in range(count)]
 
 
 def stratified_split(
@@ -82,15 +89,15 @@ def stratified_split(
     folds: int = 0,
     fold: int = 0,
 ) -> list[str]:
-    """One of "train" or "val" per image, in the order given. units: images of the same unit stay together; a unit
-    belongs to the stratum of most of its images.
+    """ "train" or "val" for each image. units: images of one unit stay together; a unit belongs to the stratum of
+    most of its images.
 
-    Inside a stratum the units are ordered by a hash of (seed, unit), so neither the order of the input nor the platform
-    matters; the first ones measure. Together they are round(val_fraction * n) images, shared out over the strata by
-    largest remainder, or about that where units are large. stable: a unit measures if its hash lies below val_fraction,
-    whatever else there is; so the share is that only on average, a stratum may lie on one side whole, and no unit changes
-    sides when others come or go. folds: cut into so many parts of equal size instead, of which number `fold` measures.
-    Else a stratum with two or more units is represented on both sides.
+    Within a stratum the units are ordered by a hash of (seed, unit), so neither the order of the input nor the platform
+    matters, and the first ones are held out: round(val_fraction * n) images in all, distributed over the strata by
+    largest remainder, or about that many where units are large. A stratum of two or more units is on both sides.
+    stable: a unit is held out if its hash lies below val_fraction. No unit changes sides when others are added or
+    removed, but the fraction holds only on average, and a stratum may lie on one side.
+    folds: K for K-fold cross-validation, folds of equal size; fold number `fold` is held out.
     Raises ValueError if val_fraction is not between 0 and 1.
     """
     if not 0.0 < val_fraction < 1.0:
@@ -110,7 +117,7 @@ def stratified_split(
     for stratum, group in sorted(members.items()):
         group.sort(key=lambda unit: _rank(seed, unit))
         if stable:
-            held = [unit for unit in group if _measures(_share(seed, unit), val_fraction, folds, fold)]
+            held = [unit for unit in group if _is_held_out(_uniform(seed, unit), val_fraction, folds, fold)]
         elif folds:
             held = _fold(group, images, filled, fold=fold)
         else:
@@ -127,8 +134,8 @@ def stratified_split(
 
 
 def groups_of(entries: Sequence[Entry], groups: str) -> list[str]:
-    """The group of each entry, "" for an image that belongs to none. groups: "" (the source's own), a regular expression
-    with a group, looked for in the path, or a .csv file with the columns path and group. Raises InputError."""
+    """The group of each entry, "" for none. groups: "" (the source's own), a regular expression with one group,
+    searched in the path, or a .csv file with the columns path and group. Raises InputError."""
     if not groups:
         return [entry.group for entry in entries]
     if groups.endswith(".csv"):
@@ -140,11 +147,12 @@ def groups_of(entries: Sequence[Entry], groups: str) -> list[str]:
             pattern = re.compile(groups)
         except re.error as error:
             raise InputError(
-                f"data.groups {groups!r} is no regular expression ({error}), nor the name of a .csv file"
+                f"data.groups {groups!r} is not a regular expression ({error}), nor the name of a .csv file"
             ) from None
         if pattern.groups != 1:
             raise InputError(
-                f"data.groups {groups!r} has {pattern.groups} groups in parentheses; it needs one, such as '(patient\\d+)'"
+                f"data.groups {groups!r} has {pattern.groups} groups in parentheses; it needs one, such as "
+                "'(patient\\d+)'"
             )
         matches = [pattern.search(entry.path) for entry in entries]
         named = [(match[1] or "") if match else "" for match in matches]
@@ -178,8 +186,8 @@ def _quota(sizes: dict[str, int], *, val_fraction: float) -> dict[str, int]:
 
 
 def _fold(group: Sequence[str], images: dict[str, list[int]], filled: list[int], *, fold: int) -> list[str]:
-    """The units of one fold. Each goes to the fold with the fewest images of its stratum so far, and of all strata where
-    several have as few. filled: images in each fold so far, counted on."""
+    """The units of one fold. Each is added to the fold with the fewest images of its stratum so far; ties go to the
+    fold with the fewest images of all strata. filled: images in each fold, updated."""
     ours = [0] * len(filled)
     held = []
     for unit in group:
@@ -191,7 +199,7 @@ def _fold(group: Sequence[str], images: dict[str, list[int]], filled: list[int],
     return held
 
 
-def _measures(share: float, val_fraction: float, folds: int, fold: int) -> bool:
+def _is_held_out(share: float, val_fraction: float, folds: int, fold: int) -> bool:
     return int(share * folds) == fold if folds else share < val_fraction
 
 
@@ -199,6 +207,6 @@ def _rank(seed: int, unit: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{unit}".encode(), digest_size=16).digest()
 
 
-def _share(seed: int, unit: str) -> float:
-    """In [0, 1), in the order of the ranks."""
+def _uniform(seed: int, unit: str) -> float:
+    """In [0, 1), in the same order as the ranks."""
     return int.from_bytes(_rank(seed, unit)[:6], "big") / 2**48

@@ -1,8 +1,8 @@
-"""From an RGB image to the tensor that the network sees. The spec travels inside the model file."""
+"""From an RGB image to the tensor that the network receives. The preprocessing is stored in the model file."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.decode import DECODER, UnreadableImage, decode
-from headstart.data.pixel_cache import NO_CACHE, CacheLimit, Pixels
+from headstart.data.pixel_cache import NO_CACHE, CacheLimit, SharedPixels
 from headstart.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,8 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Transform:
-    """From a file, an RGB image and a seed to uint8 (3, S, S), in two steps after decoding: `prepare` looks at the image alone, `vary` draws
-    on the seed. What is prepared may be kept in memory, so that no image is decoded twice."""
+    """From a file and a seed to uint8 (3, S, S), in two steps after decoding: `prepare` depends on the image alone,
+    `vary` also on the seed. Prepared images may be kept in memory, so that no image is decoded twice."""
 
     def __init__(
         self,
@@ -32,31 +32,31 @@ class Transform:
         image_size: int,
         cache_limit: CacheLimit = NO_CACHE,
     ) -> None:
-        """decode: a file -> an RGB image; image_size: S; prepare: -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None for a view that does not vary;
-        cache_limit: how much may be kept."""
+        """prepare: RGB image -> uint8 (3, H, W); vary: that and the seed -> uint8 (3, S, S), None if nothing is random;
+        decode: file -> RGB image; image_size: S; cache_limit: how much may be kept."""
         self.decode, self.prepare, self.vary, self.image_size = decode, prepare, vary, image_size
-        self._kept = Pixels(cache_limit)
+        self._kept = SharedPixels(cache_limit)
 
     def __call__(self, image: Image.Image, seed: int = 0) -> torch.Tensor:
         return self._finish(self.prepare(image), seed)
 
     def of(self, content: str, seed: int, load: Callable[[], Image.Image]) -> torch.Tensor:
-        """The view of the image with this sha256; `load` is called if its prepared form is not kept."""
+        """The transformed image with this sha256; `load` is called if its prepared form is not in memory."""
         return self._finish(self.prepared(content, load), seed)
 
     def prepared(self, content: str, load: Callable[[], Image.Image]) -> torch.Tensor:
-        """What `prepare` makes of the image, uint8 (3, H, W); not to be written to."""
+        """The result of `prepare`, uint8 (3, H, W); must not be written to."""
         kept = self._kept.get(content)
         return self.keep(content, load()) if kept is None else kept
 
     def keep(self, content: str, image: Image.Image) -> torch.Tensor:
-        """Prepare, and keep the result while there is room."""
+        """Prepare, and keep the result unless the limit is reached."""
         prepared = self.prepare(image)
         self._kept.put(content, prepared)
         return prepared
 
     def expect(self, contents: Iterable[str]) -> None:
-        """Images with these sha256 will be asked for: processes that are forked now share what each of them keeps."""
+        """Images with these sha256 will be used: processes that are forked after this share what each of them keeps."""
         self._kept.expect(contents)
 
     def _finish(self, prepared: torch.Tensor, seed: int) -> torch.Tensor:
@@ -64,11 +64,25 @@ class Transform:
 
 
 @dataclass(frozen=True)
+class PixelCache:
+    """The transforms whose memory the scan fills with each image that it decodes, so that nothing is decoded again."""
+
+    train: Sequence[Transform]
+    val: Sequence[Transform]
+
+    def add(self, split: str | None, content: str, image: Image.Image) -> None:
+        """split: None before the images are split; content: the sha256. Called in threads."""
+        for transform in self.val if split == "val" else self.train:
+            transform.keep(content, image)
+
+
+@dataclass(frozen=True)
 class Preprocess:
     """Everything between a file and the network in evaluation and prediction.
 
-    Decode by `decoder`, a JPEG file at 1/2, 1/4 or 1/8 of its size as long as no side falls below `jpeg_min_side` px, resize the short side to `resize_size` px, take the central `image_size` square, scale
-    to [0, 1], subtract `mean` and divide by `std` per channel.
+    Decode by `decoder`, a JPEG file at 1/2, 1/4 or 1/8 of its size as long as no side falls below `jpeg_min_side` px;
+    resize the short side to `resize_size` px; crop the central `image_size` square; scale to [0, 1]; subtract `mean`
+    and divide by `std` per channel.
     """
 
     image_size: int
@@ -84,23 +98,23 @@ class Preprocess:
     @staticmethod
     def of(data: DataConfig) -> "Preprocess":
         resize_size = data.resize_size or round(data.image_size * 256 / 224)
-        # twice what is wanted of the whole image, and of the smallest crop: the resampling still has the last word
+        # twice the final size of the whole image and of the smallest crop, so that the resampling decides the pixels
         min_side = math.ceil(2 * resize_size / math.sqrt(data.min_crop_scale)) if data.jpeg == "scaled" else None
         return Preprocess(image_size=data.image_size, resize_size=resize_size, jpeg_min_side=min_side)
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "Preprocess":
-        """Raises InputError if the file asks for something that this version cannot do exactly."""
+        """Raises InputError for preprocessing that this version cannot reproduce exactly."""
         try:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             spec = Preprocess(**fields)
         except TypeError as error:
-            raise InputError(f"the model file's preprocessing is of another version: {error}") from None
+            raise InputError(f"the preprocessing of the model file belongs to another version: {error}") from None
         reference = Preprocess(
             spec.image_size, spec.resize_size, mean=spec.mean, std=spec.std, jpeg_min_side=spec.jpeg_min_side
         )
         if spec != reference:
-            raise InputError(f"the model file asks for preprocessing that this version lacks: {spec}")
+            raise InputError(f"this version does not support the preprocessing of the model file: {spec}")
         return spec
 
     def to_json(self) -> dict[str, Any]:
@@ -115,13 +129,14 @@ class Preprocess:
         """The image itself. Raises UnreadableImage if it would be huge with a short side of `resize_size`."""
         if Image.MAX_IMAGE_PIXELS is not None and self.resized_pixels(rgb.size) > Image.MAX_IMAGE_PIXELS:
             raise UnreadableImage(
-                f"{rgb.width} x {rgb.height} pixels are too long and thin to be resized to a short side of {self.resize_size}",
+                f"{rgb.width} x {rgb.height} pixels are too long and thin to be resized to a short side of "
+                f"{self.resize_size}",
                 kind="too_large",
             )
         return rgb
 
     def resized_pixels(self, size: tuple[int, int]) -> int:
-        """Of an image of that width and height, before its centre is cut out."""
+        """Number of pixels of an image of this width and height, before the crop."""
         short, long = sorted(size)
         return self.resize_size**2 * long // short
 
@@ -148,8 +163,8 @@ class Preprocess:
 
 
 def train_transform(data: DataConfig, spec: Preprocess, *, cache_limit: CacheLimit = NO_CACHE) -> Transform:
-    """Random resized crop (Szegedy et al. 2015, as torchvision's) and mirrorings, or the evaluation view
-    where the configuration asks for no augmentation."""
+    """Random resized crop (Szegedy et al. 2015, torchvision's) and flips as configured; without any of them the same
+    pixels as in evaluation."""
     from torchvision.transforms import v2
 
     steps: list[Any] = []
@@ -178,7 +193,7 @@ def _as_tensor(image: Image.Image) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Seeded:
-    """A torchvision transform made a function of its seed; the global random state is left as it was."""
+    """A torchvision transform as a function of its seed; the global random state does not change."""
 
     transform: Callable[[torch.Tensor], torch.Tensor]
 

@@ -1,20 +1,20 @@
-"""What a table of samples gives away without a look at the pixels: copies, thin classes, imbalance."""
+"""Findings of a table of samples, without its pixels: copies, nearly empty classes, imbalance."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headstart.data_doctor.findings import DROP, KEEP, Finding
-from headstart.wording import listed
+from headstart.wording import counted, listed
 
-NEAR_EMPTY = 10  # images of a class in a part; below that neither training nor measuring it means much
+NEAR_EMPTY = 10  # images of a class in a split; with fewer neither training nor an accuracy means much
 IMBALANCE = 5.0  # training images of the largest class over those of the smallest
-PLACEHOLDER_NAMES = 5  # so many files of one content are no accident of copying
+PLACEHOLDER_NAMES = 5  # as many files of one content are not an accident of copying
 
 
 @dataclass(frozen=True)
 class Named:
-    """An image that can be used. split: "train", "val", or "" where the folder has none."""
+    """An image. split: "train", "val", or "" where the data have none."""
 
     path: str
     split: str
@@ -22,7 +22,7 @@ class Named:
 
 
 def copies(files: Iterable[tuple[str, Named]]) -> list[Finding]:
-    """Exact duplicates among (content, file): within a part, across splits, across classes, and placeholders."""
+    """Exact duplicates among (content, file): within a split, across splits, across classes, and placeholders."""
     by_content: dict[str, list[Named]] = defaultdict(list)
     for sha256, file in files:
         by_content[sha256].append(file)
@@ -44,7 +44,7 @@ def scoped(kind: str, group: Sequence[Named], what: str) -> list[Finding]:
     exact = kind == "duplicate"
     found = []
     if len(splits) > 1:
-        # the measured images stay what they were
+        # the validation set stays the same
         drop = tuple(DROP if f.split == "train" else KEEP for f in group)
         found.append(Finding(f"{kind}_across_splits", paths, f"{what} in {' and '.join(splits)}", drop))
     if len(labels) > 1:
@@ -57,12 +57,11 @@ def scoped(kind: str, group: Sequence[Named], what: str) -> list[Finding]:
 
 
 def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
-    """Near-empty classes and imbalance, of (split, label) -> number of usable images. Empty ones are not for here."""
+    """Nearly empty classes and imbalance. counts: usable images of each (split, label); empty classes are ignored."""
     found = []
     for (split, label), count in sorted(counts.items()):
         if 0 < count < NEAR_EMPTY:
-            noun = "image" if count == 1 else "images"
-            found.append(Finding.of("near_empty_class", _folder(split, label), f"{count} {noun}", KEEP))
+            found.append(Finding.of("near_empty_class", _folder(split, label), counted(count, "image"), KEEP))
     training = {label: count for (split, label), count in counts.items() if split in ("train", "") and count}
     if training:
         most, least = max(training, key=lambda x: (training[x], x)), min(training, key=lambda x: (training[x], x))

@@ -1,4 +1,4 @@
-"""`fixes.csv`: what the doctor suggests and a person has edited; and the new folder of links that follows from it."""
+"""`fixes.csv`: the suggestions of the data check, edited by a person; and the new folder of links that results."""
 
 import csv
 import os
@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from headstart.data.sources.folders import image_files
+from headstart.data.folder_walk import walk
 from headstart.data_doctor.findings import DROP, KEEP, MAYBE, MOVE, Finding
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
@@ -16,7 +16,8 @@ COLUMNS = ("path", "finding", "suggestion")
 
 
 def write_fixes(path: Path, findings: Sequence[Finding]) -> None:
-    """A line per file and finding, in the order given. What has no place in a text file (bad names) is left out."""
+    """A line per file and finding, in the order given, without names that cannot be written to a text file
+    (bad_name)."""
     named = [finding for finding in findings if finding.kind != "bad_name"]
     _write_csv(
         path, COLUMNS, [(name, f.kind, what) for f in named for name, what in zip(f.paths, f.suggestions, strict=True)]
@@ -24,7 +25,7 @@ def write_fixes(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def write_groups(path: Path, members: Sequence[tuple[str, int]]) -> None:
-    """(path, cluster) of files that have copies or near-copies: what --data.groups takes."""
+    """(path, cluster) of files that have copies or near copies, for --data.groups."""
     _write_csv(path, ("path", "group"), members)
 
 
@@ -39,34 +40,31 @@ def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[obje
 
 
 def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
-    """Lay out under `out` what `data` is after the fixes, as links to its files (copies where links cannot be made).
+    """Write the folder `out`: `data` after the fixes, as links to its files (copies where links are not possible).
 
-    A file is left out if any of its lines says drop, lies in another folder if one says "move FOLDER", and stays where it
-    is otherwise ("keep", "move? FOLDER": undecided). Hidden files are left behind. `data` is never changed. Returns how many files
-    are linked, copied, dropped, moved, moved into a folder that was not there, and undecided. Raises InputError if a line names no file of `data` or two files would have one place;
-    the new folder then does not appear.
+    A file is left out if any of its lines has "drop", is in another folder if one has "move FOLDER", and stays in place
+    otherwise ("keep"; "move? FOLDER": undecided). Hidden files are left out. `data` never changes. Returns the number
+    of files linked, copied, dropped, moved, moved into new folders, and undecided. Raises InputError if a line names
+    a file that `data` does not have, or two files would get one path; then the new folder does not appear.
     """
     if not data.exists():
         raise InputError(f"--data {data} does not exist; name the folder that was checked")
     if not data.is_dir():
         raise InputError(
-            f"--data {data} is not a folder, and only of a folder can a new one of links be laid out; take what {fixes} says "
-            "over into the table, or lay the images out in class folders first"
+            f"--data {data} is not a folder, so a folder of links cannot be made from it; apply {fixes} to the table "
+            "by hand, or write the images to class folders first"
         )
     if out.exists() or out.is_symlink():
         raise InputError(f"--out {out} exists; name a new folder")
     if data.resolve() in out.absolute().resolve().parents:
         raise InputError(f"--out {out} lies inside {data}, which is never changed; name a place outside")
-    images, others = image_files(data)
-    files = {path.relative_to(data).as_posix(): path for path in images + others}
+    files = {found.path: data / found.path for found in walk(data) if found.kind in ("image", "other file")}
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
     targets, dropped, undecided = _plan(fixes, data, files, folders)
     moved = [target for name, target in targets.items() if name != target]
-    count = {
-        "linked": 0, "copied": 0, "dropped": len(dropped), "moved": len(moved),
-        "into new folders": sum(PurePosixPath(target).parent.as_posix() not in folders for target in moved),
-        "undecided (move?)": len(undecided),
-    }  # fmt: skip
+    new = sum(PurePosixPath(target).parent.as_posix() not in folders for target in moved)
+    count = {"linked": 0, "copied": 0, "dropped": len(dropped), "moved": len(moved)}
+    count |= {"into new folders": new, "undecided (move?)": len(undecided)}
     staging = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         staging.mkdir(parents=True)
@@ -86,7 +84,7 @@ def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
 def _plan(
     fixes: Path, data: Path, files: dict[str, Path], folders: set[str]
 ) -> tuple[dict[str, str], set[str], set[str]]:
-    """Name -> new name of every file that stays, the names that go, and those of which no line says which."""
+    """Name -> new name of every file that is kept, the dropped names, and the undecided ones."""
     dropped: set[str] = set()
     undecided: set[str] = set()
     moved: dict[str, str] = {}
@@ -97,11 +95,11 @@ def _plan(
             undecided.add(name)
             continue
         if verb == KEEP and not folder:
-            continue  # of a hidden file or a folder, too
+            continue  # may name a hidden file or a folder
         if verb not in (DROP, MOVE) or (verb == DROP and folder) or (verb == MOVE and not folder.strip()):
             raise InputError(f"{where}the suggestion is {suggestion!r}; it must be keep, drop or move FOLDER")
         if name not in files:
-            what = "a folder; only files can be dropped or moved" if name in folders else "no visible file"
+            what = "a folder; only files can be dropped or moved" if name in folders else "not a visible file"
             raise InputError(f"{where}{name!r} is {what} of {data}")
         if verb == DROP:
             dropped.add(name)
@@ -110,7 +108,7 @@ def _plan(
         if target.is_absolute() or ".." in target.parts or "\\" in folder:
             raise InputError(f"{where}{folder.strip()!r} must be a folder inside the data, such as train/bees")
         if moved.setdefault(name, target.as_posix()) != target.as_posix():
-            raise InputError(f"{where}{name!r} is moved to {moved[name]!r} by another line")
+            raise InputError(f"{where}another line moves {name!r} to {moved[name]!r}")
     targets = {name: moved.get(name, name) for name in files if name not in dropped}
     taken: dict[str, str] = {}
     for name, place in sorted(targets.items()):
@@ -141,10 +139,10 @@ def _lines(fixes: Path) -> list[tuple[int, str, str]]:
 
 
 def _link(source: Path, place: Path) -> str:
-    """How it was done: "linked" or "copied"."""
+    """ "linked" or "copied"."""
     try:
         place.symlink_to(source.resolve())
         return "linked"
-    except (OSError, NotImplementedError):  # Windows without the right to, FAT
+    except (OSError, NotImplementedError):  # FAT, or Windows without the permission
         shutil.copyfile(source, place)
         return "copied"

@@ -1,86 +1,64 @@
-"""`doctor.html`: one file that needs nothing else, with thumbnails inside."""
+"""`doctor.html`: one self-contained file with thumbnails."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headstart.data.decode import UnreadableImage, decode
+from headstart.data_doctor.check import Checked
 from headstart.data_doctor.findings import KINDS, Finding, number_of
 from headstart.html import environment, jpeg_uri
 from headstart.wording import shown
 
 THUMBNAIL_PX = 144
-MAX_FINDINGS = 60  # of a kind that are shown; doctor.json has them all
-MAX_IMAGES = 8  # of a finding
-_NO_PICTURE = {"empty_file", "truncated", "unreadable", "unsupported_pixels", "excessive", "too_large", "bad_name", "hidden",
-               "unused_folder", "missing_split", "empty_class", "class_in_one_split", "near_empty_class", "imbalance",
-               "unsupported_type", "left_out"}  # fmt: skip
+MAX_FINDINGS = 60  # shown per kind; doctor.json has them all
+MAX_IMAGES = 8  # shown per finding
 
 
-@dataclass(frozen=True)
-class _Item:
-    path: str
-    suggestion: str
-    picture: str | None  # a data URI
-
-
-@dataclass(frozen=True)
-class _Entry:
-    message: str
-    items: list[_Item]
-    more: int
-
-
-@dataclass(frozen=True)
-class _Section:
-    kind: str
-    title: str
-    counted: str
-    what_to_do: str
-    entries: list[_Entry]
-    more: int
-
-
-def doctor_page(
-    root: str,
-    read: Callable[[str], bytes],
-    findings: Sequence[Finding],
-    lines: Sequence[str],
-    counts: Counter[tuple[str, str]],
-    *,
-    files: int,
-) -> str:
-    """The whole report as HTML. read: the file of an image, by its path in a finding; raises OSError. findings: in the order of their kinds; lines: what the folder is; counts: its classes."""
+def doctor_page(checked: Checked, findings: Sequence[Finding], lines: Sequence[str]) -> str:
+    """The report as HTML. findings: in the order of their kinds; lines: the description of the data."""
     sections = []
-    for kind in KINDS:
-        ours = [finding for finding in findings if finding.kind == kind]
-        if ours:
-            entries = [_entry(read, finding) for finding in ours[:MAX_FINDINGS]]
-            about, more = KINDS[kind], max(0, len(ours) - MAX_FINDINGS)
-            counted = number_of(kind, len(ours))
-            sections.append(_Section(kind, about.title, counted, about.what_to_do, entries, more))
+    for kind, about in KINDS.items():
+        if ours := [finding for finding in findings if finding.kind == kind]:
+            sections.append(
+                {
+                    "kind": kind,
+                    "title": about.title,
+                    "counted": number_of(kind, len(ours)),
+                    "what_to_do": about.what_to_do,
+                    "entries": [_entry(checked.source.read, finding) for finding in ours[:MAX_FINDINGS]],
+                    "more": max(0, len(ours) - MAX_FINDINGS),
+                }
+            )
+    counts, root = checked.counts, checked.source.root
     splits = sorted({split for split, _ in counts})
     rows = [
         (shown(label), [str(counts[(split, label)]) if (split, label) in counts else "no folder" for split in splits])
         for label in sorted({label for _, label in counts})
     ]
-    return environment().get_template("doctor.html").render(
-        root=shown(Path(root).name or root), lines=lines, sections=sections, files=files,
-        splits=[split or "images" for split in splits], rows=rows,
-    )  # fmt: skip
+    page = environment().get_template("doctor.html")
+    return page.render(
+        root=shown(Path(root).name or root),
+        lines=lines,
+        sections=sections,
+        files=checked.num_files,
+        splits=[split or "images" for split in splits],
+        rows=rows,
+    )
 
 
-def _entry(read: Callable[[str], bytes], finding: Finding) -> _Entry:
-    items = [
-        _Item(shown(path), suggestion, None if finding.kind in _NO_PICTURE else _picture(read, path))
-        for path, suggestion in list(zip(finding.paths, finding.suggestions, strict=True))[:MAX_IMAGES]
+def _entry(read: Callable[[str], bytes], finding: Finding) -> dict[str, Any]:
+    shown_first = list(zip(finding.paths, finding.suggestions, strict=True))[:MAX_IMAGES]
+    pictured = KINDS[finding.kind].pictured
+    files = [
+        {"path": shown(path), "suggestion": suggestion, "picture": _picture(read, path) if pictured else None}
+        for path, suggestion in shown_first
     ]
-    return _Entry(shown(finding.message), items, len(finding.paths) - len(items))
+    return {"message": shown(finding.message), "files": files, "more": len(finding.paths) - len(files)}
 
 
 def _picture(read: Callable[[str], bytes], path: str) -> str | None:
-    """The image as a small JPEG in a data URI; None for one that cannot be read any more."""
+    """The image as a small JPEG in a data URI; None if it can no longer be read."""
     try:
         image = decode(read(path))
     except (UnreadableImage, OSError):

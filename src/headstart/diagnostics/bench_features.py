@@ -17,9 +17,10 @@ from headstart.data.manifest import build_manifest
 from headstart.data.pixel_cache import cache_limit_for
 from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
-from headstart.data.transforms import Preprocess
+from headstart.data.transforms import PixelCache, Preprocess
 from headstart.features import logistic_regression
 from headstart.features.bank import Bank, bank_key
+from headstart.features.cross_validation import cross_validate, stratified_folds
 from headstart.features.extraction import (
     BATCH_CPU,
     BATCH_GPU,
@@ -33,7 +34,7 @@ from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
 from headstart.model.weights import obtain_weights
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
-from headstart.runtime.precision import choose_precision
+from headstart.runtime.precision import choose_precision, describe_precision
 from headstart.runtime.signals import StopRequest
 
 ROUND_S = 3.0  # of each in-memory measurement
@@ -45,12 +46,14 @@ def bench_features(data: str, *, weights_source: str, precision: str, rounds: in
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=precision))  # type: ignore[arg-type]
     weights = obtain_weights(accelerator, weights_source)
     assert weights.tensors is not None
-    chosen, why = choose_precision(precision, accelerator.device)
+    chosen, reason = choose_precision(precision, accelerator.device)
     spec = Preprocess.of(DataConfig(image_size=image_size))
     manifest, _, _ = _check(data, spec)
     trunk = FrozenTrunk(weights.tensors, precision=chosen, device=accelerator.device)
     cores = usable_cores()
-    print(f"{len(manifest.samples)} images, {chosen} ({why}) on {accelerator.device.type}, {cores} cores")
+    print(
+        f"{len(manifest.samples)} images, {describe_precision(chosen, reason)} on {accelerator.device.type}, {cores} cores"
+    )
     shares, rereading = [], []
     for number in range(1, rounds + 1):
         in_memory = {f"{cores} threads": _in_memory(trunk, spec)}
@@ -105,7 +108,7 @@ def _check(data: str, spec: Preprocess) -> tuple[Manifest, list[BankTransform], 
         open_source(config),
         config,
         seed=0,
-        keep=lambda split, sha256, image: transforms[0].transform.keep(sha256, image),
+        cache=PixelCache(train=[transforms[0].transform], val=[transforms[0].transform]),
     )
     return manifest, transforms, len(manifest.samples) / (time.perf_counter() - started)
 
@@ -135,12 +138,10 @@ def _compare_forms(
     labels = manifest.samples.codes(manifest.classes)
     train = np.array([sample.split == "train" for sample in manifest.samples])
     ids = [sample.sha256 for sample in manifest.samples if sample.split == "train"]
-    folds = logistic_regression.stratified_folds(ids, labels[train], folds=5, seed=0)
+    folds = stratified_folds(ids, labels[train], folds=5, seed=0)
     correct = {}
     for name, features in forms.items():
-        l2 = logistic_regression.cross_validate(
-            features[train], labels[train], folds, num_classes=len(manifest.classes)
-        ).l2
+        l2 = cross_validate(features[train], labels[train], folds, num_classes=len(manifest.classes)).l2
         head = logistic_regression.fit(features[train], labels[train], num_classes=len(manifest.classes), l2=l2).head
         correct[name] = int((head.logits(features[~train]).argmax(axis=1) == labels[~train]).sum())
     degrees = math.degrees(math.acos(min(1.0, float(cosines.min()))))

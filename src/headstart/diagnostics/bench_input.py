@@ -3,14 +3,12 @@
 Rates are medians over rounds in which every measurement comes once, so that a machine that is slower for a while is so for all.
 """
 
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,29 +16,27 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 
 from headstart.config import RunConfig
-from headstart.data.loaders import load_images, train_loader
+from headstart.data.loaders import as_dataset, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.pixel_cache import cache_limit_for
 from headstart.data.samples import Manifest, Samples
 from headstart.data.sampling import augmentation_seeds, keys_of
 from headstart.data.sources.open import open_source
-from headstart.data.transforms import Preprocess, Transform, train_transform
+from headstart.data.transforms import PixelCache, Preprocess, Transform, train_transform
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions
 from headstart.model.classifier import build_model
 from headstart.model.weights import obtain_weights
 from headstart.recipe.loss import TrainingLoss
-from headstart.recipe.parameter_groups import build_optimizer, plan
-from headstart.runs.folder import create_folder
+from headstart.recipe.optimizer import build_optimizer, plan
 from headstart.runs.progress import TrainingProgress
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
-from headstart.runtime.precision import choose_precision
+from headstart.runtime.precision import choose_precision, describe_precision
 from headstart.runtime.signals import StopRequest
-from headstart.training.finish import model_info
+from headstart.training.log import TrainingLog
 from headstart.training.loop import fit
-from headstart.training.recorder import Record
-from headstart.training.state import Position
+from headstart.training.state import TrainingState
 
 IMAGES = 256  # of the measurements of single stages
 WARM_UP = 4  # steps before the clock starts: first allocations, and workers that fill their queue
@@ -55,7 +51,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
     """
     threads = set_threads(config.runtime.threads)
     accelerator = start_accelerator(config.runtime)
-    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    precision = describe_precision(*choose_precision(config.runtime.mixed_precision, accelerator.device))
     cores = usable_cores()
     count = "1 thread" if threads == 1 else f"{threads} threads"
     spec = Preprocess.of(config.data)
@@ -66,7 +62,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
         data,
         seed=config.seed,
         decoder=spec.decode,
-        keep=lambda split, sha256, image: None if split == "val" else transform.keep(sha256, image),
+        cache=PixelCache(train=[transform], val=[]),
     )
     samples = manifest.of("train")
     if config.train.batch_size > len(samples):
@@ -74,7 +70,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
             f"--batch_size {config.train.batch_size} exceeds the {len(samples)} training images; use at most {len(samples)}"
         )
     print(
-        f"{len(samples)} training images, {config.data.image_size} px, batch {config.train.batch_size}, {precision} ({why}) on "
+        f"{len(samples)} training images, {config.data.image_size} px, batch {config.train.batch_size}, {precision} on "
         f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds, which take minutes"
     )
     stages = _stages(samples[:IMAGES], transform, spec, seed=config.seed, cores=cores)
@@ -184,13 +180,13 @@ class _Bench:
         self.config, self.accelerator, self.spec, self.steps = config, accelerator, spec, steps
         self.manifest = manifest
         self.samples = manifest.of("train")
-        self.rows = load_images(self.samples, manifest.classes)
+        self.rows = as_dataset(self.samples, manifest.classes)
         self.weights = obtain_weights(accelerator, config.model.weights)
         num_classes = len(manifest.classes)
         self.model = build_model(num_classes, backbone=self.weights.tensors, head_init="zero", seed=config.seed)
         strategy = plan(self.model, config.strategy, config.optim)
-        layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        self.model = self.model.to(memory_format=layout)
+        self.layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        self.model = self.model.to(memory_format=self.layout)
         optimizer = build_optimizer(strategy.groups, config.optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
         self.prepared = accelerator.prepare(self.model, optimizer, scheduler)
@@ -245,7 +241,7 @@ class _Bench:
 
     def _loader(self, transform: Transform, *, workers: int) -> Any:
         return train_loader(
-            self.rows, self.samples, transform, batch_size=self.config.train.batch_size, accumulation=1,
+            self.rows, self.samples.source, transform, batch_size=self.config.train.batch_size, accumulation=1,
             num_steps=WARM_UP + self.steps + 8 * (workers + 2), start_step=0, seed=self.config.seed, num_workers=workers,
         )  # fmt: skip
 
@@ -264,18 +260,34 @@ class _Bench:
 
         model, optimizer, scheduler = self.prepared
         total = WARM_UP + self.steps + 1
-        with tempfile.TemporaryDirectory(prefix="headstart-") as name, suppress(_Enough):
+        progress = TrainingProgress(ends=[total], start_step=0, batch_size=self.config.train.batch_size, speaks=False)
+        state, groups = TrainingState(), [group["name"] for group in optimizer.param_groups]
+        log = TrainingLog(
+            self.accelerator,
+            self.config,
+            state,
+            groups,
+            progress,
+            folder=None,
+            write=lambda line: None,
+            keep_best=lambda metrics: None,
+        )
+        with suppress(_Enough):
             # no signal handlers: Ctrl-C ends the benchmark, there is nothing to save
-            record = Record(
-                self.accelerator, self.config, self.model,
-                model_info(self.config, self.manifest, self.spec, self.weights, measured_on="network"),
-                create_folder(Path(name) / "run"), Position(),
-                TrainingProgress(ends=[total], start_step=0, batch_size=self.config.train.batch_size, speaks=False),
-            )  # fmt: skip
             fit(
-                record, model, optimizer, scheduler, clocked(), loss_of=self.loss_of, spec=self.spec, ends=[total],
-                measure_epoch=_never, stop=StopRequest(),
-            )  # fmt: skip
+                model,
+                optimizer,
+                scheduler,
+                clocked(),
+                accelerator=self.accelerator,
+                state=state,
+                epoch_ends=[total],
+                inputs=lambda batch, step: self.spec.normalize(batch["pixels"].contiguous(memory_format=self.layout)),
+                loss_fn=self.loss_of,
+                evaluate=_never,
+                log=log,
+                stop=StopRequest(),
+            )
         return self.steps * self.config.train.batch_size / (clock[1] - clock[0])
 
     def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,16 +2,15 @@
 
 import os
 import platform
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headstart.runtime.accelerator import set_threads, versions
-from headstart.runtime.hardware import free_memory, usable_cores
-from headstart.runtime.precision import choose_precision
+from headstart.runtime.accelerator import best_device, set_threads, versions
+from headstart.runtime.hardware import free_memory, free_shared_memory, usable_cores
+from headstart.runtime.precision import choose_precision, describe_precision
 
 MEASURE_S = 1.0
 
@@ -19,10 +18,7 @@ MEASURE_S = 1.0
 def examine() -> dict[str, Any]:
     """Name -> finding, in the order in which they are printed; JSON values."""
     threads = set_threads(None)
-    device = torch.device(
-        "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    )
-    precision, why = choose_precision("auto", device)
+    device = best_device()
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "device": device.type,
@@ -32,14 +28,13 @@ def examine() -> dict[str, Any]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "unset"),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
         "free memory, GiB": round(free_memory() / 2**30, 1),
-        "precision by auto": f"{precision} ({why})",
+        "precision by auto": describe_precision(*choose_precision("auto", device)),
         "bf16 against fp32, speed of a convolution": round(_bf16_gain(device), 2),
         "process groups": [name for name in ("gloo", "nccl", "mpi") if _has_backend(name)],
         "versions": versions(),
     }
-    shared = Path("/dev/shm")
-    if shared.exists():
-        found["shared memory, GiB"] = round(shutil.disk_usage(shared).free / 2**30, 2)
+    if Path("/dev/shm").exists():
+        found["shared memory, GiB"] = round(free_shared_memory() / 2**30, 2)
     return found
 
 

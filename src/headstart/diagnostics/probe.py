@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.config import RunConfig
+from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.features.extraction import features_of, fill, rows_of
 from headstart.features.probe_study import Study, study
@@ -13,7 +14,7 @@ from headstart.features.training_set import describe_extraction, trunk_of
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import StopRequest
-from headstart.training.open_data import open_data
+from headstart.training.cached_features import load_data
 
 
 def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
@@ -29,7 +30,8 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     accelerator = start_accelerator(config.runtime)
     precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-    weights, spec, bank, transforms, manifest = open_data(accelerator, config, pooled=True)
+    spec = Preprocess.of(config.data)
+    weights, bank, transforms, manifest = load_data(accelerator, config, spec, pooled=True)
     samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
     codes = {name: code for code, name in enumerate(manifest.classes)}
     labels = np.array([codes[sample.label] for sample in samples])

@@ -1,6 +1,6 @@
-"""Predictions of a split, each sample once, and their metrics with intervals."""
+"""Predictions for a split, each image once, and their metrics with confidence intervals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +10,18 @@ from accelerate import Accelerator
 
 from headstart.data.transforms import Preprocess
 from headstart.errors import Stopped
-from headstart.model.calibration import CONFIDENCE, WRONGLY_FLAGGED, Calibration, cross_fitted
+from headstart.evaluation import metrics, statistics
+from headstart.model.calibration import Calibration, cross_fitted
+from headstart.model.conformal import CONFIDENCE
+from headstart.model.open_set import WRONGLY_FLAGGED
+from headstart.model.softmax import softmax
 from headstart.runtime.signals import StopRequest
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """logits: (n, C) float32; labels: (n,) int64; features: (n, 512) float32, what the head saw, if asked for; all in the
-    order of the split's samples."""
+    """logits: (n, C) float32; labels: (n,) int64; features: (n, 512) float32, the inputs of the head, if requested;
+    all in the order of the split's samples."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -26,9 +30,7 @@ class Predictions:
     @property
     def probabilities(self) -> np.ndarray:
         """Softmax in float64, (n, C)."""
-        logits = self.logits.astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        return softmax(self.logits)
 
     @property
     def is_correct(self) -> np.ndarray:
@@ -51,10 +53,10 @@ def collect(
     channels_last: bool,
     head: torch.nn.Module | None = None,
 ) -> Predictions:
-    """Run a prepared eval loader through the model, the same result in every process.
+    """Run a prepared evaluation loader through the model; every process returns the same result.
 
-    Accelerate evens the last batch out by repeating samples; rows are put in place by sample index, so each
-    counts once. head: the layer of the model whose inputs are wanted as features; the model must not be compiled then.
+    Accelerate repeats samples to fill the last batch. Rows are stored by sample index, so each sample counts once.
+    head: the layer of the model whose inputs are returned as features; the model must not be compiled then.
     Raises Stopped within one batch of a signal.
     """
     model.eval()
@@ -86,57 +88,44 @@ def collect(
     return Predictions(tables[0], all_labels, tables[1] if head is not None else None)
 
 
-def describe(
-    predictions: Predictions,
-    classes: Sequence[str],
-    *,
-    measure: Callable[[np.ndarray, np.ndarray], dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """All metrics with their intervals, None where nothing says how wide one is; per-class values by class name.
-
-    measure: metrics.measure, or what runs it elsewhere.
-    """
-    from headstart.evaluation import statistics
-
-    if measure is None:
-        from headstart.evaluation import metrics  # imports evaluate, which takes its time
-
-        measure = metrics.measure
-    values = measure(predictions.probabilities, predictions.labels)
-    order = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss")
-    described: dict[str, Any] = {name: values[name] for name in order if name in values}
-    described["accuracy_ci95"] = list(statistics.wilson(values["correct"], values["n"]))
+def describe(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """All metrics with their 95% intervals, which are None where the data do not determine one; `per_class` by class
+    name."""
     probabilities, labels = predictions.probabilities, predictions.labels
-    counts = np.array(values["confusion_matrix"])
-    described["balanced_accuracy_ci95"] = list(
-        statistics.balanced_accuracy_interval(np.diag(counts), counts.sum(axis=1))
-    )
-    losses = statistics.log_losses(probabilities, labels)
-    described["loss_ci95"] = _listed(statistics.bootstrap(losses, labels, lowest=0.0))
-    brier = statistics.brier_scores(probabilities, labels)
-    described["brier"] = float(brier.mean())
-    described["brier_ci95"] = _listed(statistics.bootstrap(brier, labels, lowest=0.0, highest=2.0))
-    described |= asdict(statistics.calibration_error(probabilities, labels))
-    described["per_class"] = {
-        name: {
-            "precision": values["precision"][i],
-            "precision_ci95": _interval(counts[i, i], counts[:, i].sum()),
-            "recall": values["recall"][i],
-            "recall_ci95": _interval(counts[i, i], counts[i].sum()),
-            "n": int(counts[i].sum()),
-        }
-        for i, name in enumerate(classes)
+    values = metrics.compute(probabilities, labels)
+    precision, recall = values.pop("precision"), values.pop("recall")
+    confusion = values.pop("confusion_matrix")
+    counts = np.array(confusion)
+    correct, predicted, actual = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
+    brier = metrics.brier_scores(probabilities, labels)
+    loss_interval = statistics.bootstrap(metrics.log_losses(probabilities, labels), labels, lowest=0.0)
+    return {
+        **values,
+        "accuracy_ci95": list(statistics.wilson(values["correct"], values["n"])),
+        "balanced_accuracy_ci95": list(statistics.balanced_accuracy_interval(correct, actual)),
+        "loss_ci95": _listed(loss_interval),
+        "brier": float(brier.mean()),
+        "brier_ci95": _listed(statistics.bootstrap(brier, labels, lowest=0.0, highest=2.0)),
+        **asdict(metrics.calibration_error(probabilities, labels)),
+        "per_class": {
+            name: {
+                "precision": precision[i],
+                "precision_ci95": _wilson(correct[i], predicted[i]),
+                "recall": recall[i],
+                "recall_ci95": _wilson(correct[i], actual[i]),
+                "n": int(actual[i]),
+            }
+            for i, name in enumerate(classes)
+        },
+        "confusion_matrix": confusion,
     }
-    described["confusion_matrix"] = values["confusion_matrix"]
-    return described
 
 
 def describe_calibration(predictions: Predictions, calibration: Calibration) -> dict[str, Any]:
-    """What the model file's calibration says of the validation images that it was fitted on, or by.
+    """Evaluate the calibration of the model file on the validation images.
 
-    A temperature that was fitted on them is measured by cross-fitting: each tenth with that of the other nine."""
-    from headstart.evaluation import statistics
-
+    A temperature that was fitted on these images is evaluated by cross-fitting: each tenth of the images with the
+    temperature of the other nine."""
     logits, labels = predictions.logits, predictions.labels
     if calibration.fitted_on == "validation logits":
         probabilities = cross_fitted(logits, labels)
@@ -147,9 +136,9 @@ def describe_calibration(predictions: Predictions, calibration: Calibration) -> 
         "temperature": calibration.temperature,
         "fitted_on": calibration.fitted_on,
         "n": calibration.n,
-        "loss": float(statistics.log_losses(probabilities, labels).mean()),
-        "brier": float(statistics.brier_scores(probabilities, labels).mean()),
-        **asdict(statistics.calibration_error(probabilities, labels)),
+        "loss": float(metrics.log_losses(probabilities, labels).mean()),
+        "brier": float(metrics.brier_scores(probabilities, labels).mean()),
+        **asdict(metrics.calibration_error(probabilities, labels)),
         "prediction_sets": {
             "confidence": CONFIDENCE,
             "exact": calibration.conformal.exact,
@@ -169,11 +158,9 @@ def describe_calibration(predictions: Predictions, calibration: Calibration) -> 
     return described
 
 
-def _interval(successes: Any, total: Any) -> list[float] | None:
-    """Wilson's, None of nothing."""
-    from headstart.evaluation.statistics import wilson
-
-    return _listed(wilson(int(successes), int(total))) if total else None
+def _wilson(successes: int, total: int) -> list[float] | None:
+    """Wilson's interval, None if total is 0."""
+    return _listed(statistics.wilson(int(successes), int(total))) if total else None
 
 
 def _listed(interval: tuple[float, float] | None) -> list[float] | None:
@@ -181,12 +168,11 @@ def _listed(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 def headline(values: dict[str, Any]) -> str:
-    """'accuracy 88.2 % [82.1, 92.4], 135 of 153'."""
+    """'accuracy 88.2% [82.1%, 92.4%], 135 of 153'."""
     low, high = values["accuracy_ci95"]
-    return f"accuracy {values['accuracy']:.1%} [{low:.1%}, {high:.1%}], {values['correct']} of {values['n']}".replace(
-        "%", " %"
-    )
+    return f"accuracy {values['accuracy']:.1%} [{low:.1%}, {high:.1%}], {values['correct']} of {values['n']}"
 
 
 def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple that is at least `value`."""
     return -(-value // multiple) * multiple

@@ -1,6 +1,6 @@
-"""Numbers from tables, and what they are worth: losses, calibration error, intervals, paired comparisons. Knows numpy alone.
+"""Confidence intervals and paired comparisons. Imports numpy, and scipy where a quantile of Student's t is needed.
 
-docs/statistics.md says what each means, and how often each interval was seen to hold the truth.
+docs/statistics.md explains each of them and lists how often each interval contained the true value in simulations.
 """
 
 import math
@@ -11,9 +11,8 @@ from statistics import NormalDist
 import numpy as np
 
 DRAWS = 2000  # of a bootstrap
-BINS = 15  # of the calibration error, fewer where they would hold less than 20 images each
-_CHUNK = 1 << 22  # numbers drawn at once
-_HARDLY = 0.01  # of the variance of the images: what a draw of them must have for its t to say anything
+_CHUNK = 1 << 22  # random numbers drawn at once
+_LEAST_VARIANCE = 0.01  # of the variance of all values: a draw with less has no usable t
 
 
 def wilson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -28,81 +27,18 @@ def wilson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[flo
 
 
 def balanced_accuracy_interval(
-    right: np.ndarray, total: np.ndarray, *, confidence: float = 0.95
+    correct: np.ndarray, total: np.ndarray, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Of the mean over classes of right / total, (C,) counts each; classes without images are left out.
+    """Interval of the mean over classes of correct / total, (C,) counts each; classes without images are left out.
 
-    The classes' Wilson intervals added up by their squared distances from the estimate (Zou and Donner 2008).
+    The squared distances of the classes' Wilson limits from their recall are added (Zou and Donner 2008).
     """
-    shares, lows, highs = [], [], []
-    for successes, count in zip(right.tolist(), total.tolist(), strict=True):
-        if count:
-            low, high = wilson(successes, count, confidence=confidence)
-            shares.append(successes / count)
-            lows.append(low)
-            highs.append(high)
-    mean, parts = float(np.mean(shares)), len(shares)
-    down = math.sqrt(sum((share - low) ** 2 for share, low in zip(shares, lows, strict=True))) / parts
-    up = math.sqrt(sum((high - share) ** 2 for share, high in zip(shares, highs, strict=True))) / parts
+    present = [(hits, count) for hits, count in zip(correct.tolist(), total.tolist(), strict=True) if count]
+    shares = np.array([hits / count for hits, count in present])
+    limits = np.array([wilson(hits, count, confidence=confidence) for hits, count in present])  # (classes, 2)
+    down, up = (np.sqrt(((limits - shares[:, None]) ** 2).sum(axis=0)) / len(shares)).tolist()
+    mean = float(shares.mean())
     return max(0.0, mean - down), min(1.0, mean + up)
-
-
-def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n, C) float64, (n,) int -> (n,) negative log likelihood in nats; finite also for a probability of 0."""
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return np.asarray(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)))
-
-
-def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of log_losses."""
-    return float(log_losses(probabilities, labels).sum() / len(labels))
-
-
-def brier_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n, C) float64, (n,) int -> (n,) squared distance between the probabilities and the truth, in [0, 2] (Brier 1950)."""
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return np.asarray((probabilities**2).sum(axis=1) - 2 * chosen + 1)
-
-
-@dataclass(frozen=True)
-class CalibrationError:
-    """ece: how far confidence and accuracy are apart, by debiased estimate; ece_by_chance95: what 95 of 100 perfectly
-    calibrated models with the same confidences would stay below on so many images."""
-
-    ece: float
-    ece_by_chance95: float
-
-
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> CalibrationError:
-    """Of the most probable class, in bins of equal size. (n, C) float64, (n,) int.
-
-    ece: the mean over bins of |confidence - accuracy|, which chance alone makes larger than it is; twice it less what it
-    becomes on average when the accuracies are drawn anew (Kumar, Liang and Ma 2019, "Verified Uncertainty Calibration"), at
-    least 0. Chance: labels drawn from the probabilities (consistency resampling, Broecker and Smith 2007).
-    """
-    confidence = probabilities.max(axis=1)
-    order = np.argsort(confidence, kind="stable")
-    confidence, right = confidence[order], (probabilities.argmax(axis=1) == labels)[order]
-    count = len(labels)
-    num_bins = max(1, min(BINS, count // 20))
-    starts = np.arange(num_bins) * count // num_bins
-    sizes = np.diff([*starts, count])
-    confidences = np.add.reduceat(confidence, starts) / sizes
-
-    def ece(rights: np.ndarray) -> np.ndarray:
-        """(draws, n) -> (draws,)."""
-        accuracies = np.add.reduceat(rights.astype(np.float64), starts, axis=1) / sizes
-        gaps = np.abs(accuracies - confidences)
-        spreads = np.sqrt(np.maximum(accuracies * (1 - accuracies), 1e-12) / sizes)
-        redrawn = spreads * math.sqrt(2 / math.pi) * np.exp(-(gaps**2) / (2 * spreads**2)) + gaps * _erf(
-            gaps / (spreads * math.sqrt(2))
-        )  # the mean of |a normal around the gap|
-        return np.asarray(np.maximum(((2 * gaps - redrawn) * sizes).sum(axis=1) / count, 0.0))
-
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _CHUNK // count)
-    chance = [ece(rng.random((min(at_once, 1000 - done), count)) < confidence) for done in range(0, 1000, at_once)]
-    return CalibrationError(float(ece(right[None])[0]), float(np.quantile(np.concatenate(chance), 0.95)))
 
 
 def bootstrap(
@@ -115,13 +51,14 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Interval of the mean of (n,) values, such as losses: bootstrap-t (Efron and Tibshirani 1993), drawn class by class.
+    """Interval of the mean of (n,) values, such as losses: bootstrap-t (Efron and Tibshirani 1993), drawn within
+    classes.
 
-    In each draw every class keeps its number of images; classes of one image are drawn together. The plain percentile interval
-    is too short for losses, whose few large values often are not drawn. Where more draws than a tail holds hardly vary, so
-    that their t says nothing, it is Student's t interval. lowest, highest: what a mean can be; no limit lies beyond.
-    None where nothing varies: then nothing says how far off the mean is.
-    """
+    In each draw every class keeps its number of images; classes of one image are drawn together. The plain percentile
+    interval is too short for losses, because many draws miss the few large values. If the share of draws with almost
+    no variance exceeds that of one tail, the interval is Student's t instead. lowest, highest: the range of possible
+    means, to which the interval is clipped. None if the values do not vary within classes: then their spread is
+    unknown."""
     strata = [values[rows].astype(np.float64) for rows in _strata(labels)]
     if all(np.ptp(ours) == 0 for ours in strata):
         return None
@@ -140,7 +77,7 @@ def bootstrap(
             means[rows] += share * drawn.mean(axis=1)
             variances[rows] += share**2 * drawn.var(axis=1) / size
     tail = 0.5 - confidence / 2
-    varies = variances > _HARDLY * variance
+    varies = variances > _LEAST_VARIANCE * variance
     if (~varies).mean() > tail:
         unbiased = sum((len(ours) / count) ** 2 * float(ours.var(ddof=1)) / len(ours) for ours in strata)
         reach = student_t(1 - tail, count - len(strata)) * math.sqrt(unbiased)
@@ -153,7 +90,8 @@ def bootstrap(
 
 
 def _strata(labels: np.ndarray) -> list[np.ndarray]:
-    """The rows of each class, (n,) bool each. Classes of one image are one stratum; a single one joins the smallest class."""
+    """The rows of each class, (n,) bool each. Classes of one image form one stratum; if there is only one of them, it
+    joins the smallest class."""
     names, sizes = np.unique(labels, return_counts=True)
     alone = np.isin(labels, names[sizes == 1])
     strata = [labels == name for name in names[sizes > 1]]
@@ -165,50 +103,36 @@ def _strata(labels: np.ndarray) -> list[np.ndarray]:
     return strata
 
 
-def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's t interval of the mean of a few independent values, None of fewer than two."""
-    if len(values) < 2:
+def mean_interval(
+    values: Sequence[float], *, overlap: float = 0.0, confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Student's t interval of the mean of a few values, None for fewer than two.
+
+    overlap: validation images / training images of runs that share training images, and are therefore not independent:
+    the variance of their mean is larger (Nadeau and Bengio 2003). 0 for independent values.
+    """
+    count = len(values)
+    if count < 2:
         return None
-    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = student_t(0.5 + confidence / 2, len(values) - 1) * spread
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) * math.sqrt(1 / count + overlap)
+    reach = student_t(0.5 + confidence / 2, count - 1) * spread
     return mean - reach, mean + reach
 
 
 def student_t(probability: float, degrees: int) -> float:
-    """The value that a t variable of so many degrees of freedom stays below with a probability in (0.5, 1)."""
+    """The quantile of Student's t distribution with so many degrees of freedom."""
+    from scipy.special import stdtrit  # takes 0.25 s to import, and most runs do not need it
 
-    def tail(
-        value: float,
-    ) -> float:  # P(T > value), exactly, by the finite series for whole degrees (Abramowitz-Stegun 26.7)
-        angle = math.atan(value / math.sqrt(degrees))
-        cosine2, term, total = math.cos(angle) ** 2, 1.0, 0.0
-        if degrees % 2:
-            term, terms = math.cos(angle), (degrees - 1) // 2
-            for k in range(1, terms + 1):
-                total += term
-                term *= cosine2 * (2 * k) / (2 * k + 1)
-            inside = 2 / math.pi * (angle + math.sin(angle) * total)
-        else:
-            for k in range(1, degrees // 2 + 1):
-                total += term
-                term *= cosine2 * (2 * k - 1) / (2 * k)
-            inside = math.sin(angle) * total
-        return (1 - inside) / 2
-
-    low, high = 0.0, 1.0
-    while tail(high) > 1 - probability:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle) > 1 - probability else (low, middle)
-    return (low + high) / 2
+    return float(stdtrit(degrees, probability))
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two classifiers on the same samples. gained: only the second is right; lost: only the first is.
+    """Two classifiers on the same images. gained: images that only the second classifies correctly; lost: only the
+    first.
 
-    difference: of the accuracies, second - first; ci95: its interval (Newcombe 1998); p_value: two-sided exact McNemar test.
+    difference: accuracy of the second less that of the first; ci95: its interval (Newcombe 1998); p_value: of the
+    two-sided exact McNemar test.
     """
 
     gained: int
@@ -219,14 +143,14 @@ class Paired:
 
     @property
     def beyond_chance(self) -> bool:
+        """Whether the difference is significant at p < 0.05."""
         return self.p_value < 0.05
 
 
-def paired(first_right: Sequence[bool], second_right: Sequence[bool]) -> Paired:
-    """Compare two classifiers sample by sample (McNemar 1947, by the exact binomial)."""
-    both = sum(a and b for a, b in zip(first_right, second_right, strict=True))
-    gained, lost = sum(second_right) - both, sum(first_right) - both
-    total = len(first_right)
+def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """Compare two classifiers image by image (McNemar 1947, exact binomial). first, second: (n,) correct or not."""
+    both = sum(a and b for a, b in zip(first, second, strict=True))
+    gained, lost, total = sum(second) - both, sum(first) - both, len(first)
     differ = gained + lost
     tail = sum(math.comb(differ, k) for k in range(min(gained, lost) + 1)) / 2**differ
     interval = newcombe(gained=gained, lost=lost, both=both, total=total)
@@ -234,8 +158,8 @@ def paired(first_right: Sequence[bool], second_right: Sequence[bool]) -> Paired:
 
 
 def newcombe(*, gained: int, lost: int, both: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the difference of two proportions on the same samples (Newcombe 1998, method 10): the two Wilson intervals
-    put together with the correlation of the two."""
+    """Interval of the difference of two proportions on the same images (Newcombe 1998, method 10): it combines the two
+    Wilson intervals and the correlation of the two."""
     first, second = both + lost, both + gained
     low1, high1 = wilson(first, total, confidence=confidence)
     low2, high2 = wilson(second, total, confidence=confidence)
@@ -253,18 +177,19 @@ def newcombe(*, gained: int, lost: int, both: int, total: int, confidence: float
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for having looked so many times (Holm 1979), in the order given: comparable with 0.05 each."""
+    """p-values adjusted for the number of comparisons (Holm 1979), in the order given; compare each with 0.05."""
     adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
     return adjusted
 
 
 def images_needed(*, gained: int, lost: int, total: int, power: float = 0.8, level: float = 0.05) -> int | None:
-    """Validation images with which the exact McNemar test finds the difference that was seen, if it is real, with at least this
-    probability (Connor 1987, with the correction for continuity, as the exact test is stricter than the formula without it);
-    None where no difference was seen."""
+    """The number of validation images with which the exact McNemar test detects the observed difference, if it is real,
+    with at least the probability `power`. None if no difference was observed.
+
+    Connor (1987), with the correction for continuity: without it the formula is more optimistic than the exact test."""
     if gained == lost:
         return None
     differ, difference = (gained + lost) / total, abs(gained - lost) / total
@@ -272,10 +197,3 @@ def images_needed(*, gained: int, lost: int, total: int, power: float = 0.8, lev
     reach = z_level * math.sqrt(differ) + z_power * math.sqrt(differ - difference**2)
     # n difference - 1 = reach sqrt(n)
     return math.ceil(((reach + math.sqrt(reach**2 + 4 * difference)) / (2 * difference)) ** 2)
-
-
-def _erf(values: np.ndarray) -> np.ndarray:
-    """numpy has none; Abramowitz and Stegun 7.1.26 for values >= 0, right to 1.5e-7."""
-    t = 1 / (1 + 0.3275911 * values)
-    series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
-    return np.asarray(1 - series * np.exp(-(values**2)))

@@ -12,6 +12,7 @@ import torch
 from headstart.data.transforms import Preprocess
 from headstart.exporters.format import Format, answers
 from headstart.exporters.original import Answer, Original, said_by
+from headstart.model.softmax import softmax
 
 if TYPE_CHECKING:
     import onnx
@@ -94,12 +95,6 @@ def open_it(path: Path) -> Answer:
 def answers_from_pixels(classes: Sequence[str], spec: Preprocess, logits: Callable[[np.ndarray], np.ndarray]) -> Answer:
     """logits: of an opened network, float32 (1, 3, S, S), normalised -> (C,)."""
     return answers(classes, lambda image: softmax(logits(spec.normalize(spec.resize_and_crop(image)[None]).numpy())))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """(C,) -> (C,) float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    return np.asarray(powers / powers.sum())
 
 
 FORMAT = Format(

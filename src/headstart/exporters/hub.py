@@ -14,18 +14,12 @@ from headstart.errors import InputError
 from headstart.model.header import read_header
 from headstart.wording import one_line
 
-SENT = ("model.safetensors", "README.md", "curves.png", "report.html")
+SENT = ("model.safetensors", "README.md", "report.html")
 """Of a run folder; config.json is made of the header of the model file."""
 _REPO = re.compile(r"(?!.*(--|\.\.))([A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9])?/)?[A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9])?")
 _PLACES = (("data", "root"), ("model", "weights"), ("runtime", "bank"))  # keys of the configuration
 _PICTURE = re.compile(rb"data:image/(?!svg)", re.IGNORECASE)
 _NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "socket", "ssl"}
-
-
-_NOT_THERE = (  # what the card says of files that stay here
-    (b"`manifest.parquet` lists them by content, SHA-256 of it all", b"SHA-256 of the list of all their contents"),
-    (b", and all of it in `config.yaml`", b""),
-)
 
 
 @dataclass(frozen=True)
@@ -91,9 +85,7 @@ def prepare(run: Path, repo: str, *, with_pictures: bool) -> Package:
 
 
 def _card(text: bytes, name: str, repo: str) -> bytes:
-    """The model card for whoever finds it in the repository, with nothing but what lies there."""
-    for here, there in _NOT_THERE:
-        text = text.replace(here, there)
+    """The model card with the command that downloads the model file."""
     command = f"headstart predict {name} IMAGES...".encode()
     return text.replace(command, f"hf download {repo} model.safetensors --local-dir {name}\n".encode() + command)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage, decode
-from headstart.data.samples import Source
+from headstart.data.source import Source
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 from headstart.wording import one_line

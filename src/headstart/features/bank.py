@@ -1,19 +1,15 @@
-"""The feature bank: outputs of a frozen trunk on disk, found again by what they were computed from.
+"""The feature bank: outputs of a frozen trunk on disk, addressed by what they were computed from.
 
-A bank is a folder per key (trunk and preprocessing), and in it shards: safetensors files with rows of features, each
-row named by the content of its image and the view of it. Shards are written whole or not at all and never change,
-so runs may share a bank without a lock: each writes shards of its own names and reads the union of all.
-"""
+A bank has a folder per key (trunk and preprocessing) with shards: files of rows of features, each row named by the
+content of its image and the transform. Shards are written atomically and never change, so runs may share a bank
+without a lock: each run writes shards with names of its own and reads all shards."""
 
 import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
-import shutil
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import InputError
+from headstart.features.shards import NAME_BYTES, read_shard, write_shard
 from headstart.files import cache_folder, write_atomically
 
 EVAL_TRANSFORM = "eval"
-STALE_S = 3600.0  # an unfinished file of this age has no writer any more
-MERGE_SHARDS = 64  # so many small shards of one writer become a large one
+STALE_S = 3600.0  # an unfinished file of this age is left over from a killed writer
+MERGE_SHARDS = 64  # number of small shards of one writer that are merged into a large one
 _SCHEMA = 1
-_ROW_BYTES = 16  # of the name of a row
 
 
 def default_location() -> Path:
@@ -37,92 +33,93 @@ def default_location() -> Path:
 
 
 def bank_key(*, weights_sha256: str, form: str, preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides a feature besides the image and its view. Its hash names the folder."""
+    """Everything that determines a feature besides the image and its transform. Its hash names the folder."""
     return {"schema": _SCHEMA, "weights_sha256": weights_sha256, "form": form, "preprocess": dict(preprocess)}
 
 
 def row_name(sha256: str, transform: str) -> bytes:
-    """16 bytes: of the image's content and its view."""
-    return hashlib.blake2b(f"{sha256} {transform}".encode(), digest_size=_ROW_BYTES).digest()
+    """16 bytes: a hash of the image's content and the id of its transform."""
+    return hashlib.blake2b(f"{sha256} {transform}".encode(), digest_size=NAME_BYTES).digest()
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A shard that is not as it was written. Its rows are computed anew."""
+    """A shard that fails its checks. Its rows are computed again."""
 
     path: Path
     reason: str
 
 
 class Bank:
-    """The rows of one key. Opening reads and checks every shard; features stay memory-mapped."""
+    """The rows of one key. Opening reads and checks every shard; the features stay memory-mapped."""
 
     def __init__(self, location: Path, key: Mapping[str, Any], *, width: int) -> None:
-        """Raises InputError if there is no bank of this key at `location` and none can be made. One that cannot be
-        written is read."""
+        """width: numbers per row. Raises InputError if `location` has no bank of this key and none can be created. A
+        bank on a read-only disk can be read."""
         text = json.dumps(key, sort_keys=True, ensure_ascii=False)
         self.path = location / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.width = width
         self.damaged: list[Damaged] = []
-        self._places: dict[bytes, tuple[np.ndarray, int]] = {}
+        self._rows: dict[bytes, tuple[np.ndarray, int]] = {}
         self._seen: set[str] = set()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not (self.path / "key.json").exists():
-                _write_atomically(self.path / "key.json", (json.dumps(key, indent=2, sort_keys=True) + "\n").encode())
+                content = json.dumps(key, indent=2, sort_keys=True) + "\n"
+                write_atomically(self.path / "key.json", lambda staging: staging.write_text(content, encoding="utf-8"))
         except OSError as error:
-            raise _cannot_be_kept(location, error) from None
+            raise _not_writable(location, error) from None
         with contextlib.suppress(OSError):
             os.utime(self.path)  # last used: for pruning
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._places
+        return name in self._rows
 
     def refresh(self) -> None:
-        """Take in the shards that were finished since, by whatever process. Damaged ones are listed and left out."""
-        while not self._take_in_new_shards():
+        """Read the shards that any process has finished since. Damaged ones are added to `damaged` and left out."""
+        while not self._read_new_shards():
             pass
 
-    def _take_in_new_shards(self) -> bool:
-        """False if a shard went away meanwhile: its writer has merged it into one that the list may not have had."""
+    def _read_new_shards(self) -> bool:
+        """False if a shard was removed meanwhile: its writer has merged it into one that was not listed yet."""
         complete = True
         for path in sorted(self.path.glob("*.safetensors")):
             if path.name in self._seen:
                 continue
             try:
-                names, features = _read_shard(path, width=self.width)
+                names, features = read_shard(path, width=self.width)
             except FileNotFoundError:
                 complete = False
                 continue
             except ValueError as error:
                 self.damaged.append(Damaged(path, str(error)))
-                self._seen.add(path.name)
-                continue
+                names = []
             self._seen.add(path.name)
             for row, name in enumerate(names):
-                self._places.setdefault(name, (features, row))
+                self._rows.setdefault(name, (features, row))
         return complete
 
     def remove_damaged(self) -> None:
-        """Delete the files that `damaged` names: once their rows are stored anew nobody needs them."""
+        """Delete the files in `damaged`, after their rows have been computed again."""
         for damaged in self.damaged:
             damaged.path.unlink(missing_ok=True)
 
     def rows(self, names: Sequence[bytes]) -> "BankRows":
-        """The rows of these names, in this order, left in the memory maps. Raises KeyError for one that is not there."""
-        shards: dict[int, int] = {}
+        """(n, width): the rows of these names, in this order, still memory-mapped. Raises KeyError for an unknown
+        name."""
         maps: list[np.ndarray] = []
+        index_of: dict[int, int] = {}  # of a map in `maps`, by its identity
         where = np.empty((len(names), 2), dtype=np.int64)
-        for position, name in enumerate(names):
-            features, row = self._places[name]
-            shard = shards.setdefault(id(features), len(maps))
-            if shard == len(maps):
+        for number, name in enumerate(names):
+            features, row = self._rows[name]
+            if id(features) not in index_of:
+                index_of[id(features)] = len(maps)
                 maps.append(features)
-            where[position] = shard, row
+            where[number] = index_of[id(features)], row
         return BankRows(maps, where, width=self.width)
 
     def writer(self) -> "Writer":
@@ -130,12 +127,13 @@ class Bank:
 
 
 class BankRows:
-    """A float32 matrix (n, width) whose rows lie in memory maps; a slice, a mask or indices give an ordinary array."""
+    """A float32 matrix (n, width) whose rows lie in memory maps. Indexing by a slice, a mask or indices gives an
+    array."""
 
     dtype = np.dtype(np.float32)
 
     def __init__(self, maps: Sequence[np.ndarray], where: np.ndarray, *, width: int) -> None:
-        """where: (n, 2) int64, (map, row in it) of each row."""
+        """where: (n, 2) int64, the index of the map and of the row in it, for each row."""
         self._maps, self._where = maps, where
         self.shape = (len(where), width)
 
@@ -151,161 +149,64 @@ class BankRows:
         return out
 
     def only(self, which: np.ndarray) -> "BankRows":
-        """The rows of a mask or of indices, left where they are."""
+        """The rows of a mask or of indices, still memory-mapped."""
         return BankRows(self._maps, self._where[which], width=self.shape[1])
 
 
 class Writer:
-    """Adds rows; what `add` was given is on disk when it returns. Only the writer's own shards are merged."""
+    """Adds rows, which are on disk when `add` returns. A writer merges only shards of its own."""
 
     def __init__(self, path: Path, *, width: int) -> None:
         self._path, self._width = path, width
         self._small: list[Path] = []
-        for left in path.glob(".*.tmp"):  # of writers that were killed
+        for unfinished in path.glob(".*.tmp"):
             with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > STALE_S:
-                    left.unlink()
+                if time.time() - unfinished.stat().st_mtime > STALE_S:
+                    unfinished.unlink()
 
     def add(self, names: Sequence[bytes], features: np.ndarray) -> None:
-        """features: float32 (n, width), a row per name. Raises ValueError for inf and nan, InputError if the bank cannot be
-        written or is gone."""
+        """features: (n, width) float32, a row per name. Raises ValueError for inf and nan, and InputError if the bank
+        is read-only or was deleted."""
         assert features.shape == (len(names), self._width)
         assert features.dtype == np.float32
         if not np.isfinite(features).all():
-            raise ValueError("inf and nan are no features")
+            raise ValueError("features must not be inf or nan")
         if not names:
             return
-        with self._in_words():
-            self._small.append(_write_shard(self._path, names, features))
+        with self._explained_errors():
+            self._small.append(write_shard(self._path, names, features))
         if len(self._small) >= MERGE_SHARDS:
             self.merge()
 
     def merge(self) -> None:
-        """Small shards into one. The large one is complete on disk before the small ones go."""
+        """Merge the small shards into one, which is complete on disk before they are deleted."""
         if len(self._small) > 1:
-            with self._in_words():
-                parts = [_read_shard(path, width=self._width) for path in self._small]
+            with self._explained_errors():
+                parts = [read_shard(path, width=self._width) for path in self._small]
                 names = [name for named, _ in parts for name in named]
-                _write_shard(self._path, names, np.concatenate([rows for _, rows in parts]))
+                write_shard(self._path, names, np.concatenate([rows for _, rows in parts]))
             for path in self._small:
                 path.unlink(missing_ok=True)
         self._small = []
 
     @contextlib.contextmanager
-    def _in_words(self) -> Iterator[None]:
-        """What the user can mend, as InputError; a full disk stays what it is."""
+    def _explained_errors(self) -> Iterator[None]:
+        """Raise InputError for what the user can solve. A full disk remains an OSError."""
         try:
             yield
         except FileNotFoundError:
             raise InputError(
                 f"the feature bank {self._path} was deleted while it was being filled (headstart data bank --prune?); "
-                "the same command computes the features anew"
+                "run the same command again to compute the features"
             ) from None
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                raise _cannot_be_kept(self._path, error) from None
+                raise _not_writable(self._path, error) from None
             raise
 
 
-@dataclass(frozen=True)
-class Stored:
-    """One key's folder, as `headstart data bank` lists it."""
-
-    name: str
-    path: Path
-    key: Mapping[str, Any]
-    num_shards: int
-    num_bytes: int
-    used: float  # seconds since the epoch
-
-
-def stored(location: Path) -> list[Stored]:
-    """What is in a bank, the most recently used first."""
-    found = []
-    for path in location.glob("*/key.json") if location.is_dir() else []:
-        folder = path.parent
-        try:
-            key = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            key = {}
-        shards = [shard.stat() for shard in folder.glob("*.safetensors")]
-        used = folder.stat().st_mtime
-        found.append(Stored(folder.name, folder, key, len(shards), sum(shard.st_size for shard in shards), used))
-    return sorted(found, key=lambda entry: -entry.used)
-
-
-def prune(location: Path, *, name: str | None = None, unused_days: float | None = None) -> list[Stored]:
-    """Delete the keys whose name starts with `name` ("all": every one), or that nobody used for so many days.
-
-    Returns what went. Raises InputError if the name matches none, for both at once and for a number of days not above 0.
-    """
-    if name is not None and unused_days is not None:
-        raise InputError("--prune KEY and --prune_unused DAYS are two ways to choose what to delete; use one of them")
-    if unused_days is not None and not (math.isfinite(unused_days) and unused_days > 0):
-        raise InputError(
-            f"--prune_unused is {unused_days}; use a number of days above 0, or --prune all to delete every key"
-        )
-    entries = stored(location)
-    if name is not None:
-        gone = [entry for entry in entries if name == "all" or entry.name.startswith(name)]
-        if not gone and name != "all":
-            raise InputError(f"{location} has no key {name}; headstart data bank lists them")
-    else:
-        assert unused_days is not None
-        gone = [entry for entry in entries if time.time() - entry.used > unused_days * 86400]
-    for entry in gone:
-        shutil.rmtree(entry.path)
-    return gone
-
-
-def _cannot_be_kept(location: Path, error: OSError) -> InputError:
+def _not_writable(location: Path, error: OSError) -> InputError:
     return InputError(
-        f"the feature bank cannot be kept in {location}: {error.strerror}; name another place with --runtime.bank DIR"
+        f"the feature bank cannot be stored in {location}: {error.strerror}; choose another folder with "
+        "--runtime.bank DIR"
     )
-
-
-def _write_shard(folder: Path, names: Sequence[bytes], features: np.ndarray) -> Path:
-    """safetensors: features float32 (n, width), names uint8 (n, 16); the header has a sha256 over both."""
-    rows = np.ascontiguousarray(features, dtype="<f4")
-    packed = np.frombuffer(b"".join(names), dtype=np.uint8)
-    payload = rows.tobytes() + packed.tobytes()
-    header = {
-        "__metadata__": {"format": "pt", "schema": str(_SCHEMA), "sha256": hashlib.sha256(payload).hexdigest()},
-        "features": {"dtype": "F32", "shape": list(rows.shape), "data_offsets": [0, rows.nbytes]},
-        "names": {
-            "dtype": "U8",
-            "shape": [len(names), _ROW_BYTES],
-            "data_offsets": [rows.nbytes, rows.nbytes + packed.nbytes],
-        },
-    }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path = folder / f"{uuid.uuid4().hex}.safetensors"
-    _write_atomically(path, len(text).to_bytes(8, "little") + text + payload)
-    return path
-
-
-def _read_shard(path: Path, *, width: int) -> tuple[list[bytes], np.ndarray]:
-    """Names and memory-mapped features (n, width). Raises ValueError with the reason if the file is not whole."""
-    if path.stat().st_size < 8:
-        raise ValueError("truncated")
-    whole = np.memmap(path, dtype=np.uint8, mode="r")
-    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
-    try:
-        header = json.loads(whole[8:start].tobytes())
-        num_rows, columns = header["features"]["shape"]
-        expected = header["__metadata__"]["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError("the header is damaged") from None
-    split = start + num_rows * columns * 4
-    if columns != width or len(whole) != split + num_rows * _ROW_BYTES:
-        raise ValueError(f"{len(whole)} bytes, not those of {num_rows} rows")
-    if hashlib.sha256(whole[start:].data).hexdigest() != expected:
-        raise ValueError("the checksum does not match")
-    features = whole[start:split].view("<f4").reshape(num_rows, columns)
-    packed = whole[split:].tobytes()
-    return [packed[at : at + _ROW_BYTES] for at in range(0, len(packed), _ROW_BYTES)], features
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda staging: staging.write_bytes(content))

@@ -1,7 +1,7 @@
-"""Fill the feature bank: decode and run the frozen trunk for the rows that are missing, on all processes.
+"""Fill the feature bank: decode the images of missing rows and run the frozen trunk, on all processes.
 
-On a CPU a batch is decoded and computed in one worker process with one thread, one worker per core: no pixels travel,
-no thread pool waits for another, and decoding cannot starve the trunk. On a GPU the workers decode only.
+On a CPU one worker process per core decodes and computes whole batches with one thread: no pixels are sent between
+processes, no thread pool waits for another, and decoding cannot starve the trunk. On a GPU the workers only decode.
 """
 
 import hashlib
@@ -21,27 +21,28 @@ from torch.utils.data import Dataset
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage
 from headstart.data.pixel_cache import NO_CACHE, CacheLimit
-from headstart.data.samples import Sample, Source
+from headstart.data.samples import Sample
 from headstart.data.sampling import augmentation_seeds, keys_of
+from headstart.data.source import Source
 from headstart.data.transforms import Preprocess, Transform, train_transform
 from headstart.errors import InputError, Stopped
 from headstart.features.bank import EVAL_TRANSFORM, Bank, BankRows, row_name
+from headstart.features.coordination import Coordination
 from headstart.model.frozen_trunk import FrozenTrunk
 from headstart.runtime.hardware import cores_per_process
-from headstart.runtime.processes import agree, from_all, on_main
+from headstart.runtime.processes import from_all, on_main
 from headstart.runtime.signals import StopRequest
 from headstart.runtime.worker_processes import in_workers
 
-# A batch always has this many images, the last one filled up with black: what a feature is does not depend on which
-# other images are computed with it. One shard is written per batch, so this is also what a kill can cost.
+# A batch always has this many images, and the last one is filled up with black: so a feature does not depend on the
+# other images of its batch. One shard is written per batch, so a killed run loses at most this many images per worker.
 BATCH_CPU, BATCH_GPU = 16, 256
-
-EXCHANGE_S = 1.0  # so often the processes tell each other whether one must stop or failed, between two batches
 
 
 @dataclass(frozen=True)
 class BankTransform:
-    """One deterministic view of any image: `id` names it in the bank, number 0 is the evaluation view."""
+    """A deterministic transform of any image. id: its name in the bank; number: 0 for the evaluation transform, k for
+    the k-th augmented copy."""
 
     id: str
     number: int
@@ -49,34 +50,32 @@ class BankTransform:
     transform: Transform
 
     def pixels(self, sha256: str, load: Callable[[], Image.Image]) -> torch.Tensor:
-        """uint8 (3, S, S), a function of the content and the view alone."""
-        return self.transform.of(
-            sha256, int(augmentation_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0]), load
-        )
+        """uint8 (3, S, S), a function of the image's content and the transform alone. load: decodes the image."""
+        seed = int(augmentation_seeds(keys_of([sha256]), seed=self.seed, epoch=self.number)[0])
+        return self.transform.of(sha256, seed, load)
 
 
 def bank_transforms(
     data: DataConfig, spec: Preprocess, *, augmented_copies: int, seed: int, cache_limit: CacheLimit = NO_CACHE
 ) -> list[BankTransform]:
-    """The evaluation transform and `augmented_copies` random ones; the k-th is a function of (seed, k, content).
+    """The evaluation transform and those of the augmented copies; copy k is a function of (seed, k, content).
 
-    cache_limit: how much may be kept of each of the two kinds."""
+    cache_limit: of the decoded images of each of the two kinds."""
     transforms = [BankTransform(EVAL_TRANSFORM, 0, seed, spec.eval_transform(cache_limit=cache_limit))]
     if augmented_copies:
         augmented = train_transform(data, spec, cache_limit=cache_limit)
         recipe = {"min_crop_scale": data.min_crop_scale, "hflip": data.hflip, "vflip": data.vflip, "seed": seed}
         for number in range(1, augmented_copies + 1):
-            transforms.append(
-                BankTransform(json.dumps(recipe | {"view": number}, sort_keys=True), number, seed, augmented)
-            )
+            name = json.dumps(recipe | {"view": number}, sort_keys=True)  # stored banks have this key
+            transforms.append(BankTransform(name, number, seed, augmented))
     return transforms
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of features that is wanted: an image file of known content, in one view."""
+    """A requested row of features: an image file of known content, and a transform. path: within the source."""
 
-    path: str  # in the source
+    path: str
     sha256: str
     transform: BankTransform
     source: Source
@@ -85,15 +84,21 @@ class Row:
     def name(self) -> bytes:
         return row_name(self.sha256, self.transform.id)
 
+    @property
+    def location(self) -> str:
+        """The path with that of the source, for messages."""
+        return os.path.join(self.source.root, self.path)
+
 
 def rows_of(source: Source, samples: Iterable[Sample], transforms: Sequence[BankTransform]) -> list[Row]:
-    """All views of the first sample, then of the second, ..."""
+    """All transforms of the first sample, then of the second, and so on."""
     return [Row(sample.path, sample.sha256, transform, source) for sample in samples for transform in transforms]
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What filling the bank took. computed: rows over all processes; seconds: of this process."""
+    """wanted: number of different rows that were requested; computed: of these, by all processes; seconds: of this
+    process."""
 
     wanted: int
     computed: int
@@ -110,12 +115,11 @@ def fill(
     num_workers: int | None,
     stop: StopRequest,
 ) -> Extraction:
-    """Compute what `bank` lacks of `rows`; each process takes its share and stores it batch by batch.
+    """Compute the rows that `bank` lacks; each process computes its share and stores it batch by batch.
 
-    The trunk is not even built if nothing is missing. All processes raise the same: Stopped after a signal to any of them,
-    with the finished batches kept, and InputError if a file changed since it was scanned, its features are not finite, or
-    the bank cannot be written.
-    """
+    The trunk is only built if rows are missing. All processes raise the same error: Stopped after a signal to any of
+    them, with the finished batches kept; InputError if a file has changed since the scan, its features are not finite,
+    or the bank is read-only."""
     started = time.perf_counter()
     first_of = {row.name: index for index, row in reversed(list(enumerate(rows)))}
     missing: list[int] = on_main(
@@ -123,87 +127,46 @@ def fill(
     )
     if missing:
         share = [rows[index] for index in missing[accelerator.process_index :: accelerator.num_processes]]
-        pact = _Pact(accelerator, stop)
-        reason = _compute(share, bank, spec, trunk, pact, num_workers=num_workers)
-        for told in from_all(accelerator, reason):
-            if told is not None:
-                raise InputError(told)
+        coordination = Coordination(accelerator, stop)
+        error = None
+        try:
+            if share:  # there may be fewer rows than processes
+                _compute(share, bank, spec, trunk(), coordination, num_workers=num_workers)
+        except InputError as raised:
+            error = str(raised)
+        coordination.finish(failed=error is not None)
+        for message in from_all(accelerator, error):
+            if message is not None:
+                raise InputError(message)
         if stop.agreed(accelerator):
             raise Stopped(
-                f"stopped by {stop.signal_name or 'a signal'} while computing features; those that are finished are kept in "
-                f"{bank.path}, and the same command continues"
+                f"stopped by {stop.signal_name or 'a signal'} while computing features; the finished ones are stored "
+                f"in {bank.path}, and the same command continues"
             )
-    # whatever the main process lacked: another run may have stored rows after this process opened the bank
+    # also for rows that another run stored after this process had opened the bank
     bank.refresh()
     lacking = max(from_all(accelerator, sum(name not in bank for name in first_of)))
     if lacking:
         raise InputError(
             f"{lacking} of {len(first_of)} features are not in {bank.path} although every process stored its share; "
-            "all processes must see the same storage there: name it with --runtime.bank DIR"
+            "all processes must see the same storage: choose it with --runtime.bank DIR"
         )
     if missing and accelerator.is_main_process:
         bank.remove_damaged()
     return Extraction(len(first_of), len(missing), time.perf_counter() - started)
 
 
-class _Pact:
-    """What the processes tell each other between batches, about once a second, so that one that must stop or failed does not
-    wait for shares that are computed in vain, and none waits for long.
-
-    All take part in every exchange: who has nothing left to do goes on with them until nobody has."""
-
-    def __init__(self, accelerator: Accelerator, stop: StopRequest) -> None:
-        self._accelerator, self._stop = accelerator, stop
-        self._told_at = time.monotonic()
-        self._over = False
-        self.failed = False
-
-    @property
-    def ends(self) -> bool:
-        """No batch is to be begun any more."""
-        return self._over or self._stop.signal_name is not None
-
-    def after_batch(self) -> None:
-        if not self._over and time.monotonic() - self._told_at >= EXCHANGE_S:
-            self._exchange(failed=False, busy=True)
-
-    def finish(self, *, failed: bool) -> None:
-        """This process is done; returns when all are, or as soon as one must stop or failed."""
-        while not self._over:
-            self._exchange(failed=failed, busy=False)
-
-    def _exchange(self, *, failed: bool, busy: bool) -> None:
-        stopped = self._stop.signal_name is not None
-        stopped, self.failed, busy = agree(self._accelerator, stopped, failed, busy)
-        self._over = stopped or self.failed or not busy
-        self._told_at = time.monotonic()
-
-
 def _compute(
     rows: Sequence[Row],
     bank: Bank,
     spec: Preprocess,
-    build_trunk: Callable[[], FrozenTrunk],
-    pact: _Pact,
+    trunk: FrozenTrunk,
+    coordination: Coordination,
     *,
     num_workers: int | None,
-) -> str | None:
-    """Store the features of all rows, or of those that were begun when the pact ends; returns what is wrong with the input,
-    if anything is."""
-    reason = None
-    if rows:  # there may be fewer than processes
-        try:
-            reason = _store(rows, bank, spec, build_trunk(), pact, num_workers=num_workers)
-        except InputError as error:
-            reason = str(error)
-    pact.finish(failed=reason is not None)
-    return reason
-
-
-def _store(
-    rows: Sequence[Row], bank: Bank, spec: Preprocess, trunk: FrozenTrunk, pact: _Pact, *, num_workers: int | None
-) -> str | None:
-    """The part of `_compute` that this process can do alone, but for the pact between batches."""
+) -> None:
+    """Store the features of this process's rows, or of the batches that had begun when another process ended. Raises
+    InputError for an unusable image, after storing the batches before it."""
     on_cpu = trunk.device.type == "cpu"
     size = BATCH_CPU if on_cpu else BATCH_GPU
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -213,39 +176,45 @@ def _store(
     work = _Work(batches, spec, size, trunk if on_cpu else None)
 
     def numbers() -> Iterator[int]:
-        for number in range(len(work)):
-            if pact.ends:
+        for number in range(len(batches)):
+            if coordination.ends:
                 return
             yield number
 
     writer = bank.writer()
-    reason = None
-    for number, (pixels, reason) in enumerate(
-        in_workers(work, numbers, num_workers=num_workers, result_bytes=size * 3 * spec.image_size**2)
-    ):
-        if reason is not None:
+    error = None
+    results = in_workers(work, numbers, num_workers=num_workers, result_bytes=size * 3 * spec.image_size**2)
+    for (computed, error), batch in zip(results, batches, strict=False):  # a stop leaves fewer results
+        if error is not None:
             break
-        batch = batches[number]
-        features = (pixels if on_cpu else trunk(spec.normalize(pixels.to(trunk.device))).cpu())[: len(batch)].numpy()
-        odd = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if len(odd):
-            row = batch[int(odd[0])]
-            reason = (
-                f"{os.path.join(row.source.root, row.path)}: its features are inf or nan; use other --model.weights, or "
-                f"--runtime.mixed_precision no (now {str(trunk.dtype).removeprefix('torch.')})"
-            )
+        features = computed if on_cpu else trunk(spec.normalize(computed.to(trunk.device))).cpu()
+        values = features[: len(batch)].numpy()
+        if error := _not_finite(values, batch, precision=str(trunk.dtype).removeprefix("torch.")):
             break
-        writer.add([row.name for row in batch], features)
-        pact.after_batch()
-        if pact.failed:
+        writer.add([row.name for row in batch], values)
+        coordination.after_batch()
+        if coordination.failed:
             break
     writer.merge()
-    return reason
+    if error is not None:
+        raise InputError(error)
+
+
+def _not_finite(features: np.ndarray, batch: Sequence[Row], *, precision: str) -> str | None:
+    """The message about the first image whose features are inf or nan. features: (n, 512), a row per row of the
+    batch."""
+    odd = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if not len(odd):
+        return None
+    return (
+        f"{batch[int(odd[0])].location}: its features are inf or nan; use other --model.weights, or "
+        f"--runtime.mixed_precision no (now {precision})"
+    )
 
 
 class _Work(Dataset[tuple[torch.Tensor, str | None]]):
-    """Item i: batch i as uint8 pixels (size, 3, S, S), or as float32 features (size, 512) if there is a trunk;
-    and the reason if a file cannot be used."""
+    """Item i: batch i as uint8 pixels (size, 3, S, S), or as float32 features (size, 512) if there is a trunk; and an
+    error message if a file cannot be used."""
 
     def __init__(
         self, batches: Sequence[Sequence[Row]], spec: Preprocess, size: int, trunk: FrozenTrunk | None
@@ -259,17 +228,15 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str | None]:
         side = self.spec.image_size
         pixels = torch.zeros((self.size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        for position, row in enumerate(self.batches[index]):
+        for number, row in enumerate(self.batches[index]):
             try:
-                pixels[position] = row.transform.pixels(row.sha256, partial(self._decoded, row))
+                pixels[number] = row.transform.pixels(row.sha256, partial(self._decoded, row))
             except (UnreadableImage, OSError) as error:
-                return pixels[
-                    :0
-                ], f"{os.path.join(row.source.root, row.path)} was readable when the run began and is not now: {error}"
+                return pixels[:0], f"{row.location} was readable when the run began and is not now: {error}"
         return (pixels if self.trunk is None else self.trunk(self.spec.normalize(pixels))), None
 
     def _decoded(self, row: Row) -> Image.Image:
-        """The image of a row; the views of one image follow each other, so the last one is kept."""
+        """The image of a row. The last one is kept, as all transforms of an image follow each other."""
         if self._last is None or self._last[0] != row.sha256:
             data = row.source.read(row.path)
             if hashlib.sha256(data).hexdigest() != row.sha256:
@@ -279,5 +246,5 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
 
 
 def features_of(bank: Bank, rows: Sequence[Row]) -> BankRows:
-    """(n, 512), in the order of `rows`. Raises KeyError for a row that `fill` was not asked for."""
+    """(n, 512) float32, in the order of `rows`, memory-mapped. Raises KeyError for a row that is not stored."""
     return bank.rows([row.name for row in rows])

@@ -1,25 +1,27 @@
-"""What a frozen backbone can do on a folder, from repeated fits on its features. No model is kept."""
+"""How well a frozen backbone separates the classes of a folder, from repeated fits on its features. No head is kept."""
 
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from headstart.evaluation.statistics import wilson
-from headstart.features import logistic_regression
+from headstart.evaluation.metrics import confusion_matrix, precision, recall
+from headstart.evaluation.statistics import mean_interval, wilson
+from headstart.features.cross_validation import COARSE_GRID, cross_validate, out_of_fold_logits, stratified_folds
+from headstart.features.logistic_regression import SELECTION_GRADIENT_NORM, fit
+from headstart.features.nearest_neighbours import knn_accuracy
 
 LEARNING_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What was found. accuracies: (repeats,), of k-fold cross-validation over all images, each repeat with other folds.
+    """The results. accuracies: (repeats,), of k-fold cross-validation over all images, each repeat with other folds.
 
-    folds: of each cross-validation; no more than the smallest class has images.
-    ci95: of the mean over repeats, by the corrected t of Nadeau and Bengio (2003): the folds share images. It reaches as far at
-    least as Wilson's interval of one measurement of all images: folds that agree by chance leave that much open.
-    curve: per class so many training images -> mean accuracy on the others, its standard deviation over repeats.
+    folds: of each cross-validation, at most the number of images of the smallest class.
+    ci95: of the mean over repeats, by the corrected t of Nadeau and Bengio (2003), as the folds share images; at least
+    Wilson's interval of one evaluation of all images, because folds may agree by chance.
+    curve: number of training images per class -> mean accuracy on other images, standard deviation over repeats.
     """
 
     classes: tuple[str, ...]
@@ -45,87 +47,64 @@ def study(
     repeats: int,
     seed: int,
 ) -> Study:
-    """All of it. features: (n, d) float32; labels: (n,) int, of each class two or more; ids name the images. The strength is chosen once, by the
-    first repeat's folds, from a coarse grid: it has few ways to fit the noise."""
+    """features: (n, d) float32; labels: (n,) int, two or more of each class; ids: (n,), names of the images.
+
+    The strength is chosen once, from a coarse grid and by the folds of the first repeat, so it hardly fits the noise.
+    """
     num_classes, count = len(classes), len(labels)
     folds = min(folds, int(np.bincount(labels, minlength=num_classes).min()))
-    first = logistic_regression.stratified_folds(ids, labels, folds=folds, seed=seed)
-    chosen = logistic_regression.cross_validate(
-        features, labels, first, num_classes=num_classes, grid=logistic_regression.L2_GRID[::2]
-    )
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    accuracies, by_fold, knn = [], [], 0.0
-    for repeat in range(repeats):
-        fold_of = (
-            first if repeat == 0 else logistic_regression.stratified_folds(ids, labels, folds=folds, seed=seed + repeat)
-        )
-        correct = 0
-        for fold in range(folds):
-            held = fold_of == fold
-            found = logistic_regression.fit(
-                features[~held],
-                labels[~held],
-                num_classes=num_classes,
-                l2=chosen.l2,
-                gradient_norm=logistic_regression.SELECTION_GRADIENT_NORM,
-            )
-            predicted = found.head.logits(features[held]).argmax(axis=1)
-            np.add.at(confusion, (labels[held], predicted), 1)
-            right = int((predicted == labels[held]).sum())
-            correct += right
-            by_fold.append(right / int(held.sum()))
-            if repeat == 0:
-                neighbours = logistic_regression.knn_accuracy(
-                    features[~held], labels[~held], features[held], labels[held]
-                )
-                knn += neighbours * int(held.sum()) / count
-        accuracies.append(correct / count)
-    mean = float(np.mean(accuracies))
-    spread = _corrected_spread(np.array(by_fold), folds=folds)
-    low, high = wilson(round(mean * count), count)
+    fold_of = [stratified_folds(ids, labels, folds=folds, seed=seed + repeat) for repeat in range(repeats)]
+    l2 = cross_validate(features, labels, fold_of[0], num_classes=num_classes, grid=COARSE_GRID).l2
+    predicted = np.array(
+        [out_of_fold_logits(features, labels, deal, num_classes=num_classes, l2=l2).argmax(axis=1) for deal in fold_of]
+    )  # (repeats, n)
+    correct = predicted == labels
+    confusion = confusion_matrix(predicted.ravel(), np.tile(labels, repeats), num_classes=num_classes)
+    by_fold = [
+        float(hits[deal == fold].mean()) for hits, deal in zip(correct, fold_of, strict=True) for fold in range(folds)
+    ]
     return Study(
         classes=classes,
         n=count,
         folds=folds,
-        l2=chosen.l2,
-        accuracies=accuracies,
-        mean=mean,
-        ci95=(max(0.0, min(low, mean - spread)), min(1.0, max(high, mean + spread))),
-        knn_accuracy=knn,
+        l2=l2,
+        accuracies=correct.mean(axis=1).tolist(),
+        mean=float(correct.mean()),
+        ci95=_interval(float(correct.mean()), by_fold, folds=folds, count=count),
+        knn_accuracy=_cross_validated_knn(features, labels, fold_of[0]),
         per_class=_per_class(confusion, classes, repeats=repeats),
         confusion_matrix=confusion.tolist(),
-        curve=_learning_curve(features, labels, ids, num_classes=num_classes, l2=chosen.l2, repeats=repeats, seed=seed),
+        curve=_learning_curve(features, labels, ids, num_classes=num_classes, l2=l2, repeats=repeats, seed=seed),
     )
 
 
-def _corrected_spread(by_fold: np.ndarray, *, folds: int) -> float:
-    """Half the width of the 95 % interval of the mean: the variance over folds, enlarged for the images that they share."""
-    if len(by_fold) < 2:
-        return 1.0
-    variance = float(by_fold.var(ddof=1)) * (1 / len(by_fold) + 1 / (folds - 1))
-    return float(_student_t(len(by_fold) - 1) * variance**0.5)
+def _interval(mean: float, by_fold: list[float], *, folds: int, count: int) -> tuple[float, float]:
+    """See Study.ci95. by_fold: the accuracy of every fold of every repeat."""
+    corrected = mean_interval(by_fold, overlap=1 / (folds - 1))
+    assert corrected is not None  # there are two folds at least
+    reach = (corrected[1] - corrected[0]) / 2
+    low, high = wilson(round(mean * count), count)
+    return max(0.0, min(low, mean - reach)), min(1.0, max(high, mean + reach))
 
 
-def _student_t(degrees: int) -> float:
-    """The 97.5 % quantile, by the expansion of Cornish and Fisher; right to 0.5 % from 4 degrees of freedom."""
-    z = NormalDist().inv_cdf(0.975)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return float(sum(term / degrees**power for power, term in enumerate(terms)))
+def _cross_validated_knn(features: np.ndarray, labels: np.ndarray, fold_of: np.ndarray) -> float:
+    """The accuracy of the nearest neighbours among the other folds."""
+    total = 0.0
+    for fold in range(int(fold_of.max()) + 1):
+        held = fold_of == fold
+        total += knn_accuracy(features[~held], labels[~held], features[held], labels[held]) * int(held.sum())
+    return total / len(labels)
 
 
 def _per_class(confusion: np.ndarray, classes: tuple[str, ...], *, repeats: int) -> dict[str, dict[str, Any]]:
-    predicted, actual, right = confusion.sum(axis=0), confusion.sum(axis=1), np.diag(confusion)
+    precisions, recalls = precision(confusion).tolist(), recall(confusion).tolist()
+    correct, actual = np.diag(confusion).tolist(), (confusion.sum(axis=1) // repeats).tolist()
     return {
         name: {
-            "n": int(actual[i]) // repeats,
-            "precision": float(right[i] / max(predicted[i], 1)),
-            "recall": float(right[i] / actual[i]),
-            "recall_ci95": wilson(round(int(right[i]) / repeats), int(actual[i]) // repeats),
+            "n": actual[i],
+            "precision": precisions[i],
+            "recall": recalls[i],
+            "recall_ci95": wilson(round(correct[i] / repeats), actual[i]),
         }
         for i, name in enumerate(classes)
     }
@@ -134,31 +113,32 @@ def _per_class(confusion: np.ndarray, classes: tuple[str, ...], *, repeats: int)
 def _learning_curve(
     features: np.ndarray, labels: np.ndarray, ids: list[str], *, num_classes: int, l2: float, repeats: int, seed: int
 ) -> list[dict[str, float]]:
-    """A fifth of the images measures; of the others so many per class train, the smaller sets inside the larger ones."""
-    curve = []
+    """A fifth of the images is held out; of the others so many per class train. The larger sets contain the smaller."""
     smallest = int(np.bincount(labels, minlength=num_classes).min())
-    sizes = [size for size in LEARNING_CURVE if size <= smallest * 0.8]
-    found: dict[int, list[float]] = {size: [] for size in sizes}
+    accuracies: dict[int, list[float]] = {size: [] for size in LEARNING_CURVE if size <= smallest * 0.8}
     for repeat in range(repeats):
-        deal = logistic_regression.stratified_folds(ids, labels, folds=5, seed=seed + 1000 + repeat)
+        held = stratified_folds(ids, labels, folds=5, seed=seed + 1000 + repeat) == 0
         # ranks within a class: the order in which images join the training set
-        order = logistic_regression.stratified_folds(ids, labels, folds=max(len(labels), 2), seed=seed + 2000 + repeat)
-        held = deal == 0
-        for size in sizes:
-            train = np.zeros(len(labels), dtype=bool)
-            for label in range(num_classes):
-                members = np.flatnonzero((labels == label) & ~held)
-                train[members[np.argsort(order[members], kind="stable")[:size]]] = True
-            head = logistic_regression.fit(
+        order = stratified_folds(ids, labels, folds=max(len(labels), 2), seed=seed + 2000 + repeat)
+        joining = [
+            members[np.argsort(order[members], kind="stable")]
+            for members in (np.flatnonzero((labels == label) & ~held) for label in range(num_classes))
+        ]
+        for size, found in accuracies.items():
+            train = np.sort(np.concatenate([members[:size] for members in joining]))
+            head = fit(
                 features[train],
                 labels[train],
                 num_classes=num_classes,
                 l2=l2,
-                gradient_norm=logistic_regression.SELECTION_GRADIENT_NORM,
+                gradient_norm=SELECTION_GRADIENT_NORM,
             ).head
-            found[size].append(float((head.logits(features[held]).argmax(axis=1) == labels[held]).mean()))
-    for size in sizes:
-        values = np.array(found[size])
-        deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        curve.append({"per_class": size, "accuracy": float(values.mean()), "sd": deviation})
-    return curve
+            found.append(float((head.logits(features[held]).argmax(axis=1) == labels[held]).mean()))
+    return [
+        {
+            "per_class": size,
+            "accuracy": float(np.mean(found)),
+            "sd": float(np.std(found, ddof=1)) if len(found) > 1 else 0.0,
+        }
+        for size, found in accuracies.items()
+    ]

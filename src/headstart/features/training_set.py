@@ -1,4 +1,4 @@
-"""The features of a configuration's images: what is stored of them, and computing the rest."""
+"""The features of a run's images: read from the bank, or computed and stored there."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,11 @@ from headstart.runtime.signals import StopRequest
 
 @dataclass(frozen=True)
 class BankFeatures:
-    """Features of both splits. train: (n * views, 512), all views of the first image, then of the second, ...;
-    train_labels: (n * views,); owners: the sample id of each row; plain: (n * views,) bool, evaluation views."""
+    """Features of both splits, for n training images and t transforms of each.
+
+    train: (n * t, 512), all transforms of the first image, then of the second, and so on; train_labels: (n * t,) int;
+    owners: (n * t,), the content hash of each row's image; plain: (n * t,) bool, rows with the evaluation transform;
+    val: (m, 512); val_labels: (m,) int; form: of the trunk; folder: of the bank."""
 
     train: BankRows
     train_labels: np.ndarray
@@ -35,19 +38,19 @@ class BankFeatures:
 
 
 def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:
-    """The bank of this trunk and preprocessing; says what is damaged in it."""
+    """The bank of this trunk and preprocessing. Prints which of its files are damaged."""
     _, weights_key = backbone_of(config, weights)
     form = form_of(precision=config.runtime.mixed_precision, device=accelerator.device)
     key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
     location = Path(config.runtime.bank) if config.runtime.bank else default_location()
     bank = Bank(location, key, width=FEATURES)
     for damaged in bank.damaged:
-        accelerator.print(f"{damaged.path} is damaged ({damaged.reason}); its features are computed anew")
+        accelerator.print(f"{damaged.path} is damaged ({damaged.reason}); its features are computed again")
     return bank
 
 
 def trunk_of(accelerator: Accelerator, config: RunConfig, weights: Weights) -> Callable[[], FrozenTrunk]:
-    """Builds the frozen trunk, once it is known to be needed."""
+    """A function that builds the frozen trunk, for when it is needed."""
     return lambda: FrozenTrunk(
         backbone_of(config, weights)[0], precision=config.runtime.mixed_precision, device=accelerator.device
     )
@@ -64,7 +67,7 @@ def bank_features(
     *,
     stop: StopRequest,
 ) -> BankFeatures:
-    """The features of all images, out of the bank after what it lacked was computed. All processes take part."""
+    """The features of all images. Missing ones are computed and stored first, by all processes."""
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
     train_rows = rows_of(manifest.source, train_samples, transforms)
     val_rows = rows_of(manifest.source, val_samples, transforms[:1])
@@ -92,7 +95,7 @@ def bank_features(
 
 
 def backbone_of(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Tensor], str]:
-    """The frozen tensors and what identifies them."""
+    """The frozen tensors, and the text that identifies them in the key of the bank."""
     if weights.tensors is not None:
         assert weights.sha256 is not None
         return weights.tensors, weights.sha256
@@ -104,6 +107,7 @@ def backbone_of(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Te
 
 
 def describe_extraction(extraction: Extraction, bank: Bank) -> str:
+    """The line about it for the terminal."""
     line = f"features: {extraction.wanted - extraction.computed} from the bank {bank.path}"
     if extraction.computed:
         rate = extraction.computed / extraction.seconds

@@ -11,11 +11,13 @@ import torch
 from headstart.data.decode import UnreadableImage
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
-from headstart.model.calibration import CONFIDENCE, WRONGLY_FLAGGED, log_softmax
+from headstart.model.conformal import CONFIDENCE
 from headstart.model.forward import form_of
 from headstart.model.frozen_trunk import FEATURES
 from headstart.model.gradcam import heat
 from headstart.model.model_file import ModelInfo, find_model, load_tensors
+from headstart.model.open_set import WRONGLY_FLAGGED
+from headstart.model.softmax import softmax
 from headstart.predict.image_inputs import One, each, rgb_image
 from headstart.runtime.accelerator import best_device
 from headstart.runtime.precision import choose_precision
@@ -179,7 +181,7 @@ class Predictor:
         if calibration is not None and question.calibrated:
             probabilities = calibration.probabilities(outputs.logits)
         else:
-            probabilities = np.exp(log_softmax(outputs.logits))
+            probabilities = softmax(outputs.logits)
         inside = flagged = distance = None
         if calibration is not None:
             inside = calibration.prediction_sets(outputs.logits, confidence=question.confidence)

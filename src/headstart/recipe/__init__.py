@@ -1,1 +1,1 @@
-"""What training minimises and how: loss, parameter groups, learning rate schedule."""
+"""The loss, the parameter groups and the learning rate schedule of training."""

@@ -1,4 +1,4 @@
-"""The loss of training: cross-entropy, with what makes up for rare classes."""
+"""The training loss: cross-entropy, with class weights or logit adjustment for rare classes."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from headstart.recipe.class_weights import class_weights
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """What a run minimises: the mean over the images of  weights[label] * cross-entropy(logits + offsets, label).
+    """The mean over the images of  weights[label] * cross-entropy(logits + offsets, label).
 
-    weights: (C,) float32, or None for ones; their mean over the training images is 1. offsets: (C,) float32, or None.
-    The mean divides by the number of images and not by the sum of their weights: that sum would differ between the
-    parts of a batch, and the mean of the parts would not be the mean of the batch.
+    weights: (C,) float32 with mean 1 over the training images, or None for ones; offsets: (C,) float32, or None.
+    The mean divides by the number of images and not by the sum of their weights: that sum differs between the parts of
+    a batch, so the mean of the parts would not be the mean of the batch.
     """
 
     label_smoothing: float = 0.0
@@ -41,7 +41,7 @@ class TrainingLoss:
         return losses if self.weights is None else losses * self.weights[labels]
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean of a batch, or of a part of it."""
+        """The mean of a batch, or of a part of it. logits: (n, C) float; labels: (n,) int64 -> scalar."""
         if self.weights is None:
             return F.cross_entropy(self._adjusted(logits), labels, label_smoothing=self.label_smoothing)
         return self.of_each(logits, labels).mean()
@@ -51,7 +51,7 @@ class TrainingLoss:
 
 
 def logit_offsets(optim: OptimConfig, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
-    """(C,) float64: tau * log(share of the class among the training images), added to the logits in training and not in
-    prediction (Menon et al. 2021, the logit-adjusted loss)."""
+    """(C,) float64: optim.logit_adjustment * log(share of the class among the training images), which is added to the
+    logits in training and not in prediction (Menon et al. 2021, the logit-adjusted loss)."""
     counts = np.bincount(labels, minlength=num_classes)
     return np.asarray(optim.logit_adjustment * np.log(counts / len(labels)))

@@ -12,12 +12,11 @@ def lr_factor(
     step_size: float = math.inf,
     gamma: float = 0.1,
 ) -> float:
-    """What the peak learning rate is multiplied by for the update after `step` updates; in [0, 1].
+    """The factor of the peak learning rate for the update after `step` updates, in [0, 1].
 
-    Warm-up rises linearly and ends at 1. Then constant: 1; cosine: half a cosine that is 0 at total_steps
-    (Loshchilov and Hutter 2017, without restarts); step: gamma ** floor(step / step_size), as torch's StepLR
-    stepped once per epoch with step_size in steps. Raises ValueError for an unknown kind, or if warm-up
-    leaves nothing.
+    Warm-up rises linearly and ends at 1. Then constant: 1; cosine: half a cosine that is 0 at total_steps (Loshchilov
+    and Hutter 2017, without restarts); step: gamma ** floor(step / step_size), as torch's StepLR stepped once per epoch
+    with step_size in steps. Raises ValueError for an unknown kind, or if warm-up takes all steps.
     """
     if warmup_steps >= total_steps and warmup_steps > 0:
         raise ValueError(f"{warmup_steps} warm-up steps of {total_steps} leave none to train at full rate")
@@ -36,7 +35,7 @@ def lr_factor(
 
 
 def image_size_at(step: int, *, total_steps: int, first: int, last: int) -> int:
-    """Side in px of the training images for the update after `step` updates: from `first` it rises to `last` over the
-    first two thirds of the run, in steps of 32 px, and stays there."""
+    """Side in px of the training images for the update after `step` updates. It rises from `first` to `last` over the
+    first two thirds of the run, in steps of 32 px."""
     done = min(1.5 * step / total_steps, 1.0)
     return min(last, first + 32 * math.floor((last - first + 31) / 32 * done))

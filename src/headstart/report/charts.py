@@ -1,7 +1,7 @@
-"""Charts as SVG that takes its colours from the page, so that it is sharp and follows light and dark.
+"""Charts as SVG that takes its colours from the page, so that it is sharp and follows light and dark mode.
 
-Our own few lines instead of a plotting library: its SVG has fixed colours and is ten times as large, and importing it takes longer than a
-run on the feature bank. Nothing here is read aloud: each chart stands in a figure with a caption and its numbers as a table.
+These few lines replace a plotting library, whose SVG has fixed colours and is ten times as large. Each chart is in a
+figure with a caption and its numbers as a table, so screen readers need no more than its title.
 """
 
 import math
@@ -11,8 +11,6 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from headstart.report.measures import Bin
-
 WIDTH, HEIGHT = 340, 230  # px; a chart is as wide as a phone, so that its letters never shrink
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 12, 36
 MAX_POINTS = 300
@@ -20,21 +18,27 @@ MAX_POINTS = 300
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. kind: "train", "val" or "plain", which the style sheet knows. band: lower and upper ends of bars."""
+    """One curve. kind: its class in report.css ("train", "val", "plain", "points" without a line, "ideal" without
+    points); band: lower and upper ends of the vertical bars at its points."""
 
     name: str
     kind: str
     x: Sequence[float]
     y: Sequence[float]
-    band: Sequence[tuple[float, float]] | None = None
+    band: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line with a word at it."""
+    """A vertical line with a label."""
 
     x: float
     name: str
+
+
+def short(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}"
 
 
 def line_chart(
@@ -42,68 +46,43 @@ def line_chart(
     *,
     title: str,
     x_label: str,
-    as_text: Callable[[float], str] = lambda value: f"{value:g}",
+    y_text: Callable[[float], str] = short,
+    x_text: Callable[[float], str] | None = None,
     log_x: bool = False,
     log_y: bool = False,
     zero: bool = False,
     mark: Mark | None = None,
 ) -> Markup:
-    """Curves over a common axis. as_text: how a value of y is written; zero: whether 0 belongs to the picture."""
+    """Curves over a common axis. y_text, x_text: format the numbers at the axes; without x_text the x axis ends where
+    the curves end and has whole numbers or powers of ten; zero: the y axis includes 0."""
     lines = [_thinned(line) for line in lines]
     xs = [x for line in lines for x in line.x]
-    ys = [y for line in lines for y in line.y] + [end for line in lines for ends in line.band or () for end in ends]
-    x_axis = _Axis.over(xs, LEFT, WIDTH - RIGHT, log=log_x, tight=True)
+    ys = [y for line in lines for y in line.y] + [end for line in lines for ends in line.band for end in ends]
+    x_axis = _Axis.over(xs, LEFT, WIDTH - RIGHT, log=log_x, tight=x_text is None)
     y_axis = _Axis.over([*ys, 0.0] if zero else ys, HEIGHT - BOTTOM, TOP, log=log_y)
-    parts = [_frame(x_axis, y_axis, x_label, as_text)]
+    parts = [_frame(x_axis, y_axis, x_label, y_text, x_text or (lambda value: f"{value:g}"))]
     if mark is not None:
         at = x_axis.place(mark.x)
-        anchor = "end" if at > (WIDTH + LEFT) / 2 else "start"
-        offset = -5 if anchor == "end" else 5
+        anchor, offset = ("end", -5) if at > (WIDTH + LEFT) / 2 else ("start", 5)
         parts.append(
             f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
             f'<text class="mark" x="{at + offset:.1f}" y="{TOP + 9}" text-anchor="{anchor}">{escape(mark.name)}</text>'
         )
     for line in lines:
         points = [(x_axis.place(x), y_axis.place(y)) for x, y in zip(line.x, line.y, strict=True)]
-        for (x, _), (low, high) in zip(points, line.band or (), strict=False):
-            parts.append(
-                f'<line class="bar {line.kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{y_axis.place(low):.1f}" y2="{y_axis.place(high):.1f}"/>'
-            )
+        for (x, _), ends in zip(points, line.band, strict=False):
+            low, high = map(y_axis.place, ends)
+            parts.append(f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
         parts.append(f'<polyline class="{line.kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
         if len(points) <= 60:
             parts += [f'<circle class="{line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points]
-    return _svg(title, parts)
-
-
-def reliability_chart(bins: Sequence[Bin], *, title: str) -> Markup:
-    """Confidence against the share that is right, with its interval; on the diagonal the two agree."""
-    x_axis = _Axis.over([0, 1], LEFT, WIDTH - RIGHT)
-    y_axis = _Axis.over([0, 1], HEIGHT - BOTTOM, TOP)
-    parts = [
-        _frame(
-            x_axis,
-            y_axis,
-            "confidence",
-            lambda value: f"{100 * value:.0f} %",
-            x_text=lambda value: f"{100 * value:.0f} %",
-        )
-    ]
-    parts.append(
-        f'<line class="ideal" x1="{x_axis.place(0):.1f}" y1="{y_axis.place(0):.1f}" x2="{x_axis.place(1):.1f}" y2="{y_axis.place(1):.1f}"/>'
-    )
-    for one in bins:
-        x = x_axis.place(one.confidence)
-        low, high = one.is_correct.ci95
-        parts.append(
-            f'<line class="bar val" x1="{x:.1f}" x2="{x:.1f}" y1="{y_axis.place(low):.1f}" y2="{y_axis.place(high):.1f}"/>'
-            f'<circle class="val" cx="{x:.1f}" cy="{y_axis.place(one.is_correct.value):.1f}" r="4"/>'
-        )
-    return _svg(title, parts)
+    start = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+    return Markup(f"{start}{''.join(parts)}</svg>")
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Values of low..high on pixels start..end."""
+    """Maps values of low..high to pixels start..end."""
 
     low: float
     high: float
@@ -114,7 +93,7 @@ class _Axis:
 
     @staticmethod
     def over(values: Sequence[float], start: float, end: float, *, log: bool = False, tight: bool = False) -> "_Axis":
-        """tight: the axis ends where the values end, and if it is not logarithmic they are whole numbers."""
+        """tight: the axis ends where the values end, and unless it is logarithmic its ticks are whole numbers."""
         finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
         low, high = min(finite), max(finite)
         if log:
@@ -126,7 +105,6 @@ class _Axis:
         if low == high:
             low, high = (low - 1, high + 1) if tight else (low - abs(low) / 2 - 1e-9, high + abs(high) / 2 + 1e-9)
         ticks = _nice(low, high, whole=tight)
-        # the values of x end where they end; those of y on a line of the grid
         return _Axis(*((low, high) if tight else (ticks[0], ticks[-1])), start, end, False, ticks)
 
     def place(self, value: float) -> float:
@@ -161,15 +139,15 @@ def _frame(
     x_axis: _Axis,
     y_axis: _Axis,
     x_label: str,
-    as_text: Callable[[float], str],
-    x_text: Callable[[float], str] = lambda value: f"{value:g}",
+    y_text: Callable[[float], str],
+    x_text: Callable[[float], str],
 ) -> str:
-    """Grid, numbers and the name of the x axis."""
+    """Grid, numbers at the axes, and the label of the x axis."""
     parts = []
     for value in y_axis.ticks:
         y = y_axis.place(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        name = _power(value) if y_axis.log else as_text(value)
+        name = _power(value) if y_axis.log else y_text(value)
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>')
     for value in x_axis.ticks:
         x = x_axis.place(value)
@@ -183,19 +161,13 @@ def _frame(
 def _power(value: float) -> str:
     """A power of ten: 0.01, 1, 100, 10⁴."""
     power = round(math.log10(value))
-    return (
-        f"{value:g}" if -3 <= power <= 3 else "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    )
-
-
-def _svg(title: str, parts: Sequence[str]) -> Markup:
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
+    if -3 <= power <= 3:
+        return f"{value:g}"
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _thinned(line: Line) -> Line:
-    """At most MAX_POINTS of them: means of neighbours, so that no spike is singled out."""
+    """At most MAX_POINTS points: means of neighbours, so that no single outlier represents them."""
     if len(line.x) <= MAX_POINTS:
         return line
     edges = [round(i * len(line.x) / MAX_POINTS) for i in range(MAX_POINTS + 1)]

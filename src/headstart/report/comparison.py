@@ -1,26 +1,28 @@
-"""Runs compared statistically on the same validation images. Knows no torch."""
+"""Statistical comparison of finished runs on the same validation images. Knows no torch."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headstart.errors import InputError
-from headstart.evaluation.statistics import bootstrap, holm, images_needed, log_losses, paired
-from headstart.runs.files import damaged, has, labels_and_probabilities, read_json, read_table
+from headstart.evaluation.metrics import log_losses
+from headstart.evaluation.statistics import bootstrap, holm, images_needed, paired, wilson
+from headstart.runs.files import damaged, labels_and_probabilities, mapping_with, read_json, read_table
+from headstart.wording import listed, plural
 
 POWER, LEVEL = 0.8, 0.05
-NAMED = 3  # images that a message names
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A finished run on its validation images. keys: (content, label, number of the copy) of each; labels: (n,) int64;
-    probabilities: (n, C) float64, in the order of `classes`; choices: among how many epochs these images chose."""
+class EvaluatedRun:
+    """The predictions of a run on its validation images. keys: (SHA-256 of the content, label, number of the copy) of
+    each image; labels: (n,) int64; probabilities: (n, C) float64 in the order of `classes`; num_choices: the number of
+    epochs of which these images selected one."""
 
     path: str
     strategy: str
@@ -29,7 +31,7 @@ class Measured:
     paths: list[str]
     labels: np.ndarray
     probabilities: np.ndarray
-    choices: int
+    num_choices: int
 
     @property
     def predicted(self) -> np.ndarray:
@@ -41,7 +43,20 @@ class Measured:
         """(n,) bool."""
         return np.asarray(self.predicted == self.labels)
 
-    def only(self, keys: Sequence[tuple[str, str, int]]) -> "Measured":
+    def result(self) -> dict[str, Any]:
+        """Accuracy with its Wilson interval, and log loss."""
+        n, correct = len(self.keys), int(self.is_correct.sum())
+        return {
+            "path": self.path,
+            "strategy": self.strategy,
+            "n": n,
+            "correct": correct,
+            "accuracy": correct / n,
+            "accuracy_ci95": list(wilson(correct, n)),
+            "loss": float(log_losses(self.probabilities, self.labels).mean()),
+        }
+
+    def select(self, keys: Sequence[tuple[str, str, int]]) -> "EvaluatedRun":
         """The same run on these images, in this order."""
         place = {key: row for row, key in enumerate(self.keys)}
         rows = [place[key] for key in keys]
@@ -53,20 +68,21 @@ class Measured:
             probabilities=self.probabilities[rows],
         )
 
-    def in_order(self, classes: Sequence[str]) -> "Measured":
+    def with_classes(self, classes: Sequence[str]) -> "EvaluatedRun":
         """The same run with its classes in this order."""
         columns = [self.classes.index(name) for name in classes]
-        place = np.argsort(columns)
-        return replace(
-            self, classes=tuple(classes), labels=place[self.labels], probabilities=self.probabilities[:, columns]
-        )
+        labels = np.argsort(columns)[self.labels]
+        return replace(self, classes=tuple(classes), labels=labels, probabilities=self.probabilities[:, columns])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`second` against `first`. difference: of the accuracies, second - first, with Newcombe's 95 % interval; loss_difference:
-    of the mean log losses, with that of a paired bootstrap; p_value: exact McNemar, p_holm: adjusted for the number of
-    comparisons; images_needed: to find the difference, were it as seen, with a probability of 0.8."""
+    """`second` against `first`, in differences second - first.
+
+    gained, lost: images that only the second, or only the first, classifies correctly; difference: of the accuracies,
+    with Newcombe's 95% interval; loss_difference: of the mean log losses, with the interval of a paired bootstrap, None
+    if it does not vary; p_value: exact McNemar test; p_holm: adjusted for the number of comparisons; verdict: better,
+    worse or not proven; images_needed: to detect the observed difference with a power of 0.8."""
 
     first: str
     second: str
@@ -76,120 +92,116 @@ class Comparison:
     difference: float
     ci95: tuple[float, float]
     loss_difference: float
-    loss_ci95: tuple[float, float] | None  # None: it does not vary
+    loss_ci95: tuple[float, float] | None
     p_value: float
     p_holm: float
-    verdict: str  # better, worse, not proven
+    verdict: str
     images_needed: int | None
+
+    @property
+    def points(self) -> str:
+        """'+15.0 points [+7.4, +23.2]': the difference of the accuracies."""
+        low, high = self.ci95
+        return f"{100 * self.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
     def in_words(self) -> str:
         """One or two sentences."""
-        low, high = self.ci95
-        p = f"p = {self.p_holm:.2g}"
-        seen = (
-            f"accuracy {100 * self.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], {self.gained} gained and "
-            f"{self.lost} lost of {self.n} images, {p}"
+        evidence = (
+            f"accuracy {self.points}, {self.gained} gained and {self.lost} lost of {plural(self.n, 'image')}, "
+            f"p = {self.p_holm:.2g}"
         )
         if self.verdict != "not proven":
-            return f"{self.second} is {self.verdict} than {self.first}: {seen}"
-        sentence = f"Not proven with {self.n} images that {self.second} and {self.first} differ: {seen}. "
+            return f"{self.second} is {self.verdict} than {self.first}: {evidence}"
+        sentence = f"No significant difference between {self.second} and {self.first}: {evidence}. "
         if self.images_needed is None:
-            return sentence + "They are right equally often, so nothing says how many images would show a difference."
+            return sentence + "Both have the same accuracy, so the number of images needed cannot be estimated."
         return sentence + (
-            f"If the difference is what was seen, about {self.images_needed:,} images would show it (four times out of five)."
+            f"About {self.images_needed:,} images would detect a true difference of this size with 80% power."
         )
 
     def loss_in_words(self) -> str:
-        """'+0.0123 [-0.0100, +0.0400]', or without an interval where there is none."""
+        """'+0.0123 [-0.0100, +0.0400]', or without an interval if there is none."""
         if self.loss_ci95 is None:
             return f"{self.loss_difference:+.4f} (no interval: it does not vary)"
         low, high = self.loss_ci95
         return f"{self.loss_difference:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def compare(runs: Sequence[Measured]) -> list[Comparison]:
+def compare(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
     """Every other run against the first one. The runs must have the same keys in the same order."""
     first = runs[0]
-    found = [paired(first.is_correct.tolist(), other.is_correct.tolist()) for other in runs[1:]]
-    adjusted = holm([result.p_value for result in found])
+    tests = [paired(first.is_correct.tolist(), other.is_correct.tolist()) for other in runs[1:]]
+    adjusted = holm([test.p_value for test in tests])
     first_losses = log_losses(first.probabilities, first.labels)
     comparisons = []
-    for other, result, p_holm in zip(runs[1:], found, adjusted, strict=True):
+    for other, test, p_holm in zip(runs[1:], tests, adjusted, strict=True):
         losses = log_losses(other.probabilities, other.labels) - first_losses
-        proven = p_holm < LEVEL
-        verdict = ("better" if result.difference > 0 else "worse") if proven else "not proven"
+        n, level = len(first.keys), LEVEL / len(tests)
         comparisons.append(
             Comparison(
                 first=first.path,
                 second=other.path,
-                n=len(first.keys),
-                gained=result.gained,
-                lost=result.lost,
-                difference=result.difference,
-                ci95=result.ci95,
+                n=n,
+                **asdict(test),
                 loss_difference=float(losses.mean()),
                 loss_ci95=bootstrap(losses, first.labels),
-                p_value=result.p_value,
                 p_holm=p_holm,
-                verdict=verdict,
-                images_needed=images_needed(
-                    gained=result.gained, lost=result.lost, total=len(first.keys), power=POWER, level=LEVEL / len(found)
-                ),
+                verdict="not proven" if p_holm >= LEVEL else "better" if test.difference > 0 else "worse",
+                images_needed=images_needed(gained=test.gained, lost=test.lost, total=n, power=POWER, level=level),
             )
         )
     return comparisons
 
 
-def read_measured(run: str) -> Measured:
-    """A finished run folder. Raises InputError if it is none, or damaged."""
-    folder = Path(run)
-    if not folder.is_dir():
-        raise InputError(f"{run} is not a folder; name a finished run folder")
+def read_evaluated_run(path: str) -> EvaluatedRun:
+    """The predictions of a finished run. Raises InputError if the folder holds none, or if it is damaged."""
+    folder = Path(path)
     summary = read_json(folder, "summary.json")
     if "runs" in summary and not (folder / "predictions.parquet").exists():
-        raise InputError(f"{run} holds repeated runs that share their validation images; name one of them, such as "
-                         f"{folder / summary['runs'][0]['folder']}")  # fmt: skip
+        raise InputError(
+            f"{path} holds repeated runs that share their validation images; name one of them, such as "
+            f"{folder / summary['runs'][0]['folder']}"
+        )
     manifest, predictions = read_table(folder, "manifest.parquet"), read_table(folder, "predictions.parquet")
-    file = folder / "predictions.parquet"
     try:
         classes = tuple(json.loads(predictions.schema.metadata[b"classes"]))
         content = dict(zip(manifest.column("id").to_pylist(), manifest.column("sha256").to_pylist(), strict=True))
         contents = [content[name] for name in predictions.column("id").to_pylist()]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} does not fit its manifest.parquet ({error}); use a copy that is whole") from None
-    labels = predictions.column("label").to_pylist()
-    codes, probabilities = labels_and_probabilities(file, predictions, classes)
-    seen: Counter[tuple[str, str]] = Counter()
+        raise damaged(folder / "predictions.parquet", f"it does not fit manifest.parquet: {error}") from None
+    labels, probabilities = labels_and_probabilities(folder / "predictions.parquet", predictions, classes)
+    copies: Counter[tuple[str, str]] = Counter()
     keys = []
-    for pair in zip(contents, labels, strict=True):
-        seen[pair] += 1
-        keys.append((*pair, seen[pair]))
-    choices = has(folder / "summary.json", summary, ["strategy", "epochs"])["epochs"]
-    if not isinstance(choices, int):
-        raise damaged(folder / "summary.json", f"epochs is {choices!r}")
-    return Measured(
-        path=run,
+    for image in zip(contents, predictions.column("label").to_pylist(), strict=True):
+        copies[image] += 1
+        keys.append((*image, copies[image]))
+    epochs = mapping_with(folder / "summary.json", summary, ["strategy", "epochs"])["epochs"]
+    if not isinstance(epochs, int):
+        raise damaged(folder / "summary.json", f"epochs is {epochs!r}")
+    return EvaluatedRun(
+        path=path,
         strategy=str(summary["strategy"]),
         classes=classes,
         keys=keys,
         paths=predictions.column("path").to_pylist(),
-        labels=codes,
+        labels=labels,
         probabilities=probabilities,
-        choices=choices,
+        num_choices=epochs,
     )
 
 
-def on_the_same_images(runs: Sequence[Measured], *, common: bool) -> list[Measured]:
-    """The runs with their images in the order of the first one's. Raises InputError, which counts and names the differences,
-    unless they are the same ones; common: leaves out what not all have."""
+def on_the_same_images(runs: Sequence[EvaluatedRun], *, common: bool) -> list[EvaluatedRun]:
+    """The runs with classes and images in the order of the first one. common: only the images of all runs.
+
+    Raises InputError with the numbers and names of the differences if the images are not the same."""
     first = runs[0]
     for other in runs[1:]:
         if sorted(other.classes) != sorted(first.classes):
             raise InputError(
-                f"{other.path} knows the classes {', '.join(other.classes)} and {first.path} {', '.join(first.classes)}; "
-                "only runs with the same classes can be compared"
+                f"{other.path} has the classes {', '.join(other.classes)} and {first.path} has "
+                f"{', '.join(first.classes)}; only runs with the same classes can be compared"
             )
-    runs = [first, *(other.in_order(first.classes) for other in runs[1:])]
+    runs = [first, *(other.with_classes(first.classes) for other in runs[1:])]
     shared = set(first.keys).intersection(*(other.keys for other in runs[1:]))
     if not common:
         for other in runs[1:]:
@@ -198,44 +210,42 @@ def on_the_same_images(runs: Sequence[Measured], *, common: bool) -> list[Measur
     if not shared:
         raise InputError(f"{' and '.join(run.path for run in runs)} have no validation image in common")
     keys = [key for key in first.keys if key in shared]
-    return [run.only(keys) for run in runs]
+    return [run.select(keys) for run in runs]
 
 
-def disagreements(first: Measured, second: Measured) -> list[dict[str, Any]]:
-    """The images that the two call by different names: path, label, and what each says how surely."""
+def disagreements(first: EvaluatedRun, second: EvaluatedRun) -> list[dict[str, Any]]:
+    """The images for which the two predict different classes: path, label, and both predictions with confidence."""
     classes = first.classes
     found = []
     for row in np.flatnonzero(first.predicted != second.predicted).tolist():
-        a, b, truth = int(first.predicted[row]), int(second.predicted[row]), int(first.labels[row])
+        a, b, label = int(first.predicted[row]), int(second.predicted[row]), int(first.labels[row])
         found.append(
             {
                 "path": first.paths[row],
-                "label": classes[truth],
+                "label": classes[label],
                 "first": classes[a],
                 "first_probability": float(first.probabilities[row, a]),
                 "second": classes[b],
                 "second_probability": float(second.probabilities[row, b]),
-                "right": "first" if a == truth else "second" if b == truth else "neither",
+                "correct": "first" if a == label else "second" if b == label else "neither",
             }
         )
     return found
 
 
-def _differences(first: Measured, other: Measured, *, num_shared: int) -> str:
-    """One sentence: how many images, and the first ones by name."""
-    mine, theirs = Counter(key[:2] for key in first.keys), Counter(key[:2] for key in other.keys)
-    labels = {content: label for content, label in theirs}
-    relabelled = {content for content, label in mine if content in labels and (content, label) not in theirs}
+def _differences(first: EvaluatedRun, other: EvaluatedRun, *, num_shared: int) -> str:
+    """One sentence: the number of images, and the names of the first ones."""
+    images, other_images = Counter(key[:2] for key in first.keys), Counter(key[:2] for key in other.keys)
+    contents = {content for content, _ in other_images}
+    relabelled = {content for content, label in images if content in contents and (content, label) not in other_images}
     parts = []
-    for run, extra in ((first, mine - theirs), (other, theirs - mine)):
-        rows = [
-            path for path, key in zip(run.paths, run.keys, strict=True) if key[:2] in extra and key[0] not in relabelled
-        ]
-        if rows:
-            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-            parts.append(f"{len(rows)} only in {run.path} ({', '.join(rows[:NAMED])}{more})")
+    for run, extra in ((first, images - other_images), (other, other_images - images)):
+        rows = zip(run.paths, run.keys, strict=True)
+        paths = [path for path, key in rows if key[:2] in extra and key[0] not in relabelled]
+        if paths:
+            parts.append(f"{len(paths)} only in {run.path} ({listed(paths)})")
     if relabelled:
-        rows = [path for path, key in zip(first.paths, first.keys, strict=True) if key[0] in relabelled]
-        parts.append(f"{len(relabelled)} with another label ({', '.join(rows[:NAMED])})")
-    hint = f"; --common compares the {num_shared} that all have" if num_shared else ""
-    return f"{first.path} and {other.path} were not measured on the same images: {', '.join(parts)}{hint}"
+        paths = [path for path, key in zip(first.paths, first.keys, strict=True) if key[0] in relabelled]
+        parts.append(f"{len(relabelled)} with another label ({listed(paths)})")
+    hint = f"; --common compares the {plural(num_shared, 'image')} of all runs" if num_shared else ""
+    return f"{first.path} and {other.path} were not evaluated on the same images: {', '.join(parts)}{hint}"

@@ -1,23 +1,26 @@
-"""The charts of the page with their captions, and their numbers as tables."""
+"""The figures of the report: each a chart with its caption, its legend, and its numbers as a table."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
+from headstart.evaluation.statistics import wilson
+from headstart.html import interval, percent
 from headstart.model.calibration import cross_fitted
-from headstart.report.charts import Line, Mark, line_chart, reliability_chart
-from headstart.report.measures import Bin, bins
-from headstart.runs.finished_run import RunFacts
+from headstart.report.charts import Line, Mark, line_chart, short
+from headstart.runs.finished_run import FinishedRun
 
 MAX_ROWS = 60  # of the table under a curve
+MAX_BINS, MIN_PER_BIN = 10, 10
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, its caption, the names of its curves by kind, and its numbers as a table."""
+    """legend: kind and name of each curve; columns, rows: the numbers as a table."""
 
     title: str
     svg: Markup
@@ -27,158 +30,113 @@ class Figure:
     note: str = ""
 
 
-def curves(facts: RunFacts) -> list[Figure]:
-    epochs, steps, strengths = facts.epochs(), facts.steps(), facts.strengths()
+def curves(run: FinishedRun) -> list[Figure]:
+    """Loss, accuracy and learning rate over epochs and steps; for a linear probe the choice of its l2."""
+    epochs, steps, strengths = run.epochs(), run.steps(), run.strengths()
     figures = []
     if len(epochs) > 1:
-        best = Mark(facts.summary["best_epoch"], f"kept: epoch {facts.summary['best_epoch']}")
-        figures += [
-            _epoch_figure(epochs, "Loss", "loss", lambda value: f"{value:.3g}", best),
-            _epoch_figure(epochs, "Accuracy", "accuracy", lambda value: f"{100 * value:.3g} %", best),
-        ]
+        best = Mark(run.summary["best_epoch"], f"kept: epoch {run.summary['best_epoch']}")
+        for title, key, as_text in (("Loss", "loss", short), ("Accuracy", "accuracy", _short_percent)):
+            lines = [
+                _line(name, kind, epochs, "epoch", f"{kind}_{key}")
+                for kind, name in (("train", "training"), ("val", "validation"))
+            ]
+            figures.append(_figure(title, lines, x_label="epoch", y_text=as_text, mark=best))
     if strengths:
-        figures += _choice_figures(strengths, facts)
+        chosen = run.summary["probe"]["l2"]
+        mark = Mark(chosen, f"chosen: L2 strength {chosen:.3g}")
+        loss = _line("log loss", "val", strengths, "l2", "cv_loss", "cv_loss_se")
+        accuracy = _line("accuracy", "val", strengths, "l2", "cv_accuracy")
+        axis: dict[str, Any] = {"x_label": "probe.l2", "log_x": True, "mark": mark}
+        figures += [
+            _figure("Cross-validated log loss", [loss], note="Bars: one standard error.", **axis),
+            _figure("Cross-validated accuracy", [accuracy], y_text=_short_percent, **axis),
+        ]
     if len(steps) > 1:
-        x = [float(line["step"]) for line in steps]
         if len(epochs) <= 1:
-            figures.append(_step_figure("Training loss", [("loss", [line["loss"] for line in steps])], x))
-        names = list(steps[0]["lr"])
-        rates = [(name, [line["lr"].get(name, 0.0) for line in steps]) for name in names]
-        figures.append(_step_figure("Learning rate", _distinct(rates), x))
+            figures.append(
+                _figure("Training loss", [_line("loss", "val", steps, "step", "loss")], x_label="step", zero=True)
+            )
+        figures.append(_learning_rates(steps))
     return figures
 
 
-def _distinct(curves: list[tuple[str, list[float]]]) -> list[tuple[str, list[float]]]:
-    """Curves that are the same are drawn once, under all their names; whether weights decay makes no difference here."""
-    found: dict[tuple[float, ...], list[str]] = {}
-    for name, values in curves:
-        found.setdefault(tuple(values), []).append(name.removesuffix("_decay").removesuffix("_no"))
-    return [(", ".join(dict.fromkeys(names)), list(values)) for values, names in found.items()]
+def reliability(run: FinishedRun) -> list[tuple[Figure, Mapping[str, Any]]]:
+    """Confidence against accuracy, with the metrics of the summary for the same probabilities.
+
+    Of the model, and after temperature scaling if the model file has a temperature."""
+    without = _reliability("Without temperature scaling", run.confidence, run.is_correct)
+    figures = [(without, run.summary["val"])]
+    calibration = run.info.calibration
+    if calibration is not None:
+        if calibration.fitted_on == "validation logits":  # on images that each temperature was not fitted on
+            scaled = cross_fitted(run.logits, run.labels)
+        else:
+            scaled = calibration.probabilities(run.logits)
+        title = f"After temperature scaling, T = {calibration.temperature:.2f}"
+        figures.append((_reliability(title, scaled.max(axis=1), run.is_correct), run.summary.get("calibration", {})))
+    return figures
 
 
-def _epoch_figure(
-    epochs: Sequence[Mapping[str, Any]], title: str, key: str, as_text: Callable[[float], str], best: Mark
-) -> Figure:
-    kinds = (("train", "training"), ("val", "validation"))
-    lines = []
-    for kind, name in kinds:
-        rows = [row for row in epochs if f"{kind}_{key}" in row]
-        lines.append(Line(name, kind, [row["epoch"] for row in rows], [row[f"{kind}_{key}"] for row in rows]))
-    step = max(1, math.ceil(len(epochs) / MAX_ROWS))
-    table = [
-        [str(row["epoch"]), *(f"{row[f'{kind}_{key}']:.4f}" if f"{kind}_{key}" in row else "–" for kind, _ in kinds)]
-        for row in epochs[::step]
+def bins(confidence: np.ndarray, is_correct: np.ndarray) -> list[tuple[float, int, int]]:
+    """(mean confidence, number correct, number of images) of bins with equal numbers of images, by confidence.
+
+    confidence: (n,) float64; is_correct: (n,) bool."""
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, max(1, min(MAX_BINS, len(order) // MIN_PER_BIN)))
+    return [(float(confidence[part].mean()), int(is_correct[part].sum()), len(part)) for part in parts if len(part)]
+
+
+def _line(name: str, kind: str, rows: Sequence[Mapping[str, Any]], x: str, y: str, error: str = "") -> Line:
+    """The values under key `y` over those under `x`, where a row has them, with bars of plus and minus `error`."""
+    rows = [row for row in rows if y in row]
+    band = [(row[y] - row[error], row[y] + row[error]) for row in rows] if error else []
+    return Line(name, kind, [row[x] for row in rows], [row[y] for row in rows], band)
+
+
+def _figure(title: str, lines: Sequence[Line], *, x_label: str, note: str = "", **options: Any) -> Figure:
+    """A chart of these curves with its table. options: of line_chart."""
+    values = [dict(zip(line.x, line.y, strict=True)) for line in lines]
+    columns = [x_label, *(line.name for line in lines)]
+    if lines[0].band:
+        half = [(high - low) / 2 for low, high in lines[0].band]
+        values.append(dict(zip(lines[0].x, half, strict=True)))
+        columns.append("standard error")
+    xs = sorted(set().union(*values))
+    xs = xs[:: max(1, math.ceil(len(xs) / MAX_ROWS))]
+    rows = [[f"{x:g}", *(f"{column[x]:.4g}" if x in column else "–" for column in values)] for x in xs]
+    svg = line_chart(lines, title=f"{title} by {x_label}", x_label=x_label, **options)
+    return Figure(title, svg, [(line.kind, line.name) for line in lines], columns, rows, note)
+
+
+def _learning_rates(steps: Sequence[Mapping[str, Any]]) -> Figure:
+    """One curve for all groups of parameters with the same rates; weight decay makes no difference here."""
+    names: dict[tuple[float, ...], list[str]] = {}
+    for group in steps[0]["lr"]:
+        rates = tuple(line["lr"].get(group, 0.0) for line in steps)
+        names.setdefault(rates, []).append(group.removesuffix("_decay").removesuffix("_no"))
+    x = [line["step"] for line in steps]
+    lines = [
+        Line(", ".join(dict.fromkeys(groups)), ("val", "train", "plain")[min(number, 2)], x, rates)
+        for number, (rates, groups) in enumerate(names.items())
     ]
-    return Figure(
-        title,
-        line_chart(lines, title=f"{title} of training and validation over the epochs", x_label="epoch", as_text=as_text, mark=best),
-        list(kinds),
-        ["epoch", "training", "validation"],
-        table,
-    )  # fmt: skip
+    peaks = [max(line.y) for line in lines]
+    log = min(peaks) > 0 and max(peaks) / min(peaks) > 10
+    return _figure("Learning rate", lines, x_label="step", log_y=log, zero=not log)
 
 
-def _step_figure(title: str, curves: Sequence[tuple[str, list[float]]], x: list[float]) -> Figure:
-    kinds = ["val", "train", "plain", "plain"]
-    lines = [Line(name, kinds[min(i, 3)], x, values) for i, (name, values) in enumerate(curves)]
-    peaks = [max(values) for _, values in curves]
-    spread = min(peaks) > 0 and max(peaks) / min(peaks) > 10
-    every = max(1, math.ceil(len(x) / MAX_ROWS))
-    table = [[f"{x[i]:g}", *(f"{values[i]:.4g}" for _, values in curves)] for i in range(0, len(x), every)]
-    svg = line_chart(lines, title=f"{title} over the steps", x_label="step", as_text=lambda value: f"{value:.3g}",
-                     log_y=spread, zero=not spread)  # fmt: skip
-    return Figure(
-        title, svg, [(line.kind, line.name) for line in lines], ["step", *(name for name, _ in curves)], table
-    )
-
-
-def _choice_figures(strengths: Sequence[Mapping[str, Any]], facts: RunFacts) -> list[Figure]:
-    x = [row["l2"] for row in strengths]
-    chosen = facts.summary["probe"]["l2"]
-    mark = Mark(chosen, f"chosen: L2 strength {chosen:.3g}")
-    losses, errors = [row["cv_loss"] for row in strengths], [row["cv_loss_se"] for row in strengths]
-    band = [(loss - error, loss + error) for loss, error in zip(losses, errors, strict=True)]
-    columns = ["probe.l2", "log loss", "standard error", "accuracy"]
-    table = [
-        [f"{row['l2']:.3g}", f"{row['cv_loss']:.4f}", f"{row['cv_loss_se']:.4f}", percent(row["cv_accuracy"])]
-        for row in strengths
+def _reliability(title: str, confidence: np.ndarray, is_correct: np.ndarray) -> Figure:
+    parts = bins(confidence, is_correct)
+    ends = [wilson(correct, n) for _, correct, n in parts]
+    points = Line("", "points", [x for x, *_ in parts], [correct / n for _, correct, n in parts], ends)
+    lines, name = [Line("", "ideal", [0, 1], [0, 1]), points], f"{title}: accuracy by confidence"
+    svg = line_chart(lines, title=name, x_label="confidence", y_text=_short_percent, x_text=_short_percent)
+    rows = [
+        [percent(x), percent(correct / n), interval(limits), str(n)]
+        for (x, correct, n), limits in zip(parts, ends, strict=True)
     ]
-    return [
-        Figure(
-            "Cross-validated log loss",
-            line_chart([Line("log loss", "val", x, losses, band)], title="Cross-validated log loss over the strength of regularisation",
-                       x_label="probe.l2", as_text=lambda value: f"{value:.3g}", log_x=True, mark=mark),
-            [], columns, table, "Bars: one standard error.",
-        ),
-        Figure(
-            "Cross-validated accuracy",
-            line_chart([Line("accuracy", "val", x, [row["cv_accuracy"] for row in strengths])],
-                       title="Cross-validated accuracy over the strength of regularisation", x_label="probe.l2",
-                       as_text=lambda value: f"{100 * value:.3g} %", log_x=True, mark=mark),
-            [], columns, table,
-        ),
-    ]  # fmt: skip
+    return Figure(title, svg, [], ["mean confidence", "accuracy", "95% interval", "images"], rows)
 
 
-def reliability(facts: RunFacts) -> list[Figure]:
-    """Before temperature scaling, and after it if the model file knows a temperature."""
-    figures = [
-        _reliability_figure("As the network answers", bins(facts.confidence, facts.is_correct), facts.summary["val"])
-    ]
-    calibration = facts.info.calibration
-    if calibration is None:
-        return figures
-    logits = facts.logits
-    if calibration.fitted_on == "validation logits":  # on images that it was not fitted on, as the summary measures it
-        scaled = cross_fitted(logits, facts.labels)
-    else:
-        scaled = calibration.probabilities(logits)
-    title = f"After temperature scaling, T = {calibration.temperature:.2f}"
-    parts = bins(scaled.max(axis=1), facts.is_correct)
-    return [*figures, _reliability_figure(title, parts, facts.summary.get("calibration", {}))]
-
-
-def _reliability_figure(title: str, parts: Sequence[Bin], measured: Mapping[str, Any]) -> Figure:
-    """measured: what the summary says of these probabilities."""
-    table = [
-        [
-            percent(part.confidence),
-            percent(part.is_correct.value),
-            interval(part.is_correct.ci95),
-            str(part.is_correct.n),
-        ]
-        for part in parts
-    ]
-    note = ""
-    if measured.get("ece") is not None:
-        chance = measured.get("ece_by_chance95")
-        note = f"Calibration error {percent(measured['ece'])}" + (
-            "."
-            if chance is None
-            else f"; a network whose confidence is right would stay below {percent(chance)} on so many images, 95 times of 100."
-        )
-        note += f" Log loss {_with_ends(measured, 'loss')}, Brier score {_with_ends(measured, 'brier')}."
-    return Figure(
-        title,
-        reliability_chart(parts, title=f"{title}: share of right answers by confidence"),
-        [],
-        ["mean confidence", "right", "95 % interval", "images"],
-        table,
-        note,
-    )
-
-
-def _with_ends(measured: Mapping[str, Any], name: str) -> str:
-    """'0.465 (0.361 to 0.599)', with the 95 % interval if there is one."""
-    ends = measured.get(f"{name}_ci95")
-    return f"{measured[name]:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """'91.8 %' with a space that does not break; a dash for nothing."""
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}\u00a0%"
-
-
-def interval(ends: Sequence[float]) -> str:
-    """'86.4 to 95.2 %'."""
-    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}\u00a0%"
+def _short_percent(share: float) -> str:
+    return f"{100 * share:.3g}%"

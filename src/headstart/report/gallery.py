@@ -1,136 +1,161 @@
-"""The images on the page: mistakes and near misses with where the network looked, and the training views."""
+"""The images on the page: errors and unconfident predictions with their Grad-CAM, suspected labels, training images.
 
-from collections.abc import Callable, Mapping
+Grad-CAM comes from model/gradcam.py instead of a library: the smallest one depends on OpenCV and scikit-learn.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
-from headstart.data.decode import UnreadableImage
 from headstart.html import jpeg_uri
-from headstart.report.image_files import content_of, not_shown
-from headstart.report.measures import weakest_hits, worst_mistakes
-from headstart.runs.finished_run import RunFacts
+from headstart.model.model_file import ModelInfo
+from headstart.report.original_images import OriginalImages, ReadImage
+from headstart.runs.finished_run import FinishedRun
 
 if TYPE_CHECKING:
     import torch
 
 MAX_CARDS = 8  # of each kind
-MAX_FINDINGS = 10  # of a kind of the data doctor; doctor.html has them all, with pictures
+MAX_FINDINGS = 10  # of each kind of the data doctor; doctor.html has all of them, with images
 THUMBNAIL_PX = 192
-VIEWS_PX = 1120  # width of the picture of training views, at most
+TRAIN_BATCH_PX = 1120  # maximum width
+GRADCAM_BATCH = 8
+_HUE = (255, 110, 0)  # of the Grad-CAM overlay; visible on dark and on light images
 
 
 @dataclass(frozen=True)
 class Card:
-    """One validation image. picture: what the network saw; looked: the same with Grad-CAM over it; data URIs, None for an image that
-    cannot be read any more."""
+    """One validation image. picture: the input of the network; gradcam: the same with Grad-CAM over it. Both are data
+    URIs, or None for an image that cannot be read any more."""
 
     path: str
     label: str
-    answer: str
+    prediction: str
     confidence: float
-    of_label: float
+    confidence_of_label: float
     picture: str | None
-    looked: str | None
+    gradcam: str | None
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """unread: why images are missing, one line each at most; views: data URI of the training views; suspects: of the images
-    whose labels the data doctor suspects, by path."""
+    """unread: why images are missing, at most one line; train_batch: data URI of the augmented training images;
+    suspects: data URIs by path, of the images whose labels the data doctor suspects."""
 
-    mistakes: list[Card]
-    hits: list[Card]
-    num_mistakes: int
+    errors: list[Card]
+    unconfident: list[Card]
+    num_errors: int
     unread: list[str] = field(default_factory=list)
     train_batch: str | None = None
     suspects: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def shows_some(self) -> bool:
-        return any(card.picture for card in (*self.mistakes, *self.hits))
+    def has_images(self) -> bool:
+        return any(card.picture for card in (*self.errors, *self.unconfident))
 
 
-def hang(facts: RunFacts, read: Callable[[str], bytes] | str) -> Gallery:
-    """read: the bytes of the image of that path, or a sentence that says why there are none."""
-    confidence, right = facts.confidence, facts.is_correct
-    mistakes = worst_mistakes(confidence, right, limit=MAX_CARDS)
-    hits = weakest_hits(confidence, right, limit=MAX_CARDS)
-    rows = [int(row) for row in (*mistakes, *hits)]
-    seen, lost = _load(facts, [facts.paths[row] for row in rows], read)
-    suspects, lost_suspects = _load(facts, _suspected(facts), read)
-    pictures = _pictures(facts, rows, seen)
-    cards = [_card(facts, row, pictures.get(row, (None, None))) for row in rows]
-    lost |= lost_suspects
-    unread = [not_shown(lost, of=len({facts.paths[row] for row in rows}.union(_suspected(facts))))] if lost else []
+def make_gallery(run: FinishedRun, read: ReadImage) -> Gallery:
+    """The most confident errors, the least confident correct predictions, and the other images of the page."""
+    errors, unconfident = most_confident_errors(run), least_confident_correct(run)
+    hashes = zip(run.manifest.column("path").to_pylist(), run.manifest.column("sha256").to_pylist(), strict=True)
+    images = OriginalImages(read, dict(hashes), run.info.preprocess.decode)
+    rows = [*errors, *unconfident]
+    inputs = _inputs(run, images, [run.paths[row] for row in rows])
+    pictures = _pictures(run, {row: inputs[run.paths[row]] for row in rows if run.paths[row] in inputs})
+    suspects = _inputs(run, images, _suspected(run))
+    cards = [_card(run, row, *pictures.get(row, (None, None))) for row in rows]
     return Gallery(
-        cards[: len(mistakes)],
-        cards[len(mistakes) :],
-        int((~right).sum()),
-        [read] if isinstance(read, str) else unread,
-        _views(facts.path / "train_batch.png"),
-        {path: jpeg_uri(_thumbnail(pixels), quality=80) for path, pixels in suspects.items()},
+        errors=cards[: len(errors)],
+        unconfident=cards[len(errors) :],
+        num_errors=int((~run.is_correct).sum()),
+        unread=images.unread(),
+        train_batch=_train_batch(run.path / "train_batch.png"),
+        suspects={path: jpeg_uri(_thumbnail(pixels), quality=80) for path, pixels in suspects.items()},
     )
 
 
-def _suspected(facts: RunFacts) -> list[str]:
+def most_confident_errors(run: FinishedRun) -> list[int]:
+    """At most MAX_CARDS rows that are classified incorrectly, in descending order of confidence."""
+    rows = np.flatnonzero(~run.is_correct)
+    return [int(row) for row in rows[np.argsort(-run.confidence[rows], kind="stable")][:MAX_CARDS]]
+
+
+def least_confident_correct(run: FinishedRun) -> list[int]:
+    """At most MAX_CARDS rows that are classified correctly, in ascending order of confidence."""
+    rows = np.flatnonzero(run.is_correct)
+    return [int(row) for row in rows[np.argsort(run.confidence[rows], kind="stable")][:MAX_CARDS]]
+
+
+def gradcam(model_file: Path, info: ModelInfo, pixels: "torch.Tensor", predicted: Sequence[int]) -> np.ndarray:
+    """Grad-CAM of the predicted classes: uint8 (n, 3, S, S) -> float32 (n, S/32, S/32) in [0, 1], on the CPU.
+
+    In bf16 if the run used it, else in fp32."""
+    import torch
+    from safetensors.torch import load_file
+
+    from headstart.model.frozen_trunk import FrozenTrunk
+    from headstart.model.gradcam import heat
+
+    tensors = load_file(model_file)
+    precision = "bf16" if info.mixed_precision == "bf16" else "no"
+    trunk = FrozenTrunk(tensors, precision=precision, device=torch.device("cpu"))
+    weights = tensors["fc.weight"].float()[torch.tensor(predicted)]
+    found = []
+    for start in range(0, len(pixels), GRADCAM_BATCH):
+        part = slice(start, start + GRADCAM_BATCH)
+        found.append(heat(trunk.maps(info.preprocess.normalize(pixels[part])), weights[part]))
+    return torch.cat(found).numpy()
+
+
+def _suspected(run: FinishedRun) -> list[str]:
     """The images whose labels the data doctor suspects, as many as the page lists."""
-    findings = [] if facts.doctor is None else facts.doctor["findings"]
+    findings = [] if run.doctor is None else run.doctor["findings"]
     return [one["paths"][0] for one in findings if one["kind"] == "suspected_label"][:MAX_FINDINGS]
 
 
-def _card(facts: RunFacts, row: int, pictures: tuple[str | None, str | None]) -> Card:
-    answer, label = int(facts.predicted[row]), int(facts.labels[row])
-    probabilities = facts.probabilities[row]
+def _card(run: FinishedRun, row: int, picture: str | None, gradcam: str | None) -> Card:
+    label, predicted = int(run.labels[row]), int(run.predicted[row])
     return Card(
-        facts.paths[row],
-        facts.classes[label],
-        facts.classes[answer],
-        float(probabilities[answer]),
-        float(probabilities[label]),
-        *pictures,
+        path=run.paths[row],
+        label=run.classes[label],
+        prediction=run.classes[predicted],
+        confidence=float(run.probabilities[row, predicted]),
+        confidence_of_label=float(run.probabilities[row, label]),
+        picture=picture,
+        gradcam=gradcam,
     )
 
 
-def _load(
-    facts: RunFacts, paths: list[str], read: Callable[[str], bytes] | str
-) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
-    """The evaluation view of each image, uint8 (3, S, S), that still is what the run measured; why the others are not."""
-    if isinstance(read, str):
-        return {}, {}
-    sha256 = dict(
-        zip(facts.manifest.column("path").to_pylist(), facts.manifest.column("sha256").to_pylist(), strict=True)
-    )
-    spec = facts.info.preprocess
-    seen: dict[str, torch.Tensor] = {}
-    lost: dict[str, str] = {}
-    for path in paths:
-        try:
-            seen[path] = spec.resize_and_crop(spec.decode(content_of(read, path, sha256.get(path))))
-        except UnreadableImage as error:
-            lost[path] = str(error)
-    return seen, lost
+def _inputs(run: FinishedRun, images: OriginalImages, paths: Sequence[str]) -> dict[str, "torch.Tensor"]:
+    """The inputs of the network, uint8 (3, S, S), of the images that can be read."""
+    decoded = {path: images.image(path) for path in paths}
+    return {path: run.info.preprocess.resize_and_crop(image) for path, image in decoded.items() if image is not None}
 
 
-def _pictures(facts: RunFacts, rows: list[int], seen: dict[str, "torch.Tensor"]) -> dict[int, tuple[str, str]]:
-    rows = [row for row in rows if facts.paths[row] in seen]
-    if not rows:
+def _pictures(run: FinishedRun, inputs: Mapping[int, "torch.Tensor"]) -> dict[int, tuple[str, str]]:
+    """By row: the image and its Grad-CAM as data URIs."""
+    if not inputs:
         return {}
     import torch
 
-    from headstart.report.attention import attention, overlay
-
-    pixels = torch.stack([seen[facts.paths[row]] for row in rows])
-    looked = attention(
-        facts.path / "model.safetensors", facts.info, pixels, [int(facts.predicted[row]) for row in rows]
-    )
+    predicted = [int(run.predicted[row]) for row in inputs]
+    maps = gradcam(run.path / "model.safetensors", run.info, torch.stack(list(inputs.values())), predicted)
     found = {}
-    for place, row in enumerate(rows):
-        image = _thumbnail(pixels[place])
-        found[row] = jpeg_uri(image, quality=80), jpeg_uri(overlay(image, looked[place]), quality=80)
+    for (row, image), heat in zip(inputs.items(), maps, strict=True):
+        thumbnail = _thumbnail(image)
+        found[row] = jpeg_uri(thumbnail, quality=80), jpeg_uri(_overlay(thumbnail, heat), quality=80)
     return found
+
+
+def _overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
+    """The image in grey, coloured by heat, float (h, w) in [0, 1]."""
+    grey = image.convert("L").convert("RGB")
+    strength = Image.fromarray((heat * 200).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
+    return Image.composite(Image.new("RGB", image.size, _HUE), grey, strength)
 
 
 def _thumbnail(pixels: "torch.Tensor") -> Image.Image:
@@ -139,11 +164,11 @@ def _thumbnail(pixels: "torch.Tensor") -> Image.Image:
     return image
 
 
-def _views(path: Path) -> str | None:
-    """The picture that every run draws, small enough to travel."""
+def _train_batch(path: Path) -> str | None:
+    """train_batch.png as a small JPEG."""
     if not path.is_file():
         return None
     with Image.open(path) as image:
         small = image.convert("RGB")
-    small.thumbnail((VIEWS_PX, VIEWS_PX))
+    small.thumbnail((TRAIN_BATCH_PX, TRAIN_BATCH_PX))
     return jpeg_uri(small, quality=80)

@@ -1,4 +1,4 @@
-"""The files of a finished run, read and checked: a file that is missing, damaged or foreign is one sentence. Knows no torch."""
+"""Reads and checks the files of a finished run; a missing or damaged file raises one sentence. Knows no torch."""
 
 import json
 from collections.abc import Callable, Collection
@@ -21,10 +21,12 @@ TABLES = {
 
 
 def read_file(folder: Path, name: str, read: Callable[[Path], _T]) -> _T:
-    """What `read` makes of a file of the folder. Raises InputError naming it."""
+    """The result of `read` for a file of the folder. Raises InputError naming the file."""
     path = folder / name
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the folder of a finished run")
     if not path.is_file():
-        raise InputError(f"{folder} has no {name}; name a finished run folder, or a copy that is whole")
+        raise InputError(f"{folder} has no {name}; name the folder of a finished run, or a complete copy of one")
     try:
         return read(path)
     except InputError:
@@ -34,11 +36,11 @@ def read_file(folder: Path, name: str, read: Callable[[Path], _T]) -> _T:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    return has(folder / name, read_file(folder, name, lambda path: json.loads(path.read_text(encoding="utf-8"))))
+    return mapping_with(folder / name, read_file(folder, name, lambda path: json.loads(path.read_text("utf-8"))))
 
 
 def read_yaml(folder: Path, name: str) -> dict[str, Any]:
-    return has(folder / name, read_file(folder, name, lambda path: yaml.safe_load(path.read_text(encoding="utf-8"))))
+    return mapping_with(folder / name, read_file(folder, name, lambda path: yaml.safe_load(path.read_text("utf-8"))))
 
 
 def read_table(folder: Path, name: str) -> pa.Table:
@@ -51,12 +53,12 @@ def read_table(folder: Path, name: str) -> pa.Table:
 
 
 def labels_and_probabilities(path: Path, table: pa.Table, classes: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Of predictions.parquet: codes in `classes`, (n,) int64, and (n, C) float64. Raises InputError."""
+    """From predictions.parquet: class indices, (n,) int64, and probabilities, (n, C) float64. Raises InputError."""
     labels = table.column("label").to_pylist()
-    strange = sorted({str(label) for label in labels} - set(classes))
-    if strange:
-        raise damaged(path, f"it has classes that the model lacks, such as {strange[0]}")
-    code = {name: place for place, name in enumerate(classes)}
+    unknown = sorted({str(label) for label in labels} - set(classes))
+    if unknown:
+        raise damaged(path, f"it has classes that the model does not have, such as {unknown[0]}")
+    index = {name: place for place, name in enumerate(classes)}
     try:
         rows = np.array(table.column("probabilities").to_pylist(), dtype=np.float64)
     except (TypeError, ValueError):
@@ -64,20 +66,20 @@ def labels_and_probabilities(path: Path, table: pa.Table, classes: Collection[st
     if not labels or rows.shape != (len(labels), len(classes)):
         raise damaged(path, f"it does not hold {len(classes)} probabilities for each image")
     if not np.isfinite(rows).all():
-        place = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise damaged(path, f"a probability of {table.column('path')[place].as_py()} is not a number")
-    return np.array([code[label] for label in labels], dtype=np.int64), rows
+        first = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise damaged(path, f"a probability of {table.column('path')[first].as_py()} is not a number")
+    return np.array([index[label] for label in labels], dtype=np.int64), rows
 
 
-def has(path: Path, values: Any, names: Collection[str] = (), *, where: str = "it") -> dict[str, Any]:
-    """`values`, if it is a mapping with these names. where: which part of the file it is. Raises InputError."""
+def mapping_with(path: Path, values: Any, names: Collection[str] = (), *, where: str = "it") -> dict[str, Any]:
+    """`values` if it is a mapping with these names, else raises InputError. where: the part of the file that it is."""
     if not isinstance(values, dict):
-        raise damaged(path, f"{where} is no table of names and values")
+        raise damaged(path, f"{where} is not a mapping of names to values")
     missing = [name for name in names if name not in values]
     if missing:
-        raise damaged(path, f"{where} lacks {', '.join(missing)}")
+        raise damaged(path, f"{where} has no {', '.join(missing)}")
     return values
 
 
-def damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is damaged, or of another program ({why}); use a copy that is whole")
+def damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} is damaged or was not written by headstart ({reason}); use an intact copy")

@@ -1,4 +1,4 @@
-"""What a run folder says of its run, read once. Knows nothing of how it will be shown."""
+"""A finished run, read once from the files of its folder. Knows nothing about how it will be shown."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -13,21 +13,27 @@ import pyarrow as pa
 from headstart.config import RunConfig, flat
 from headstart.errors import InputError
 from headstart.model.model_file import ModelInfo, read_info
-from headstart.runs.files import damaged, has, labels_and_probabilities, read_file, read_json, read_table, read_yaml
+from headstart.runs.files import (
+    damaged,
+    labels_and_probabilities,
+    mapping_with,
+    read_file,
+    read_json,
+    read_table,
+    read_yaml,
+)
 from headstart.runs.lock import read_lines
 
 SUMMARY = ("val", "best_epoch", "wall_s", "world_size", "device", "mixed_precision", "seed", "model_sha256", "versions")
-MEASURED = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "loss")
-LINES = {
-    "loss": ("step", "lr"),
-    "cv_loss": ("l2", "cv_loss_se", "cv_accuracy"),
-}  # what comes with what, in metrics.jsonl
+METRICS = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "loss")
+LINES = {"loss": ("step", "lr"), "cv_loss": ("l2", "cv_loss_se", "cv_accuracy")}
+"""The keys that a line of metrics.jsonl has beside the one it is recognised by."""
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """The files of a finished run. predictions.parquet is here as arrays in its own order: `ids` and `paths` of the validation images,
-    `labels` (n,) int64 and `probabilities` (n, C) float64 in the order of `classes`."""
+class FinishedRun:
+    """The files of a finished run. predictions.parquet is here as arrays in its own order: `paths` of the validation
+    images, `labels` (n,) int64 and `probabilities` (n, C) float64 in the order of `classes`."""
 
     path: Path
     summary: Mapping[str, Any]
@@ -35,11 +41,14 @@ class RunFacts:
     info: ModelInfo
     lines: list[dict[str, Any]]
     manifest: pa.Table
-    ids: list[str]
     paths: list[str]
     labels: np.ndarray
     probabilities: np.ndarray
     doctor: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -52,7 +61,7 @@ class RunFacts:
 
     @cached_property
     def confidence(self) -> np.ndarray:
-        """(n,) float64: the probability of the answer."""
+        """(n,) float64: the probability of the predicted class."""
         return np.asarray(self.probabilities.max(axis=1))
 
     @cached_property
@@ -62,24 +71,24 @@ class RunFacts:
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """(n, C) float64: a logarithm of a probability is its logit, but for a constant per image that a softmax takes out again."""
+        """(n, C) float64: the log probabilities, which differ from the logits by a constant per image."""
         return np.asarray(np.log(np.maximum(self.probabilities, np.finfo(np.float64).tiny)))
 
     @property
     def chosen_on_val(self) -> bool:
-        """Whether the validation images chose among several networks, so that they flatter the one that is kept."""
+        """Whether the validation images selected one of several models, which makes its accuracy optimistic."""
         if self.info.calibration is not None:
             return not self.info.calibration.conformal.exact
         return len(self.epochs()) > 1
 
     @cached_property
-    def trained_on(self) -> dict[str, int]:
-        """Training images per class."""
+    def num_training_images(self) -> dict[str, int]:
+        """By class."""
         rows = zip(self.manifest.column("split").to_pylist(), self.manifest.column("label").to_pylist(), strict=True)
         return dict(Counter(label for split, label in rows if split == "train"))
 
     def changed_keys(self) -> dict[str, Any]:
-        """What the configuration sets differently from its defaults, but for names of places; dotted key -> value."""
+        """By dotted key: the values of the configuration that differ from the defaults, without out and seed."""
         defaults = flat(asdict(RunConfig()))
         return {
             key: value
@@ -92,93 +101,86 @@ class RunFacts:
         return [line for line in self.lines if "epoch" in line]
 
     def steps(self) -> list[dict[str, Any]]:
-        """Those of single optimizer steps."""
+        """The lines of single optimizer steps."""
         return [line for line in self.lines if "loss" in line]
 
     def strengths(self) -> list[dict[str, Any]]:
-        """Those of a cross-validated choice of probe.l2."""
+        """The lines of a cross-validated choice of probe.l2."""
         return [line for line in self.lines if "cv_loss" in line]
 
 
-def read_run(path: Path, *, summary: Mapping[str, Any] | None = None, doctor: Path | None = None) -> RunFacts:
-    """All of a finished run. summary: what summary.json is going to hold, if it is not there yet; doctor: a folder that
-    `headstart data check --out` wrote, by default the run folder if it holds such a report.
+def read_run(path: Path, *, summary: Mapping[str, Any] | None = None, doctor: Path | None = None) -> FinishedRun:
+    """Read a finished run. summary: the future content of summary.json if that file is not written yet; doctor: a
+    folder that `headstart data check --out` wrote, by default the run folder if it holds such a report.
 
     Raises InputError naming the file that is missing or damaged."""
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder; name a finished run folder")
     info = read_file(path, "model.safetensors", read_info)
     table = read_table(path, "predictions.parquet")
     labels, probabilities = labels_and_probabilities(path / "predictions.parquet", table, info.classes)
-    facts = RunFacts(
+    run = FinishedRun(
         path=path,
         summary=read_json(path, "summary.json") if summary is None else summary,
         config=read_yaml(path, "config.yaml"),
         info=info,
         lines=read_file(path, "metrics.jsonl", read_lines),
         manifest=read_table(path, "manifest.parquet"),
-        ids=table.column("id").to_pylist(),
         paths=table.column("path").to_pylist(),
         labels=labels,
         probabilities=probabilities,
-        doctor=_find_doctor(path, doctor),
+        doctor=_read_doctor(path, doctor),
     )
-    _check_shapes(facts)
-    if facts.doctor is not None and not _is_of_the_same_images(facts.doctor, facts):
+    _check_shapes(run)
+    if run.doctor is not None and not _is_about_the_same_images(run.doctor, run):
         raise InputError(
-            f"{(doctor or path) / 'doctor.json'} tells of other images, in {facts.doctor['root']}; name a report of the run's data"
+            f"{(doctor or path) / 'doctor.json'} is about other images, in {run.doctor['root']}; "
+            "name a report about the data of this run"
         )
-    return facts
+    return run
 
 
-def _check_shapes(facts: RunFacts) -> None:
-    """Raises InputError naming the file that lacks something which the pages tell."""
-    path, num_classes = facts.path / "summary.json", len(facts.classes)
-    summary = has(path, facts.summary, SUMMARY)
-    has(path, summary["versions"], ["headstart"], where="versions")
-    val = has(path, summary["val"], [*MEASURED, "accuracy_ci95", "confusion_matrix"], where="val")
-    strange = [name for name in MEASURED if not isinstance(val[name], int | float)]
-    if strange:
-        raise damaged(path, f"val.{strange[0]} is {val[strange[0]]!r} and no number")
-    try:
-        shapes = (
-            np.array(val["confusion_matrix"], dtype=np.int64).shape,
-            np.array(val["accuracy_ci95"], dtype=np.float64).shape,
-        )
-    except (TypeError, ValueError):
-        shapes = (), ()
-    if shapes != ((num_classes, num_classes), (2,)):
-        raise damaged(
-            path, f"val.confusion_matrix or val.accuracy_ci95 does not hold what it should for {num_classes} classes"
-        )
-    for line in facts.lines:
-        has(facts.path / "metrics.jsonl", line, where="a line")
+def _check_shapes(run: FinishedRun) -> None:
+    """Raise InputError naming a file that lacks something the pages show."""
+    path, num_classes = run.path / "summary.json", len(run.classes)
+    summary = mapping_with(path, run.summary, SUMMARY)
+    mapping_with(path, summary["versions"], ["headstart"], where="versions")
+    val = mapping_with(path, summary["val"], [*METRICS, "accuracy_ci95", "confusion_matrix"], where="val")
+    for name in METRICS:
+        if not isinstance(val[name], int | float):
+            raise damaged(path, f"val.{name} is {val[name]!r}, which is not a number")
+    for name, shape in (("confusion_matrix", (num_classes, num_classes)), ("accuracy_ci95", (2,))):
+        try:
+            found = np.array(val[name], dtype=np.float64).shape
+        except (TypeError, ValueError):
+            found = ()
+        if found != shape:
+            raise damaged(path, f"val.{name} does not hold numbers of shape {shape} for {num_classes} classes")
+    for line in run.lines:
+        mapping_with(run.path / "metrics.jsonl", line, where="a line")
         for name, others in LINES.items():
             if name in line:
-                has(facts.path / "metrics.jsonl", line, others, where=f"a line with {name}")
-    if facts.strengths():
-        has(path, summary.get("probe"), ["l2"], where="probe")
-    has(facts.path / "config.yaml", facts.config, ["data"])
-    has(facts.path / "config.yaml", facts.config["data"], ["root"], where="data")
+                mapping_with(run.path / "metrics.jsonl", line, others, where=f"a line with {name}")
+    if run.strengths():
+        mapping_with(path, summary.get("probe"), ["l2"], where="probe")
+    mapping_with(run.path / "config.yaml", run.config.get("data"), ["root"], where="data")
 
 
-def _find_doctor(run: Path, named: Path | None) -> Mapping[str, Any] | None:
+def _read_doctor(run: Path, named: Path | None) -> Mapping[str, Any] | None:
     if named is None and not (run / "doctor.json").is_file():
         return None
     path = (named or run) / "doctor.json"
-    doctor = has(path, read_json(named or run, "doctor.json"), ["root", "classes", "counts", "findings"])
+    doctor = mapping_with(path, read_json(named or run, "doctor.json"), ["root", "classes", "counts", "findings"])
     for finding in doctor["findings"]:
-        has(path, finding, ["kind", "paths", "message"], where="a finding")
+        mapping_with(path, finding, ["kind", "paths", "message"], where="a finding")
     return doctor
 
 
-def _is_of_the_same_images(doctor: Mapping[str, Any], facts: RunFacts) -> bool:
-    """By the place; if that is another one, by the files that were found, or by the classes if nothing was."""
-    if Path(doctor["root"]).resolve() == Path(facts.config["data"]["root"]).resolve():
+def _is_about_the_same_images(doctor: Mapping[str, Any], run: FinishedRun) -> bool:
+    """By the data folder; if that differs, by the files of the findings; without findings by the classes."""
+    if Path(doctor["root"]).resolve() == Path(run.config["data"]["root"]).resolve():
         return True
     found = {path for finding in doctor["findings"] for path in finding["paths"]}
     if found:
-        skipped = {one["path"] for one in facts.summary.get("skipped", [])}
-        return not found.isdisjoint(skipped.union(facts.manifest.column("path").to_pylist()))
+        skipped = {one["path"] for one in run.summary.get("skipped", [])}
+        return not found.isdisjoint(skipped.union(run.manifest.column("path").to_pylist()))
     labels = {part for name in doctor["classes"] for part in (name, name.partition("/")[2])}
-    return not labels.isdisjoint(facts.classes)
+    return not labels.isdisjoint(run.classes)

@@ -1,9 +1,10 @@
-"""The run folder: what a run leaves behind, written atomically, and where a run may begin."""
+"""The run folder: its files, written atomically, and the checks before a run begins in it."""
 
 import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,19 @@ from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
 from headstart.runs.lock import RUNNING, writer_of
 
-if TYPE_CHECKING:  # imported where it is used: only tables need it
+if TYPE_CHECKING:  # only tables need pyarrow, so it is imported only in functions
     import pyarrow as pa
 
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # of write_atomically
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # as named by write_atomically
 
 
 class RunFolder:
-    """One run's files. Only the main process makes one. also_tell: hears every line of metrics.jsonl."""
+    """The files of one run. Only the main process writes. on_line: called with every line of metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.also_tell: Callable[[Mapping[str, Any]], None] | None = None
+        self.on_line: Callable[[Mapping[str, Any]], None] | None = None
 
     @property
     def model_file(self) -> Path:
@@ -46,20 +47,22 @@ class RunFolder:
 
         write_atomically(self.path / name, lambda path: pq.write_table(table, path))
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl. A line cut short by a crash is removed when the run is resumed."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record, allow_nan=False) + "\n")
-        if self.also_tell is not None:
-            self.also_tell(record)
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl. A line that a crash truncated is removed when the run is resumed."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self.on_line is not None:
+            self.on_line(line)
 
     def fsync_metrics(self) -> None:
-        """What was logged so far outlives a power failure."""
+        """Make the lines so far survive a power failure."""
         if (self.path / "metrics.jsonl").exists():
             fsync(self.path / "metrics.jsonl")
 
-    def forget_metrics_after(self, step: int, *, epoch: int) -> None:
-        """Drop the lines of steps and of measured epochs that are about to be done again, and a half-written last line."""
+    def discard_metrics_after(self, step: int, *, epoch: int) -> None:
+        """Remove the lines of the steps and epochs that a resumed run repeats, and an incomplete last line.
+
+        epoch: the last evaluated epoch that is kept."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
@@ -77,18 +80,14 @@ class RunFolder:
 
 def choose_folder(out: str, *, strategy: str) -> Path:
     """`out`, or the first free runs/<strategy>-<number>."""
-    if out:
-        return Path(out)
-    number = 1
-    while Path("runs", f"{strategy}-{number:03d}").exists():
-        number += 1
-    return Path("runs", f"{strategy}-{number:03d}")
+    numbered = (Path("runs", f"{strategy}-{number:03d}") for number in count(1))
+    return Path(out) if out else next(path for path in numbered if not path.exists())
 
 
 def check_new_folder(path: Path) -> None:
-    """Raise InputError unless a run folder can be made there; nothing is made yet."""
+    """Raise InputError unless a run folder can be created there. Creates nothing."""
     if path.is_dir() and any(path.iterdir()):
-        what = "holds a run" if (path / "config.yaml").exists() else "is not empty"
+        what = "already contains a run" if (path / "config.yaml").exists() else "is not empty"
         raise InputError(
             f"--out {path} {what}; name another folder, or continue an interrupted run with --train.resume auto"
         )
@@ -96,26 +95,27 @@ def check_new_folder(path: Path) -> None:
     while not nearest.exists():
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise InputError(f"--out {path}: {nearest} is a file, so no folder can be made there; name another place")
+        raise InputError(f"--out {path}: {nearest} is a file, so the folder cannot be created; name another folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"--out {path}: no permission to write in {nearest}; name another place")
+        raise InputError(f"--out {path}: no permission to write in {nearest}; name another folder")
 
 
 def check_start(path: Path, *, resume: str) -> None:
-    """Raise InputError unless a run can begin there: nothing is there yet, or, with `resume` auto, only what a killed one left."""
+    """Raise InputError unless a new run can begin there: the folder is new or empty, or `resume` is auto and it holds
+    only a run that was killed before its first checkpoint."""
     if resume != "auto" or not is_unfinished(path):
         check_new_folder(path)
     check_nobody_writes(path)
 
 
 def check_nobody_writes(path: Path) -> None:
-    """Raise InputError if a process of this machine has a run going on there."""
+    """Raise InputError if another process of this machine is running a run there."""
     if (process := writer_of(path)) is not None:
         raise InputError(f"--out {path}: process {process} is writing there; wait for it, or name another folder")
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a run was begun there, and nothing else is there: what a kill before the first checkpoint leaves."""
+    """Whether the folder holds a run that is not finished, and nothing else."""
     if not path.is_dir() or (path / "summary.json").exists():
         return False
     names = {entry.name for entry in path.iterdir() if not _TEMPORARY.fullmatch(entry.name)}
@@ -123,11 +123,11 @@ def is_unfinished(path: Path) -> bool:
 
 
 def create_folder(path: Path, *, new: bool = False, numbered: bool = False) -> RunFolder:
-    """Make the folder, and remove what a killed process left half-written in it.
+    """Create the folder, and remove the temporary files that a killed process left in it.
 
-    new: no run is continued there, so two that begin at once must not both have it; numbered: `path` is from
-    `choose_folder` without a name, so the next free one will do.
-    Raises InputError with the system's reason if it cannot be made, or if another run was faster.
+    new: the run is not resumed, so only one of two runs that begin at once may have the folder. numbered:
+    `choose_folder` chose `path`, so the next free number is used if another run has taken it.
+    Raises InputError with the reason of the system if it cannot be created, or if another run has taken it.
     """
     try:
         while new and numbered:
@@ -140,9 +140,9 @@ def create_folder(path: Path, *, new: bool = False, numbered: bool = False) -> R
         path.mkdir(parents=True, exist_ok=True)
         (path / "checkpoints").mkdir(exist_ok=not new)
     except FileExistsError:
-        raise InputError(f"--out {path}: another run has just begun there; name another folder") from None
+        raise InputError(f"--out {path}: another run has just started there; name another folder") from None
     except OSError as error:
-        raise InputError(f"--out {path}: {error.strerror}; name another place") from None
+        raise InputError(f"--out {path}: {error.strerror}; name another folder") from None
     for entry in path.iterdir():
         if _TEMPORARY.fullmatch(entry.name):
             entry.unlink()
@@ -150,27 +150,18 @@ def create_folder(path: Path, *, new: bool = False, numbered: bool = False) -> R
 
 
 def predictions_table(
-    *,
-    ids: Sequence[str],
-    paths: Sequence[str],
-    labels: Sequence[str],
-    probabilities: Any,
-    classes: Sequence[str],
+    *, ids: Sequence[str], paths: Sequence[str], labels: Sequence[str], probabilities: Any, classes: Sequence[str]
 ) -> "pa.Table":
-    """Columns id, path, label, predicted, probabilities (float64, in class order, which the schema names)."""
+    """probabilities: (n, C), in the order of `classes`. Columns: id, path, label, predicted, and probabilities (lists
+    of float64); `classes` is in the metadata of the schema."""
     import pyarrow as pa
 
     from headstart.arrow import lists, strings
 
     matrix = np.asarray(probabilities, dtype=np.float64)
+    predicted = [classes[index] for index in matrix.argmax(axis=1)]
     table = pa.Table.from_arrays(
-        [
-            strings(ids),
-            strings(paths),
-            strings(labels),
-            strings([classes[code] for code in matrix.argmax(axis=1)]),
-            lists(matrix),
-        ],
+        [*map(strings, (ids, paths, labels, predicted)), lists(matrix)],
         names=["id", "path", "label", "predicted", "probabilities"],
     )
     return table.replace_schema_metadata({"classes": json.dumps(list(classes), ensure_ascii=False)})

@@ -1,4 +1,4 @@
-"""What a run tells others while it goes on: that it does, in running.json, and how far it is, in metrics.jsonl. Knows no torch."""
+"""Whether a run is in progress, from running.json and the other files of its folder. Knows no torch."""
 
 import json
 import os
@@ -17,16 +17,16 @@ RUNNING = "running.json"
 
 
 class Running:
-    """A file in the run folder that names the process which writes there, until `end` or until an error passes through the `with` block.
-    A killed process leaves it, and then there is no such process."""
+    """running.json in the run folder, with the process that writes there. It is removed by `end`, or when an error
+    leaves the `with` block. If the process is killed, the file stays, but no process has its number and start time."""
 
     def __init__(self, folder: Path | None) -> None:
         """None: does nothing, for processes that do not write."""
         self._path = None if folder is None else folder / RUNNING
         if self._path is not None:
             process = psutil.Process()
-            about = {"pid": process.pid, "host": socket.gethostname(), "since": process.create_time()}
-            write_atomically(self._path, lambda staging: staging.write_text(json.dumps(about) + "\n"))
+            owner = {"pid": process.pid, "host": socket.gethostname(), "since": process.create_time()}
+            write_atomically(self._path, lambda staging: staging.write_text(json.dumps(owner) + "\n"))
 
     def __enter__(self) -> "Running":
         return self
@@ -43,42 +43,45 @@ class Running:
 
 
 def is_over(path: Path) -> bool:
-    """Whether no process writes there any more, as far as this machine can tell."""
+    """Whether no process writes there any more. False if this machine cannot know."""
     try:
-        about = json.loads((path / RUNNING).read_text())
+        owner = json.loads((path / RUNNING).read_text())
     except FileNotFoundError:
         return has_begun(path) or bool(repeated_runs(path))
     except (OSError, ValueError):
         return False
-    if about["host"] != socket.gethostname():
-        return False
-    try:
-        return bool(psutil.Process(about["pid"]).create_time() != about["since"])
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
+    return _is_alive(owner) is False
 
 
 def writer_of(path: Path) -> int | None:
-    """The process of this machine that a run goes on in, or None."""
+    """The number of another process of this machine that writes there, or None."""
     try:
-        about = json.loads((path / RUNNING).read_text())
-        here = about["host"] == socket.gethostname() and about["pid"] != os.getpid()
-        if here and psutil.Process(about["pid"]).create_time() == about["since"]:
-            return int(about["pid"])
-    except (OSError, ValueError, KeyError, psutil.Error):
-        pass
-    return None
+        owner = json.loads((path / RUNNING).read_text())
+        return int(owner["pid"]) if owner["pid"] != os.getpid() and _is_alive(owner) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _is_alive(owner: dict[str, Any]) -> bool | None:
+    """Whether the process in running.json exists; None if this machine cannot know."""
+    if owner["host"] != socket.gethostname():
+        return None
+    try:
+        return bool(psutil.Process(owner["pid"]).create_time() == owner["since"])
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return None
 
 
 def has_begun(path: Path) -> bool:
-    """Whether a run has laid out its folder there."""
+    """Whether a run has written its configuration and its manifest there."""
     return (path / "config.yaml").is_file() and (path / "manifest.parquet").is_file()
 
 
 def repeated_runs(path: Path) -> list[str]:
-    """The folders in it, of runs that are begun or will be, if it holds the same recipe several times; none of a single run."""
+    """The names of the run folders in `path` if it holds several runs of one configuration, whether they have begun or
+    not; empty for a single run."""
     try:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         folds, num_seeds, seed = config["train"]["folds"], config["train"]["seeds"], config["seed"]
@@ -90,7 +93,8 @@ def repeated_runs(path: Path) -> list[str]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without a last line that is still being written. Raises InputError if it is damaged."""
+    """The lines of metrics.jsonl, without a last line that is still being written. Raises InputError if the file is
+    damaged."""
     text = path.read_text(encoding="utf-8")
     try:
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

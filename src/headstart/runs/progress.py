@@ -1,22 +1,22 @@
-"""What a person sees while it trains: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""The progress of a run: a bar in a terminal, else a line every few seconds."""
 
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-PLAIN_EVERY_S = 5.0
-SMOOTHING = 0.9  # of loss and accuracy: what a step counts after the next one
+LINE_EVERY_S = 5.0
+SMOOTHING = 0.9  # factor of older steps per step, in the displayed loss and accuracy
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is. loss and accuracy: of the last training batches; left_s: to the last step, without what validation takes."""
+    """Progress of a run. loss, accuracy: of the last training batches. left_s: estimated time to the last step, without
+    validation."""
 
     step: int
     total_steps: int
@@ -30,16 +30,16 @@ class Status:
 
     @staticmethod
     def at(step: int, ends: Sequence[int], **known: float | int | None) -> "Status":
-        """ends: the step that ends each epoch, which is of that epoch still; before the first step it is the first one."""
+        """ends: last step of each epoch. Step 0 belongs to the first epoch."""
         epoch = min(bisect_left(ends, step) + 1, len(ends))
         return Status(step, ends[-1], epoch, len(ends), **known)  # type: ignore[arg-type]
 
     @property
-    def measured(self) -> str:
-        """'loss 0.4123  accuracy 84.2 %  120 img/s  1.3 GB  32 s left', as far as it is known."""
+    def values(self) -> str:
+        """'loss 0.4123  accuracy 84.2%  120 img/s  1.3 GB  32 s left', without what is not known."""
         parts = [
             None if self.loss is None else f"loss {self.loss:.4f}",
-            None if self.accuracy is None else f"accuracy {100 * self.accuracy:.1f} %",
+            None if self.accuracy is None else f"accuracy {self.accuracy:.1%}",
             None if self.images_per_s is None else f"{self.images_per_s:.{0 if self.images_per_s >= 10 else 1}f} img/s",
             None if self.memory_bytes is None else f"{self.memory_bytes / 1e9:.1f} GB",
             None if self.left_s is None else f"{_time(self.left_s)} left",
@@ -47,57 +47,57 @@ class Status:
         return "  ".join(part for part in parts if part)
 
     def __str__(self) -> str:
-        return f"epoch {self.epoch}/{self.epochs}  step {self.step}/{self.total_steps}  {self.measured}".rstrip()
+        return f"epoch {self.epoch}/{self.epochs}  step {self.step}/{self.total_steps}  {self.values}".rstrip()
 
 
 class Display:
-    """Shows statuses: a bar while there is a terminal, else a line when the last one is a while ago."""
+    """Prints statuses: a bar in a terminal, else a line at most every LINE_EVERY_S. speaks: False prints nothing."""
 
     def __init__(self, status: Status, *, speaks: bool) -> None:
         self.console = Console(quiet=not speaks, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._bar: Progress | None = None
         if self.console.is_terminal and speaks:
             columns = (
-                TextColumn("epoch {task.fields[epoch]}"),
+                TextColumn("epoch {task.fields[status].epoch}/{task.fields[status].epochs}"),
                 BarColumn(bar_width=24),
-                TextColumn("step {task.fields[step]}  {task.fields[measured]}"),
+                TextColumn("step {task.completed}/{task.total}  {task.fields[status].values}"),
             )
             self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
-            self._task = self._bar.add_task("train", total=status.total_steps, completed=status.step, **_fields(status))
-        self._said_at = time.perf_counter()
+            self._task = self._bar.add_task("train", total=status.total_steps, completed=status.step, status=status)
+        self._printed_at = time.perf_counter()
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     @property
     def due(self) -> bool:
-        """Whether a status that is shown now would be seen."""
-        return self._bar is not None or time.perf_counter() - self._said_at >= PLAIN_EVERY_S
+        """Whether `show` would print something now."""
+        if self.console.quiet:
+            return False
+        return self._bar is not None or time.perf_counter() - self._printed_at >= LINE_EVERY_S
 
     def show(self, status: Status) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=status.step, total=status.total_steps, **_fields(status))
+            self._bar.update(self._task, completed=status.step, total=status.total_steps, status=status)
         elif self.due:
             self.console.print(str(status))
-            self._said_at = time.perf_counter()
+            self._printed_at = time.perf_counter()
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line that stays, above the bar."""
         self.console.print(line)
-        self._said_at = time.perf_counter()
+        self._printed_at = time.perf_counter()
 
 
-class TrainingProgress:
-    """Counts optimizer steps. Silent unless `speaks`: one process of several does. It never waits for the device: loss and accuracy are shown
-    when somebody else has read them."""
+class TrainingProgress(Display):
+    """Counts optimizer steps and shows the status. It never waits for the device: loss and accuracy are those that the
+    training loop has read and passed to `add`."""
 
     def __init__(
         self,
@@ -108,68 +108,54 @@ class TrainingProgress:
         speaks: bool,
         memory: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """ends: the step that ends each epoch; memory: bytes in use, asked about as often as they are shown."""
+        """ends: last step of each epoch. memory: returns the bytes in use; called once per displayed status."""
+        super().__init__(Status.at(start_step, ends), speaks=speaks)
         self._ends, self._step, self._batch_size, self._memory = ends, start_step, batch_size, memory
-        self._display = Display(Status.at(start_step, ends), speaks=speaks)
-        self._speaks = speaks
-        self._rate_from = (time.perf_counter(), start_step)
-        self._sums = (0.0, 0.0, 0.0)  # of loss, correct and images, older ones fading
+        self._rate_since = (time.perf_counter(), start_step)
+        self._sums = (0.0, 0.0, 0.0)  # loss, correct predictions and images, exponentially smoothed
 
-    def __enter__(self) -> "TrainingProgress":
-        self._display.__enter__()
-        return self
+    @property
+    def total_steps(self) -> int:
+        return self._ends[-1]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._display.__exit__(kind, error, trace)
-
-    def seen(self, loss_sum: float, correct: float, count: float) -> None:
-        """What a step came to."""
-        values = (loss_sum, correct, count)
-        self._sums = tuple(SMOOTHING * old + new for old, new in zip(self._sums, values, strict=True))  # type: ignore[assignment]
+    def add(self, loss_sum: float, correct: float, count: float) -> None:
+        """Add the sums over the images of a step."""
+        old_loss, old_correct, old_count = (SMOOTHING * value for value in self._sums)
+        self._sums = (old_loss + loss_sum, old_correct + correct, old_count + count)
 
     def step_done(self) -> None:
-        """One optimizer step more."""
+        """Count one optimizer step."""
         self._step += 1
-        if not self._speaks or not self._display.due:
+        if not self.due:
             return
-        since, from_step = self._rate_from
+        since, from_step = self._rate_since
         step_s = (time.perf_counter() - since) / (self._step - from_step)
         loss, correct, count = self._sums
-        self._display.show(
-            Status.at(
-                self._step,
-                self._ends,
-                loss=loss / count if count else None,
-                accuracy=correct / count if count else None,
-                images_per_s=self._batch_size / max(step_s, 1e-9),
-                left_s=(self._ends[-1] - self._step) * step_s,
-                memory_bytes=self._memory(),
-            )
+        status = Status.at(
+            self._step,
+            self._ends,
+            loss=loss / count if count else None,
+            accuracy=correct / count if count else None,
+            images_per_s=self._batch_size / max(step_s, 1e-9),
+            left_s=(self._ends[-1] - self._step) * step_s,
+            memory_bytes=self._memory(),
         )
+        self.show(status)
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar; the rate of images starts anew after it."""
-        self._display.say(line)
-        self._rate_from = (time.perf_counter(), self._step)
+        """Print a line that stays, above the bar. The rate of images is measured anew from here, so that it does not
+        include the time of validation."""
+        super().say(line)
+        self._rate_since = (time.perf_counter(), self._step)
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
-    """A line of metrics.jsonl that ends an epoch, in words; epoch 0 is the probe that a run starts from."""
+    """The line of metrics.jsonl that ends an epoch, as text. Epoch 0 is the probe that tuning starts from."""
     val = f"val loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.1%} ({row['val_correct']} of {row['val_n']})"
     if row["epoch"] == 0:
-        return f"probe  {val}".replace("%", " %")
+        return f"probe  {val}"
     train = f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.1%}"
-    return f"epoch {row['epoch']}/{epochs}  {train}  {val}".replace("%", " %")
-
-
-def _fields(status: Status) -> dict[str, Any]:
-    return {
-        "epoch": f"{status.epoch}/{status.epochs}",
-        "step": f"{status.step}/{status.total_steps}",
-        "measured": status.measured,
-    }
+    return f"epoch {row['epoch']}/{epochs}  {train}  {val}"
 
 
 def _time(seconds: float) -> str:

@@ -1,1 +1,1 @@
-"""The machine: devices, processes, precision, cores and memory, signals."""
+"""Devices, cores, memory, precision, processes and signals of a run."""

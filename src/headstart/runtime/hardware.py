@@ -1,4 +1,4 @@
-"""How many cores, how much memory and disk there are to use. Knows no torch."""
+"""Cores, memory and disk that this process may use. Knows no torch."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores this process may run on: the affinity mask, and the container's quota where it sets one."""
+    """Cores that this process may use, from its affinity mask and the CPU quota of the container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -18,7 +18,7 @@ def usable_cores() -> int:
 
 
 def local_processes() -> int:
-    """Processes of this run on this machine, as launchers export it."""
+    """Processes of this run on this machine, from LOCAL_WORLD_SIZE, which launchers set."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
@@ -28,7 +28,7 @@ def cores_per_process() -> int:
 
 
 def free_memory() -> int:
-    """Bytes this process could take without swapping: what the system and the container's limit leave."""
+    """Bytes that this process can allocate without swapping, within the memory limit of the container."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -38,12 +38,12 @@ def free_memory() -> int:
         if limit != "max":
             free = min(free, max(0, int(limit) - int(used)))
     except (OSError, ValueError):
-        pass
+        pass  # not Linux, or no cgroup v2
     return free
 
 
 def free_shared_memory() -> int:
-    """Bytes free where torch shares tensors between processes; without a limit of its own where there is no /dev/shm."""
+    """Bytes free in /dev/shm, where torch shares tensors between processes; free memory if there is no /dev/shm."""
     try:
         return shutil.disk_usage("/dev/shm").free
     except OSError:
@@ -51,7 +51,7 @@ def free_shared_memory() -> int:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes free where `folder` is, or will be."""
+    """Bytes free on the disk of `folder`, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

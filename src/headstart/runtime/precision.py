@@ -1,4 +1,4 @@
-"""The precision of a run: what was requested, and what the device can do."""
+"""The precision of a run: chosen from the configuration, the launcher and the device."""
 
 import os
 
@@ -7,42 +7,43 @@ import torch
 from headstart.errors import InputError
 
 
-def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
-    """("no" | "bf16" | "fp16", why), decided from what the device can do, never from a timing.
+def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
+    """("no" | "bf16" | "fp16", reason). requested: a value of runtime.mixed_precision.
 
-    What the launcher was asked for (--mixed_precision, or its configuration file) counts as asked; its "no" is also what it says when
-    it was asked for nothing, so that decides nothing.
-    Raises InputError for fp16 where Accelerate would silently compute in fp32, and if launcher and configuration contradict.
+    "auto" depends only on what the device supports, never on a timing. The precision of the launcher (its option
+    --mixed_precision or its configuration file) counts as requested, except "no", which launchers also pass by default.
+    Raises InputError if launcher and configuration differ, and for fp16 where Accelerate would silently use fp32.
     """
-    kind = device.type
+    kind, reason = device.type, "requested"
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if launcher not in ("no", asked):
-        if asked != "auto":
+    if launcher not in ("no", requested):
+        if requested != "auto":
             raise InputError(
-                f"the launcher was asked for {launcher} and runtime.mixed_precision is {asked}; give the same to both, or to one"
+                f"the launcher requested {launcher} but runtime.mixed_precision is {requested}; set the same value in "
+                "both, or in only one"
             )
         if launcher not in ("bf16", "fp16"):
-            raise InputError(
-                f"the launcher was asked for {launcher}, which headstart does not do; use bf16, fp16 or no"
-            )
-        return choose_precision(launcher, device)[0], "as the launcher was asked"
-    if asked == "fp16" and kind != "cuda":
-        raise InputError(f"runtime.mixed_precision fp16 needs a CUDA GPU and this run is on {kind}; use bf16 or no")
-    if asked != "auto":
-        return asked, "as asked"
+            raise InputError(f"the launcher requested {launcher}, which is not supported; use bf16, fp16 or no")
+        requested, reason = launcher, "requested by the launcher"
+    if requested == "fp16" and kind != "cuda":
+        raise InputError(f"runtime.mixed_precision fp16 needs a CUDA GPU but the run is on {kind}; use bf16 or no")
+    if requested != "auto":
+        return requested, reason
     if kind == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "the GPU multiplies bf16 natively"
-        return "fp16", "the GPU has no native bf16"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "native bf16") if native else ("fp16", "no native bf16")
     if kind == "cpu":
-        if _cpu_has_bf16():
-            return "bf16", "the processor multiplies bf16 natively (AVX512-BF16 or AMX)"
-        return "no", "the processor has no native bf16"
-    return "no", f"mixed precision is not tried on {kind}"
+        return ("bf16", "native bf16") if _cpu_has_bf16() else ("no", "no native bf16")
+    return "no", f"mixed precision is not used on {kind}"
+
+
+def describe_precision(precision: str, reason: str) -> str:
+    """The result of choose_precision as text: 'bf16 (requested)', 'fp32 (no native bf16)'."""
+    return f"{'fp32' if precision == 'no' else precision} ({reason})"
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 natively, and oneDNN may use that (ONEDNN_MAX_CPU_ISA can forbid it)."""
+    """Whether the processor has AVX512-BF16 or AMX and oneDNN may use it (ONEDNN_MAX_CPU_ISA can forbid it)."""
     checks = (
         getattr(torch.cpu, "_is_avx512_bf16_supported", None),
         getattr(torch.cpu, "_is_amx_tile_supported", None),

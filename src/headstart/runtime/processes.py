@@ -1,4 +1,4 @@
-"""What the processes of a run exchange: results, failures, requests to stop."""
+"""Communication between the processes of a run: results, errors, flags."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -7,7 +7,7 @@ import torch
 
 from headstart.errors import InputError
 
-if TYPE_CHECKING:  # imported where it is used: a model is loaded and asked without it
+if TYPE_CHECKING:  # prediction does not need accelerate, so it is imported only in functions
     from accelerate import Accelerator
 
 
@@ -15,18 +15,19 @@ _T = TypeVar("_T")
 
 
 def on_main(accelerator: "Accelerator", work: Callable[[], _T]) -> _T:
-    """The main process's result in every process. What it raises ends every process, so that none waits."""
+    """Call `work` in the main process and return its result in all processes. If it raises, all processes raise: the
+    main process the same exception, the others InputError with its message."""
     if accelerator.num_processes == 1:
         return work()
-    outcome: list[Any] = [None, None]
+    from accelerate.utils import broadcast_object_list
+
+    outcome: list[Any] = [None, None]  # result, message of the exception
     error: Exception | None = None
     if accelerator.is_main_process:
         try:
             outcome[0] = work()
         except Exception as raised:
             error, outcome[1] = raised, str(raised)
-    from accelerate.utils import broadcast_object_list
-
     broadcast_object_list(outcome)
     if error is not None:
         raise error
@@ -37,40 +38,41 @@ def on_main(accelerator: "Accelerator", work: Callable[[], _T]) -> _T:
 
 
 def from_all(accelerator: "Accelerator", value: _T) -> list[_T]:
-    """Every process's value, by rank, in every process."""
+    """The values of all processes, by rank, in every process."""
     if accelerator.num_processes == 1:
         return [value]
     from accelerate.utils import gather_object
 
-    found: list[_T] = gather_object([value])
-    return found
+    values: list[_T] = gather_object([value])
+    return values
 
 
 def on_each_host(accelerator: "Accelerator", work: Callable[[], None]) -> None:
-    """Do the work in the first process of each host, while the others wait. All raise InputError if it fails on one."""
+    """Call `work` in the first process of each host while the other processes wait. If it raises on one host, all
+    processes raise: there the same exception, elsewhere InputError with its message."""
     error: Exception | None = None
     if accelerator.is_local_main_process:
         try:
             work()
         except Exception as raised:
             error = raised
-    failures = [text for text in from_all(accelerator, None if error is None else str(error)) if text is not None]
+    messages = [text for text in from_all(accelerator, None if error is None else str(error)) if text is not None]
     if error is not None:
         raise error
-    if failures:
-        raise InputError(failures[0])
+    if messages:
+        raise InputError(messages[0])
 
 
 def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
-    """For each flag, whether any process has raised it; the same answer everywhere."""
+    """For each flag, whether it is true in any process; the same list in all processes."""
     if accelerator.num_processes == 1:
         return list(flags)
-    raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
-    return [value > 0 for value in accelerator.reduce(raised, "sum").tolist()]
+    counts = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(counts, "sum").tolist()]
 
 
-def finish(accelerator: "Accelerator", *, last: bool) -> None:
-    """The end of a run. last: the processes part; otherwise they stay together for the next run, and trackers end alone."""
+def end_run(accelerator: "Accelerator", *, last: bool) -> None:
+    """Finish the trackers of a run. last: also leave the process group, which the next run would need."""
     accelerator.wait_for_everyone()
     if last:
         accelerator.end_training()

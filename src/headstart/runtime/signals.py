@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop."""
+"""Signals that request the end of a run."""
 
 import os
 import platform
@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.runtime.processes import agree
 
-if TYPE_CHECKING:  # imported where it is used: a model is loaded and asked without it
+if TYPE_CHECKING:  # prediction does not need accelerate, so it is imported only in functions
     from accelerate import Accelerator
+
+STOP_SIGNALS: list[int] = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]
+"""Windows has neither SIGHUP nor SIGUSR1."""
+SAME_REQUEST_S = 1.0
 
 
 def end_with_launcher() -> None:
-    """Ask the system for SIGTERM when torchrun's agent dies: it starts processes in sessions of their own, so that a killed
-    agent would leave them training. Linux only."""
+    """Request SIGTERM from the kernel when the torchrun agent dies, which otherwise would leave its processes running:
+    each is in a session of its own. Linux only."""
     if "TORCHELASTIC_RUN_ID" in os.environ and platform.system() == "Linux":
         import ctypes
 
@@ -24,43 +30,38 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-STOP_SIGNALS: list[int] = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
-]
-"""Windows has no SIGHUP and no SIGUSR1."""
-SAME_REQUEST_S = 1.0
-
-
 class StopRequest:
-    """Remembers that SIGTERM, SIGINT, SIGHUP (a closed terminal) or SIGUSR1 asked the run to end; a second signal ends it at once.
+    """Context manager that stores the first of STOP_SIGNALS instead of ending the process. A second signal ends the
+    process at once, with exit code 143.
 
-    Signals within SAME_REQUEST_S are one request: a launcher passes on what its processes got, too. A closed terminal sends several
-    SIGHUPs, so these are never a second request, and where they are ignored (nohup) they stay ignored."""
+    Signals within SAME_REQUEST_S count as one request, because a launcher forwards signals that its processes also
+    receive. SIGHUP (a closed terminal) often arrives several times, so it never counts as a second request. If it is
+    ignored (nohup), it stays ignored."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
-        self._since = 0.0
-        self._before: dict[int, Any] = {}
+        self._received_at = 0.0
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # signals reach no other thread
+        if threading.current_thread() is threading.main_thread():  # only the main thread can set handlers
             for number in STOP_SIGNALS:
                 if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._note)
+                    self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        name, before = signal.Signals(number).name, self.signal_name
-        if before is not None and (name == "SIGHUP" or time.monotonic() - self._since < SAME_REQUEST_S):
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name, first = signal.Signals(number).name, self.signal_name
+        if first is not None and (name == "SIGHUP" or time.monotonic() - self._received_at < SAME_REQUEST_S):
             return
-        if before not in (None, "SIGHUP"):
+        if first not in (None, "SIGHUP"):
             os._exit(143)
-        self.signal_name, self._since = name, time.monotonic()
+        self.signal_name, self._received_at = name, time.monotonic()
 
     def agreed(self, accelerator: "Accelerator") -> bool:
-        """Whether any process was asked to stop; the same answer everywhere."""
+        """Whether any process received a signal; the same value in all processes."""
         return agree(accelerator, self.signal_name is not None)[0]

@@ -1,4 +1,4 @@
-"""Work that is handed to worker processes item by item and comes back in order. Of the libraries it needs torch alone."""
+"""DataLoader workers that survive signals to the process group. torch is the only library that this file needs."""
 
 import atexit
 import multiprocessing
@@ -9,67 +9,59 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from headstart.runtime.hardware import free_shared_memory, local_processes
 from headstart.runtime.signals import STOP_SIGNALS
 
 _T = TypeVar("_T")
 
-LEAST_SHARED = 2**30  # bytes free in /dev/shm above which it is used; Docker's default is 64 MB in all
+MIN_SHARED_BYTES = 2**30  # tensors use /dev/shm only if at least this much is free; Docker's default is 64 MB in total
 
 
 def in_workers(
     work: "Dataset[_T]", items: Callable[[], Iterator[Any]], *, num_workers: int, result_bytes: int
 ) -> Iterator[_T]:
-    """work[item] for each item, in order, in so many processes of one thread (0: in this one). Items are drawn as they are needed, a few
-    ahead; when they end, those that were begun are still finished, also after a signal to the whole group.
+    """Yield work[item] for each item, in order, computed in `num_workers` processes of one thread each (0: in this
+    process). Items are drawn a few ahead. Those that were drawn are finished also after a signal to the process group.
 
-    result_bytes: of the tensors of a result, about."""
+    result_bytes: approximate size of the tensors of one result."""
+    batch_bytes = result_bytes * local_processes()
     loader: DataLoader[Any] = DataLoader(
         work,
-        sampler=_Lazily(items),
+        sampler=items(),
         batch_size=None,
-        **worker_options(num_workers, _as_it_is, prefetch=2, batch_bytes=result_bytes * local_processes()),
+        **worker_options(num_workers, _identity, prefetch=2, batch_bytes=batch_bytes),
     )
     return iter(loader)
-
-
-class _Lazily(Sampler[Any]):
-    def __init__(self, items: Callable[[], Iterator[Any]]) -> None:
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._items()
 
 
 def worker_options(
     num_workers: int, collate: Callable[[Any], Any], *, prefetch: int, batch_bytes: int, shared: int | None = None
 ) -> dict[str, Any]:
-    """Options of a DataLoader whose workers leave signals to the parent, and end when that says so or is gone: a signal to the whole
-    group does not cost the batches in work.
+    """DataLoader options whose workers ignore stop signals and end with the parent process, so a signal to the process
+    group loses no batch.
 
-    prefetch: batches that each worker prepares ahead; batch_bytes: of a batch, about; shared: bytes of shared memory that are free, None to
-    look. Tensors travel through shared memory only where there is room to spare: torch waits for ever for a batch that does not fit."""
+    prefetch: batches that each worker prepares ahead. batch_bytes: approximate size of a batch. shared: bytes of free
+    shared memory; None reads it from the system. Tensors are sent through a pipe unless shared memory is plentiful,
+    because torch waits forever for a batch that does not fit."""
     if num_workers == 0:
         return {"num_workers": 0, "collate_fn": collate}
-    context = copy(multiprocessing.get_context())  # a copy: the original is everybody's
-    context.Process = _Patient  # type: ignore[misc]
+    context = copy(multiprocessing.get_context())  # the original is shared with all other code
+    context.Process = _WorkerProcess  # type: ignore[misc]
     shared = free_shared_memory() if shared is None else shared
     needed = num_workers * (prefetch + 1) * batch_bytes
-    if shared < max(LEAST_SHARED, 2 * needed):
-        collate = _Piped(collate)
     return {
         "num_workers": num_workers,
-        "collate_fn": collate,
+        "collate_fn": collate if shared >= max(MIN_SHARED_BYTES, 2 * needed) else _CollateForPipe(collate),
         "prefetch_factor": prefetch,
         "multiprocessing_context": context,
-        "worker_init_fn": _leave_signals_to_the_parent,
+        "worker_init_fn": _ignore_stop_signals,
     }
 
 
-class _Piped:
-    """A collate function whose tensors travel to the parent through a pipe, by value."""
+class _CollateForPipe:
+    """A collate function whose tensors are sent to the parent process through a pipe, by value."""
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self._collate = collate
@@ -80,7 +72,7 @@ class _Piped:
 
 def _by_value(batch: Any) -> Any:
     if isinstance(batch, torch.Tensor):
-        return _Value(batch)
+        return _TensorByValue(batch)
     if isinstance(batch, dict):
         return {name: _by_value(value) for name, value in batch.items()}
     if type(batch) in (list, tuple):
@@ -88,8 +80,9 @@ def _by_value(batch: Any) -> Any:
     return batch
 
 
-class _Value:
-    """Pickled as bytes, where a tensor would be pickled as the name of a piece of shared memory; unpickled as the tensor."""
+class _TensorByValue:
+    """Pickled as an array, where a tensor would be pickled as the name of a shared memory block. Unpickled as a tensor
+    in the same memory format."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -105,8 +98,9 @@ def _tensor_of(array: np.ndarray, channels_last: bool) -> torch.Tensor:
     return tensor.permute(0, 3, 1, 2) if channels_last else tensor
 
 
-class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
-    """Starts with the signals held back: torch's own handlers, which end a worker, are set before its worker_init_fn runs."""
+class _WorkerProcess(multiprocessing.get_context().Process):  # type: ignore[misc]
+    """Starts with the stop signals blocked, because torch's own handlers, which end a worker, are active until its
+    worker_init_fn runs."""
 
     def start(self) -> None:
         if not hasattr(signal, "pthread_sigmask"):  # Windows
@@ -119,10 +113,10 @@ class _Patient(multiprocessing.get_context().Process):  # type: ignore[misc]
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def terminate(self) -> None:
-        self.kill()  # torch asks this of workers that are left after an error, and they ignore SIGTERM
+        self.kill()  # torch calls this for the remaining workers after an error, and they ignore SIGTERM
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _ignore_stop_signals(worker: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -130,14 +124,14 @@ def _leave_signals_to_the_parent(worker: int) -> None:
 
 
 @atexit.register
-def _end_workers() -> None:
-    """Those that are left when the interpreter ends: multiprocessing would send a SIGTERM, which they ignore, and wait."""
-    left = [worker for worker in multiprocessing.active_children() if worker.daemon]
-    if left and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call them lost
-    for worker in left:
+def _kill_workers() -> None:
+    """Kill the remaining workers at exit: multiprocessing would send SIGTERM, which they ignore, and wait for them."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report them as lost
+    for worker in workers:
         worker.kill()
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

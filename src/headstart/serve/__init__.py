@@ -1,1 +1,1 @@
-"""`headstart serve`: a page and an HTTP API for a finished model, on this machine."""
+"""`headstart serve`: a page and an HTTP API for a finished model."""

@@ -1,98 +1,109 @@
-"""The HTTP side: addresses, parameters, answers. One function per address."""
+"""The HTTP API: its URLs, one function for each."""
 
 import asyncio
 from collections.abc import Awaitable
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from headstart.serve.engine import Answer, Engine, Options
+from headstart.model.model_file import ModelInfo
+from headstart.serve.engine import Engine
 from headstart.serve.guard import Guard
 from headstart.serve.limits import Limits
-from headstart.serve.openapi import document
-from headstart.serve.pages import Page, docs_page, front_page
+from headstart.serve.pages import html_page
 from headstart.serve.problems import Problem, respond
-from headstart.serve.uploads import Room, Upload, read_images
+from headstart.serve.schemas import (
+    MAX_TOP,
+    Health,
+    ImageError,
+    ImagePrediction,
+    ModelDescription,
+    Options,
+    Predictions,
+)
+from headstart.serve.uploads import Load, Upload, read_images
 
 _T = TypeVar("_T")
 
-MAX_TOP = 1000
-
 
 def build_app(engine: Engine, *, limits: Limits, names: tuple[str, ...] = ()) -> ASGIApp:
-    """names: host names to answer to, besides those of this machine."""
+    """names: host names to serve, besides those of this machine."""
     service = _Service(engine, limits)
     app = Starlette(
         routes=[
-            Route("/", service.page, methods=["GET"]),
+            Route("/", service.page),  # Route without methods: GET and HEAD
             Route("/predict", service.predict, methods=["POST"]),
-            Route("/health", service.health, methods=["GET"]),
-            Route("/model", service.model, methods=["GET"]),
-            Route("/docs", service.docs, methods=["GET"]),
-            Route("/openapi.json", service.openapi, methods=["GET"]),
+            Route("/health", service.health),
+            Route("/model", service.model),
+            Route("/docs", service.docs),
+            Route("/openapi.json", service.openapi),
         ],
-        exception_handlers={Problem: _problem, HTTPException: _problem, Exception: _problem},
+        exception_handlers={HTTPException: _on_http_error, Exception: _on_failure},
     )
     app.router.redirect_slashes = False
     return Guard(app, names=names)
 
 
 class _Service:
+    """The state of the server, and one method per URL."""
+
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine, self._limits = engine, limits
-        self._room = Room(limits)
-        self._answered = 0
-        self._description = describe(engine)
-        self._document = document(classes=engine.predictor.classes, limits=limits, max_top=MAX_TOP)
-        self._front = front_page(self._description, limits)
+        self._load = Load(limits)
+        self._predictions = 0
+        self._model = _describe(engine.predictor.info)
+
+    @cached_property
+    def _page(self) -> Response:
+        return html_page("serve.html", model=self._model, limits=self._limits)
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        from headstart.serve.openapi import document  # few clients need it
+
+        return document(self._engine.predictor.classes, self._limits)
 
     async def page(self, request: Request) -> Response:
-        return _html(self._front)
+        return self._page
 
     async def docs(self, request: Request) -> Response:
-        return _html(docs_page(self._document, str(request.base_url)))
+        return html_page("serve_docs.html", document=self._document, origin=str(request.base_url))
 
     async def openapi(self, request: Request) -> Response:
         return JSONResponse(self._document)
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(self._description)
+        return _json(self._model)
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse(
-            {"status": "ok", "waiting": self._room.requests, "bytes": self._room.bytes, "answered": self._answered}
-        )
+        return _json(Health(waiting=self._load.requests, bytes=self._load.bytes, predictions=self._predictions))
 
     async def predict(self, request: Request) -> Response:
         options = _options(request)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise Problem(415, "send the body without a Content-Encoding")
-        with self._room.enter() as visit:
+        seconds = f"{self._limits.seconds:g} seconds"
+        with self._load.request() as add:
             uploads = await self._in_time(
-                read_images(
-                    request.headers.get("content-type", ""),
-                    request.headers.get("content-length", ""),
-                    request.stream(),
-                    visit=visit,
-                    limits=self._limits,
-                ),
-                Problem(408, f"the request did not arrive within {self._limits.seconds:g} seconds"),
+                read_images(request, add, self._limits), Problem(408, f"the request did not arrive within {seconds}")
             )
             results = await self._in_time(
                 asyncio.gather(*(self._result(upload, options) for upload in uploads)),
-                Problem(504, f"there was no answer within {self._limits.seconds:g} seconds"),
+                Problem(504, f"processing took more than {seconds}"),
             )
-        refused = [result["error"] for result in results if "error" in result]
-        if len(refused) == len(results):
-            return respond(Problem(refused[0]["status"], refused[0]["detail"]))
-        self._answered += len(results) - len(refused)
-        return JSONResponse({"results": results})
+        failed = [result.error for result in results if isinstance(result, ImageError)]
+        if len(failed) == len(results):
+            raise Problem(failed[0].status, failed[0].detail)
+        self._predictions += len(results) - len(failed)
+        return _json(Predictions(results=results))
 
     async def _in_time(self, work: Awaitable[_T], problem: Problem) -> _T:
         try:
@@ -100,77 +111,58 @@ class _Service:
                 return await work
         except TimeoutError:
             raise problem from None
-        except ClientDisconnect:  # nobody is there to read it
+        except ClientDisconnect:  # nobody reads it
             raise Problem(400, "the request broke off") from None
 
-    async def _result(self, upload: Upload, options: Options) -> dict[str, Any]:
+    async def _result(self, upload: Upload, options: Options) -> ImagePrediction | ImageError:
         try:
-            answer = await self._engine.answer(upload.data, options)
+            return await self._engine.predict(upload, options)
         except Problem as problem:
-            return {"name": upload.name, "error": problem.to_json()}
-        return {"name": upload.name, **_answer_json(answer)}
+            return ImageError(name=upload.name, error=problem.details)
 
 
-def describe(engine: Engine) -> dict[str, Any]:
-    """The model for /model and the page: no path, no weights' origin, which may be one."""
-    info = engine.predictor.info
+def _describe(info: ModelInfo) -> ModelDescription:
+    """Without paths; the origin of the weights may be one."""
     accuracy = info.metrics.get("val", {}).get("accuracy")
-    return {
-        "classes": list(info.classes),
-        "image_size": info.preprocess.image_size,
-        "backbone": info.backbone,
-        "strategy": info.strategy,
-        "accuracy": accuracy if isinstance(accuracy, float) else None,
-        "calibrated": engine.calibrated,
-        "version": version("headstart"),
-    }
-
-
-def _answer_json(answer: Answer) -> dict[str, Any]:
-    said = answer.prediction
-    return {
-        "label": said.label,
-        "probability": said.probability,
-        "top": [{"class": name, "probability": probability} for name, probability in said.top],
-        "prediction_set": None if said.prediction_set is None else list(said.prediction_set),
-        "none_of_these": said.none_of_these,
-        "gradcam": answer.heat,
-        "view": answer.view,
-    }
+    return ModelDescription(
+        classes=info.classes,
+        image_size=info.preprocess.image_size,
+        backbone=info.backbone,
+        strategy=info.strategy,
+        accuracy=accuracy if isinstance(accuracy, float) else None,
+        calibrated=info.calibration is not None,
+        version=version("headstart"),
+    )
 
 
 def _options(request: Request) -> Options:
-    """Raises Problem 400 for a parameter that is unknown, double or not what it should be."""
-    found: dict[str, Any] = {}
-    for name, text in request.query_params.multi_items():
-        if name in found:
-            raise Problem(400, "a parameter is given twice")
-        if name == "top":
-            if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_TOP):
-                raise Problem(400, f"top must be a number from 1 to {MAX_TOP}")
-            found[name] = int(text)
-        elif name in ("gradcam", "view"):
-            if text not in ("true", "false"):
-                raise Problem(400, f"{name} must be true or false")
-            found[name] = text == "true"
-        else:
-            raise Problem(400, "an unknown parameter; there are top, gradcam and view")
-    return Options(**found)
+    """Raises Problem 400."""
+    given = request.query_params
+    if len(given.multi_items()) > len(given):
+        raise Problem(400, "a parameter is given twice")
+    try:
+        return Options.model_validate(dict(given))
+    except ValidationError as error:
+        name = error.errors()[0]["loc"][-1]
+    if name not in Options.model_fields:
+        raise Problem(400, "unknown parameter; the parameters are top, gradcam and preprocessed")
+    raise Problem(400, f"{name} must be {f'a whole number from 1 to {MAX_TOP}' if name == 'top' else 'true or false'}")
 
 
-def _html(page: Page) -> Response:
-    return HTMLResponse(page.html, headers={"Content-Security-Policy": page.policy})
+def _json(content: BaseModel) -> Response:
+    return Response(content.model_dump_json(by_alias=True), media_type="application/json")
 
 
-async def _problem(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """A Problem, or what the router raises."""
+    assert isinstance(error, HTTPException)
     if isinstance(error, Problem):
         return respond(error)
-    if isinstance(error, HTTPException):
-        status = error.status_code
-        detail = {
-            404: "there is nothing at this address; GET /docs tells what there is",
-            405: "this address has other methods",
-        }
-        headers = dict(error.headers or {})
-        return respond(Problem(status, detail.get(status, "the request cannot be answered"), headers=headers))
-    return respond(Problem(500, "the server failed at this request; its log says why"))
+    details = {404: "there is nothing at this URL; GET /docs lists the URLs", 405: "this URL has other methods"}
+    response = respond(Problem(error.status_code, details.get(error.status_code, "the request cannot be processed")))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    return respond(Problem(500, "the server failed at this request; the reason is in its log"))

@@ -1,4 +1,4 @@
-"""One thread that computes; what is submitted meanwhile is its next batch. Knows no torch."""
+"""A thread that computes in batches: what is submitted during one batch forms the next. Needs no torch."""
 
 import queue
 import threading
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class Batches(Generic[T, R]):
-    """Items that arrive together are computed together: at most `largest` at once, the first of which waits `wait_s` for company."""
+    """Computes at most `largest` items at once; the first of a batch waits up to `wait_s` for others."""
 
     def __init__(
         self, compute: Callable[[Sequence[T]], Sequence[R]], *, largest: int, wait_s: float, start: Callable[[], None]
@@ -24,7 +24,8 @@ class Batches(Generic[T, R]):
         self._thread.start()
 
     def submit(self, item: T) -> "Future[R]":
-        """Its result. One that is cancelled before its turn is not computed; what `compute` raises, all of its batch raise."""
+        """The item's result. An item that is cancelled in time is not computed; an exception of `compute` goes to the
+        whole batch."""
         future: Future[R] = Future()
         self._waiting.put((item, future))
         return future
@@ -36,9 +37,9 @@ class Batches(Generic[T, R]):
 
     def _run(self) -> None:
         self._start()
-        goes_on = True
-        while goes_on:
-            batch, goes_on = self._next()
+        more = True
+        while more:
+            batch, more = self._next()
             batch = [(item, future) for item, future in batch if future.set_running_or_notify_cancel()]
             if not batch:
                 continue
@@ -53,17 +54,15 @@ class Batches(Generic[T, R]):
 
     def _next(self) -> tuple[list[tuple[T, "Future[R]"]], bool]:
         """The next batch, and whether more may follow."""
-        first = self._waiting.get()
-        if first is None:
-            return [], False
-        batch = [first]
-        until = time.monotonic() + self._wait_s
+        batch: list[tuple[T, Future[R]]] = []
+        until = None
         while len(batch) < self._largest:
             try:
-                entry = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
+                entry = self._waiting.get(timeout=until and max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
             if entry is None:
                 return batch, False
             batch.append(entry)
+            until = until or time.monotonic() + self._wait_s
         return batch, True

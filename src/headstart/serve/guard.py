@@ -1,4 +1,4 @@
-"""What every request must pass and every answer carries. Plain ASGI, around everything else."""
+"""Checks of every request and headers of every response. Plain ASGI, around the application."""
 
 import asyncio
 import contextlib
@@ -21,21 +21,20 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
-NOTHING = "default-src 'none'; frame-ancestors 'none'"
-"""Content-Security-Policy of an answer that brings none of its own."""
+DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+"""Content-Security-Policy of a response that has none of its own."""
 
-HEARD_BYTES, HEARD_S = 64 * 2**20, 5.0  # of a body that nobody wants
+DRAIN_BYTES, DRAIN_S = 64 * 2**20, 5.0  # limits for reading the rest of a refused request
 
 
 class Guard:
-    """Refuses requests under a name that is not ours, and those that a page of somebody else makes a browser send.
+    """Refuses requests for other host names, and those that a page of another site makes a browser send.
 
-    A page from elsewhere can have its own name resolve to 127.0.0.1 (DNS rebinding) and then read answers as if they were its own; only the Host
-    header gives that away. It can also send a form without reading the answer; only the Origin header gives that away.
-    """
+    Another site can let its own name resolve to 127.0.0.1 (DNS rebinding) and then read responses as its own; only the
+    Host header shows it. It can also send a form without reading the response; only the Origin header shows it."""
 
     def __init__(self, app: ASGIApp, *, names: Collection[str]) -> None:
-        """names: host names to answer to, besides localhost, this machine's name and numeric addresses, which nobody can rebind."""
+        """names: served besides localhost, this machine's name and numeric addresses, which cannot be rebound."""
         self._app = app
         self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
 
@@ -43,36 +42,31 @@ class Guard:
         if scope["type"] != "http":
             return
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("Content-Security-Policy", NOTHING)
+                headers.update(HEADERS)
+                headers.setdefault("Content-Security-Policy", DEFAULT_POLICY)
             await send(message)
 
-        problem = self._objection(Headers(scope=scope))
-        receive, patient_send = _hearing_out(receive, send_guarded)
-        await (self._app if problem is None else respond(problem))(scope, receive, patient_send)
+        problem = self._refusal(Headers(scope=scope))
+        app = self._app if problem is None else respond(problem)
+        await app(scope, *_draining(receive, send_with_headers))
 
-    def _objection(self, headers: Headers) -> Problem | None:
-        host = headers.get("host", "")
-        if len(headers.getlist("host")) > 1 or not self._is_ours(host):
-            return Problem(421, "this server does not answer to that name; headstart serve --allow_host NAME makes it")
-        origin = headers.get("origin")
+    def _refusal(self, headers: Headers) -> Problem | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if len(headers.getlist("host")) > 1 or not self._is_served(host):
+            return Problem(421, "this host name is not served; headstart serve --allow_host NAME allows it")
         if origin is not None and _host_of(origin) != host.lower():
-            return Problem(403, "requests from another site's page are not answered")
+            return Problem(403, "requests from the page of another site are refused")
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_served(self, host: str) -> bool:
         try:
             name = urlsplit(f"//{host}").hostname or ""
-            if name in self._names:
-                return True
-            ipaddress.ip_address(name)
+            return name in self._names or ipaddress.ip_address(name) is not None
         except ValueError:
             return False
-        return True
 
 
 def _host_of(origin: str) -> str | None:
@@ -82,28 +76,28 @@ def _host_of(origin: str) -> str | None:
         return None
 
 
-def _hearing_out(receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """The same, but an answer that comes before the end of the request is not the end: what the client still sends is read and forgotten, within
-    bounds. Many clients send all of it before they look for an answer, and a connection that is closed meanwhile loses the answer."""
-    arrived = False
+def _draining(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """The same, but before a response ends, the rest of its request is read and dropped, within limits.
 
-    async def receive_noted() -> Message:
-        nonlocal arrived
+    Many clients send the whole request before they read, and lose the response if the connection closes meanwhile."""
+    complete = False
+
+    async def receive_and_note() -> Message:
+        nonlocal complete
         message = await receive()
-        arrived = message["type"] != "http.request" or not message.get("more_body", False)
+        complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
-    async def send_patiently(message: Message) -> None:
-        last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if arrived or not last:
+    async def drain_and_send(message: Message) -> None:
+        if complete or message["type"] != "http.response.body" or message.get("more_body", False):
             await send(message)
             return
         await send({**message, "more_body": True})
-        heard = 0
+        size = 0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEARD_S):
-                while not arrived and heard <= HEARD_BYTES:
-                    heard += len((await receive_noted()).get("body", b""))
+            async with asyncio.timeout(DRAIN_S):
+                while not complete and size <= DRAIN_BYTES:
+                    size += len((await receive_and_note()).get("body", b""))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    return receive_noted, send_patiently
+    return receive_and_note, drain_and_send

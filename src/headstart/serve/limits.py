@@ -1,46 +1,44 @@
-"""What one request, and all of them together, may take. Knows nothing heavy."""
+"""Resource limits of one request and of all requests together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from headstart.errors import InputError
 
-LONGEST_WAIT_MS = 10_000
-PILLOW_MEGAPIXELS = 89  # what Pillow opens without calling it a bomb; also the decoder's limit
+MAX_WAIT_MS = 10_000
+PILLOW_MEGAPIXELS = 89  # Pillow warns of a decompression bomb above this; also the decoder's limit
+
+
+def _limit(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Defaults fit a photograph of 50 megapixels from a telephone, and a machine with 4 GB to spare."""
+    """The defaults fit a photograph of 50 megapixels from a phone and a machine with 4 GB of free memory."""
 
-    megabytes: int = 32
-    """of a request's body, counted while it arrives"""
-    megapixels: int = 64
-    """of an image, read from its header before it is decoded"""
-    images: int = 16
-    """in one request"""
-    seconds: float = 30.0
-    """for a request to arrive, and as long again to be answered"""
-    requests: int = 128
-    """that are being received or wait for their answer"""
-    megabytes_together: int = 512
-    """of all the bodies that are being received or wait"""
-    batch: int = 16
-    """images that the network sees at once"""
-    wait_ms: float = 2.0
-    """that a batch waits for company"""
+    megabytes: int = _limit(32, "MiB in the body of a request, counted while it arrives")
+    megapixels: int = _limit(64, "megapixels of an image, read from its header before it is decoded")
+    images: int = _limit(16, "images in a request")
+    seconds: float = _limit(30.0, "seconds to receive a request, and again to process it")
+    requests: int = _limit(128, "requests that are received or processed at the same time; others get a 503")
+    megabytes_together: int = _limit(512, "MiB in the bodies of all these requests")
+    batch: int = _limit(16, "images in a batch of the network")
+    wait_ms: float = _limit(2.0, "milliseconds to wait to fill a batch")
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             lowest = 0 if name == "wait_ms" else 1
             if not lowest <= value < float("inf"):
                 raise InputError(f"--max_{name} is {value}; it must be at least {lowest}")
-        if self.wait_ms > LONGEST_WAIT_MS:
-            raise InputError(f"--max_wait_ms is {self.wait_ms:g}; it must be at most {LONGEST_WAIT_MS}")
+        if self.wait_ms > MAX_WAIT_MS:
+            raise InputError(f"--max_wait_ms is {self.wait_ms:g}; it must be at most {MAX_WAIT_MS}")
         if self.megapixels > PILLOW_MEGAPIXELS:
             raise InputError(f"--max_megapixels is {self.megapixels}; the decoder's own limit is {PILLOW_MEGAPIXELS}")
         if self.megabytes_together < self.megabytes:
             raise InputError(
-                f"--max_megabytes_together is {self.megabytes_together}; one request alone may have {self.megabytes}"
+                f"--max_megabytes_together is {self.megabytes_together}; "
+                f"it must be at least --max_megabytes, which is {self.megabytes}"
             )
 
     @property

@@ -1,33 +1,26 @@
-"""What a request is told when it cannot be answered: a JSON problem object (RFC 9457) with a sentence of ours, never a library's."""
+"""Errors as problem details (RFC 9457), worded here: messages of libraries may contain paths or names of objects."""
 
 from http import HTTPStatus
-from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from headstart.serve.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 
 
-class Problem(Exception):
-    """An answer that is no prediction. detail: one sentence, fit for a stranger."""
+class Problem(HTTPException):
+    """detail: one sentence that anybody may read. 503 asks the client to try again in a second."""
 
-    def __init__(self, status: int, detail: str, *, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, headers or {}
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(status, detail, {"Retry-After": "1"} if status == 503 else None)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"type": "about:blank", "title": title_of(self.status), "status": self.status, "detail": self.detail}
-
-
-def title_of(status: int) -> str:
-    """The status in words, as RFC 9457 asks for about:blank."""
-    return HTTPStatus(status).phrase
+    @property
+    def details(self) -> ProblemDetails:
+        return ProblemDetails(title=HTTPStatus(self.status_code).phrase, status=self.status_code, detail=self.detail)
 
 
-def busy(detail: str) -> Problem:
-    return Problem(503, detail, headers={"Retry-After": "1"})
-
-
-def respond(problem: Problem) -> JSONResponse:
-    """The problem as an answer."""
-    return JSONResponse(problem.to_json(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+def respond(problem: Problem) -> Response:
+    body = problem.details.model_dump_json()
+    return Response(body, problem.status_code, headers=problem.headers, media_type=MEDIA_TYPE)

@@ -1,169 +1,136 @@
-"""The images in a request's body: a form, or the body itself. Sizes are counted while it arrives; nothing touches the disk."""
+"""The images in the body of a request. Bytes are counted while they arrive, and nothing is written to disk."""
 
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
 from headstart.serve.limits import Limits
-from headstart.serve.problems import Problem, busy
+from headstart.serve.problems import Problem
 
 RAW_TYPES = ("application/octet-stream", "image/")
-NAME_CHARACTERS = 255  # of a file's name that are given back
+NAME_CHARACTERS = 255  # longer file names are cut
 
 
 @dataclass(frozen=True)
 class Upload:
-    """name: as the client calls it, None for a body that is the image itself."""
+    """name: file name in the form, None if the body is the image itself."""
 
     name: str | None
     data: bytes
 
 
-class Room:
-    """What all requests together hold at this moment."""
+class Load:
+    """What all requests together hold at this moment: their number, and the bytes of their bodies."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.requests = 0
-        self.bytes = 0
+        self.requests = self.bytes = 0
 
-    def enter(self) -> "Visit":
-        """Raises Problem 503 if there are too many."""
+    @contextmanager
+    def request(self) -> Iterator[Callable[[int], None]]:
+        """Counts one request until the end of the block, and the bytes that the given function adds to it.
+
+        Both raise Problem 503 if there would be too many."""
         if self.requests >= self._limits.requests:
-            raise busy(f"{self._limits.requests} requests are waiting already; try again in a second")
-        return Visit(self)
+            raise Problem(503, f"{self._limits.requests} requests are waiting already; try again in a second")
+        held = 0
 
-    def take(self, num_bytes: int) -> None:
-        """Raises Problem 503 if there would be too many."""
-        if self.bytes + num_bytes > self._limits.megabytes_together * 2**20:
-            raise busy("the images that are waiting take all the memory set aside for them; try again in a second")
-        self.bytes += num_bytes
+        def add(num_bytes: int) -> None:
+            nonlocal held
+            if self.bytes + num_bytes > self._limits.megabytes_together * 2**20:
+                raise Problem(503, "the images of other requests fill the memory limit; try again in a second")
+            self.bytes += num_bytes
+            held += num_bytes
 
-
-class Visit:
-    """One request's share of the room; `with` gives it back."""
-
-    def __init__(self, room: Room) -> None:
-        self._room, self._bytes = room, 0
-
-    def __enter__(self) -> "Visit":
-        self._room.requests += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._room.requests -= 1
-        self._room.bytes -= self._bytes
-
-    def take(self, num_bytes: int) -> None:
-        self._room.take(num_bytes)
-        self._bytes += num_bytes
+        self.requests += 1
+        try:
+            yield add
+        finally:
+            self.requests -= 1
+            self.bytes -= held
 
 
-async def read_images(
-    content_type: str, content_length: str, chunks: AsyncIterator[bytes], *, visit: Visit, limits: Limits
-) -> list[Upload]:
-    """At least one image. Raises Problem 400, 413, 415 or 503."""
-    kind, options = parse_options_header(content_type)
+async def read_images(request: Request, add: Callable[[int], None], limits: Limits) -> list[Upload]:
+    """At least one image. add: called with the size of each chunk. Raises Problem 400, 413, 415, or what `add` does."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
     is_form = kind == b"multipart/form-data"
     if not is_form and kind and not kind.decode("latin-1").startswith(RAW_TYPES):
         raise Problem(
             415,
-            "send the image as the body with Content-Type image/* or application/octet-stream, or files as multipart/form-data",
+            "send the image as the body with Content-Type image/* or application/octet-stream, "
+            "or files as multipart/form-data",
         )
+    if is_form and not options.get(b"boundary"):
+        raise Problem(400, "the form has no boundary in its Content-Type")
     too_large = Problem(413, f"the request is larger than {limits.megabytes} MiB")
-    if content_length.isdigit() and int(content_length) > limits.body_bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limits.body_bytes:
         raise too_large
-    form = _Form(options.get(b"boundary", b""), limits) if is_form else None
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > limits.body_bytes:
-            raise too_large
-        visit.take(len(chunk))
-        if form is not None:
-            form.write(chunk)
-        else:
-            parts.append(chunk)
-    return form.finish() if form is not None else [Upload(None, b"".join(parts))]
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limits.body_bytes:
+                raise too_large
+            add(len(chunk))
+            yield chunk
+
+    if is_form:
+        return await _Form(request, chunks(), limits).images()
+    return [Upload(None, b"".join([chunk async for chunk in chunks()]))]
 
 
-class _Form:
-    """multipart/form-data (RFC 7578), whose every part is a file."""
+class _Form(MultiPartParser):
+    """multipart/form-data (RFC 7578), each part of which is a file called image."""
 
-    def __init__(self, boundary: bytes, limits: Limits) -> None:
-        if not boundary:
-            raise Problem(400, "the form has no boundary in its Content-Type")
-        self._limits = limits
-        self._files: list[Upload] = []
-        self._ended = False
-        self._field = self._value = b""
-        self._disposition: bytes | None = None
-        self._name = ""
-        self._data = bytearray()
+    spool_max_size = sys.maxsize  # files stay in memory
+
+    def __init__(self, request: Request, chunks: AsyncGenerator[bytes], limits: Limits) -> None:
+        most = limits.images
+        super().__init__(
+            request.headers, self._whole(chunks), max_files=most, max_fields=most, max_part_size=limits.body_bytes
+        )
+        self._num_parts, self._most, self._ended = 0, most, False
+
+    async def images(self) -> list[Upload]:
         try:
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._begin,
-                    "on_header_field": self._on_field,
-                    "on_header_value": self._on_value,
-                    "on_header_end": self._on_header,
-                    "on_headers_finished": self._on_headers,
-                    "on_part_data": self._on_data,
-                    "on_part_end": self._on_part,
-                    "on_end": self._on_end,
-                },
-            )
-        except FormParserError:
-            raise Problem(400, "the form's boundary is too long") from None
-
-    def write(self, chunk: bytes) -> None:
-        try:
-            self._parser.write(chunk)
-        except FormParserError:
+            form = await self.parse()
+        except (MultiPartException, FormParserError):
             raise Problem(400, "the form is malformed") from None
+        try:
+            if not form:
+                raise Problem(400, "the form holds no file")
+            return [await _upload(name, value) for name, value in form.multi_items()]
+        finally:
+            await form.close()
 
-    def finish(self) -> list[Upload]:
+    async def _whole(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in chunks:
+            yield chunk
         if not self._ended:
             raise Problem(400, "the form ends too early")
-        if not self._files:
-            raise Problem(400, "the form holds no file")
-        return self._files
 
-    def _begin(self) -> None:
-        self._disposition = None
-        self._data = bytearray()
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self._num_parts += 1
+        if self._num_parts > self._most:
+            raise Problem(400, f"there are more than {self._most} images in one request")
 
-    def _on_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-
-    def _on_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header(self) -> None:
-        if self._field.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._field = self._value = b""
-
-    def _on_headers(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"filename" not in options or options.get(b"name") != b"image":
-            raise Problem(
-                400,
-                "every part of the form must be a file and be called image; options belong into the address, as in /predict?top=3",
-            )
-        if len(self._files) == self._limits.images:
-            raise Problem(400, f"there are more than {self._limits.images} images in one request")
-        self._name = options[b"filename"].decode("utf-8", errors="replace")[:NAME_CHARACTERS]
-
-    def _on_data(self, data: bytes, start: int, end: int) -> None:
-        self._data += data[start:end]
-
-    def _on_part(self) -> None:
-        self._files.append(Upload(self._name, bytes(self._data)))
-
-    def _on_end(self) -> None:
+    def on_end(self) -> None:
         self._ended = True
+
+
+async def _upload(name: str, value: UploadFile | str) -> Upload:
+    if name != "image" or isinstance(value, str):
+        raise Problem(
+            400, "each part of the form must be a file called image; options belong in the URL, as in /predict?top=3"
+        )
+    return Upload((value.filename or "")[:NAME_CHARACTERS], await value.read())

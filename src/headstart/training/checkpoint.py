@@ -85,9 +85,9 @@ def _discard(paths: list[Path]) -> None:
         shutil.rmtree(gone)
 
 
-def find(resume: str, folder: Path, *, say: Callable[[str], object]) -> Path | None:
+def find(resume: str, folder: Path, *, report: Callable[[str], object]) -> Path | None:
     """The checkpoint that `train.resume` names: never -> None, auto -> the newest in `folder` that is whole or None,
-    or a path. `say` is told which ones are damaged.
+    or a path. `report` is called for each damaged one.
 
     Raises InputError if the one that is named is damaged, or all of them are.
     """
@@ -107,7 +107,7 @@ def find(resume: str, folder: Path, *, say: Callable[[str], object]) -> Path | N
         fault = _fault(path)
         if fault is None:
             return path
-        say(f"{fault}; looking for the one before")
+        report(f"{fault}; looking for the one before")
     if found:
         raise InputError(f"no checkpoint in {folder} is whole; remove them to start anew")
     return None

@@ -1,49 +1,130 @@
-"""What every run writes and says, however its model was found: facts, predictions, pictures, the summary."""
+"""The end of every run, whatever was trained: metrics, model file, predictions, pictures, summary, pages."""
 
 import hashlib
-from dataclasses import asdict, replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import numpy as np
+import torch
 
-from headstart.config import RunConfig
 from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.errors import warn
-from headstart.evaluation.predictions import Predictions, headline
-from headstart.model.model_file import ModelInfo
+from headstart.evaluation.predictions import Predictions, describe, describe_calibration, headline
+from headstart.model.calibration import calibrate
+from headstart.model.golden_inputs import record as record_golden
+from headstart.model.model_file import ModelInfo, save_model_tensors
 from headstart.model.weights import Weights
+from headstart.report.image_grid import BAD, GOOD, image_grid
 from headstart.runs.folder import RunFolder, predictions_table
+from headstart.runs.summary import Summary
 from headstart.runtime.accelerator import versions
-from headstart.runtime.precision import choose_precision
+from headstart.runtime.signals import StopRequest
+from headstart.training.session import Session
+
+SHOWN_PREDICTIONS = 18  # in val_predictions.png
 
 
-def resolve(config: RunConfig, accelerator: Accelerator, how: str) -> RunConfig:
-    """The configuration with precision and size of the resized image chosen; says so in one line, `how` at its end."""
-    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
-    runtime = replace(config.runtime, mixed_precision=precision)  # type: ignore[arg-type]
-    data = replace(config.data, resize_size=Preprocess.of(config.data).resize_size)
-    count = accelerator.num_processes
-    accelerator.print(
-        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}, {precision} ({why}), {how}"
-    )
-    return replace(config, runtime=runtime, data=data)
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What was trained. info: the model file's header without its metrics; tensors: the model file's, of the best
+    epoch; predictions: of these on the validation images.
+
+    chosen_on_val: whether the validation images chose among several models. out_of_fold: logits and labels of
+    training images by models not trained on them; references: features and labels that new images are compared with:
+    both for the calibration. images_per_s: of training, or of extracting features. found: how the model was found,
+    such as "epoch 3 of 10". notes: lines to print before the result. probe, features: for the summary."""
+
+    info: ModelInfo
+    manifest: Manifest
+    weights: Weights
+    tensors: Mapping[str, torch.Tensor]
+    predictions: Predictions
+    best_epoch: int
+    epochs: int
+    chosen_on_val: bool
+    found: str
+    images_per_s: float | None
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
+    references: tuple[np.ndarray, np.ndarray] | None = None
+    notes: Sequence[str] = ()
+    probe: dict[str, Any] | None = None
+    features: dict[str, Any] | None = None
 
 
-def model_info(
-    config: RunConfig, manifest: Manifest, spec: Preprocess, weights: Weights, *, measured_on: str
-) -> ModelInfo:
+def finish(session: Session, result: Result) -> None:
+    """Write what a finished run holds and print its result; on the main process. The summary is written last."""
+    if not session.accelerator.is_main_process:
+        return
+    with StopRequest():  # this takes seconds: a signal meanwhile must not cost the run
+        folder, manifest, predictions = session.folder, result.manifest, result.predictions
+        val = describe(predictions, manifest.classes)
+        calibration = calibrate(
+            predictions.logits,
+            predictions.labels,
+            predictions.features,
+            chosen_on_val=result.chosen_on_val,
+            out_of_fold=result.out_of_fold,
+            others=result.references,
+            seed=session.config.seed,
+        )
+        info = replace(result.info, metrics={"val": val, "best_epoch": result.best_epoch}, calibration=calibration)
+        golden = record_golden(info, result.tensors)
+        save_model_tensors(folder.model_file, result.tensors, replace(info, golden=golden))
+        write_predictions(folder, manifest, predictions)
+        draw_predictions(folder.path / "val_predictions.png", manifest, predictions, session.spec)
+        summary = Summary(
+            strategy=info.strategy,
+            classes=list(manifest.classes),
+            train={"n": len(manifest.of("train"))},
+            val=val,
+            best_epoch=result.best_epoch,
+            epochs=result.epochs,
+            wall_s=time.perf_counter() - session.began,
+            train_images_per_s=result.images_per_s,
+            world_size=session.accelerator.num_processes,
+            device=session.accelerator.device.type,
+            mixed_precision=info.mixed_precision,
+            seed=info.seed,
+            weights=result.weights.source,
+            weights_sha256=result.weights.sha256,
+            manifest_sha256=manifest.sha256,
+            model_sha256=hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
+            skipped=[asdict(skipped) for skipped in manifest.skipped],
+            versions=versions(),
+            calibration=describe_calibration(predictions, calibration),
+            probe=result.probe,
+            features=result.features,
+        )
+        write_pages(folder, manifest, summary)
+        summary.write(folder)
+        session.running.end()
+        session.trackers.finish(folder.model_file, summary)
+        for note in result.notes:
+            print(note)
+        print(
+            f"{headline(val)}, {result.found}, {summary.wall_s:.{0 if summary.wall_s >= 10 else 1}f} s\n"
+            f"{session.path}: model.safetensors, report.html, summary.json, predictions.parquet and more\n"
+            f"next: headstart predict {session.path} IMAGES..."
+        )
+
+
+def model_info(session: Session, manifest: Manifest, weights: Weights, *, measured_on: str) -> ModelInfo:
+    """The header of the model file, without metrics. measured_on: "network" or "feature bank"."""
+    config = session.config
     return ModelInfo(
         classes=manifest.classes,
-        preprocess=spec,
+        preprocess=session.spec,
         strategy=config.strategy.name,
         mixed_precision=config.runtime.mixed_precision,
         channels_last=config.runtime.channels_last,
         eval_batch_size=config.train.eval_batch_size,
         measured_on=measured_on,
         manifest_sha256=manifest.sha256,
-        weights=Path(weights.source).name,  # where it lies is nobody's business
+        weights=Path(weights.source).name,  # the folder that they lie in is private
         weights_sha256=weights.sha256,
         seed=config.seed,
         versions=versions(),
@@ -54,94 +135,40 @@ def model_info(
 def write_predictions(folder: RunFolder, manifest: Manifest, predictions: Predictions) -> None:
     """predictions.parquet."""
     samples = manifest.of("val")
-    folder.write_table(
-        "predictions.parquet",
-        predictions_table(
-            ids=samples.column("id"),
-            paths=samples.column("path"),
-            labels=samples.column("label"),
-            probabilities=predictions.probabilities,
-            classes=manifest.classes,
-        ),
+    table = predictions_table(
+        ids=samples.column("id"),
+        paths=samples.column("path"),
+        labels=samples.column("label"),
+        probabilities=predictions.probabilities,
+        classes=manifest.classes,
     )
+    folder.write_table("predictions.parquet", table)
 
 
-def write_pages(folder: RunFolder, manifest: Manifest, summary: dict[str, Any]) -> None:
-    """report.html and the model card, out of the files that are in the folder and the summary that will be. A run never fails
-    for the sake of its pages: what goes wrong is one warning."""
+def write_pages(folder: RunFolder, manifest: Manifest, summary: Summary) -> None:
+    """report.html and the model card, from the files of the folder and the summary to come. What goes wrong is one
+    warning: a run never fails because of its pages."""
     try:
         from headstart.report.command import write_pages as write
 
-        write(folder.path, read=manifest.source.read, summary=summary)
+        write(folder.path, read=manifest.source.read, summary=summary.to_json())
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         warn(
-            f"report.html and README.md were not written ({type(error).__name__}: {reason}); the run is whole, and "
-            f"headstart report {folder.path} tries again"
+            f"report.html and README.md were not written ({type(error).__name__}: {reason}); everything else is there, "
+            f"and headstart report {folder.path} tries again"
         )
 
 
-def draw_curves(folder: RunFolder, epochs: list[dict[str, Any]]) -> None:
-    from headstart.report.png import curves
-
-    curves(folder.path / "curves.png", epochs)
-
-
-def draw_predictions(folder: RunFolder, manifest: Manifest, predictions: Predictions, spec: Preprocess) -> None:
-    """Validation images spread evenly over the split, the wrong ones marked."""
-    from headstart.report.png import BAD, GOOD, image_grid
-
-    samples = manifest.of("val")
-    picked = sorted({round(i * (len(samples) - 1) / 17) for i in range(18)})
-    probabilities = predictions.probabilities
+def draw_predictions(path: Path, manifest: Manifest, predictions: Predictions, spec: Preprocess) -> None:
+    """Validation images evenly spread over the split, with class, confidence and the true class of errors."""
+    samples, probabilities = manifest.of("val"), predictions.probabilities
+    last = SHOWN_PREDICTIONS - 1
     images, titles, colors = [], [], []
-    for i in picked:
-        guess, truth = int(probabilities[i].argmax()), int(predictions.labels[i])
-        mark = "right" if guess == truth else f"wrong: is {manifest.classes[truth]}"
+    for i in sorted({round(k * (len(samples) - 1) / last) for k in range(SHOWN_PREDICTIONS)}):
+        predicted, label = int(probabilities[i].argmax()), int(predictions.labels[i])
         images.append(spec.resize_and_crop(spec.decode(manifest.source.read(samples[i].path))))
-        titles.append(f"{manifest.classes[guess]} {probabilities[i, guess]:.0%}\n{mark}")
-        colors.append(GOOD if guess == truth else BAD)
-    image_grid(folder.path / "val_predictions.png", images, titles, colors)
-
-
-def summarize_run(
-    config: RunConfig,
-    accelerator: Accelerator,
-    manifest: Manifest,
-    weights: Weights,
-    values: dict[str, Any],
-    folder: RunFolder,
-    *,
-    best_epoch: int,
-    epochs: int,
-) -> dict[str, Any]:
-    """summary.json but for what only the caller knows: wall_s, train_images_per_s and its own additions."""
-    return {
-        "strategy": config.strategy.name,
-        "classes": list(manifest.classes),
-        "train": {"n": len(manifest.of("train"))},
-        "val": values,
-        "best_epoch": best_epoch,
-        "epochs": epochs,
-        "wall_s": None,
-        "train_images_per_s": None,
-        "world_size": accelerator.num_processes,
-        "device": accelerator.device.type,
-        "mixed_precision": config.runtime.mixed_precision,
-        "seed": config.seed,
-        "weights": weights.source,
-        "weights_sha256": weights.sha256,
-        "manifest_sha256": manifest.sha256,
-        "model_sha256": hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
-        "skipped": [asdict(skipped) for skipped in manifest.skipped],
-        "versions": versions(),
-    }
-
-
-def say_result(accelerator: Accelerator, values: dict[str, Any], found: str, *, wall_s: float, path: Path) -> None:
-    """found: how the model was found, such as 'epoch 3 of 10'."""
-    accelerator.print(
-        f"{headline(values)}, {found}, {wall_s:.{0 if wall_s >= 10 else 1}f} s\n"
-        f"{path}: model.safetensors, report.html, summary.json, predictions.parquet and more\n"
-        f"next: headstart predict {path} IMAGES..."
-    )
+        verdict = "correct" if predicted == label else f"wrong: {manifest.classes[label]}"
+        titles.append(f"{manifest.classes[predicted]} {probabilities[i, predicted]:.0%}\n{verdict}")
+        colors.append(GOOD if predicted == label else BAD)
+    image_grid(path, images, titles, colors)

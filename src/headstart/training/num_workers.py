@@ -1,4 +1,4 @@
-"""How many processes prepare images for one that trains: by measuring both."""
+"""The number of decoding processes of a training process, from measured rates of both."""
 
 import copy
 import math
@@ -13,34 +13,34 @@ from headstart.data.transforms import Preprocess
 from headstart.model.classifier import Classifier
 from headstart.runtime.hardware import cores_per_process
 
-VIEWS = 32  # that are timed
-SPARE = 1.25  # views are made so much faster than they are used
+TIMED_IMAGES = 32
+HEADROOM = 1.25  # images are prepared this much faster than they are used
 
 
 def measure_num_workers(
     accelerator: Accelerator, model: Classifier, images: TransformedImages, spec: Preprocess, *, share: int
 ) -> tuple[int, str]:
-    """The number of decoding processes for this one, and why. share: images per backward pass of this process.
+    """The number of decoding processes for this process, and why. share: images per backward pass of this process.
 
-    A CPU has one: the step uses all its cores, and more processes only take them from it (`headstart bench data`).
+    1 on a CPU: the training step uses all cores, and more processes only compete for them (`headstart bench data`).
     """
     if accelerator.device.type == "cpu":
-        return 1, "on a CPU the step wants the cores"
+        return 1, "training uses the cores"
     cores = cores_per_process()
     made, used = images_prepared_per_second(images), images_per_second(accelerator, model, spec, share=share)
-    return num_workers(made, used, cores=cores), f"a worker makes {made:.0f} views/s, a step uses {used:.0f} img/s"
+    return num_workers(made, used, cores=cores), f"one prepares {made:.0f} img/s, training uses {used:.0f} img/s"
 
 
 def num_workers(prepared_per_s: float, images_per_s: float, *, cores: int) -> int:
-    return min(cores, max(1, math.ceil(SPARE * images_per_s / prepared_per_s)))
+    return min(cores, max(1, math.ceil(HEADROOM * images_per_s / prepared_per_s)))
 
 
 def images_prepared_per_second(images: TransformedImages) -> float:
-    """Of one thread, as in a worker."""
+    """Of one thread, as in a decoding process."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    count = min(VIEWS, len(images))
+    count = min(TIMED_IMAGES, len(images))
     for index in range(count):
         images[(index, 0)]
     spent = time.perf_counter() - started
@@ -49,14 +49,15 @@ def images_prepared_per_second(images: TransformedImages) -> float:
 
 
 def images_per_second(accelerator: Accelerator, model: Classifier, spec: Preprocess, *, share: int) -> float:
-    """Of forward and backward passes on images that lie on the device; on a copy, so `model` does not change."""
+    """Of forward and backward passes on images on the device; on a copy, so that `model` does not change."""
     rehearsal = copy.deepcopy(model).to(accelerator.device).train()
     pixels = torch.zeros((share, 3, spec.image_size, spec.image_size), dtype=torch.uint8, device=accelerator.device)
     labels = torch.zeros(share, dtype=torch.int64, device=accelerator.device)
-    layout = torch.channels_last if next(model.parameters()).is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format  # fmt: skip
+    channels_last = next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     started = 0.0
     for number in range(6):
-        if number == 3:  # the first ones allocate, and choose their kernels
+        if number == 3:  # the first ones allocate memory and choose kernels
             _wait(accelerator.device)
             started = time.perf_counter()
         with accelerator.autocast():

@@ -1,4 +1,4 @@
-"""Where a run is: what a checkpoint says of it besides tensors, and whether a configuration may continue from there."""
+"""The training state besides tensors, and whether a configuration may resume from it."""
 
 import json
 import math
@@ -16,63 +16,69 @@ from headstart.runs.folder import RunFolder
 
 
 @dataclass
-class Position:
-    """The position of a run; what a checkpoint's state.json holds besides checksums."""
+class TrainingState:
+    """What state.json of a checkpoint holds besides checksums. best_*: of the best epoch so far; train_*: sums over the
+    samples since the last epoch ended."""
 
     step: int = 0
-    epochs_measured: int = 0
+    epochs_evaluated: int = 0
     best_epoch: int = 0
     best_correct: int = -1
     best_loss: float = math.inf
-    train_loss_sum: float = 0.0  # of the samples since the last epoch ended
+    train_loss_sum: float = 0.0
     train_correct: int = 0
     train_seen: int = 0
-    layout: str = ""  # of blocks of samples (sampling.py), "" without: the order of the samples depends on it
-    probe: dict[str, Any] = field(default_factory=dict)  # probe_then_tune: what it started from, "right" per image
-    curve: list[dict[str, Any]] = field(default_factory=list)
+    layout: str = (
+        ""  # of the blocks of samples (data/sampling.py), which the sample order depends on; "" without blocks
+    )
+    probe: dict[str, Any] = field(
+        default_factory=dict
+    )  # probe_then_tune: the start; "is_correct": per validation image
 
 
 def check_same_run(
     config: RunConfig, manifest: Manifest, saved: dict[str, Any], folder: RunFolder, *, layout: str
 ) -> str:
-    """Raise InputError if continuing would mix two recipes or two data sets. The machine may change; says what did."""
+    """The keys that differ from those of the interrupted run and may. Raises InputError if the images or a key that may
+    not change differ."""
     if manifest.sha256 != saved["manifest_sha256"]:
         raise InputError(
-            f"the images in {manifest.root} are not those that the interrupted run began with: "
-            f"{_differences(folder, manifest)}; restore them, or start anew in another --out"
+            f"the images in {manifest.root} are not those of the interrupted run: {_differences(folder, manifest)}; "
+            "restore them, or start again in another --out"
         )
     if layout != saved.get("layout", ""):
         raise InputError(
-            f"the images in {manifest.root} lie in other row groups than those of {saved['config']['data']['root']}, so their "
-            "order would change; name the data that the interrupted run began with, or start anew in another --out"
+            f"the images in {manifest.root} lie in other row groups than those of {saved['config']['data']['root']}, "
+            "so their order would change; name the data of the interrupted run, or start again in another --out"
         )
     return check_same_recipe(config, saved["config"])
 
 
-def check_same_recipe(config: RunConfig, saved: dict[str, Any], *, more: Sequence[str] = ()) -> str:
-    """Raise InputError if a key that may not change differs from those saved; says which others do. more: also may."""
+def check_same_recipe(config: RunConfig, saved: dict[str, Any], *, also: Sequence[str] = ()) -> str:
+    """The keys that differ from the saved ones and may: MAY_CHANGE and `also`. Raises InputError for the others."""
     now, before = flat(json.loads(json.dumps(asdict(config)))), flat(saved)
     changed = {
         name: f"{name} {now.get(name)} (was {before.get(name)})"
         for name in sorted(now.keys() | before.keys())
         if now.get(name) != before.get(name)
     }
-    allowed = [name for name in changed if may_change(name) or name in more]
+    allowed = [name for name in changed if may_change(name) or name in also]
     refused = [text for name, text in changed.items() if name not in allowed]
     if refused:
         raise InputError(
-            f"{', '.join(refused)} would change the interrupted run; continue it with --config {config.out}/config.yaml, "
-            f"or start anew in another --out (these may change: {', '.join([*MAY_CHANGE, *more])})"
+            f"{', '.join(refused)} would change the interrupted run; continue it with --config "
+            f"{config.out}/config.yaml, or start again in another --out (these may change: "
+            f"{', '.join([*MAY_CHANGE, *also])})"
         )
     return ", ".join(changed[name] for name in allowed if name not in ("train.resume", "out"))
 
 
 def _differences(folder: RunFolder, manifest: Manifest) -> str:
-    """Which images are new, gone or changed since the run began, the first ones by name."""
+    """The first images that are new, gone or changed since the run began."""
     try:
         rows = pq.read_table(folder.path / "manifest.parquet").to_pylist()
     except (OSError, pa.ArrowException):
-        return "its manifest.parquet is gone, so they cannot be named"
+        return "its manifest.parquet is missing, so they cannot be listed"
     before = {row["path"]: (row["sha256"], row["split"], row["label"]) for row in rows}
     now = {sample.path: (sample.sha256, sample.split, sample.label) for sample in manifest.samples}
     found = [

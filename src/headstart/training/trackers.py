@@ -1,171 +1,212 @@
-"""Experiment trackers, through Accelerate: who is told what. None of them is needed, and none of them can stop a run."""
+"""Experiment trackers, through Accelerate. None is needed, and none can stop a run."""
 
 import importlib.util
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+from PIL import Image
 
 from headstart.config import RuntimeConfig, flat
 from headstart.errors import InputError, warn
 from headstart.files import write_atomically
+from headstart.runs.summary import Summary
 
-PACKAGES = ("tensorboard", "trackio", "mlflow", "wandb")  # each is installed under the name of its tracker
 RUN_IDS = "trackers.json"
+_SHIPPED_WITH_ACCELERATE = {str(known) for known in LOGGER_TYPE_TO_CLASS}
 
 
-def asked_for(runtime: RuntimeConfig) -> list[str]:
-    """The names in runtime.trackers. Raises InputError for one that is unknown or not installed.
+class _Adapter:
+    """What differs between trackers. This one is for those registered with Accelerate's register_tracker_class."""
 
-    Besides ours, a tracker may be one that was registered with accelerate.tracking.register_tracker_class."""
+    def init_options(self, folder: Path, run_id: str | None, *, step: int) -> dict[str, Any]:
+        """For Accelerate's init_kwargs: to start a run, or to continue run_id after `step`."""
+        return {}
+
+    def run_id(self, tracker: Any, known: str) -> str:
+        return known
+
+    def log_image(self, tracker: Any, title: str, path: Path, *, step: int) -> None:
+        if hasattr(tracker, "log_images"):
+            with Image.open(path) as image:
+                tracker.log_images({title: [image.convert("RGB")]}, step=step)
+
+    def log_model(self, tracker: Any, path: Path) -> None:
+        pass
+
+
+class _TensorBoard(_Adapter):
+    def init_options(self, folder: Path, run_id: str | None, *, step: int) -> dict[str, Any]:
+        return {} if run_id is None else {"purge_step": step + 1}  # what came after the checkpoint is written again
+
+    def log_image(self, tracker: Any, title: str, path: Path, *, step: int) -> None:
+        import numpy as np
+
+        with Image.open(path) as image:
+            tracker.log_images({title: np.asarray(image.convert("RGB"))[None]}, step=step, dataformats="NHWC")
+
+
+class _Wandb(_Adapter):
+    def init_options(self, folder: Path, run_id: str | None, *, step: int) -> dict[str, Any]:
+        title = folder.resolve().name
+        return {"id": run_id or secrets.token_hex(8), "resume": "allow", "name": title, "dir": str(folder)}
+
+    def run_id(self, tracker: Any, known: str) -> str:
+        return str(tracker.run.id)
+
+    def log_model(self, tracker: Any, path: Path) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(_artifact_name(tracker.run.name), type="model")
+        artifact.add_file(str(path))
+        tracker.run.log_artifact(artifact)
+
+
+class _Trackio(_Adapter):
+    def init_options(self, folder: Path, run_id: str | None, *, step: int) -> dict[str, Any]:
+        return {"name": run_id or f"{folder.resolve().name}-{secrets.token_hex(3)}", "resume": "allow"}
+
+    def run_id(self, tracker: Any, known: str) -> str:
+        return str(tracker.run.name)  # it identifies runs by their names
+
+    def log_image(self, tracker: Any, title: str, path: Path, *, step: int) -> None:
+        import trackio
+
+        tracker.log({title: trackio.Image(str(path))}, step=step)
+
+    def log_model(self, tracker: Any, path: Path) -> None:
+        tracker.run.log_artifact(str(path), name=_artifact_name(tracker.run.name), type="model")
+
+
+class _Mlflow(_Adapter):
+    def init_options(self, folder: Path, run_id: str | None, *, step: int) -> dict[str, Any]:
+        return {"run_id": run_id} if run_id else {"run_name": folder.resolve().name}
+
+    def run_id(self, tracker: Any, known: str) -> str:
+        return str(tracker.tracker.info.run_id)
+
+    def log_image(self, tracker: Any, title: str, path: Path, *, step: int) -> None:
+        tracker.log_artifact(str(path))
+
+    def log_model(self, tracker: Any, path: Path) -> None:
+        tracker.log_artifact(str(path))
+
+
+ADAPTERS = {"tensorboard": _TensorBoard(), "trackio": _Trackio(), "mlflow": _Mlflow(), "wandb": _Wandb()}
+"""By the name of the tracker, under which its package is installed too."""
+
+
+def installed_trackers(runtime: RuntimeConfig) -> list[str]:
+    """The names in runtime.trackers: of ADAPTERS, or registered with Accelerate. Raises InputError for one that is
+    unknown or not installed."""
     names = [name.strip() for name in runtime.trackers.split(",") if name.strip()]
     for name in names:
-        if name in PACKAGES:
+        if name in ADAPTERS:
             if importlib.util.find_spec(name) is None:
                 raise InputError(f"runtime.trackers {name} is not installed; pip install {name}, or leave it out")
-        elif name not in {str(known) for known in LOGGER_TYPE_TO_CLASS} - _BUILT_INTO_ACCELERATE:
-            raise InputError(
-                f"runtime.trackers {name} is unknown; one or several of {', '.join(PACKAGES)}, with commas"
-            )
+        elif name not in {str(known) for known in LOGGER_TYPE_TO_CLASS} - _SHIPPED_WITH_ACCELERATE:
+            raise InputError(f"runtime.trackers {name} is unknown; use {', '.join(ADAPTERS)}, separated by commas")
     return list(dict.fromkeys(names))
 
 
-_BUILT_INTO_ACCELERATE = {str(known) for known in LOGGER_TYPE_TO_CLASS}
-
-
 class Trackers:
-    """The trackers of one run, of the main process; for the others, and for runs without any, there are none.
+    """The trackers of one run, on the main process. A resumed run continues in the same runs of its trackers, by the
+    ids in trackers.json. A tracker that raises is dropped with a warning. Use it in a `with` block, which ends the
+    trackers on an error; `finish` ends them otherwise."""
 
-    A run that is continued goes on in the same runs of the trackers, by the ids in trackers.json. One that raises is named in a warning and
-    left out from then on. Used in a `with` block, so that they are told of an end by an error; `finish` ends them otherwise."""
-
-    def __init__(self, accelerator: Accelerator, names: Sequence[str], folder: Path, runtime: RuntimeConfig,
-                 config: Mapping[str, Any], *, step: int) -> None:  # fmt: skip
-        """names: of `asked_for`; config: the whole tree; step: that the run starts or continues after."""
-        self._all: dict[str, Any] = {}
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        names: Sequence[str],
+        folder: Path,
+        runtime: RuntimeConfig,
+        config: Mapping[str, Any],
+        *,
+        step: int,
+    ) -> None:
+        """names: of `installed_trackers`; config: the whole tree; step: that the run starts or resumes after."""
+        self._trackers: dict[str, Any] = {}
+        self._step = step
         if not accelerator.is_main_process or not names:
             return
         ids = _read_ids(folder / RUN_IDS)
         values = {key: _scalar(value) for key, value in flat(config).items()}
+
+        def start(name: str) -> None:
+            # Accelerate starts all trackers of a list or none, so each gets a list of its own
+            accelerator.project_configuration.logging_dir = str(folder)
+            accelerator.log_with = filter_trackers([name], str(folder))
+            accelerator.trackers = []
+            options = _adapter(name).init_options(folder, ids.get(name), step=step)
+            accelerator.init_trackers(
+                "tensorboard" if name == "tensorboard" else runtime.tracker_project,
+                config=None if name in ids else values,  # some refuse a second one that differs
+                init_kwargs={name: options},
+            )
+            tracker = accelerator.trackers[0]
+            ids[name] = _adapter(name).run_id(tracker, ids.get(name, name))
+            self._trackers[name] = tracker
+
         for name in names:
-            self._attempt(name, self._start, accelerator, name, folder, runtime, values, ids, step=step)
-        accelerator.trackers = []  # they are ended here, one by one, and not where the first that raises would end the run
-        self._step = step
-        for name, tracker in list(self._all.items()):
-            self._attempt(name, lambda name=name, tracker=tracker: ids.update({name: _id_of(name, tracker, ids)}))
-        if self._all:
+            self._attempt(name, start, name)
+        accelerator.trackers = []  # this class ends them one by one, so that one that raises does not end the run
+        if self._trackers:
             _write_ids(folder / RUN_IDS, ids)
 
-    def __enter__(self) -> "Trackers":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._end()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._each(lambda name, tracker: tracker.finish())
 
-    def record(self, line: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl: of a step, of an epoch, or of a choice of probe.l2."""
+    def log(self, line: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl."""
         values, self._step = _metrics(line), line["step"]
-        for name, tracker in list(self._all.items()):
-            self._attempt(name, tracker.log, values, step=line["step"])
+        self._each(lambda name, tracker: tracker.log(values, step=self._step))
 
-    def picture(self, title: str, path: Path, *, step: int) -> None:
-        """A PNG file of the run folder."""
-        for name, tracker in list(self._all.items()):
-            self._attempt(name, _send_picture, name, tracker, title, path, step)
+    def log_image(self, title: str, path: Path, *, step: int) -> None:
+        """path: of an image file."""
+        self._each(lambda name, tracker: _adapter(name).log_image(tracker, title, path, step=step))
 
-    def finish(self, model_file: Path, summary: Mapping[str, Any]) -> None:
-        """The result, at the last step; the model file; and the end."""
-        val = summary["val"]
-        low, high = val["accuracy_ci95"]
+    def finish(self, model_file: Path, summary: Summary) -> None:
+        """Log the result at the last step and the model file, and end the trackers."""
+        low, high = summary.val["accuracy_ci95"]
         values = {
-            "result/accuracy": val["accuracy"],
+            "result/accuracy": summary.val["accuracy"],
             "result/accuracy_low": low,
             "result/accuracy_high": high,
-            "result/loss": val["loss"],
-            "result/best_epoch": summary["best_epoch"],
-            "result/wall_s": summary["wall_s"],
+            "result/loss": summary.val["loss"],
+            "result/best_epoch": summary.best_epoch,
+            "result/wall_s": summary.wall_s,
         }
-        for name, tracker in list(self._all.items()):
-            self._attempt(name, tracker.log, values, step=self._step)
-        for name, tracker in list(self._all.items()):
-            self._attempt(name, _send_model, name, tracker, model_file)
-        self._end()
+        self._each(lambda name, tracker: tracker.log(values, step=self._step))
+        self._each(lambda name, tracker: _adapter(name).log_model(tracker, model_file))
+        self._each(lambda name, tracker: tracker.finish())
 
-    def _start(
-        self,
-        accelerator: Accelerator,
-        name: str,
-        folder: Path,
-        runtime: RuntimeConfig,
-        values: dict[str, Any],
-        ids: dict[str, str],
-        *,
-        step: int,
-    ) -> None:
-        """Accelerate starts all trackers of a list or none, so each gets a list of its own."""
-        accelerator.project_configuration.logging_dir = str(folder)
-        accelerator.log_with = filter_trackers([name], str(folder))
-        accelerator.trackers = []
-        project = "tensorboard" if name == "tensorboard" else runtime.tracker_project
-        accelerator.init_trackers(
-            project,
-            config=None if name in ids else values,  # some refuse a second one that differs
-            init_kwargs={name: _options(name, folder, ids.get(name), step=step)},
-        )
-        self._all[name] = accelerator.trackers[0]
+    def _each(self, work: Callable[[str, Any], object]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            self._attempt(name, work, name, tracker)
 
-    def _attempt(self, name: str, work: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+    def _attempt(self, name: str, work: Callable[..., object], *arguments: Any) -> None:
         try:
-            work(*arguments, **named)
+            work(*arguments)
         except Exception as error:
-            self._all.pop(name, None)
+            self._trackers.pop(name, None)
             reason = " ".join(str(error).split())[:300]
-            warn(f"the tracker {name} failed and is left out from here on ({type(error).__name__}: {reason})")
-
-    def _end(self) -> None:
-        for name, tracker in list(self._all.items()):
-            self._attempt(name, tracker.finish)
-        self._all = {}
+            warn(f"the tracker {name} failed and is not used any more ({type(error).__name__}: {reason})")
 
 
-def _options(name: str, folder: Path, run_id: str | None, *, step: int) -> dict[str, Any]:
-    """What the tracker's own init needs to begin a run, or to go on with one."""
-    title = folder.resolve().name
-    match name:
-        case "tensorboard":  # what was written after the checkpoint is written again
-            return {"purge_step": step + 1} if run_id is not None else {}
-        case "wandb":
-            return {"id": run_id or secrets.token_hex(8), "resume": "allow", "name": title, "dir": str(folder)}
-        case "trackio":  # knows runs by their names
-            return {"name": run_id or f"{title}-{secrets.token_hex(3)}", "resume": "allow"}
-        case "mlflow":
-            return {"run_id": run_id} if run_id else {"run_name": title}
-        case _:
-            return {}
-
-
-def _id_of(name: str, tracker: Any, ids: Mapping[str, str]) -> str:
-    match name:
-        case "wandb":
-            return str(tracker.run.id)
-        case "trackio":
-            return str(tracker.run.name)
-        case "mlflow":
-            return str(tracker.tracker.info.run_id)
-        case _:
-            return ids.get(name, name)
+def _adapter(name: str) -> _Adapter:
+    return ADAPTERS.get(name, _Adapter())
 
 
 def _metrics(line: Mapping[str, Any]) -> dict[str, float]:
-    """{"loss": .., "lr": {"head": ..}} -> {"train/loss": .., "lr/head": ..}; those of an epoch keep train and val apart."""
+    """{"loss": .., "lr": {"head": ..}} -> {"train/loss": .., "lr/head": ..}; an epoch's train and val stay apart."""
     values: dict[str, float] = {}
     for key, value in line.items():
         if isinstance(value, dict):
@@ -180,62 +221,25 @@ def _metrics(line: Mapping[str, Any]) -> dict[str, float]:
     return values
 
 
-def _send_picture(name: str, tracker: Any, title: str, path: Path, step: int) -> None:
-    from PIL import Image
-
-    if name == "mlflow":
-        tracker.log_artifact(str(path))
-        return
-    if name == "trackio":
-        import trackio
-
-        tracker.log({title: trackio.Image(str(path))}, step=step)
-        return
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    if name == "tensorboard":
-        import numpy as np
-
-        tracker.log_images({title: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
-    elif hasattr(tracker, "log_images"):
-        tracker.log_images({title: [picture]}, step=step)
-
-
-def _send_model(name: str, tracker: Any, path: Path) -> None:
-    """TensorBoard holds no files."""
-    match name:
-        case "mlflow":
-            tracker.log_artifact(str(path))
-        case "wandb":
-            import wandb
-
-            artifact = wandb.Artifact(_file_name(tracker.run.name), type="model")
-            artifact.add_file(str(path))
-            tracker.run.log_artifact(artifact)
-        case "trackio":
-            tracker.run.log_artifact(str(path), name=_file_name(tracker.run.name), type="model")
-
-
-def _file_name(title: str) -> str:
-    """A name that artifacts may have."""
+def _artifact_name(title: str) -> str:
     return "model-" + "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in title)
 
 
 def _scalar(value: Any) -> Any:
-    """What every tracker takes for the value of a parameter."""
+    """A value that every tracker accepts for a parameter."""
     return value if isinstance(value, bool | int | float | str) else "null" if value is None else str(value)
 
 
 def _read_ids(path: Path) -> dict[str, str]:
-    """None known, after a warning, if the file is damaged: a tracker must not end a run."""
+    """Nothing, after a warning, if the file is damaged."""
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(ids, dict) or not all(isinstance(entry, str) for entry in ids.values()):
-            raise ValueError("it is no list of ids by name")
+            raise ValueError("not a table of ids by name")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        warn(f"{path} cannot be read ({error}), so the trackers begin new runs")
+        warn(f"{path} cannot be read ({error}), so the trackers start new runs")
         return {}
     return ids
 
@@ -244,4 +248,4 @@ def _write_ids(path: Path, ids: Mapping[str, str]) -> None:
     try:
         write_atomically(path, lambda staging: staging.write_text(json.dumps(ids, indent=2) + "\n"))
     except OSError as error:
-        warn(f"{path} cannot be written ({error}), so the trackers would begin new runs if this one is continued")
+        warn(f"{path} cannot be written ({error}), so the trackers would start new runs if this one is resumed")

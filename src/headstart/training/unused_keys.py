@@ -1,4 +1,4 @@
-"""Keys that somebody set and that the run does not look at: they are named, so that nothing is silently ignored."""
+"""Keys that are set and that the run does not use: they are reported, so that nothing is silently ignored."""
 
 from dataclasses import asdict
 
@@ -8,30 +8,26 @@ _OF_EPOCHS = {"train.accumulation", "train.first_image_size", "train.checkpoint_
 _LOOKED_AT_BY_EVERY_SOLVER = {"optim.class_weights", "optim.logit_adjustment"}
 
 
-def describe_idle(config: RunConfig) -> str | None:
+def describe_unused_keys(config: RunConfig) -> str | None:
     """One sentence on the keys without effect, or None if there are none."""
-    keys = without_effect(config)
+    keys = unused_keys(config)
     if not keys:
         return None
-    sentence = f"without effect on {_what(config)}: {', '.join(keys)}"
-    return f"{sentence} (--strategy.features recompute trains it)" if _is_solved_for(config) else sentence
+    sentence = f"no effect on {_what(config)}: {', '.join(keys)}"
+    return f"{sentence} (they apply with --strategy.features recompute)" if config.trains_on_features else sentence
 
 
-def without_effect(config: RunConfig) -> list[str]:
+def unused_keys(config: RunConfig) -> list[str]:
     """Keys, as section.key, that differ from their defaults and on which nothing in this run depends."""
     now, default = asdict(config), asdict(RunConfig())
-    idle = _of_probe(config) | (_of_bank(config, set(now["optim"])) if _is_solved_for(config) else set())
+    idle = _of_probe(config) | (_of_bank(config, set(now["optim"])) if config.trains_on_features else set())
     parts = [key.split(".") for key in sorted(idle)]
     return [f"{section}.{key}" for section, key in parts if now[section][key] != default[section][key]]
 
 
-def _is_solved_for(config: RunConfig) -> bool:
-    return config.strategy.name == "frozen_head" and config.uses_bank
-
-
 def _what(config: RunConfig) -> str:
-    if _is_solved_for(config):
-        return f"a head that is solved for by {config.probe.solver}"
+    if config.trains_on_features:
+        return f"the {config.probe.solver} head on cached features"
     return config.strategy.name if config.uses_bank else f"{config.strategy.name} without the feature bank"
 
 
@@ -50,7 +46,7 @@ def _of_probe(config: RunConfig) -> set[str]:
 
 
 def _of_bank(config: RunConfig, optim: set[str]) -> set[str]:
-    """Of the other sections, where nothing but a head is trained, on stored features. optim: the keys of that section."""
+    """Of the other sections, where only a head is trained, on cached features. optim: the keys of that section."""
     idle = {
         "strategy.batchnorm",
         "runtime.compile",

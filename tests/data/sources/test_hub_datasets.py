@@ -30,7 +30,7 @@ def test_a_dataset_of_the_hub_is_fetched_when_its_name_is_given(tiny_data: Path,
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        assert "51 images" in done.stdout
+        assert "51 usable images" in done.stdout
         assert any(request.startswith("GET /datasets/me/drawn/resolve/") for request in hub.requests)
 
 

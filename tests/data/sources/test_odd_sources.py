@@ -133,7 +133,7 @@ def test_train_and_test_shards_can_be_split_anew_and_the_test_shard_evaluated(tm
 def evaluated(
     root: Path | str, *, trained: tuple[str, ...] = (), columns: dict[str, str] | None = None, **changes: Any
 ) -> set[str]:
-    source = open_source(DataConfig(root=str(root), **(columns or {})), to_measure=True)
+    source = open_source(DataConfig(root=str(root), **(columns or {})), to_evaluate=True)
     found = build_eval_manifest(
         source, classes=("ant", "bee"), on_bad_file="refuse", trained_on=lambda sha256, path: path in trained, **changes
     )
@@ -156,7 +156,7 @@ def test_one_split_alone_can_be_evaluated_in_every_source(split: str, tmp_path: 
     if split == "val":
         with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
             archive.writestr("photos/val/ant/1.png", png(1))
-        assert evaluated(tmp_path / "photos.zip", anew=True) == {"photos/val/ant/1.png"}
+        assert evaluated(tmp_path / "photos.zip", resplit=True) == {"photos/val/ant/1.png"}
 
 
 def evaluation_refusal(root: Path, **changes: Any) -> str:
@@ -172,7 +172,7 @@ def test_the_split_of_the_folder_is_ignored_if_the_run_split_anew(tmp_path: Path
     assert evaluated(tmp_path / "data", trained=trained) == {
         f"val/{c}/{k}.png" for c in ("ant", "bee") for k in range(3)
     } - set(trained)
-    anew = evaluated(tmp_path / "data", trained=trained, anew=True)
+    anew = evaluated(tmp_path / "data", trained=trained, resplit=True)
     assert len(anew) == 10
     assert not anew & set(trained)
 

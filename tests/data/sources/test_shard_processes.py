@@ -11,7 +11,7 @@ from support.runs import losses, small
 
 from headstart.config_io import to_yaml
 from headstart.errors import InputError
-from headstart.training.dispatch import run
+from headstart.training.run import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -36,7 +36,7 @@ def test_every_source_holds_the_same_images(way: Callable[[Path, Path], str], ti
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_source_can_be_evaluated(way: Callable[[Path, Path], str], tiny_data: Path, tmp_path: Path) -> None:
-    source = open_source(DataConfig(root=way(tiny_data, tmp_path)), to_measure=True)
+    source = open_source(DataConfig(root=way(tiny_data, tmp_path)), to_evaluate=True)
     found = build_eval_manifest(source, classes=CLASSES, on_bad_file="refuse", trained_on=lambda sha256, path: False)
     assert sorted(found.samples.column("sha256")) == sorted(scan(tiny_data).of("val").column("sha256"))
 

@@ -1,79 +1,170 @@
-"""Which column of a table holds what: named by the configuration, or found by its name."""
+"""From the rows of a table to the entries of a source: which column holds what, and what its values mean."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from headstart.config import DataConfig
+from headstart.data.source import PARTS, Entry, Scan, Skipped
 from headstart.errors import InputError
 
-IMAGE = (
-    "image",
-    "img",
-    "image_path",
-    "img_path",
-    "file_name",
-    "filename",
-    "filepath",
-    "file_path",
-    "file",
-    "path",
-    "jpg",
-    "png",
-    "webp",
-)
+ALL = ("image_column", "label_column", "split_column", "group_column")
+"""The keys of the configuration."""
+
+_PATHS = ("image_path", "img_path", "file_name", "filename", "filepath", "file_path", "file", "path")
+IMAGE = ("image", "img", *_PATHS, "jpg", "png", "webp")
 LABEL = ("label", "labels", "class", "class_name", "category", "target", "cls", "species")
 SPLIT = ("split", "set", "subset", "partition")
-TRAIN = ("train", "training")
-VAL = ("val", "valid", "validation", "dev")
-TEST = ("test", "testing")
+_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 
 
-def image_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
-    return _required(data.image_column, IMAGE, columns, what="images", key="image_column", where=where)
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns with class, split and group."""
+
+    label: str
+    split: str | None
+    group: str | None
+
+    @staticmethod
+    def of(data: DataConfig, names: Sequence[str], *, where: str, split: bool = True) -> "Columns":
+        """Those that `data` names, else by their usual names. split: False to use one only if `data` names it.
+        Raises InputError if there is no column of classes, or none of a name in `data`."""
+        usual = SPLIT if split or data.split_column is not None else ()
+        return Columns(
+            required("label_column", data, names, where=where),
+            _find(data.split_column, usual, names, key="split_column", where=where),
+            _find(data.group_column, (), names, key="group_column", where=where),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.label, self.split, self.group) if name]
+
+    def entry(
+        self,
+        path: str,
+        row: Mapping[str, Any],
+        *,
+        where: str,
+        classes: Sequence[str] | None = (),
+        split: str | None = None,
+        **more: Any,
+    ) -> Entry:
+        """classes: the names of numbered classes; () for none; None where -1 is a class as well. split: without a
+        column of splits; more: other fields of Entry."""
+        label = row.get(self.label)
+        return Entry(
+            path,
+            text(label) if classes is None else class_name(label, classes, where=where),
+            split_named(text(row.get(self.split))) if self.split else split,
+            text(row.get(self.group)) if self.group else "",
+            **more,
+        )
 
 
-def label_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
-    return _required(data.label_column, LABEL, columns, what="classes", key="label_column", where=where)
-
-
-def split_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str | None:
-    return _optional(data.split_column, SPLIT, columns, key="split_column", where=where)
-
-
-def group_column(data: DataConfig, columns: Sequence[str], *, where: str) -> str | None:
-    return _optional(data.group_column, (), columns, key="group_column", where=where)
-
-
-def required_group(data: DataConfig, columns: Sequence[str], *, where: str) -> str:
-    return _required(data.group_column, (), columns, what="groups", key="group_column", where=where)
-
-
-def split_named(name: str) -> str:
-    """ "train", "val" or "test"; other names stay what they are, and take no part."""
-    lowered = name.lower()
-    known = (("train", TRAIN), ("val", VAL), ("test", TEST))
-    return next((split for split, names in known if lowered in names), name)
-
-
-def option(key: str) -> str:
-    """As it is typed: the other commands know no sections, and no groups."""
-    return f"--data.{key}" if key == "group_column" else f"--{key} (train: --data.{key})"
-
-
-def _required(
-    asked: str | None, known: Sequence[str], columns: Sequence[str], *, what: str, key: str, where: str
-) -> str:
-    found = _optional(asked, known, columns, key=key, where=where)
+def required(key: str, data: DataConfig, names: Sequence[str], *, where: str) -> str:
+    """The column of a key of the configuration. Raises InputError if there is none."""
+    known, what = {
+        "image_column": (IMAGE, "images"),
+        "label_column": (LABEL, "classes"),
+        "group_column": ((), "groups"),
+    }[key]
+    found = _find(getattr(data, key), known, names, key=key, where=where)
     if found is None:
         raise InputError(
-            f"{where} has no column that names the {what}; its columns are {', '.join(columns)}; name one with {option(key)}"
+            f"{where} has no column that names the {what}; its columns are {', '.join(names)}; name one with "
+            f"{option(key)}"
         )
     return found
 
 
-def _optional(asked: str | None, known: Sequence[str], columns: Sequence[str], *, key: str, where: str) -> str | None:
+def _find(asked: str | None, known: Sequence[str], names: Sequence[str], *, key: str, where: str) -> str | None:
     if asked is not None:
-        if asked not in columns:
-            raise InputError(f"{key} is {asked!r}, and {where} has the columns {', '.join(columns)}")
+        if asked not in names:
+            raise InputError(f"{key} is {asked!r}, and {where} has the columns {', '.join(names)}")
         return asked
-    lowered = {column.lower(): column for column in reversed(columns)}
+    lowered = {name.lower(): name for name in reversed(names)}
     return next((lowered[name] for name in known if name in lowered), None)
+
+
+def option(key: str) -> str:
+    """The option as it is typed: commands other than train have no sections, and no groups."""
+    return f"--data.{key}" if key == "group_column" else f"--{key} (train: --data.{key})"
+
+
+def split_named(name: str) -> str:
+    """ "train", "val" or "test"; any other name stays as it is, and is not used in training."""
+    return next((split for split, names in _SPLITS.items() if name.lower() in names), name)
+
+
+def class_name(value: Any, names: Sequence[str], *, where: str) -> str:
+    """The name of a value in a column of classes; "" for a missing one (-1: what datasets writes for no class).
+
+    names: of the numbers, if the values are class indices."""
+    if value is None or value == -1:
+        return ""
+    if not names or isinstance(value, str):
+        return text(value)
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise InputError(f"{where}: the class is {value!r}, and the data name {len(names)} classes, numbered from 0")
+    return names[value]
+
+
+def text(value: Any) -> str:
+    """A class or a path as text: 3 and 3.0 are '3', a missing value is '', bytes are UTF-8. Raises InputError for a
+    value that holds several."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, list | dict):
+        raise InputError(
+            f"expected one name but found {str(value)[:60]!r}; name the columns with {option('image_column')} and "
+            f"{option('label_column')}"
+        )
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def collect(entries: Iterable[Entry], skipped: list[Skipped], *, where: str, numbered: bool = False) -> Scan:
+    """The usable ones of `entries`. Those without a path or a class ("") and repeated ones are added to `skipped`.
+
+    numbered: whether messages give the row number. Raises InputError for an image with two classes."""
+    kept: list[Entry] = []
+    without: Counter[str] = Counter()  # in splits that are not used and need no classes
+    seen: dict[tuple[bool, str], str] = {}
+    for number, entry in enumerate(entries, start=1):
+        row = f" in row {number}" if numbered else ""
+        used = entry.split in PARTS
+        if not entry.path or not entry.label:
+            if used:
+                lacks = "no class" if entry.path else "no path"
+                skipped.append(Skipped(entry.path or f"row {number}", f"{lacks}{row}"))
+            else:
+                without[str(entry.split)] += 1
+            continue
+        check_name(entry.path)
+        label = seen.setdefault((used, entry.path), "")
+        if not label:
+            seen[(used, entry.path)] = entry.label
+            kept.append(entry)
+        elif label == entry.label:
+            skipped.append(Skipped(entry.path, f"listed again{row}"))
+        else:
+            raise InputError(f"{where} lists {entry.path} as {label!r} and{row} as {entry.label!r}; keep one of them")
+    skipped += [Skipped(f"split {name!r}", f"{n} without a path or a class") for name, n in sorted(without.items())]
+    return Scan(kept, skipped)
+
+
+def check_name(path: str) -> None:
+    """Raise InputError for a name that cannot be written to a table."""
+    if "\0" in path:
+        raise InputError(f"{path!a}: a name holds the character NUL, which no file has; repair the list of names")
+    if not is_text(path):
+        raise InputError(f"{path!a}: the name is not valid UTF-8; rename the file or folder")
+
+
+def is_text(name: str) -> bool:
+    """False for file names that are not UTF-8 (surrogates of os.fsdecode)."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)

@@ -1,12 +1,13 @@
-"""Which kind of data `data.root` names."""
+"""Which kind of source `data.root` names. A new kind is one function here, in OPENERS."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from headstart.config import DataConfig
-from headstart.data.samples import Source
-from headstart.data.sources.folders import ClassFolders, is_image, visible_files
+from headstart.data.folder_walk import walk
+from headstart.data.source import Source
+from headstart.data.sources.folders import ClassFolders
 from headstart.errors import InputError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -14,61 +15,79 @@ SHARDS = (".tar", ".parquet", ".tar.gz", ".tgz")
 COLUMN_KEYS = ("image_column", "label_column", "split_column", "group_column")
 
 
-def open_source(data: DataConfig, *, to_measure: bool = False, asked: Collection[str] = COLUMN_KEYS) -> Source:
-    """What lies in it is found out by scanning. Raises InputError if there is nothing of that name.
+def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collection[str] = COLUMN_KEYS) -> Source:
+    """The source of data.root; its content is known after `scan`. Raises InputError if there is nothing of that name.
 
-    to_measure: the images are only measured, so that test shards take part. asked: the keys data.*_column that must not
-    be ignored; InputError if one is set and the source has no such columns."""
-    source = _open(data, to_measure=to_measure)
+    to_evaluate: the images are not trained on, so test shards are included. asked: the keys data.*_column that must not
+    be ignored: InputError if one is set and the source has no such column."""
+    source = next(found for opener in OPENERS if (found := opener(data, to_evaluate)) is not None)
     for key in asked:
         if getattr(data, key) is not None and key not in source.columns:
             raise InputError(
                 f"data.{key} is {getattr(data, key)!r}, and {data.root} has no column for it: "
-                f"{_SAYS[type(source).__name__]}; leave it null"
+                f"{source.instead_of_columns}; leave it null"
             )
     return source
 
 
-_FOLDERS = "the names of folders say class and split, and data.groups keeps images together"
-_SAYS = {"ClassFolders": _FOLDERS, "ZippedFolders": _FOLDERS, "TarShards": "the name of a shard says train or val"}
+def _stored_dataset(data: DataConfig, to_evaluate: bool) -> Source | None:
+    path = Path(data.root)
+    if not (data.root.startswith("hf://") or any((path / n).is_file() for n in ("state.json", "dataset_dict.json"))):
+        return None
+    from headstart.data.sources.hf_dataset import StoredDataset
+
+    return StoredDataset.open(data)
 
 
-def _open(data: DataConfig, *, to_measure: bool) -> Source:
-    root = data.root
-    path = Path(root)
-    if root.startswith("hf://") or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        from headstart.data.sources.hf_dataset import StoredDataset
+def _zip(data: DataConfig, to_evaluate: bool) -> Source | None:
+    if not _is_file(data.root, ".zip"):
+        return None
+    from headstart.data.sources.zipped import ZippedFolders
 
-        return StoredDataset.open(data)
-    if path.is_file() and path.suffix.lower() == ".zip":
-        from headstart.data.sources.zipped import ZippedFolders
-
-        return ZippedFolders(root)
-    if path.is_file() and path.suffix.lower() in TABLES:
-        from headstart.data.sources.table import ListedImages
-
-        return ListedImages(root, data)
-    if _names_shards(root):
-        from headstart.data.sources.shards import open_shards
-
-        return open_shards(data, tests=to_measure)
-    return ClassFolders(root)
+    return ZippedFolders(data.root)
 
 
-def _names_shards(root: str) -> bool:
-    """A URL, a pattern, a shard, or a folder that holds shards and no class folders of images."""
-    if os.path.isfile(root):
-        return root.lower().endswith(SHARDS)
-    if os.path.isdir(root):
-        return _holds_shards(root)
-    return "://" in root or any(sign in root for sign in "*{")
+def _table(data: DataConfig, to_evaluate: bool) -> Source | None:
+    if not _is_file(data.root, *TABLES):
+        return None
+    from headstart.data.sources.table import ListedImages
+
+    return ListedImages(data.root, data)
+
+
+def _shards(data: DataConfig, to_evaluate: bool) -> Source | None:
+    """A shard, a URL, a pattern, or a folder with shards and without class folders of images."""
+    if os.path.isdir(data.root):
+        named = _holds_shards(data.root)
+    else:
+        named = _is_file(data.root, *SHARDS) or (
+            not os.path.isfile(data.root) and any(sign in data.root for sign in ("://", "*", "{"))
+        )
+    if not named:
+        return None
+    from headstart.data.sources.shards import open_shards
+
+    return open_shards(data, tests=to_evaluate)
+
+
+def _folder(data: DataConfig, to_evaluate: bool) -> Source | None:
+    return ClassFolders(data.root)
+
+
+OPENERS: tuple[Callable[[DataConfig, bool], Source | None], ...] = (_stored_dataset, _zip, _table, _shards, _folder)
+"""(data, to_evaluate) -> the source, None if data.root names another kind. The first one that fits is used. Each
+imports its libraries only then."""
+
+
+def _is_file(root: str, *suffixes: str) -> bool:
+    return os.path.isfile(root) and root.lower().endswith(suffixes)
 
 
 def _holds_shards(root: str) -> bool:
     """Looks at names until the first image in a folder below the root."""
-    found = False
-    for folder, names in visible_files(root):
-        if folder != root and any(is_image(name) for name in names):
+    shards = False
+    for found in walk(Path(root)):
+        if found.kind == "image" and "/" in found.path:
             return False
-        found = found or any(name.lower().endswith(SHARDS) for name in names)
-    return found
+        shards = shards or (found.path.lower().endswith(SHARDS) and found.kind == "other file")
+    return shards

@@ -1,7 +1,5 @@
-"""Parquet shards with the images inside: the row group that an image lies in is read, and the last ones are kept.
-
-So what a process holds does not grow with the data, and the order of the images is ours.
-"""
+"""Parquet shards with the images inside. The row group of an image is read, and the last ones are kept, so the memory
+of a process does not grow with the data, and the order of the images is free."""
 
 import json
 import math
@@ -17,28 +15,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headstart.config import DataConfig
-from headstart.data.samples import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped
+from headstart.data.source import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped
 from headstart.data.sources import columns
-from headstart.data.sources.shard import Shard, place_of, shard_of
-from headstart.data.sources.table import class_name, collect, text
+from headstart.data.sources.columns import Columns, collect, text
+from headstart.data.sources.shard import Shard, place_of, shard_of, used_shards
 from headstart.errors import InputError
 from headstart.wording import one_line
 
-KEPT_BYTES = (
-    2 * WINDOW_BYTES
-)  # of row groups, per process: the window that is shuffled, and the beginning of the next one
+KEPT_BYTES = 2 * WINDOW_BYTES
+"""Of row groups, per process: the window that is shuffled, and the beginning of the next one."""
 KEPT_FILES = 64  # open at a time
 
 
 @dataclass(frozen=True)
 class ParquetShards:
-    """An image is named SHARD/ROW; a block of the manifest is a row group. tests: whether test shards are looked into."""
+    """Images are named SHARD/ROW; a block of the manifest is a row group. tests: whether test shards are read."""
 
     root: str
     data: DataConfig
     shards: dict[str, Shard]
     tests: bool = False
-    columns: ClassVar[tuple[str, ...]] = ("image_column", "label_column", "split_column", "group_column")
+    columns: ClassVar[tuple[str, ...]] = columns.ALL
+    instead_of_columns: ClassVar[str] = ""
     _files: PerProcess["_Files"] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -49,41 +47,40 @@ class ParquetShards:
         return f"{place_of(self.root)}\n{self.data.image_column}"
 
     def holds_images(self) -> bool:
-        """Or only their paths."""
+        """False if it holds only their paths."""
         return self._files.get().image_column(next(iter(self.shards))) is not None
 
     def scan(self) -> Scan:
         skipped: list[Skipped] = []
-        by_name = any(shard.split for shard in self.shards.values())
-        scan = collect(self._entries(skipped, split_by_name=by_name), where=self.root)
-        return Scan(scan.entries, skipped + scan.skipped)
+        return collect(self._entries(skipped), skipped, where=self.root)
 
-    def _entries(self, skipped: list[Skipped], *, split_by_name: bool) -> Iterator[Entry]:
+    def _entries(self, skipped: list[Skipped]) -> Iterator[Entry]:
         files = self._files.get()
-        for short, shard in self.shards.items():
-            if shard.split == "test" and not self.tests and self.data.split_column is None:
-                skipped.append(Skipped(short, "a test shard: neither trains nor measures"))
-                continue
+        split_by_name = any(shard.split for shard in self.shards.values())
+        tests = self.tests or self.data.split_column is not None
+        for short, shard in used_shards(self.shards, skipped, tests=tests):
             file, row = files.file(short), 0
             schema = file.schema_arrow
-            label = columns.label_column(self.data, schema.names, where=shard.name)
-            group = columns.group_column(self.data, schema.names, where=shard.name)
-            asked = self.data.split_column is not None or not split_by_name
-            split = columns.split_column(self.data, schema.names, where=shard.name) if asked else None
-            named, image = _class_names(schema, label), files.image_column(short)
-            wanted = [column for column in (label, group, split) if column]
+            used = Columns.of(self.data, schema.names, where=shard.name, split=not split_by_name)
+            classes, image = _class_names(schema, used.label), files.image_column(short)
             for number in range(file.num_row_groups):
                 try:
-                    values = file.read_row_group(number, columns=wanted).to_pydict()
+                    rows = file.read_row_group(number, columns=used.names).to_pylist()
                 except Exception as error:  # pyarrow's errors, and those of a file system behind a URL
                     raise InputError(f"{shard.name}, row group {number} cannot be read: {one_line(error)}") from None
                 size = _bytes_per_row(file, number, str(image))
-                for place, value in enumerate(values[label]):
-                    path, row = f"{short}/{row}", row + 1
-                    part = columns.split_named(text(values[split][place])) if split else shard.split
-                    name = class_name(value, named, where=f"{shard.name}, row {row - 1}")
-                    member = text(values[group][place]) if group else ""
-                    yield Entry(path, name, part, member, shard.stamp, f"{short}#{number}", size)
+                for values in rows:
+                    yield used.entry(
+                        f"{short}/{row}",
+                        values,
+                        where=f"{shard.name}, row {row}",
+                        classes=classes,
+                        split=shard.split,
+                        stamp=shard.stamp,
+                        block=f"{short}#{number}",
+                        size=size,
+                    )
+                    row += 1
 
     def read(self, path: str) -> bytes:
         short = shard_of(path, self.shards)
@@ -96,12 +93,12 @@ class _Files:
     def __init__(self, shards: Mapping[str, Shard], data: DataConfig) -> None:
         self._shards, self._data = shards, data
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
-        self._ends: dict[str, list[int]] = {}  # of each file: rows up to the end of each row group
+        self._ends: dict[str, list[int]] = {}  # of each file: number of rows up to the end of each row group
         self._kept: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
         self._lock = threading.Lock()
 
     def file(self, short: str) -> pq.ParquetFile:
-        """Open until KEPT_FILES others were asked for."""
+        """Open until KEPT_FILES others have been used."""
         shard = self._shards[short]
         file = self._open.pop(short, None)
         if file is None:
@@ -151,10 +148,13 @@ class _Files:
 
 
 def _image_column(schema: pa.Schema, data: DataConfig, *, where: str) -> str | None:
-    """The column that holds files: bytes, or bytes and path as datasets stores images. By its name if there are several."""
+    """The column that holds files: bytes, or bytes and path as datasets stores images. By its name if there are
+    several."""
     holding = [str(column.name) for column in schema if _holds_files(column.type)]
     if data.image_column is not None:
-        return next((name for name in holding if name == columns.image_column(data, schema.names, where=where)), None)
+        return next(
+            (n for n in holding if n == columns.required("image_column", data, schema.names, where=where)), None
+        )
     named = [name for known in columns.IMAGE for name in holding if name.lower() == known]
     structs = [name for name in holding if pa.types.is_struct(schema.field(name).type)]
     if named or structs:
@@ -164,7 +164,8 @@ def _image_column(schema: pa.Schema, data: DataConfig, *, where: str) -> str | N
         return None
     if len(holding) > 1:
         raise InputError(
-            f"{where} has several columns that may hold images ({', '.join(holding)}); name one with {columns.option('image_column')}"
+            f"{where} has several columns that may hold images ({', '.join(holding)}); name one with "
+            f"{columns.option('image_column')}"
         )
     return holding[0]
 
@@ -175,7 +176,7 @@ def _holds_files(kind: pa.DataType) -> bool:
 
 
 def _bytes_per_row(file: pq.ParquetFile, number: int, column: str) -> int:
-    """Of a column of a row group in memory, rounded up."""
+    """Memory of a column of a row group, per row, rounded up."""
     group = file.metadata.row_group(number)
     chunks = [group.column(place) for place in range(group.num_columns)]
     ours = [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(f"{column}.")]
@@ -183,7 +184,7 @@ def _bytes_per_row(file: pq.ParquetFile, number: int, column: str) -> int:
 
 
 def _class_names(schema: pa.Schema, label: str) -> list[str]:
-    """Those that datasets has written beside the data."""
+    """Those that datasets has written into the metadata."""
     try:
         features: dict[str, Any] = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [text(name) for name in features[label]["names"]]

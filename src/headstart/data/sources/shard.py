@@ -2,22 +2,22 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
 
-from headstart.data.samples import PerProcess
-from headstart.data.sources import columns
+from headstart.data.source import PerProcess, Skipped
+from headstart.data.sources.columns import split_named
 from headstart.wording import one_line
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of many images. filesystem: of this process, as those of fsspec do not survive a fork; name: in it;
-    short: without the folder that was named, so that the shards may move; stamp: changes when the file does, or ""."""
+    """filesystem: of this process, as those of fsspec do not survive a fork; name: in it; short: relative to the folder
+    that was named, so that the shards may move; stamp: changes when the file does, or ""."""
 
     filesystem: PerProcess[fsspec.AbstractFileSystem]
     name: str
@@ -29,15 +29,15 @@ class Shard:
         """By its folder or the beginning of its name, as in train/00.tar and validation-00000-of-00002.parquet."""
         path = PurePosixPath(self.short)
         for part in (*reversed(path.parts[:-1]), re.split(r"[-_.0-9]", path.name)[0]):
-            if (found := columns.split_named(part)) in ("train", "val", "test"):
+            if (found := split_named(part)) in ("train", "val", "test"):
                 return found
         return None
 
     def open(self) -> Any:
-        """The file, to be read. Raises OSError."""
+        """The file, opened for reading. Raises OSError."""
         try:
             return self.filesystem.get().open(self.name)
-        except Exception as error:  # each of fsspec's file systems has errors of its own
+        except Exception as error:  # each file system of fsspec has its own errors
             raise _as_os_error(error) from None
 
     def read(self, start: int, size: int) -> bytes:
@@ -52,13 +52,22 @@ def _as_os_error(error: Exception) -> OSError:
     return error if isinstance(error, OSError) else OSError(one_line(error))
 
 
+def used_shards(shards: Mapping[str, Shard], skipped: list[Skipped], *, tests: bool) -> Iterator[tuple[str, Shard]]:
+    """(short name, shard). tests: False to add test shards to `skipped` unread."""
+    for short, shard in shards.items():
+        if shard.split == "test" and not tests:
+            skipped.append(Skipped(short, "a test shard, not used in training"))
+        else:
+            yield short, shard
+
+
 def place_of(root: str) -> str:
-    """What `root` means wherever we are."""
+    """`root` independent of the working folder."""
     return root if "://" in root else os.path.abspath(root)
 
 
 def shard_of(path: str, shards: Mapping[str, Shard]) -> str:
-    """SHARD of SHARD/MEMBER; both may have slashes."""
+    """SHARD of SHARD/MEMBER; both may contain slashes."""
     end = path.find("/")
     while path[:end] not in shards:
         end = path.index("/", end + 1)

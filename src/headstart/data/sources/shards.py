@@ -1,27 +1,29 @@
-"""Many images in few large files, here or behind a URL, never unpacked: which files a name means, and what kind they are."""
+"""Many images in a few large files, here or behind a URL, never unpacked: which files a name stands for, and their
+kind."""
 
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from headstart.config import DataConfig
-from headstart.data.samples import PerProcess, Source
-from headstart.data.sources.folders import is_hidden, stamp_of, visible_files
+from headstart.data.folder_walk import is_hidden, stamp_of, walk
+from headstart.data.source import PerProcess, Source
 from headstart.data.sources.shard import Shard
 from headstart.errors import InputError
 from headstart.wording import one_line
 
 _SIGNS = "*{"
-_SAYS_VERSION = ("etag", "last-modified", "lastmodified", "last_modified", "mtime", "updated", "created", "md5hash")
+_VERSION_KEYS = ("etag", "last-modified", "lastmodified", "last_modified", "mtime", "updated", "created", "md5hash")
 
 
 def open_shards(data: DataConfig, *, tests: bool = False) -> Source:
     """The shards that data.root names: one, a folder of them, a pattern with * or {000..009}, a URL of those.
 
-    tests: whether the source shall look into test shards, too; they take long and neither train nor measure a run."""
+    tests: whether test shards are read as well; training does not use them, and they take long."""
     root = data.root
     shards = _find(root)
     kinds = {_kind(short) for short in shards}
@@ -46,7 +48,8 @@ def open_shards(data: DataConfig, *, tests: bool = False) -> Source:
     (first, *others) = shards.values()
     if others or not isinstance(first.filesystem.get(), LocalFileSystem):
         raise InputError(
-            f"the .parquet files of {root} hold no images but, perhaps, their paths; name a single such file on this machine"
+            f"the .parquet files of {root} contain no images, perhaps only their paths; name a single such file on this "
+            "machine"
         )
     return ListedImages(first.name if os.path.isdir(root) else root, data)
 
@@ -63,12 +66,12 @@ def _find(root: str) -> dict[str, Shard]:
         found: set[str] = set()
         for path in _braces(plain) if signs else [plain]:
             if "*" in path and not literal:
-                escaped = re.sub(r"([\[?])", r"[\1]", path)  # only * is a sign of ours
+                escaped = re.sub(r"([\[?])", r"[\1]", path)  # only * is special here
                 found |= {
                     name for name in files.glob(escaped) if _kind(name) and not is_hidden(name.rpartition("/")[2])
                 }
             elif local and os.path.isdir(path):
-                found |= {f"{folder}/{name}" for folder, names in visible_files(path) for name in names if _kind(name)}
+                found |= _shards_below(path)
             elif not local and not _kind(path):
                 found |= {name for name in files.find(path) if _kind(name) and not _is_hidden(_below(name, path))}
             else:
@@ -77,8 +80,14 @@ def _find(root: str) -> dict[str, Shard]:
         base = files._strip_protocol(plain if is_folder else _before_signs(plain).rpartition("/")[0])
         named = sorted((_below(files._strip_protocol(name), base), name) for name in found)
         return {short: Shard(filesystem, name, short, _stamp(files, name)) for short, name in named}
-    except Exception as error:  # each of fsspec's file systems has errors of its own
+    except Exception as error:  # each file system of fsspec has its own errors
         raise InputError(f"{root} cannot be found or opened: {one_line(error)}") from None
+
+
+def _shards_below(folder: str) -> set[str]:
+    """Each file once, also where links lead to it several times."""
+    paths = [f"{folder}/{found.path}" for found in walk(Path(folder)) if found.kind == "other file"]
+    return set({os.path.realpath(path): path for path in reversed(paths) if _kind(path)}.values())
 
 
 def _filesystem(root: str) -> fsspec.AbstractFileSystem:
@@ -119,9 +128,10 @@ def _kind(name: str) -> str:
 
 
 def _stamp(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
-    """Of a remote file: its size and what its server says of its version; "" if that is nothing. Raises OSError."""
+    """Of a remote file: its size and what its server reports about its version; "" if that is nothing. Raises
+    OSError."""
     if isinstance(filesystem, LocalFileSystem):
         return stamp_of(os.stat(name))
     about = filesystem.info(name)
-    marks = [f"{key}={value}" for key, value in sorted(about.items()) if key.lower() in _SAYS_VERSION and value]
+    marks = [f"{key}={value}" for key, value in sorted(about.items()) if key.lower() in _VERSION_KEYS and value]
     return ";".join([str(about.get("size")), *marks]) if marks else ""

@@ -1,4 +1,4 @@
-"""webdataset's tar shards: each image is read at its place in the shard."""
+"""webdataset's tar shards: each image is read at its offset in the shard."""
 
 import json
 import tarfile
@@ -8,11 +8,10 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 from headstart.config import DataConfig
-from headstart.data.samples import Entry, Scan, Skipped
-from headstart.data.sources import columns
-from headstart.data.sources.folders import is_hidden, is_image
-from headstart.data.sources.shard import Shard, place_of, shard_of
-from headstart.data.sources.table import collect, text
+from headstart.data.folder_walk import is_hidden, is_image
+from headstart.data.source import Entry, Scan, Skipped
+from headstart.data.sources.columns import collect, required, text
+from headstart.data.sources.shard import Shard, place_of, shard_of, used_shards
 from headstart.errors import InputError
 from headstart.wording import one_line
 
@@ -21,14 +20,15 @@ _TEXTS = (".cls", ".json")
 
 @dataclass(frozen=True)
 class TarShards:
-    """An image is named SHARD/MEMBER. Its class is in the member of the same name with .cls or .json. tests: whether
-    test shards are looked into."""
+    """Images are named SHARD/MEMBER. The class is in the member of the same name with .cls or .json. tests: whether
+    test shards are read."""
 
     root: str
     data: DataConfig
     shards: dict[str, Shard]
     tests: bool = False
     columns: ClassVar[tuple[str, ...]] = ("image_column", "label_column", "group_column")
+    instead_of_columns: ClassVar[str] = "the name of a shard gives train or val"
     _places: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -38,14 +38,10 @@ class TarShards:
     def scan(self) -> Scan:
         skipped: list[Skipped] = []
         self._places.clear()
-        scan = collect(self._entries(skipped), where=self.root)
-        return Scan(scan.entries, skipped + scan.skipped)
+        return collect(self._entries(skipped), skipped, where=self.root)
 
     def _entries(self, skipped: list[Skipped]) -> Iterator[Entry]:
-        for short, shard in self.shards.items():
-            if shard.split == "test" and not self.tests:
-                skipped.append(Skipped(short, "a test shard: neither trains nor measures"))
-                continue
+        for short, shard in used_shards(self.shards, skipped, tests=self.tests):
             for key, sample in _samples(shard).items():
                 images = [name for name in sample.places if self._is_image(name)]
                 label, group = self._label_and_group(shard, sample.texts)
@@ -64,17 +60,15 @@ class TarShards:
         return self.shards[shard_of(path, self.shards)].read(*self._places[path])
 
     def _is_image(self, name: str) -> bool:
-        """data.image_column: webdataset's name of the member, which is what follows the first dot."""
+        """data.image_column: webdataset's name of the member, the part after the first dot."""
         if self.data.image_column is None:
             return is_image(name)
         return PurePosixPath(name).name.partition(".")[2] == self.data.image_column.removeprefix(".")
 
     def _label_and_group(self, shard: Shard, texts: Mapping[str, bytes]) -> tuple[str, str]:
         """The text of .cls, or the label column of .json; the group column of .json."""
-        label = next(
-            (str(found, "utf-8", "replace").strip() for name, found in texts.items() if _ends(name, ".cls")), ""
-        )
-        group = ""
+        classes = (str(content, "utf-8", "replace").strip() for name, content in texts.items() if _ends(name, ".cls"))
+        label, group = next(classes, ""), ""
         for name, content in texts.items():
             if not _ends(name, ".json"):
                 continue
@@ -85,15 +79,15 @@ class TarShards:
             if isinstance(values, dict):
                 where = f"{shard.name}, {name}"
                 if not label or self.data.label_column is not None:
-                    label = text(values[columns.label_column(self.data, list(values), where=where)])
+                    label = text(values[required("label_column", self.data, list(values), where=where)])
                 if self.data.group_column is not None:
-                    group = text(values[columns.required_group(self.data, list(values), where=where)])
+                    group = text(values[required("group_column", self.data, list(values), where=where)])
         return label, group
 
 
 @dataclass
 class _Sample:
-    """The members of one key: where they lie (start, bytes), and what the small ones say."""
+    """The members of one key: their places (offset, bytes), and the content of the small ones."""
 
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)

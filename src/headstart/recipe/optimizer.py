@@ -1,12 +1,15 @@
-"""Which parameters train, at which learning rate. A strategy is a table of rows, not another script."""
+"""Which parameters train, and at which learning rate. A strategy is a table of rules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from headstart.config import OptimConfig, StrategyConfig
+from headstart.errors import InputError
+from headstart.recipe.schedule import lr_factor
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Rule:
     trains: bool
 
 
-# the first row that matches a parameter's name decides
+# the first rule that matches the name of a parameter applies
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "fine_tune": (Rule("fc.", "head", True), Rule("", "backbone", True)),
     "frozen_head": (Rule("fc.", "head", True), Rule("", "backbone", False)),
@@ -33,14 +36,14 @@ class Plan:
     """groups: for the optimizer, each with "name", "params", "lr", "weight_decay", and no frozen parameter.
     eval_modules: names of the modules that stay in eval mode while the model trains."""
 
-    groups: list[dict[str, object]]
+    groups: list[dict[str, Any]]
     eval_modules: frozenset[str]
 
 
 def plan(model: nn.Module, strategy: StrategyConfig, optim: OptimConfig) -> Plan:
-    """Set `requires_grad` by the strategy's rules and say what the optimizer gets.
+    """Set `requires_grad` by the rules of the strategy and return the parameter groups for the optimizer.
 
-    Raises ValueError if a rule matches no parameter or a parameter no rule.
+    Raises ValueError if a rule matches no parameter, or no rule a parameter.
     """
     rules = RULES[strategy.name]
     rates = {"head": optim.lr, "backbone": optim.backbone_lr if optim.backbone_lr is not None else optim.lr}
@@ -58,7 +61,7 @@ def plan(model: nn.Module, strategy: StrategyConfig, optim: OptimConfig) -> Plan
     idle = [rule for rule in rules if rule not in used]
     if idle:
         raise ValueError(f"rule {idle[0]} of strategy {strategy.name} matches no parameter")
-    groups: list[dict[str, object]] = [
+    groups: list[dict[str, Any]] = [
         {
             "name": f"{part}_{'decay' if decays else 'no_decay'}",
             "params": parameters,
@@ -71,7 +74,7 @@ def plan(model: nn.Module, strategy: StrategyConfig, optim: OptimConfig) -> Plan
 
 
 def _modules_in_eval(model: nn.Module, rules: tuple[Rule, ...], *, freeze_batchnorm: bool) -> frozenset[str]:
-    """Frozen leaf modules (their dropout and BatchNorm must not act), and every BatchNorm if so asked."""
+    """Frozen leaf modules, whose dropout and BatchNorm must be inactive, and with freeze_batchnorm every BatchNorm."""
     names = set()
     for name, module in model.named_modules():
         if name and not any(module.children()):
@@ -81,9 +84,29 @@ def _modules_in_eval(model: nn.Module, rules: tuple[Rule, ...], *, freeze_batchn
     return frozenset(names)
 
 
-def build_optimizer(groups: list[dict[str, object]], optim: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.Optimizer:
     match optim.name:
         case "sgd":
             return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
         case "adamw":
             return torch.optim.AdamW(groups, lr=optim.lr, eps=optim.eps, fused=True)  # one pass over the parameters
+
+
+def lr_schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
+    """The configured schedule as a function of the number of optimizer steps done; see `lr_factor`.
+
+    Raises InputError if the warm-up takes the whole run."""
+    warmup_steps = round(optim.warmup_epochs * steps_per_epoch)
+    if warmup_steps >= total_steps:
+        raise InputError(
+            f"optim.warmup_epochs {optim.warmup_epochs} is {warmup_steps} steps and the whole run has {total_steps}; "
+            "make it shorter or train longer"
+        )
+    return lambda step: lr_factor(
+        step,
+        kind=optim.schedule,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        step_size=optim.step_epochs * steps_per_epoch,
+        gamma=optim.step_gamma,
+    )

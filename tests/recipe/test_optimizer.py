@@ -4,7 +4,7 @@ from torch import nn
 
 from headstart.config import OptimConfig, StrategyConfig
 from headstart.model.classifier import build_model
-from headstart.recipe import parameter_groups
+from headstart.recipe import optimizer as recipe
 
 
 @pytest.fixture
@@ -13,10 +13,10 @@ def model():
 
 
 def of(model, name, **optim):
-    return parameter_groups.plan(model, StrategyConfig(name=name), OptimConfig(**optim))
+    return recipe.plan(model, StrategyConfig(name=name), OptimConfig(**optim))
 
 
-@pytest.mark.parametrize("name", sorted(parameter_groups.RULES))
+@pytest.mark.parametrize("name", sorted(recipe.RULES))
 def test_each_training_parameter_is_in_exactly_one_group(model, name):
     groups = of(model, name).groups
     members = [id(parameter) for group in groups for parameter in group["params"]]
@@ -58,20 +58,20 @@ def test_norms_and_biases_have_no_weight_decay(model):
 
 
 def test_a_rule_that_matches_nothing_is_an_error(model, monkeypatch):
-    rules = (parameter_groups.Rule("nothing.", "neck", True), *parameter_groups.RULES["fine_tune"])
-    monkeypatch.setitem(parameter_groups.RULES, "fine_tune", rules)
+    rules = (recipe.Rule("nothing.", "neck", True), *recipe.RULES["fine_tune"])
+    monkeypatch.setitem(recipe.RULES, "fine_tune", rules)
     with pytest.raises(ValueError, match=r"nothing\."):
         of(model, "fine_tune")
 
 
 def test_a_parameter_without_a_rule_is_an_error(model, monkeypatch):
-    monkeypatch.setitem(parameter_groups.RULES, "fine_tune", parameter_groups.RULES["fine_tune"][:1])
+    monkeypatch.setitem(recipe.RULES, "fine_tune", recipe.RULES["fine_tune"][:1])
     with pytest.raises(ValueError, match=r"conv1\.weight"):
         of(model, "fine_tune")
 
 
 def test_batchnorm_statistics_stay_in_fine_tune_if_so_asked(model):
-    plan = parameter_groups.plan(model, StrategyConfig(name="fine_tune", batchnorm="freeze"), OptimConfig())
+    plan = recipe.plan(model, StrategyConfig(name="fine_tune", batchnorm="freeze"), OptimConfig())
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     assert plan.eval_modules == norms
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -79,8 +79,8 @@ def test_batchnorm_statistics_stay_in_fine_tune_if_so_asked(model):
 
 def test_adamw_on_our_groups_is_the_textbook_update(model):
     optim = OptimConfig(name="adamw", lr=0.01, weight_decay=0.1)
-    plan = parameter_groups.plan(model, StrategyConfig(name="frozen_head"), optim)
-    optimizer = parameter_groups.build_optimizer(plan.groups, optim)
+    plan = recipe.plan(model, StrategyConfig(name="frozen_head"), optim)
+    optimizer = recipe.build_optimizer(plan.groups, optim)
     weight, bias = model.fc.weight.detach().clone(), model.fc.bias.detach().clone()
     moments = {"weight": [0, 0], "bias": [0, 0]}
     for step in (1, 2):

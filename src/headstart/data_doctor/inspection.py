@@ -1,0 +1,177 @@
+"""The checks of a source in order: every file, exact copies, near copies, and on request the labels."""
+
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from headstart.config import RunConfig
+from headstart.data.source import Source
+from headstart.data.sources.folders import ClassFolders
+from headstart.data.sources.open import open_source
+from headstart.data_doctor.balance import copies, scoped
+from headstart.data_doctor.check import Checked, check_files
+from headstart.data_doctor.duplicates import candidates, confirmed, joined
+from headstart.data_doctor.examine import Good
+from headstart.data_doctor.findings import KINDS, MAYBE, Finding
+from headstart.wording import listed
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of all checks. findings: in the order of KINDS; notes: what could not be checked, and why;
+    cluster_of: the cluster of near copies of each sha256; labels: results of the label check, None without it."""
+
+    checked: Checked
+    findings: list[Finding]
+    notes: list[str]
+    labels: dict[str, Any] | None
+    cluster_of: dict[str, np.int64]
+
+    def counts(self) -> Counter[str]:
+        return Counter(finding.kind for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        checked = self.checked
+        return {
+            "headstart": version("headstart"),
+            "root": checked.source.root,
+            "files": checked.num_files,
+            "images": len(checked.good),
+            "classes": {"/".join(filter(None, key)): count for key, count in sorted(checked.counts.items())},
+            "census": asdict(checked.census),
+            "counts": dict(self.counts()),
+            "labels": self.labels,
+            "notes": self.notes,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def inspect(config: RunConfig, *, labels: bool) -> Report:
+    """Run the checks on config.data.root. Raises InputError if there is nothing to check."""
+    warnings.filterwarnings("ignore", module="PIL")  # such files decode all the same, or are findings
+    checked = _check_with_progress(open_source(config.data, to_evaluate=True))
+    findings = checked.findings + copies((image.sha256, image.file) for image in checked.good)
+    distinct = list({image.sha256: image for image in reversed(checked.good)}.values())[::-1]
+    contents = [image.sha256 for image in distinct]
+    pairs = candidates(np.array([image.hashes for image in distinct])) if distinct else []
+    needed = distinct if labels else [distinct[i] for i in sorted({i for p in pairs for i in (p.first, p.second)})]
+    features = features_of_images(config, checked.source, needed) if needed else np.empty((0, 0))
+    row_of = {image.sha256: row for row, image in enumerate(needed)}
+    rows = np.array([row_of.get(sha256, -1) for sha256 in contents], dtype=np.int64)  # of the features
+    pairs = confirmed(pairs, features, rows=rows)
+    cluster_of = dict(zip(contents, joined(contents, pairs), strict=True))
+    findings += _near_copies(checked, {cluster_of[contents[pair.first]] for pair in pairs if pair.mirrored}, cluster_of)
+    notes: list[str] = []
+    results = None
+    if labels:
+        suspected, results = _labels(config, checked, features, row_of, cluster_of, notes)
+        findings += suspected
+    order = {kind: number for number, kind in enumerate(KINDS)}
+    findings.sort(key=lambda finding: order[finding.kind])  # stable: within a kind in the order of the checks
+    return Report(checked, findings, notes, results, cluster_of)
+
+
+def _check_with_progress(source: Source) -> Checked:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if not sys.stderr.isatty():
+        return check_files(source)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("files", total=None)
+        return check_files(source, progress=lambda done: progress.advance(task, done))
+
+
+def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]) -> np.ndarray:
+    """float32 (n, 512), of the evaluation transform, through the feature bank."""
+    from headstart.data.transforms import Preprocess
+    from headstart.features.extraction import Row, bank_transforms, features_of, fill
+    from headstart.features.training_set import describe_extraction, open_bank, trunk_of
+    from headstart.model.weights import obtain_weights
+    from headstart.runtime.accelerator import set_threads, start_accelerator
+    from headstart.runtime.precision import choose_precision
+    from headstart.runtime.signals import StopRequest
+
+    set_threads(config.runtime.threads)
+    accelerator = start_accelerator(config.runtime)
+    precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
+    weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
+    bank = open_bank(accelerator, config, weights, spec)
+    transform = bank_transforms(config.data, spec, augmented_copies=0, seed=config.seed)[0]
+    rows = [Row(image.file.path, image.sha256, transform, source) for image in images]
+    trunk = trunk_of(accelerator, config, weights)
+    with StopRequest() as stop:
+        extraction = fill(accelerator, bank, rows, spec, trunk, num_workers=config.data.num_workers, stop=stop)
+    print(describe_extraction(extraction, bank))
+    return np.asarray(features_of(bank, rows)[:])
+
+
+def _near_copies(checked: Checked, mirrored: set[np.int64], cluster_of: dict[str, np.int64]) -> list[Finding]:
+    """A finding for each cluster of two contents or more, with all files of these contents. mirrored: clusters with a
+    mirrored pair."""
+    groups: dict[np.int64, list[Good]] = defaultdict(list)
+    for image in checked.good:
+        groups[cluster_of[image.sha256]].append(image)
+    found = []
+    for number, group in groups.items():
+        if len({image.sha256 for image in group}) > 1:
+            what = "nearly the same image, mirrored," if number in mirrored else "nearly the same image"
+            found += scoped("near_duplicate", sorted((image.file for image in group), key=lambda f: f.path), what)
+    return found
+
+
+def _labels(
+    config: RunConfig,
+    checked: Checked,
+    features: np.ndarray,
+    row_of: dict[str, int],
+    cluster_of: dict[str, np.int64],
+    notes: list[str],
+) -> tuple[list[Finding], dict[str, Any] | None]:
+    """Suspected wrong labels, and the overall results. Classes too small for cross-validation are left out, with a
+    note."""
+    from headstart.data_doctor.label_noise import study_labels
+
+    clusters: dict[str, set[np.int64]] = defaultdict(set)
+    for image in checked.good:
+        clusters[image.file.label].add(cluster_of[image.sha256])
+    classes = sorted(label for label, found in clusters.items() if len(found) >= 2)
+    if small := sorted(clusters.keys() - set(classes)):
+        notes.append(f"labels of {listed(small)} were not studied: fewer than two different images")
+    images = [image for image in checked.good if image.file.label in classes]
+    if len(classes) < 2:
+        notes.append("labels were not studied: that takes two classes of two different images")
+        return [], None
+    try:
+        study = study_labels(
+            features[[row_of[image.sha256] for image in images]],
+            np.array([classes.index(image.file.label) for image in images]),
+            [str(cluster_of[image.sha256]) for image in images],
+            num_classes=len(classes),
+            folds=config.probe.folds,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        notes.append(f"labels were not studied: {error}")
+        return [], None
+    found = []
+    for suspect in study.suspects:
+        file, other = images[suspect.index].file, classes[suspect.suggested]
+        message = f"looks like {other} ({suspect.p_suggested:.0%}), is labelled {file.label} ({suspect.p_given:.0%})"
+        in_split = file.split and isinstance(checked.source, ClassFolders)
+        target = f"{file.path.split('/')[0]}/{other}" if in_split else other
+        found.append(Finding.of("suspected_label", file.path, message, f"{MAYBE} {target}"))
+    return found, {
+        "images": len(images),
+        "accuracy": study.accuracy,
+        "estimated_wrong": float(1 - np.trace(study.joint)),
+        "classes": classes,
+        "joint": study.joint.tolist(),
+    }

@@ -1,0 +1,244 @@
+"""Train a network on images: load the data, build the network, restore a checkpoint, fit, evaluate the best epoch."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from headstart.errors import InputError, Stopped
+from headstart.evaluation.predictions import Predictions, collect
+from headstart.model.classifier import Classifier, build_model
+from headstart.model.model_file import load_tensors, save_model_tensors
+from headstart.model.weights import Weights, obtain_weights
+from headstart.recipe.loss import TrainingLoss
+from headstart.recipe.optimizer import build_optimizer, lr_schedule, plan
+from headstart.runs.folder import RunFolder
+from headstart.runs.progress import TrainingProgress
+from headstart.runtime.accelerator import memory_in_use
+from headstart.runtime.signals import StopRequest
+from headstart.training import checkpoint
+from headstart.training.finish import Result, model_info
+from headstart.training.image_data import Images, Inputs, draw_train_batch, load_batches, load_data
+from headstart.training.log import TrainingLog
+from headstart.training.loop import fit
+from headstart.training.probe_then_tune import compare_with_probe, start_from_probe
+from headstart.training.session import Session
+from headstart.training.state import TrainingState, check_same_run
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the loop trains. model: the bare network; wrapped and the others: as Accelerate prepared them; state:
+    updated by the loop; first_step: the steps done before."""
+
+    model: Classifier
+    wrapped: nn.Module
+    optimizer: Any
+    scheduler: Any
+    batches: Any
+    val_batches: Any
+    state: TrainingState
+    first_step: int
+
+
+def train_network(session: Session) -> Result:
+    """Train as configured and evaluate the best epoch. All processes call it.
+
+    Raises InputError before anything is written if the input is wrong, Stopped after a signal and a checkpoint.
+    """
+    config, accelerator = session.config, session.accelerator
+    images = load_data(session)
+    steps_per_epoch = len(images.labels) / config.train.batch_size
+    schedule = lr_schedule(config.optim, total_steps=images.epoch_ends[-1], steps_per_epoch=steps_per_epoch)
+    weights = obtain_weights(accelerator, config.model.weights)
+    model, groups = build(session, weights, num_classes=len(images.manifest.classes))
+    state, saved = restore(session, images, model)
+    if config.strategy.name == "probe_then_tune" and saved is None:
+        state.probe = start_from_probe(session, images.manifest, weights, model)
+    training = prepare(session, images, model, groups, schedule, state, saved)
+    balanced = images.labels if config.data.sampling == "balanced" else None
+    session.open_folder(images.manifest, partial(draw_train_batch, training.batches.dataset, balanced), state=state)
+    info = model_info(session, images.manifest, weights, measured_on="network")
+    with StopRequest() as stop, progress_of(session, images, state) as progress:
+        log = TrainingLog(
+            accelerator,
+            config,
+            state,
+            [group["name"] for group in groups],
+            progress,
+            session.path,
+            write=session.folder.log,
+            keep_best=lambda metrics: save_model_tensors(
+                session.folder.model_file, model.state_dict(), replace(info, metrics={"val": metrics})
+            ),
+            save=partial(save_state, session, training, manifest_sha256=info.manifest_sha256),
+        )
+        evaluate = partial(evaluate_network, session, training.val_batches, log, stop)
+        if state.probe and state.step == 0:
+            log.probe(evaluate(training.wrapped))
+        seconds = fit(
+            training.wrapped,
+            training.optimizer,
+            training.scheduler,
+            training.batches,
+            accelerator=accelerator,
+            state=state,
+            epoch_ends=images.epoch_ends,
+            inputs=Inputs(session, images),
+            loss_fn=TrainingLoss.of(
+                config.optim, images.labels, num_classes=len(images.manifest.classes), device=accelerator.device
+            ),
+            evaluate=partial(evaluate, training.wrapped),
+            log=log,
+            stop=stop,
+            accumulation=config.train.accumulation,
+            clip_norm=config.optim.clip_norm,
+            checkpoint_steps=config.train.checkpoint_steps,
+            checkpoint_s=60 * config.train.checkpoint_minutes,
+        )
+        accelerator.wait_for_everyone()
+        tensors, _ = load_tensors(session.folder.model_file)  # the best epoch, evaluated as it lies in the file
+        model.load_state_dict(tensors)
+        predictions = evaluate(model, head=model.fc)
+    trained = (images.epoch_ends[-1] - training.first_step) * config.train.batch_size
+    probe, notes = compare_with_probe(state, predictions)
+    return Result(
+        info=info,
+        manifest=images.manifest,
+        weights=weights,
+        tensors=tensors,
+        predictions=predictions,
+        best_epoch=state.best_epoch,
+        epochs=config.train.epochs,
+        chosen_on_val=config.train.epochs > 1 or bool(state.probe),
+        images_per_s=trained / seconds if seconds > 0 else None,
+        probe=probe,
+        notes=notes,
+        found=f"epoch {state.best_epoch} of {config.train.epochs}",
+    )
+
+
+def build(session: Session, weights: Weights, *, num_classes: int) -> tuple[Classifier, list[dict[str, Any]]]:
+    """The network with a new head, its frozen parts in eval mode for good, and the optimizer's parameter groups."""
+    config, accelerator = session.config, session.accelerator
+    model = build_model(num_classes, backbone=weights.tensors, head_init=config.model.head_init, seed=config.seed)
+    batchnorm_trains = config.strategy.name != "frozen_head" and config.strategy.batchnorm == "train"
+    if batchnorm_trains and accelerator.num_processes > 1:
+        if accelerator.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        else:
+            accelerator.print(
+                "each process computes BatchNorm statistics on its own share of the batch (torch synchronizes them on "
+                "GPUs only); --strategy.batchnorm freeze makes the run independent of the number of processes"
+            )
+    strategy = plan(model, config.strategy, config.optim)
+    model.keep_in_eval(strategy.eval_modules)
+    if config.runtime.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model, strategy.groups
+
+
+def restore(session: Session, images: Images, model: Classifier) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
+    """The state to train from, and the checkpoint that the model was restored from, if any. Raises InputError if the
+    checkpoint is of other images or another recipe."""
+    layout = "" if images.blocks is None else images.blocks.layout(images.manifest.of("train").column("id"))
+    if session.resume_from is None:
+        return TrainingState(layout=layout), None
+    saved = checkpoint.load(session.resume_from)
+    changed = check_same_run(session.config, images.manifest, saved.state, RunFolder(session.path), layout=layout)
+    state = TrainingState(**{field.name: saved.state[field.name] for field in fields(TrainingState)})
+    model.load_state_dict(saved.model, strict=True)
+    session.accelerator.print(
+        f"continuing {session.path} after step {state.step} of {images.epoch_ends[-1]}"
+        + (f", with {changed}" if changed else "")
+    )
+    return state, saved
+
+
+def prepare(
+    session: Session,
+    images: Images,
+    model: Classifier,
+    groups: list[dict[str, Any]],
+    schedule: Callable[[int], float],
+    state: TrainingState,
+    saved: checkpoint.Checkpoint | None,
+) -> Training:
+    """The data loaders, the optimizer, restored if a checkpoint was saved, and its schedule, prepared by Accelerate."""
+    accelerator, first_step = session.accelerator, state.step
+    batches, val_batches = load_batches(session, images, model, start_step=first_step)
+    optimizer = build_optimizer(groups, session.config.optim)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(first_step + done))
+    wrapped, optimizer, scheduler, batches, val_batches = accelerator.prepare(
+        model, optimizer, scheduler, batches, val_batches
+    )
+    if saved is not None:
+        checkpoint.restore_optimizer(model, optimizer.optimizer, saved.optimizer)
+        if accelerator.scaler is not None and saved.state["scaler"] is not None:  # it started in fp16
+            accelerator.scaler.load_state_dict(saved.state["scaler"])
+    return Training(model, wrapped, optimizer, scheduler, batches, val_batches, state, first_step)
+
+
+def progress_of(session: Session, images: Images, state: TrainingState) -> TrainingProgress:
+    return TrainingProgress(
+        ends=images.epoch_ends,
+        start_step=state.step,
+        batch_size=session.config.train.batch_size,
+        speaks=session.accelerator.is_main_process,
+        memory=partial(memory_in_use, session.accelerator.device),
+    )
+
+
+def evaluate_network(
+    session: Session,
+    batches: Any,
+    log: TrainingLog,
+    stop: StopRequest,
+    network: nn.Module,
+    head: nn.Module | None = None,
+) -> Predictions:
+    """The network on the validation images. A stop request during it is saved, then raised as Stopped."""
+    try:
+        return collect(
+            session.accelerator,
+            network,
+            batches,
+            session.spec,
+            num_samples=len(batches.dataset),
+            stop=stop,
+            channels_last=session.config.runtime.channels_last,
+            head=head,
+        )
+    except Stopped:
+        log.checkpoint()
+        raise log.stopped(stop.signal_name) from None
+
+
+def save_state(session: Session, training: Training, *, manifest_sha256: str) -> None:
+    """Write a checkpoint from the main process; the others wait until it is there.
+
+    Raises InputError, in all processes, if a weight is not finite: training could not continue from there.
+    """
+    accelerator, folder, config, state = session.accelerator, session.folder, session.config, training.state
+    if not all(bool(weight.isfinite().all()) for weight in training.model.parameters()):
+        raise InputError(
+            f"a weight is not finite after step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
+            "optim.clip_norm 1; the previous checkpoint is kept"
+        )
+    if accelerator.is_main_process:
+        folder.fsync_metrics()
+        saved = {name: value for name, value in asdict(state).items() if name != "step"}
+        saved["scaler"] = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+        saved |= {"config": asdict(config), "manifest_sha256": manifest_sha256}
+        checkpoint.save(
+            folder.checkpoints,
+            step=state.step,
+            state=saved,
+            model=training.model,
+            optimizer=training.optimizer.optimizer,
+            best=folder.model_file,
+        )
+    accelerator.wait_for_everyone()

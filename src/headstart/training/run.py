@@ -1,0 +1,76 @@
+"""Train as configured: once or several times, on images or on cached features."""
+
+import contextlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from headstart.config import RunConfig, flat, may_change
+from headstart.errors import InputError
+from headstart.runs.summary import is_finished
+
+
+def run(config: RunConfig) -> Path:
+    """Train as configured, once or several times, and return the run folder. Raises InputError and Stopped."""
+    if not config.runtime.quiet:
+        return _run(config)
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):  # warnings go to stderr
+        path = _run(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(path)
+    return path
+
+
+def _run(config: RunConfig) -> Path:
+    if config.train.seeds > 1 or config.train.folds:
+        from headstart.training.repeats import run_repeats
+
+        return run_repeats(config, run_once)
+    return run_once(config)
+
+
+def run_once(config: RunConfig, *, last: bool = True) -> Path:
+    """One run, from its start to its end; a finished run that is to be resumed is left as it is.
+
+    last: whether the processes may end afterwards.
+    """
+    if config.train.resume == "auto" and config.out and is_finished(Path(config.out)):
+        _check_same(config, Path(config.out))
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{config.out} is finished, so there is nothing to resume; train in another --out")
+        return Path(config.out)
+    from headstart.runtime.processes import end_run
+    from headstart.training.finish import finish
+    from headstart.training.session import start
+
+    with start(config) as session:
+        if session.config.trains_on_features:
+            from headstart.training.cached_features import train_head
+
+            result = train_head(session)
+        else:
+            from headstart.training.images import train_network
+
+            result = train_network(session)
+        finish(session, result)
+        end_run(session.accelerator, last=last)
+    return session.path
+
+
+def _check_same(config: RunConfig, folder: Path) -> None:
+    """Raise InputError if the finished run has other settings. Those that a run chooses itself may differ if they
+    are not set."""
+    from headstart.config_io import parse_train
+
+    then = flat(asdict(parse_train(["--config", str(folder / "config.yaml")])))
+    now = flat(asdict(config))
+    changed = [
+        f"{name} {value} (was {then[name]})"
+        for name, value in now.items()
+        if value != then[name] and value is not None and not may_change(name)
+    ]
+    if changed:
+        raise InputError(
+            f"--out {folder} already contains a finished run with different settings: {', '.join(changed)}; train in "
+            "another --out"
+        )

@@ -1,0 +1,143 @@
+"""A run from its start to its end: processes, resolved configuration, run folder, trackers."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from accelerate import Accelerator
+
+from headstart.config import RunConfig, check_divisible
+from headstart.config_io import to_yaml
+from headstart.data.samples import Manifest
+from headstart.data.transforms import Preprocess
+from headstart.errors import InputError
+from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, create_folder
+from headstart.runs.lock import Running
+from headstart.runs.summary import is_finished
+from headstart.runtime.accelerator import set_threads, start_accelerator
+from headstart.runtime.precision import choose_precision, describe_precision
+from headstart.runtime.processes import on_main
+from headstart.training import checkpoint
+from headstart.training.state import TrainingState
+from headstart.training.trackers import Trackers, installed_trackers
+from headstart.training.unused_keys import describe_unused_keys
+from headstart.wording import plural
+
+
+@dataclass
+class Session:
+    """config: resolved. path: of the run folder. resume_from: a checkpoint, or None for a new run. began: time of
+    time.perf_counter. folder, running, trackers: from `open_folder` on. Use it in a `with` block: an error ends what is
+    open."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    spec: Preprocess
+    path: Path
+    resume_from: Path | None
+    tracker_names: list[str]
+    began: float
+    folder: RunFolder = field(init=False)
+    running: Running = field(init=False)
+    trackers: Trackers = field(init=False)
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.__exit__(*error)  # type: ignore[arg-type]
+
+    def open_folder(
+        self, manifest: Manifest, draw_train_batch: Callable[[Path], None], *, state: TrainingState, changed: str = ""
+    ) -> None:
+        """Create the run folder, or make that of an interrupted run ready to continue after state.step. Nothing is
+        written before. All processes call it.
+
+        draw_train_batch: draws the first training images to a PNG file. changed: keys that differ from the interrupted
+        run.
+        """
+        config, accelerator = self.config, self.accelerator
+        new, numbered = config.train.resume == "never", not config.out
+        self.path = on_main(accelerator, lambda: create_folder(self.path, new=new, numbered=numbered).path)
+        folder = self.folder = RunFolder(self.path)
+        self.running = self._open.enter_context(Running(self.path if accelerator.is_main_process else None))
+        picture = self.path / "train_batch.png"
+        if accelerator.is_main_process:
+            folder.write_text("config.yaml", to_yaml(config))
+            if self.resume_from is None:
+                folder.discard_metrics_after(-1, epoch=-1)  # of a run that was killed before its first checkpoint
+                folder.model_file.unlink(missing_ok=True)
+                folder.write_table("manifest.parquet", manifest.table())
+                draw_train_batch(picture)
+            else:
+                checkpoint.discard_after(folder.checkpoints, state.step)
+                folder.discard_metrics_after(state.step, epoch=state.epochs_evaluated)
+                checkpoint.restore_best(self.resume_from, folder.model_file)
+                print(f"continuing {self.path} after step {state.step}" + (f", with {changed}" if changed else ""))
+        trackers = Trackers(accelerator, self.tracker_names, self.path, config.runtime, asdict(config), step=state.step)
+        self.trackers = self._open.enter_context(trackers)
+        folder.on_line = trackers.log
+        if self.resume_from is None:
+            trackers.log_image("training images", picture, step=0)
+
+
+def start(config: RunConfig) -> Session:
+    """Start the processes of a run, resolve its configuration and choose its folder; reports both in one line.
+
+    Raises InputError, in all processes, if the configuration cannot be run; nothing is written.
+    """
+    began = time.perf_counter()
+    if not config.data.root:
+        raise InputError("data.root is not set; name a folder of images with --data.root DIR")
+    on_features = config.trains_on_features
+    if on_features and config.train.resume not in ("never", "auto"):
+        raise InputError(
+            f"train.resume {config.train.resume}: a head on cached features has no checkpoints; leave it at never, or "
+            "use --strategy.features recompute"
+        )
+    threads = set_threads(config.runtime.threads)
+    runtime = replace(config.runtime, compile=False) if on_features else config.runtime
+    accelerator = start_accelerator(runtime, accumulation=1 if on_features else config.train.accumulation)
+    if not on_features:
+        check_divisible(config.train, num_processes=accelerator.num_processes)
+    tracker_names = installed_trackers(config.runtime)
+    spec = Preprocess.of(config.data)
+    precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
+    resolved = replace(
+        config,
+        runtime=replace(config.runtime, mixed_precision=precision),  # type: ignore[arg-type]
+        data=replace(config.data, resize_size=spec.resize_size),
+    )
+    if on_features:
+        how = f"{config.probe.solver} head on cached features"
+    else:
+        how = f"global batch {config.train.batch_size}"
+        if config.data.num_workers is not None:  # else `load_batches` measures and reports it
+            how = f"{plural(config.data.num_workers, 'decoding worker')} each, {how}"
+    accelerator.print(
+        f"{plural(accelerator.num_processes, 'process')} on {accelerator.device.type}, {describe_precision(precision, why)}, "
+        f"{plural(threads, 'thread')} each, {how}"
+    )
+    path, resume_from = on_main(accelerator, lambda: _choose_start(resolved))
+    if unused := describe_unused_keys(config):
+        accelerator.print(unused)
+    return Session(resolved, accelerator, spec, path, resume_from, tracker_names, began)
+
+
+def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
+    """The run folder, and the checkpoint to continue from. Raises InputError if neither a new run can start there
+    nor an interrupted one continue."""
+    path = choose_folder(config.out, strategy=config.strategy.name)
+    resume_from = checkpoint.find(config.train.resume, path / "checkpoints", report=print)
+    if resume_from is None:
+        check_start(path, resume=config.train.resume)
+    elif resume_from.resolve().parent.parent != path.resolve():
+        raise InputError(f"train.resume {resume_from} is not a checkpoint of --out {path}; set --out to its run folder")
+    elif is_finished(path):
+        raise InputError(f"--out {path} already contains a finished run; name another folder")
+    check_nobody_writes(path)
+    return path, resume_from

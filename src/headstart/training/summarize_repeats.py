@@ -1,0 +1,209 @@
+"""The summary of the same recipe with several seeds or on every fold: mean, spread, intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.config import RunConfig
+from headstart.data.samples import COLUMNS, Sample, Samples
+from headstart.errors import InputError
+from headstart.evaluation.predictions import Predictions, describe
+from headstart.evaluation.statistics import mean_interval, wilson
+from headstart.report.comparison import EvaluatedRun, read_evaluated_run
+from headstart.runs.folder import RunFolder, predictions_table
+from headstart.runs.summary import RepeatsSummary, Summary
+from headstart.runtime.accelerator import versions
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One of the runs. folder: its name in the folder of all runs."""
+
+    folder: str
+    config: RunConfig
+    summary: Summary
+
+
+def summarize_repeats(config: RunConfig, path: Path, repeats: Sequence[Repeat], *, wall_s: float) -> RepeatsSummary:
+    """Also writes the pooled predictions of folds to `path`. Raises InputError if the images changed between folds."""
+    summaries = [repeat.summary for repeat in repeats]
+    first, folds = summaries[0], config.train.folds
+    accuracies = [summary.val["accuracy"] for summary in summaries]
+    same_images = len({summary.manifest_sha256 for summary in summaries}) == 1
+    vals = [summary.val for summary in summaries]
+    if folds:
+        val, overlap = (
+            _pool_folds(path, [read_evaluated_run(str(path / repeat.folder)) for repeat in repeats]),
+            1 / (folds - 1),
+        )
+    elif same_images:
+        val, overlap = _mean_of_seeds(vals), 0.0
+    else:
+        val = _pool_seeds(vals)
+        overlap = sum(val["n"] for val in vals) / sum(summary.train["n"] for summary in summaries)
+    interval = _accuracy_interval(accuracies, overlap=overlap)
+    if interval is None:
+        method = "none, as all runs have the same accuracy"
+    else:
+        method = "t" if overlap == 0 else "t, corrected for overlapping training images"
+    return RepeatsSummary(
+        repeats="folds" if folds else "seeds",
+        strategy=first.strategy,
+        classes=first.classes,
+        seed=config.seed,
+        epochs=first.epochs,
+        weights=first.weights,
+        same_images=same_images,
+        # the probe that tuning starts from is one of those to choose from
+        epoch_chosen_on_val=first.epochs + ("tuning_kept" in (first.probe or {})) > 1,
+        runs=[
+            {
+                "folder": repeat.folder,
+                "seed": repeat.config.seed,
+                **({"fold": repeat.config.data.fold} if folds else {}),
+                **{key: repeat.summary.val[key] for key in ("n", "correct", "accuracy", "loss")},
+                "best_epoch": repeat.summary.best_epoch,
+                "wall_s": repeat.summary.wall_s,
+            }
+            for repeat in repeats
+        ],
+        spread={
+            "accuracy": _spread(accuracies) | {"ci95": interval, "ci95_is": method},
+            "loss": _spread([val["loss"] for val in vals]),
+        },
+        val=val,
+        versions=versions(),
+        wall_s=wall_s,
+    )
+
+
+def _mean_of_seeds(vals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of runs on the same images. The interval is Wilson's for the mean: more seeds do not make more images."""
+    low, high = wilson(round(float(np.mean([val["correct"] for val in vals]))), vals[0]["n"])
+    return {
+        "n": vals[0]["n"],
+        "accuracy": float(np.mean([val["accuracy"] for val in vals])),
+        "accuracy_ci95": [low, high],
+        "loss": float(np.mean([val["loss"] for val in vals])),
+    }
+
+
+def _pool_seeds(vals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of runs on different validation images, some of which may be in several runs. These predictions are not
+    independent, so there is no interval."""
+    count, correct = sum(val["n"] for val in vals), sum(val["correct"] for val in vals)
+    return {
+        "n": count,
+        "correct": correct,
+        "accuracy": correct / count,
+        "accuracy_ci95": None,
+        "loss": sum(val["n"] * val["loss"] for val in vals) / count,
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "lowest": min(values),
+        "highest": max(values),
+    }
+
+
+def _accuracy_interval(values: Sequence[float], *, overlap: float) -> list[float] | None:
+    """mean_interval, clipped to 0 and 1; None if all accuracies are the same."""
+    interval = mean_interval(values, overlap=overlap)
+    if interval is None or min(values) == max(values):
+        return None
+    return [max(0.0, interval[0]), min(1.0, interval[1])]
+
+
+def _pool_folds(path: Path, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
+    """Every image once, by the network that was not trained on it: predictions.parquet, manifest.parquet, and the
+    metrics.
+
+    Raises InputError if an image was evaluated in two folds: then the data changed between the runs."""
+    seen: dict[tuple[str, str, int], str] = {}
+    samples: list[Sample] = []
+    for run in runs:
+        for key, name in zip(run.keys, run.paths, strict=True):
+            if key in seen:
+                raise InputError(
+                    f"{name} was evaluated in {run.path} and in {seen[key]}: the images changed between the runs; "
+                    "start again in another --out"
+                )
+            seen[key] = run.path
+            content, label, _ = key
+            samples.append(Sample(f"{content[:16]}-{len(samples)}", name, content, "val", label))
+    probabilities, labels = (
+        np.concatenate([getattr(run, name) for run in runs]) for name in ("probabilities", "labels")
+    )
+    folder, classes = RunFolder(path), runs[0].classes
+    table = Samples.of(samples, [], None).table  # type: ignore[arg-type]
+    folder.write_table("manifest.parquet", table.select(COLUMNS))
+    folder.write_table(
+        "predictions.parquet",
+        predictions_table(
+            ids=[sample.id for sample in samples],
+            paths=[sample.path for sample in samples],
+            labels=[sample.label for sample in samples],
+            probabilities=probabilities,
+            classes=classes,
+        ),
+    )
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    return describe(Predictions(logits, labels), classes)
+
+
+def print_repeats(summary: RepeatsSummary, path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    names = ("accuracy", "correct", "loss", "best epoch", "seconds")
+    table = Table("run", *(Column(name, justify="right", no_wrap=True) for name in names))
+    for run in summary.runs:
+        correct, seconds = f"{run['correct']} of {run['n']}", f"{run['wall_s']:.0f}"
+        row = (f"{run['accuracy']:.1%}", correct, f"{run['loss']:.4f}", str(run["best_epoch"]), seconds)
+        table.add_row(run["folder"], *row)
+    console.print()
+    console.print(table)
+    for line in repeats_in_words(summary):
+        console.print(line)
+    console.print(f"{path}: summary.json and a folder of each run")
+
+
+def repeats_in_words(summary: RepeatsSummary) -> list[str]:
+    """The result, in a few lines."""
+    spread, val, count = summary.spread["accuracy"], summary.val, summary.val["n"]
+    sd = "" if spread["sd"] is None else f", sd {100 * spread['sd']:.1f} points"
+    lines = [f"mean accuracy {spread['mean']:.1%}{sd}, from {spread['lowest']:.1%} to {spread['highest']:.1%}"]
+    if summary.repeats == "folds":
+        lines.append(
+            f"all {count} images, each by the network that was not trained on it: {val['accuracy']:.1%} "
+            f"{_interval(val['accuracy_ci95'])} (Wilson)"
+        )
+    elif summary.same_images:
+        lines.append(f"95% interval for {count} images: {_interval(val['accuracy_ci95'])} (Wilson, of the mean)")
+    else:
+        lines.append(
+            f"each seed has its own validation images: {val['correct']} of {count} predictions are correct; an image "
+            "may be among them several times, so there is no interval"
+        )
+    if summary.epoch_chosen_on_val:
+        lines.append(
+            "each run selected its best epoch on its validation images, so the accuracy is slightly optimistic"
+        )
+    what = "seeds" if summary.same_images else "splits"
+    if spread["ci95"] is not None:
+        lines.append(f"95% interval of the mean over {what}: {_interval(spread['ci95'])} ({spread['ci95_is']})")
+    else:
+        lines.append(f"no interval of the mean over {what}: all runs have the same accuracy")
+    return lines
+
+
+def _interval(limits: Sequence[float]) -> str:
+    return f"[{limits[0]:.1%}, {limits[1]:.1%}]"
