@@ -29,7 +29,8 @@ def main() -> None:
         metrics.calibration_error(cross_fitted(logits, labels), labels)
         ended = time.process_time()
         print(
-            f"{n:6} images, {num_classes:3} classes: intervals {measured - started:.2f} s, calibration {calibrated - measured:.2f} s, "
+            f"{n:6} images, {num_classes:3} classes: intervals {measured - started:.2f} s, "
+            f"calibration {calibrated - measured:.2f} s, "
             f"its own measurement {ended - calibrated:.2f} s"
         )
 

@@ -2,10 +2,10 @@
 
     python benchmarks/epoch_time.py --data hymenoptera_data --strategy fine_tune --rounds 5
 
-Both train the same images at 224 px in batches of 32 with their own defaults on all usable cores: the tutorial
-loop in fp32 as it stands, headstart with runtime.mixed_precision auto. A round is one process of each, with three
-epochs; start-up is left out. An epoch of headstart is 7 or 8 full batches of 32 here, so a round counts the mean of its epochs; medians and
-the ratio over rounds.
+Both train the same images at 224 px in batches of 32 with their own defaults on all usable cores: the tutorial loop in
+fp32 as it stands, headstart with runtime.mixed_precision auto. A round is one process of each, with three epochs;
+start-up is left out. An epoch of headstart is 7 or 8 full batches of 32 here, so a round counts the mean of its epochs;
+medians and the ratio over rounds.
 """
 
 import argparse
@@ -60,8 +60,10 @@ def main() -> None:
         ratios.append(theirs[-1] / ours[-1])
         print(f"round {number}: tutorial {theirs[-1]:.2f} s, headstart {ours[-1]:.2f} s", flush=True)
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-    print(f"{args.strategy}, {EPOCHS * len(ours)} epochs each, medians: tutorial {statistics.median(theirs):.2f} s, "
-          f"headstart {statistics.median(ours):.2f} s, ratio {middle:.2f} ({low:.2f} to {high:.2f})")  # fmt: skip
+    print(
+        f"{args.strategy}, {EPOCHS * len(ours)} epochs each, medians: tutorial {statistics.median(theirs):.2f} s, "
+        f"headstart {statistics.median(ours):.2f} s, ratio {middle:.2f} ({low:.2f} to {high:.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""One run exported to every format; the same validation images through each runtime, as its users open them, beside headstart predict.
+"""One run exported to every format; the same validation images through each runtime, as its users open them, beside
+headstart predict.
 
     python benchmarks/export_table.py RUN --data hymenoptera_data [--node FOLDER]
 
-FOLDER has onnxruntime-node and sharp (npm install --ignore-scripts onnxruntime-node sharp). Each runtime decodes the files itself: Pillow's
-convert("RGB"), the pipeline's own loader, sharp in JavaScript. The reference is `headstart predict` in fp32 on the same files; the first row is
-`headstart predict` in the precision in which the run measured itself.
+FOLDER has onnxruntime-node and sharp (npm install --ignore-scripts onnxruntime-node sharp). Each runtime decodes the
+files itself: Pillow's convert("RGB"), the pipeline's own loader, sharp in JavaScript. The reference is `headstart
+predict` in fp32 on the same files; the first row is `headstart predict` in the precision in which the run measured
+itself.
 """
 
 import argparse
@@ -79,9 +81,13 @@ def in_javascript(node: Path, model: Path, paths: list[Path], classes: tuple[str
         shutil.copy(script, place)
         (Path(place) / "node_modules").symlink_to(node.absolute() / "node_modules")
         done = subprocess.run(
-            ["node", script.name, str(model)], input="\n".join(map(str, paths)), cwd=place, text=True, check=True,
+            ["node", script.name, str(model)],
+            input="\n".join(map(str, paths)),
+            cwd=place,
+            text=True,
+            check=True,
             stdout=subprocess.PIPE,
-        )  # fmt: skip
+        )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in paths]
     return [dict(zip(classes, row["probabilities"], strict=True)) for row in rows]
@@ -115,7 +121,8 @@ def main() -> None:
         same = int((found.argmax(axis=1) == reference.argmax(axis=1)).sum())
         right = int((found.argmax(axis=1) == labels).sum())
         print(
-            f"| {name} | {runtime} | {same} of {len(paths)} | {right} | {difference.max():.1e} | {difference.mean():.1e} | {allowed} |",
+            f"| {name} | {runtime} | {same} of {len(paths)} | {right} | {difference.max():.1e} "
+            f"| {difference.mean():.1e} | {allowed} |",
             flush=True,
         )
 

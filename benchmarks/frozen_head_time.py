@@ -29,9 +29,20 @@ def _seconds(*arguments: object) -> float:
 
 def _headstart(data: Path, folder: Path, out: str) -> tuple[float, dict]:
     seconds = _seconds(
-        "-m", "headstart", "train", "--config", "frozen_head", "--data.root", data, "--model.weights", "bundled",
-        "--runtime.bank", folder / "bank", "--out", folder / out,
-    )  # fmt: skip
+        "-m",
+        "headstart",
+        "train",
+        "--config",
+        "frozen_head",
+        "--data.root",
+        data,
+        "--model.weights",
+        "bundled",
+        "--runtime.bank",
+        folder / "bank",
+        "--out",
+        folder / out,
+    )
     return seconds, json.loads((folder / out / "summary.json").read_text())
 
 
@@ -49,9 +60,20 @@ def main() -> None:
             folder = Path(name)
             log = folder / "tutorial.jsonl"
             tutorial_s = _seconds(
-                HERE / "tutorial_loop.py", "--strategy", "frozen_head", "--data", args.data, "--weights", BUNDLED,
-                "--epochs", args.epochs, "--seed", number - 1, "--json", log,
-            )  # fmt: skip
+                HERE / "tutorial_loop.py",
+                "--strategy",
+                "frozen_head",
+                "--data",
+                args.data,
+                "--weights",
+                BUNDLED,
+                "--epochs",
+                args.epochs,
+                "--seed",
+                number - 1,
+                "--json",
+                log,
+            )
             rows = [json.loads(line) for line in log.read_text().splitlines()]
             epochs = [row for row in rows if "epoch" in row]
             tutorial_s += (25 / args.epochs - 1) * sum(row["train_s"] + row["val_s"] for row in epochs)
@@ -62,10 +84,13 @@ def main() -> None:
         assert second["features"]["computed"] == 0
         ratios.append((tutorial_s / first_s, tutorial_s / second_s))
         low, high = first["val"]["accuracy_ci95"]
-        print(f"round {number}: tutorial {tutorial_s:.1f} s ({args.epochs} of 25 epochs run), best epoch {best} and last {last} of "
-              f"{first['val']['n']}; headstart first run {first_s:.2f} s, second {second_s:.2f} s, "
-              f"{first['val']['correct']} right [{low:.1%}, {high:.1%}]; ratios {ratios[-1][0]:.1f} and {ratios[-1][1]:.1f}",
-              flush=True)  # fmt: skip
+        print(
+            f"round {number}: tutorial {tutorial_s:.1f} s ({args.epochs} of 25 epochs run), best epoch {best} and last "
+            f"{last} of {first['val']['n']}; headstart first run {first_s:.2f} s, second {second_s:.2f} s, "
+            f"{first['val']['correct']} correct [{low:.1%}, {high:.1%}]; "
+            f"ratios {ratios[-1][0]:.1f} and {ratios[-1][1]:.1f}",
+            flush=True,
+        )
     first_ratio, second_ratio = (statistics.median(column) for column in zip(*ratios, strict=True))
     print(f"medians of the ratios: first run {first_ratio:.1f}, second run {second_ratio:.1f}")
 

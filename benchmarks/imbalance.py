@@ -3,11 +3,12 @@
     python benchmarks/imbalance.py --data hymenoptera_data --seeds 3
     python benchmarks/imbalance.py --data hymenoptera_data --seeds 1 --strategy fine_tune -- --data.image_size 128
 
-In training one class keeps a tenth of what the other has, by links, each class in its turn; a seed is another choice of the
-images that are kept (and of the order, the views and the folds). All validation images measure. What follows -- goes to
-`headstart train`. A frozen head is exact but for balanced sampling, which is drawn in minibatches (`probe.solver sgd`,
-beside which the minibatches without it are run). The interval is that of the mean over rare classes and seeds of the
-balanced accuracy: 2,000 resamples of the validation images, within their classes and the same for all runs.
+In training one class keeps a tenth of what the other has, by links, each class in its turn; a seed is another choice of
+the images that are kept (and of the order, the views and the folds). All validation images measure. What follows --
+goes to `headstart train`. A frozen head is exact but for balanced sampling, which is drawn in minibatches
+(`probe.solver sgd`, beside which the minibatches without it are run). The interval is that of the mean over rare
+classes and seeds of the balanced accuracy: 2,000 resamples of the validation images, within their classes and the same
+for all runs.
 """
 
 import argparse
@@ -55,8 +56,15 @@ def main() -> None:
                 print(f"{rare} rare, seed {seed}: {counts}", flush=True)
                 for way, keys in (WAYS if args.strategy == "frozen_head" else TUNED).items():
                     out = root / f"run-{way.replace(' ', '-')}"
-                    options = {"config": args.strategy, "data.root": root / "data", "model.weights": "bundled", "seed": seed,
-                               "runtime.bank": Path(name) / "bank", "out": out, **keys}  # fmt: skip
+                    options = {
+                        "config": args.strategy,
+                        "data.root": root / "data",
+                        "model.weights": "bundled",
+                        "seed": seed,
+                        "runtime.bank": Path(name) / "bank",
+                        "out": out,
+                        **keys,
+                    }
                     parts = [part for key, value in options.items() for part in (f"--{key}", str(value))]
                     command = [sys.executable, "-m", "headstart", "train", *parts, *args.arguments]
                     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -68,7 +76,10 @@ def main() -> None:
     for way, runs in found.items():
         scores = [balanced(run) for run in runs]
         low, high = interval(runs)
-        line = f"{way}: mean {statistics.mean(scores):.1%} ({min(scores):.1%} to {max(scores):.1%}), 95 % interval [{low:.1%}, {high:.1%}]"
+        line = (
+            f"{way}: mean {statistics.mean(scores):.1%} ({min(scores):.1%} to {max(scores):.1%}), "
+            f"95% interval [{low:.1%}, {high:.1%}]"
+        )
         if way != baseline:
             low, high = interval(runs, found[baseline])
             gain = statistics.mean(scores) - statistics.mean(balanced(run) for run in found[baseline])
@@ -77,7 +88,8 @@ def main() -> None:
 
 
 def skew(data: Path, root: Path, *, rare: str, ratio: int, seed: int) -> dict[str, int]:
-    """A folder of links: all of `data` but for the rare class in training; returns the training images of each class."""
+    """A folder of links: all of `data` except a part of the rare class in training; returns the training images of each
+    class."""
     counts = {}
     for split in ("train", "val"):
         for folder in sorted(path for path in (data / split).iterdir() if path.is_dir()):

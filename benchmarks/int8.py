@@ -2,8 +2,8 @@
 
     python benchmarks/int8.py RUN --data hymenoptera_data --threads 1 2 --batch 1 8 --rounds 9
 
-Both in onnxruntime on the CPU, interleaved: each round times the same batches in both, and the median of the rounds' ratios counts, so
-that a busy machine slows both down alike. Decoding and resizing are not timed.
+Both in onnxruntime on the CPU, interleaved: each round times the same batches in both, and the median of the rounds'
+ratios counts, so that a busy machine slows both down alike. Decoding and resizing are not timed.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headstart.exporters import as_int8, as_onnx
-from headstart.exporters.command import export
+from headstart.exporters import as_onnx
+from headstart.exporters.command import FORMATS, export
 from headstart.exporters.original import read_original
 from headstart.exporters.run_images import RunImages
 from headstart.model.model_file import find_model
@@ -35,8 +35,8 @@ def main() -> None:
     spec = original.info.preprocess
     with tempfile.TemporaryDirectory() as place:
         files = {"fp32": Path(place) / "fp32.onnx", "int8": Path(place) / "int8.onnx"}
-        export(original, as_onnx.FORMAT, files["fp32"], at_most=1)
-        parity = export(original, as_int8.FORMAT, files["int8"])
+        export(original, FORMATS["onnx"], files["fp32"], at_most=1)
+        parity = export(original, FORMATS["int8"], files["int8"])
         pixels = np.concatenate(
             [
                 spec.normalize(spec.resize_and_crop(image)[None]).numpy()
@@ -50,8 +50,9 @@ def main() -> None:
             print(f"accuracy not compared: {parity.not_validated}")
         else:
             print(
-                f"{seen.n} validation images: {parity.correct} right in int8, {parity.correct_before} in fp32; the same class for {seen.same_class}; "
-                f"probabilities differ by {seen.largest:.3f} at most, {seen.mean:.4f} on average"
+                f"{seen.n} validation images: {parity.correct} right in int8, {parity.correct_before} in fp32; the "
+                f"same class for {seen.same_class}; probabilities differ by {seen.largest:.3f} at most, "
+                f"{seen.mean:.4f} on average"
             )
         print("| threads | batch | fp32, images/s | int8, images/s | ratio, median of rounds | lowest | highest |")
         print("|---|---|---|---|---|---|---|")
@@ -71,7 +72,8 @@ def main() -> None:
                 ratios = [slow / fast for slow, fast in zip(seconds["fp32"], seconds["int8"], strict=True)]
                 rate = {name: batch * len(parts) / statistics.median(values) for name, values in seconds.items()}
                 print(
-                    f"| {threads} | {batch} | {rate['fp32']:.1f} | {rate['int8']:.1f} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |",
+                    f"| {threads} | {batch} | {rate['fp32']:.1f} | {rate['int8']:.1f} "
+                    f"| {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |",
                     flush=True,
                 )
 

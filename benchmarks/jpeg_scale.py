@@ -2,7 +2,8 @@
 
     python benchmarks/jpeg_scale.py RUN --data hymenoptera_data --megapixels 12 --images 60
 
-RUN is a finished run; its model is given the evaluation views of both. Enlarged by Lanczos, saved as JPEG of quality 92.
+RUN is a finished run; its model is given the evaluation views of both. Enlarged by Lanczos, saved as JPEG of quality
+92.
 """
 
 import argparse
@@ -61,10 +62,10 @@ def main() -> None:
     middle = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
     print(
         f"{len(paths)} photographs of {args.megapixels:g} megapixels: decoded in {middle['exact']:.0f} ms, scaled in "
-        f"{middle['scaled']:.0f} ms (medians, one thread), {middle['exact'] / middle['scaled']:.1f} times as fast; views differ by "
-        f"{differences.mean():.2f} of 255 on average, {differences.max():.0f} at most; probabilities by "
-        f"{(found[:, 0] - found[:, 1]).abs().mean():.4f} on average, {(found[:, 0] - found[:, 1]).abs().max():.4f} at most; the same class for "
-        f"{int((found[:, 0].argmax(1) == found[:, 1].argmax(1)).sum())} of {len(paths)}"
+        f"{middle['scaled']:.0f} ms (medians, one thread), {middle['exact'] / middle['scaled']:.1f} times as fast; "
+        f"views differ by {differences.mean():.2f} of 255 on average, {differences.max():.0f} at most; probabilities "
+        f"by {(found[:, 0] - found[:, 1]).abs().mean():.4f} on average, {(found[:, 0] - found[:, 1]).abs().max():.4f} "
+        f"at most; the same class for {int((found[:, 0].argmax(1) == found[:, 1].argmax(1)).sum())} of {len(paths)}"
     )
 
 

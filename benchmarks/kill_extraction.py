@@ -2,10 +2,10 @@
 
     python benchmarks/kill_extraction.py --data hymenoptera_data --kills 10
 
-Every attempt is the same command, killed with its workers at a moment drawn evenly from the time that an undisturbed run
-takes: it imports, scans, extracts, merges, solves or writes its run folder by then. The next attempt continues on the same
-bank and run folder; after one that came to its end a new series begins with empty ones. Every series is left to
-end, and its head is compared byte by byte with that of the undisturbed run.
+Every attempt is the same command, killed with its workers at a moment drawn evenly from the time that an undisturbed
+run takes: it imports, scans, extracts, merges, solves or writes its run folder by then. The next attempt continues on
+the same bank and run folder; after one that came to its end a new series begins with empty ones. Every series is left
+to end, and its head is compared byte by byte with that of the undisturbed run.
 """
 
 import argparse
@@ -25,12 +25,26 @@ from safetensors.numpy import load_file
 
 def start(data: Path, folder: Path, rest: list[str]) -> subprocess.Popen:
     """The command, in a process group of its own; bank and run folder are below `folder`."""
-    arguments = ["--config", "frozen_head", "--data.root", data, "--model.weights", "bundled", "--train.resume", "auto",
-                 "--runtime.bank", folder / "bank", "--out", folder / "run", *rest]  # fmt: skip
+    arguments = [
+        "--config",
+        "frozen_head",
+        "--data.root",
+        data,
+        "--model.weights",
+        "bundled",
+        "--train.resume",
+        "auto",
+        "--runtime.bank",
+        folder / "bank",
+        "--out",
+        folder / "run",
+        *rest,
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "headstart", "train", *map(str, arguments)],
-        stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def rows(bank: Path) -> int:
@@ -101,8 +115,10 @@ def main() -> None:
                 killed[where(series, before=before, total=total)] += 1
                 kept[-1].append(rows(series / "bank"))
         end(Path(name) / f"series-{len(kept)}")
-    print(f"killed {', '.join(f'{times} x {moment}' for moment, times in killed.most_common())}, within {whole_s:.1f} s each; "
-          f"rows kept after each kill, by series: {kept} of {total}; no shard damaged; all heads identical")  # fmt: skip
+    print(
+        f"killed {', '.join(f'{times} x {moment}' for moment, times in killed.most_common())}, within {whole_s:.1f} s "
+        f"each; rows kept after each kill, by series: {kept} of {total}; no shard damaged; all heads identical"
+    )
 
 
 if __name__ == "__main__":

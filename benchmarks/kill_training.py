@@ -4,8 +4,8 @@
     python benchmarks/kill_training.py --data hymenoptera_data --runs 1 --kills 50
 
 Small images, one process, fp32, a checkpoint every other step; moments are drawn over the time that an undisturbed run
-takes after its start-up, saving included. After every kill the run folder must be readable: its configuration, its metrics and its model file if there is
-one; and the next start must begin at the step of the last complete checkpoint.
+takes after its start-up, saving included. After every kill the run folder must be readable: its configuration, its
+metrics and its model file if there is one; and the next start must begin at the step of the last complete checkpoint.
 """
 
 import argparse
@@ -23,11 +23,28 @@ from safetensors import safe_open
 
 
 def command(data: Path, out: Path, epochs: int) -> list[str]:
-    options = {"data.root": data, "model.weights": "bundled", "data.image_size": 64, "train.epochs": epochs,
-               "train.checkpoint_steps": 2, "train.resume": "auto", "runtime.mixed_precision": "no", "data.on_bad_file": "skip",
-               "runtime.threads": 1, "data.num_workers": 0, "optim.warmup_epochs": 0, "out": out}  # fmt: skip
-    return [sys.executable, "-u", "-m", "headstart", "train",
-            *(part for key, value in options.items() for part in (f"--{key}", str(value)))]  # fmt: skip
+    options = {
+        "data.root": data,
+        "model.weights": "bundled",
+        "data.image_size": 64,
+        "train.epochs": epochs,
+        "train.checkpoint_steps": 2,
+        "train.resume": "auto",
+        "runtime.mixed_precision": "no",
+        "data.on_bad_file": "skip",
+        "runtime.threads": 1,
+        "data.num_workers": 0,
+        "optim.warmup_epochs": 0,
+        "out": out,
+    }
+    return [
+        sys.executable,
+        "-u",
+        "-m",
+        "headstart",
+        "train",
+        *(part for key, value in options.items() for part in (f"--{key}", str(value))),
+    ]
 
 
 def last_checkpoint(out: Path) -> int:
@@ -98,10 +115,15 @@ def main() -> None:
             total, saving = total + hit, saving + in_save
             found = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
             same += found == wanted
-            print(f"run {number}: {hit} kills, {in_save} of them in a save, "
-                  f"final file {'identical' if found == wanted else 'DIFFERS'}", flush=True)  # fmt: skip
-    print(f"{same} of {args.runs} final files identical (sha256) after {total} kills, {saving} of them in a save; "
-          "every folder readable after every kill, no step before the last checkpoint done again")  # fmt: skip
+            print(
+                f"run {number}: {hit} kills, {in_save} of them in a save, "
+                f"final file {'identical' if found == wanted else 'DIFFERS'}",
+                flush=True,
+            )
+    print(
+        f"{same} of {args.runs} final files identical (sha256) after {total} kills, {saving} of them in a save; "
+        "every folder readable after every kill, no step before the last checkpoint done again"
+    )
 
 
 if __name__ == "__main__":

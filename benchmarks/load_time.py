@@ -39,7 +39,8 @@ def main() -> None:
             own = [value[clock] for value in values]
             more = [value[clock] - torch[clock] for value, torch in zip(values, times["import torch"], strict=True)]
             print(
-                f"{name}, {what}: median {statistics.median(own):.2f} s; beyond torch in the same round: median {statistics.median(more):+.2f} s"
+                f"{name}, {what}: median {statistics.median(own):.2f} s; "
+                f"beyond torch in the same round: median {statistics.median(more):+.2f} s"
             )
 
 

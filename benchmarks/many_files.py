@@ -2,9 +2,10 @@
 
     python benchmarks/many_files.py --files 1000 100000 --dir /a/disk/with/room
 
-Draws JPEG files (160 x 120 px, about 7 kB) into 10 class folders, and starts on them in fresh processes: scan, hash, decode, split,
-rows, loader, the first batch. "start" counts from the beginning of the scan to the first batch, memory is the process's peak beyond
-what it holds after its imports, decoded images included, and its anonymous memory at the end without them, images per second are those of the loader (one worker, 64 px views) after 20 batches.
+Draws JPEG files (160 x 120 px, about 7 kB) into 10 class folders, and starts on them in fresh processes: scan, hash,
+decode, split, rows, loader, the first batch. "start" counts from the beginning of the scan to the first batch, memory
+is the process's peak beyond what it holds after its imports, decoded images included, and its anonymous memory at the
+end without them, images per second are those of the loader (one worker, 64 px views) after 20 batches.
 """
 
 import argparse
@@ -42,7 +43,8 @@ transform = train_transform(data, Preprocess.of(data), cache_limit=cache_limit_f
 manifest = build_manifest(open_source(data), data, seed=0, cache=PixelCache(train=[transform], val=[transform]))
 scanned = time.perf_counter()
 samples = manifest.of("train")
-batches = iter(train_loader(as_dataset(samples, manifest.classes), samples.source, transform, batch_size=32, accumulation=1,
+rows = as_dataset(samples, manifest.classes)
+batches = iter(train_loader(rows, samples.source, transform, batch_size=32, accumulation=1,
                             num_steps=400, start_step=0, seed=0, num_workers=1))
 next(batches)
 first = time.perf_counter()
@@ -92,9 +94,9 @@ def main() -> None:
                 assert found["n"] == count
                 rates.append(found["rate"])
                 print(
-                    f"{count:,} files, {start} start: scan {found['scan_s']:.1f} s, first batch after {found['start_s']:.1f} s, "
-                    f"peak {found['peak_mib']:.0f} MiB beyond the imports, {found['own_mib']:.0f} MiB of it not pixels, "
-                    f"{found['rate']:.0f} img/s (data.cache {cache})",
+                    f"{count:,} files, {start} start: scan {found['scan_s']:.1f} s, first batch after "
+                    f"{found['start_s']:.1f} s, peak {found['peak_mib']:.0f} MiB beyond the imports, "
+                    f"{found['own_mib']:.0f} MiB of it not pixels, {found['rate']:.0f} img/s (data.cache {cache})",
                     flush=True,
                 )
     print(

@@ -50,9 +50,11 @@ def main() -> None:
         found = logistic_regression.fit(features, labels, num_classes=args.classes, l2=args.l2)
         ended = time.perf_counter()
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{args.rows} x 512, {args.classes} classes: opened and checked in {opened - opening:.1f} s, fitted in "
-          f"{ended - opened:.1f} s, {found.iterations} iterations, largest gradient entry {found.gradient_norm:.1e}, "
-          f"converged {found.converged}, peak resident memory {peak_gib:.2f} GiB")  # fmt: skip
+    print(
+        f"{args.rows} x 512, {args.classes} classes: opened and checked in {opened - opening:.1f} s, fitted in "
+        f"{ended - opened:.1f} s, {found.iterations} iterations, largest gradient entry {found.gradient_norm:.1e}, "
+        f"converged {found.converged}, peak resident memory {peak_gib:.2f} GiB"
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python benchmarks/none_of_these.py runs/ants runs/solar
 
-Each run is shown 80 drawn images (noise, grey noise, single colours, gradients, stripes, text, shapes, blurred blobs) and the
-validation images of the other runs. The stored limits are compared with two other scores, whose limits are chosen the same
-way: the largest probability, and the shrunk Mahalanobis distance to the nearest class (Lee et al. 2018, with the shrinkage of
-Ledoit and Wolf 2004). "Own, new" is measured on halves of the validation images whose other halves chose the limit, on the
-average of 100 splits.
+Each run is shown 80 drawn images (noise, grey noise, single colours, gradients, stripes, text, shapes, blurred blobs)
+and the validation images of the other runs. The stored limits are compared with two other scores, whose limits are
+chosen the same way: the largest probability, and the shrunk Mahalanobis distance to the nearest class (Lee et al. 2018,
+with the shrinkage of Ledoit and Wolf 2004). "Own, new" is measured on halves of the validation images whose other
+halves chose the limit, on the average of 100 splits.
 """
 
 import argparse
@@ -149,8 +149,11 @@ def report(run: Run, others: list[Run], console: Console) -> None:
         f"\n{run.name}: {len(run.paths)} validation images, distance to neighbour {open_set.neighbour} of "
         f"{len(open_set.reference)} {'training' if open_set.held_out else 'validation'} images"
     )
-    table = Table("share allowed", "own, new", *(f"{name}: {score}" for name in groups
-                                                  for score in ("neighbours", "Mahalanobis", "probability")))  # fmt: skip
+    table = Table(
+        "share allowed",
+        "own, new",
+        *(f"{name}: {score}" for name in groups for score in ("neighbours", "Mahalanobis", "probability")),
+    )
     for share, mistaken in zip(SHARES, wrongly_flagged(run, own), strict=True):
         limits = [open_set.limits[share], upper_limit(own_by_classes, share), upper_limit(1 - own_top, share)]
         limits = [math.inf if limit is None else limit for limit in limits]

@@ -31,9 +31,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def step_us(*, speaks: bool) -> float:
+def step_us(*, enabled: bool) -> float:
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-        progress = TrainingProgress(ends=[STEPS], start_step=0, batch_size=32, speaks=speaks)
+        progress = TrainingProgress(ends=[STEPS], start_step=0, batch_size=32, enabled=enabled)
         with progress:
             return (
                 1e6 / STEPS * seconds(lambda: [(progress.add(8.0, 6, 8), progress.step_done()) for _ in range(STEPS)])
@@ -61,7 +61,7 @@ def main() -> None:
         size = len(page) / 2**20
         print(f"{path}: {total:.2f} s, {total / wall_s:.1%} of the {wall_s:.1f} s of the run; {size:.2f} MiB")
         print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in parts.items()))
-    silent, spoken = zip(*[(step_us(speaks=False), step_us(speaks=True)) for _ in range(args.rounds)], strict=True)
+    silent, spoken = zip(*[(step_us(enabled=False), step_us(enabled=True)) for _ in range(args.rounds)], strict=True)
     print(f"progress: {median(spoken):.1f} us a step, {median(silent):.1f} us in a process that does not speak")
 
 

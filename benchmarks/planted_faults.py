@@ -35,8 +35,11 @@ def planted(root: Path, *, good: int, each: int, bank: str) -> None:
     report = inspect(replace(config, data=DataConfig(root=str(root))), labels=False)
     seconds = time.perf_counter() - started
     found = {(finding.kind, finding.paths) for finding in report.findings}
-    print(f"{(train + val) * len(CLASSES)} good images, {len(expected)} planted faults of {len({k for k, _ in expected})} "
-          f"kinds in {report.checked.num_files} files: {len(expected & found)} found, {seconds:.0f} s")  # fmt: skip
+    print(
+        f"{(train + val) * len(CLASSES)} good images, {len(expected)} planted faults "
+        f"of {len({k for k, _ in expected})} "
+        f"kinds in {report.checked.num_files} files: {len(expected & found)} found, {seconds:.0f} s"
+    )
     for kind, count in Counter(kind for kind, _ in expected).items():
         print(f"  {kind}: {sum((kind, paths) in found for k, paths in expected if k == kind)} of {count}")
     print(f"not found: {sorted(expected - found) or 'none'}")
@@ -55,8 +58,10 @@ def attacked(root: Path, *, count: int) -> None:
     seconds = time.perf_counter() - started
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     kinds = Counter(finding.kind for finding in checked.findings)
-    print(f"{checked.num_files} hostile files: {len(checked.good)} decode, {dict(kinds)}; {seconds:.1f} s, "
-          f"the peak of resident memory grew by {grown:.0f} MiB")  # fmt: skip
+    print(
+        f"{checked.num_files} hostile files: {len(checked.good)} decode, {dict(kinds)}; {seconds:.1f} s, "
+        f"the peak of resident memory grew by {grown:.0f} MiB"
+    )
 
 
 def main() -> None:

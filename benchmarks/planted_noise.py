@@ -52,13 +52,29 @@ def main() -> None:
                 suspects = [suspect.index for suspect in study.suspects]
                 hits = np.isin(suspects, flipped)
                 top = hits[: len(flipped)].sum() / max(len(flipped), 1)
-                rows.append((hits.sum() / max(len(flipped), 1), hits.sum() / max(len(suspects), 1), top,
-                             len(suspects), 1 - np.trace(study.joint), study.accuracy))  # fmt: skip
+                rows.append(
+                    (
+                        hits.sum() / max(len(flipped), 1),
+                        hits.sum() / max(len(suspects), 1),
+                        top,
+                        len(suspects),
+                        1 - np.trace(study.joint),
+                        study.accuracy,
+                    )
+                )
             columns = [(statistics.mean(column), min(column), max(column)) for column in zip(*rows, strict=True)]
-            names = ("recall", "precision", "precision among as many as were flipped", "suspects", "estimated share",
-                     "agreement")  # fmt: skip
-            said = [f"{name} {mean:.3g} ({low:.3g} to {high:.3g})" for name, (mean, low, high) in
-                    zip(names, columns, strict=True)]  # fmt: skip
+            names = (
+                "recall",
+                "precision",
+                "precision among as many as were flipped",
+                "suspects",
+                "estimated share",
+                "agreement",
+            )
+            said = [
+                f"{name} {mean:.3g} ({low:.3g} to {high:.3g})"
+                for name, (mean, low, high) in zip(names, columns, strict=True)
+            ]
             print(f"  {share:.0%} flipped: " + ", ".join(said), flush=True)
 
 

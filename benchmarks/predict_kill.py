@@ -2,8 +2,9 @@
 
     python benchmarks/predict_kill.py --images 20000 --kills 8
 
-The images are drawn, small, and a hundredth of them is none. Each attempt is the whole command on the same folder of parts, killed with its
-workers; then it is left to end, and its table is compared with that of a run into one file that nobody disturbed.
+The images are drawn, small, and a hundredth of them is none. Each attempt is the whole command on the same folder of
+parts, killed with its workers; then it is left to end, and its table is compared with that of a run into one file that
+nobody disturbed.
 """
 
 import argparse
@@ -74,7 +75,8 @@ def main() -> None:
         once = sorted(rows) == listed and len(set(rows)) == len(rows)
         unread = sum(error is not None for error in table["error"].to_pylist())
         print(
-            f"{len(rows)} rows for {len(listed)} images, each exactly once: {once}, in order: {rows == listed}; {unread} unreadable, {len(listed) // 100} are"
+            f"{len(rows)} rows for {len(listed)} images, each exactly once: {once}, in order: {rows == listed}; "
+            f"{unread} unreadable, {len(listed) // 100} are"
         )
         if args.undisturbed:
             single = Path(name) / "single.parquet"

@@ -2,10 +2,11 @@
 
     python benchmarks/predict_throughput.py --run runs/first --data hymenoptera_data --times 4 --rounds 5
 
-In memory: torchvision's own resnet18 with the weights of the file, in the precision of the file, on normalised tensors that are
-there already, in the fastest of three ways: one process with all threads at batch 64 and 16, and one process of one thread per core.
-Predict: the whole command on the images of the folder, named N times, with a parquet file to write; its rate is what it prints (from the
-first image on), and the second one counts everything, also the start of Python.
+In memory: torchvision's own resnet18 with the weights of the file, in the precision of the file, on normalised tensors
+that are there already, in the fastest of three ways: one process with all threads at batch 64 and 16, and one process
+of one thread per core. Predict: the whole command on the images of the folder, named N times, with a parquet file to
+write; its rate is what it prints (from the first image on), and the second one counts everything, also the start of
+Python.
 """
 
 import argparse
@@ -70,8 +71,10 @@ def predict(run: str, names: Path, out: Path) -> tuple[float, float]:
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "headstart", "predict", run, str(names), "--out", str(out)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     wall = time.perf_counter() - started
     rate = re.search(r"just now, (\d+) img/s", done.stdout)
     assert rate, done.stdout
@@ -103,11 +106,13 @@ def main() -> None:
             whole.append(all_in_all / fastest)
             told = ", ".join(f"{way} {value:.0f}" for way, value in ways.items())
             print(
-                f"round {number}: in memory {told}; predict {rate:.0f} img/s, {shares[-1]:.1%}; with its start {all_in_all:.0f}, {whole[-1]:.1%}",
+                f"round {number}: in memory {told}; predict {rate:.0f} img/s, {shares[-1]:.1%}; "
+                f"with its start {all_in_all:.0f}, {whole[-1]:.1%}",
                 flush=True,
             )
     print(
-        f"medians: {statistics.median(shares):.1%} of the model's own rate, with the start of the command {statistics.median(whole):.1%}"
+        f"medians: {statistics.median(shares):.1%} of the model's own rate, "
+        f"with the start of the command {statistics.median(whole):.1%}"
     )
 
 

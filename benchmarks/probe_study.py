@@ -21,12 +21,19 @@ def main() -> None:
     centres = rng.normal(0, 0.15, (args.classes, 512))
     features = np.maximum(rng.normal(size=(args.images, 512)) + centres[labels], -0.5).astype(np.float32)
     started = time.perf_counter()
-    found = study(features, labels, [str(i) for i in range(args.images)],
-                  classes=[str(i) for i in range(args.classes)], folds=5, repeats=5, seed=0)  # fmt: skip
+    found = study(
+        features,
+        labels,
+        [str(i) for i in range(args.images)],
+        classes=[str(i) for i in range(args.classes)],
+        folds=5,
+        repeats=5,
+        seed=0,
+    )
     low, high = found.ci95
     print(
-        f"{args.images} x 512, {args.classes} classes: {time.perf_counter() - started:.1f} s; accuracy {found.mean:.1%} "
-        f"[{low:.1%}, {high:.1%}], {len(found.curve)} points of the learning curve"
+        f"{args.images} x 512, {args.classes} classes: {time.perf_counter() - started:.1f} s; accuracy "
+        f"{found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.curve)} points of the learning curve"
     )
 
 

@@ -1,11 +1,12 @@
-"""headstart serve under many clients at once: median and 99th percentile of the time to an answer, answers a second, errors.
+"""headstart serve under many clients at once: median and 99th percentile of the time to an answer, answers a second,
+errors.
 
     python benchmarks/serve_load.py RUN IMAGES [--clients 64] [--requests 1000] [--rounds 3]
 
-RUN: a run folder; IMAGES: a folder, searched for .jpg and .png. Each client waits for its answer before it asks again, so the clients are
-never all thinking. Each round measures, in turn, the server as it is, without batches, and with one thread for the network; the rates of
-Predictor.predict on the same files, one process alone, say what there is to be had. The clients are threads of this process and take part of
-the same cores.
+RUN: a run folder; IMAGES: a folder, searched for .jpg and .png. Each client waits for its answer before it asks again,
+so the clients are never all thinking. Each round measures, in turn, the server as it is, without batches, and with one
+thread for the network; the rates of Predictor.predict on the same files, one process alone, say what there is to be
+had. The clients are threads of this process and take part of the same cores.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     python benchmarks/tch_rs.py --data hymenoptera_data --weights bundled
 
 The tutorial leaves out images that are higher than wide: it trains on 211 and measures on 127, and reports 94.5 % with
-ImageNet weights. Our rule finds 210 and 127. Each line is one run of configs/tch_rs_frozen_head.yaml or frozen_head.yaml with its Wilson interval.
+ImageNet weights. Our rule finds 210 and 127. Each line is one run of configs/tch_rs_frozen_head.yaml or
+frozen_head.yaml with its Wilson interval.
 """
 
 import argparse
@@ -59,8 +60,11 @@ def run(data: Path, out: Path, config: str, weights: str) -> list[tuple[str, boo
 def say(what: str, right: list[bool], out: Path) -> None:
     low, high = wilson(sum(right), len(right))
     weights = json.loads((out / "summary.json").read_text())["weights"]
-    print(f"{what}, weights {weights}: {sum(right)} of {len(right)}, {sum(right) / len(right):.1%} [{low:.1%}, {high:.1%}]",
-          flush=True)  # fmt: skip
+    print(
+        f"{what}, weights {weights}: {sum(right)} of {len(right)}, {sum(right) / len(right):.1%} "
+        f"[{low:.1%}, {high:.1%}]",
+        flush=True,
+    )
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
-"""Accuracy over seeds, and seconds until the tutorial's best accuracy is reached, of fine_tune, probe_then_tune and the tutorial.
+"""Accuracy over seeds, and seconds until the tutorial's best accuracy is reached, of fine_tune, probe_then_tune and the
+tutorial.
 
-    python benchmarks/time_to_accuracy.py --out runs/time --seeds 5 -- --data.root hymenoptera_data --model.weights bundled
+python benchmarks/time_to_accuracy.py --out runs/time --seeds 5 -- --data.root hymenoptera_data --model.weights bundled
 
-What follows -- goes to `headstart train`. Seed k of a recipe is run in OUT/RECIPE/seed-k; runs that are finished there are
-not repeated, and --only reports what is there. The tutorial is configs/tutorial_fine_tune.yaml in the precision of the
-others. Seconds count from the beginning of the run, imports not included, to the end of the epoch (or of the probe's
-measurement) that has as many right as the tutorial's best epoch; of a seed that the tutorial was not run with, its
-other seeds' medians are the mark.
+What follows -- goes to `headstart train`. Seed k of a recipe is run in OUT/RECIPE/seed-k; runs that are finished there
+are not repeated, and --only reports what is there. The tutorial is configs/tutorial_fine_tune.yaml in the precision of
+the others. Seconds count from the beginning of the run, imports not included, to the end of the epoch (or of the
+probe's measurement) that has as many right as the tutorial's best epoch; of a seed that the tutorial was not run with,
+its other seeds' medians are the mark.
 """
 
 import argparse
@@ -51,8 +52,20 @@ def main() -> None:
         for recipe, options in RECIPES.items():
             folder = args.out / recipe / f"seed-{seed}"
             if not (folder / "summary.json").exists() and not args.only:
-                command = [sys.executable, "-m", "headstart", "train", *options, *args.arguments, "--seed", str(seed),
-                           "--out", str(folder), "--runtime.bank", str(args.out / "bank" / str(seed))]  # fmt: skip
+                command = [
+                    sys.executable,
+                    "-m",
+                    "headstart",
+                    "train",
+                    *options,
+                    *args.arguments,
+                    "--seed",
+                    str(seed),
+                    "--out",
+                    str(folder),
+                    "--runtime.bank",
+                    str(args.out / "bank" / str(seed)),
+                ]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             if (folder / "summary.json").exists():
                 runs[recipe][seed] = folder
@@ -67,7 +80,8 @@ def main() -> None:
         low, high = wilson(round(statistics.mean(correct)), count)
         line = (
             f"{recipe}: {len(correct)} seeds, right on {', '.join(map(str, correct))} of {count}, mean "
-            f"{statistics.mean(correct) / count:.1%} [{low:.1%}, {high:.1%}], {statistics.median(s['wall_s'] for s in summaries):.0f} s"
+            f"{statistics.mean(correct) / count:.1%} [{low:.1%}, {high:.1%}], "
+            f"{statistics.median(s['wall_s'] for s in summaries):.0f} s"
         )
         ratios, reached = [], []
         for seed, folder in folders.items():
@@ -78,8 +92,9 @@ def main() -> None:
                 ratios.append(mark_s / seconds)
         if reached:
             line += (
-                f"; the tutorial's best reached by {len(reached)} of {len(folders)}, after {statistics.median(reached):.0f} s "
-                f"({min(reached):.0f} to {max(reached):.0f}), {statistics.median(ratios):.1f} times as soon ({min(ratios):.1f} to {max(ratios):.1f})"
+                f"; the tutorial's best reached by {len(reached)} of {len(folders)}, after "
+                f"{statistics.median(reached):.0f} s ({min(reached):.0f} to {max(reached):.0f}), "
+                f"{statistics.median(ratios):.1f} times as soon ({min(ratios):.1f} to {max(ratios):.1f})"
             )
         print(line)
 

@@ -19,14 +19,24 @@ def rate(data: Path, out: Path, *, processes: int, epochs: int) -> float:
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     )
-    options = {"config": "fine_tune", "data.root": data, "model.weights": "bundled", "strategy.batchnorm": "freeze",
-               "train.epochs": epochs, "data.on_bad_file": "skip", "out": out}  # fmt: skip
+    options = {
+        "config": "fine_tune",
+        "data.root": data,
+        "model.weights": "bundled",
+        "strategy.batchnorm": "freeze",
+        "train.epochs": epochs,
+        "data.on_bad_file": "skip",
+        "out": out,
+    }
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     subprocess.run(
         [sys.executable, *launcher, "-m", "headstart", "train", *arguments],
-        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**environment, "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**environment, "ACCELERATE_USE_CPU": "true"},
+    )
     return float(json.loads((out / "summary.json").read_text())["train_images_per_s"])
 
 

@@ -43,13 +43,21 @@ def main() -> None:
     sampling = Image.Resampling
     faults: dict[str, contextlib.AbstractContextManager[None]] = {
         "none": contextlib.nullcontext(),
-        "bicubic instead of bilinear": replaced(Image.Image, "resize", lambda self, size, *_: resize(self, size, sampling.BICUBIC)),
-        "nearest instead of bilinear": replaced(Image.Image, "resize", lambda self, size, *_: resize(self, size, sampling.NEAREST)),
-        "crop one pixel to the right": replaced(Image.Image, "crop", lambda self, b: crop(self, (b[0] + 1, b[1], b[2] + 1, b[3]))),
-        "BGR instead of RGB": replaced(Preprocess, "resize_and_crop", lambda self, image: transform(self, image).flip(0)),
+        "bicubic instead of bilinear": replaced(
+            Image.Image, "resize", lambda self, size, *_: resize(self, size, sampling.BICUBIC)
+        ),
+        "nearest instead of bilinear": replaced(
+            Image.Image, "resize", lambda self, size, *_: resize(self, size, sampling.NEAREST)
+        ),
+        "crop one pixel to the right": replaced(
+            Image.Image, "crop", lambda self, b: crop(self, (b[0] + 1, b[1], b[2] + 1, b[3]))
+        ),
+        "BGR instead of RGB": replaced(
+            Preprocess, "resize_and_crop", lambda self, image: transform(self, image).flip(0)
+        ),
         "not normalised": replaced(Preprocess, "normalize", lambda self, pixels: pixels.float().div(255)),
         "divided by 256": replaced(Preprocess, "normalize", lambda self, pixels: normalize(self, pixels) * (255 / 256)),
-    }  # fmt: skip
+    }
     tensors, info = load_tensors(find_model(run))
     with tempfile.TemporaryDirectory() as name:
         for fault, broken in faults.items():
@@ -65,8 +73,10 @@ def tell(fault: str, found: dict[str, Any]) -> None:
     for precision, checks in found["checks"].items():
         worst = max(checks, key=lambda check: check.difference)
         failed = sum(not check.passed for check in checks)
-        row.append(f"{precision}: {failed} of {len(checks)} fail, pixels differ in {sum(not c.view for c in checks)}, "
-                   f"largest difference {worst.difference:.2g} (tolerance {worst.tolerance:.2g})")  # fmt: skip
+        row.append(
+            f"{precision}: {failed} of {len(checks)} fail, pixels differ in {sum(not c.view for c in checks)}, "
+            f"largest difference {worst.difference:.2g} (tolerance {worst.tolerance:.2g})"
+        )
     print(f"{fault:28} {'pass' if found['passed'] else 'FAIL'}  {'; '.join(row)}", flush=True)
 
 

@@ -14,8 +14,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from headstart.cli.main import main
+from headstart.cli.train import parse_train
 from headstart.config import DataConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, StrategyConfig, TrainConfig
-from headstart.config_io import parse_train, shipped_configs, to_yaml
+from headstart.config_io import shipped_configs, to_yaml
 from headstart.errors import InputError
 
 
@@ -309,6 +310,16 @@ def test_a_file_in_the_current_folder_comes_before_a_shipped_one(
     assert parse_train(["--config", "frozen_head"]).seed == 77
 
 
+def test_an_option_prints_the_configuration_instead_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_train(["--config", "frozen_head", "--seed", "3", "--print_config"])
+    assert not end.value.code
+    file = write(tmp_path / "printed.yaml", capsys.readouterr().out)
+    assert parse_train(["--config", file]) == parse_train(["--config", "frozen_head", "--seed", "3"])
+
+
 def test_the_environment_does_not_configure(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEADSTART_SEED", "HEADSTART_TRAIN__SEED", "SEED", "HEADSTART_TRAIN_SEED"):
         monkeypatch.setenv(name, "9")
@@ -352,6 +363,7 @@ def test_a_wrong_type_is_refused_with_the_key_the_value_and_the_expected_type(
     text = f"{section}: {{{leaf}: {value}}}\n" if section else f"{leaf}: {value}\n"
     message = complaint("--config", write(tmp_path / "a.yaml", text)) if in_file else complaint(f"--{key}", value)
     assert key in message
+    assert ("a.yaml" in message) is in_file
     assert value in message.replace("None", "null")
     assert wanted in message.replace(value, "")
 
@@ -376,12 +388,35 @@ def test_a_number_in_a_file_is_finite(key: str, value: str, tmp_path: Path) -> N
     assert key in complaint("--config", write(tmp_path / "a.yaml", f"{section}: {{{leaf}: {value}}}\n"))
 
 
-def test_an_unquoted_no_in_a_file_is_the_precision_no_or_refused_by_name(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.yaml", "runtime: {mixed_precision: no}\n")
-    try:
-        assert parse_train(["--config", file]).runtime.mixed_precision == "no"
-    except InputError as error:
-        assert "runtime.mixed_precision" in str(error)  # noqa: PT017 (one of two allowed outcomes)
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("runtime.mixed_precision", "no", "no"),
+        ("data.hflip", "no", False),
+        ("data.root", "007", "007"),
+        ("data.root", "2024-01-01", "2024-01-01"),
+        ("out", "1e3", "1e3"),
+        ("data.image_column", "null", None),
+        ("data.image_column", "'null'", None),
+        ("data.root", "'null'", "null"),
+        ("data.num_workers", "~", None),
+        ("train.epochs", "'4'", 4),
+    ],
+)
+def test_what_a_scalar_of_a_file_means_depends_on_the_type_of_its_key(
+    key: str, text: str, value: object, tmp_path: Path
+) -> None:
+    section, _, leaf = key.rpartition(".")
+    file = write(tmp_path / "a.yaml", f"{section}: {{{leaf}: {text}}}\n" if section else f"{leaf}: {text}\n")
+    assert leaves(parse_train(["--config", file]))[key] == value
+
+
+@pytest.mark.parametrize("text", ["data: {root: [a, b]}", "data: {root: {a: b}}", "out: null", "train: {epochs: [4]}"])
+def test_a_key_that_holds_something_else_than_a_scalar_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", f"{text}\n")
+    message = complaint("--config", file)
+    assert file in message
+    assert {"data.root", "out", "train.epochs"} & set(re.findall(r"[\w.]+", message))
 
 
 @pytest.mark.parametrize(
@@ -436,7 +471,7 @@ def test_an_option_without_a_value_is_refused_by_name() -> None:
 def test_parsing_imports_no_torch() -> None:
     code = (
         "import sys\n"
-        "from headstart.config_io import parse_train\n"
+        "from headstart.cli.train import parse_train\n"
         "parse_train(['--config', 'frozen_head', '--data.root', 'x'])\n"
         "print(sorted({'torch', 'datasets', 'accelerate'} & set(sys.modules)))\n"
     )
@@ -461,15 +496,25 @@ def test_every_key_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]) 
         main(["train", "--help"])
     text = capsys.readouterr().out
     entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", text)]
-    explained = {e.split()[0]: e.partition("(type: ")[0].split(maxsplit=2)[2:] for e in entries if "(type: " in e}
+    explained = {e.split()[0]: e.partition("(default: ")[0].split(maxsplit=2)[2:] for e in entries if "(default: " in e}
     assert sorted(explained) == sorted(f"--{key}" for key in KEYS)
     assert [key for key, words in explained.items() if not words] == []
 
 
 COMMANDS = (
-    ["train"], ["evaluate"], ["predict"], ["compare"], ["probe"], ["data"], ["data", "demo"], ["data", "bank"], ["bench", "features"],
-    ["bench", "data"], ["doctor"], ["doctor", "parity"],
-)  # fmt: skip
+    ["train"],
+    ["evaluate"],
+    ["predict"],
+    ["compare"],
+    ["probe"],
+    ["data"],
+    ["data", "demo"],
+    ["data", "bank"],
+    ["bench", "features"],
+    ["bench", "data"],
+    ["doctor"],
+    ["doctor", "parity"],
+)
 
 
 def test_the_options_of_all_commands_are_frozen(

@@ -15,7 +15,7 @@ import headstart
 ROOT = Path(headstart.__file__).parent
 HEAVY = {"torch", "torchvision", "accelerate", "datasets", "evaluate", "numpy", "PIL", "pyarrow"}
 
-TOP = {"config", "config_io", "errors", "files", "wording", "arrow", "html"}
+TOP = {"config", "config_io", "errors", "files", "wording", "arrow", "html", "tensor_file"}
 """Single files that every package may use."""
 ORDER = [
     "top",
@@ -113,14 +113,14 @@ def test_the_files_are_seen() -> None:
 
 
 def test_imports_are_seen_at_the_top_and_in_functions() -> None:
-    run = "headstart.training.images"
+    run = "headstart.training.train_network"
     assert {"torch", "headstart.data.manifest"} <= imports("headstart.training.image_data", inside_functions=False)
     assert "headstart.report.command" in imports("headstart.training.finish", inside_functions=True)
     assert "headstart.report.command" not in imports("headstart.training.finish", inside_functions=False)
     assert "headstart.training.checkpoint" in imports(run, inside_functions=False)
-    assert "headstart.model.frozen_trunk" in reaches("predict.predictor", inside_functions=True)
-    assert "headstart.model.classifier" not in imports("headstart.model.model_file", inside_functions=False)
-    assert "headstart.model.classifier" in imports("headstart.model.model_file", inside_functions=False, types=True)
+    assert "headstart.model.network" in reaches("predict.predictor", inside_functions=True)
+    assert "accelerate" not in imports("headstart.model.weights", inside_functions=False)
+    assert "accelerate" in imports("headstart.model.weights", inside_functions=False, types=True)
 
 
 def test_every_file_is_in_one_package_and_every_package_has_files() -> None:
@@ -137,6 +137,7 @@ def test_a_file_imports_only_from_packages_before_its_own(name: str) -> None:
         for module in imports(name, inside_functions=True, types=True)
         if module.split(".")[0] == "headstart" and module != name
     }
+    assert ours <= FILES.keys(), "there are no such modules"
     assert {module for module in ours if ORDER.index(package_of(module)) > own} == set()
 
 
@@ -181,7 +182,7 @@ def test_files_at_the_top_need_no_torch(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["config", "config_io", "errors", "wording", "recipe.schedule", "api"]
-    + [f"cli.{name}" for name in ("main", "options", "output", "runs", "data", "machine", "serve")],
+    + [f"cli.{name}" for name in ("main", "options", "output", "train", "runs", "data", "machine", "predict", "serve")],
 )
 def test_what_help_needs_imports_nothing_heavy(name: str) -> None:
     assert reaches(name, inside_functions=False) & HEAVY == set()
@@ -194,9 +195,11 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 
 NEVER = {
-    "model.classifier": {"headstart.config"},
-    "model.frozen_trunk": {"headstart.config"},
-    "model.gradcam": {"headstart.model.classifier", "headstart.data"},
+    "model.network": {"headstart.config", "headstart.data", "torchvision"},
+    "model.forward": {"headstart.config", "headstart.data", "torchvision"},
+    "model.backbones": {"torch"},
+    "model.inspect_command": {"torch", "numpy", "safetensors"},
+    "model.gradcam": {"headstart.model.network", "headstart.data"},
     "recipe.loss": {"headstart.data"},
     "recipe.schedule": {"headstart.config"},
     "evaluation.metrics": {"headstart.evaluation.predictions"},
@@ -207,7 +210,7 @@ NEVER = {
     "data_doctor.label_noise": {"headstart.config", "headstart.data"},
     "data_doctor.page": {"headstart.data_doctor.command"},
     "report.comparison": {"torch", "headstart.model", "headstart.runs.finished_run"},
-    "training.cached_features": {"headstart.training.images"},
+    "training.train_head": {"headstart.training.train_network"},
     "predict": {"headstart.training", "headstart.evaluation"},
     "exporters": {"headstart.training", "headstart.evaluation"},
     "serve": {"headstart.training", "headstart.evaluation"},
@@ -227,7 +230,7 @@ def test_a_module_does_without(prefix: str) -> None:
 
 def test_a_run_on_cached_features_does_without_the_slow_libraries() -> None:
     slow = {"torchvision", "datasets", "evaluate"}
-    assert reaches("training.cached_features", inside_functions=False) & slow == set()
+    assert reaches("training.train_head", inside_functions=False) & slow == set()
     assert reaches("features.logistic_regression", inside_functions=True) & HEAVY == {"numpy"}
 
 

@@ -33,8 +33,9 @@ def load(run: str | Path, *, device: "str | torch.device | None" = None, precisi
 def prepare_environment() -> None:
     """Set defaults that the libraries read when they are imported: telemetry is off, and threads sleep while they wait.
 
-    With a decoding worker or another program on one of the cores, OpenMP's spinning halves the speed; on quiet cores it gains
-    nothing (docs/benchmarks.md). No library goes online by itself; `push` and data from hf:// do because they are asked to.
+    With a decoding worker or another program on one of the cores, OpenMP's spinning halves the speed; on quiet cores it
+    gains nothing (docs/benchmarks.md). No library goes online by itself; `push` and data from hf:// do because they are
+    asked to.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""The two ways a run ends early on purpose, and what the system does to one; everything else that is raised is an internal error."""
+"""The two ways a run ends early on purpose, and the failures of the system. Everything else that is raised is a bug."""
 
 import errno
 import os
@@ -11,31 +11,26 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         if message.startswith(("Caught InputError in DataLoader worker", "Caught OwnInputError in DataLoader worker")):
-            # torch wraps what a worker raises in the worker's traceback; our sentence is its last line
+            # torch wraps an exception of a worker in the worker's traceback, whose last line is the message
             message = message.strip().splitlines()[-1].partition("InputError: ")[2]
         super().__init__(message)
 
 
 class OwnInputError(InputError):
-    """What one of several processes found alone, so it says so itself; the others are ended."""
+    """Found by one of several processes alone, which prints it and ends the others."""
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop and its state is saved. Exit code 143."""
-
-
-# what torch's process groups say when a peer is gone
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Connection refused",
-         "timed out", "Timeout", "ProcessGroup", "NCCL", "Socket", "gloo")  # fmt: skip
+    """A signal stopped the run after its state was saved. Exit code 143."""
 
 
 def warn(sentence: str) -> None:
-    """One line that is heard in quiet runs too: something went wrong, and the run goes on."""
+    """Print a warning to standard error, in quiet runs too."""
     print(f"headstart: warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def known_failure(error: Exception, *, command: str = "train") -> str | None:
-    """One sentence for what the system, not a mistake of ours, does to a run."""
+    """One sentence for a failure of the system; None for a bug."""
     option, again = "--data.num_workers or set --data.cache off", "the same command with --train.resume auto continues"
     if command == "predict":
         option, again = "--num_workers", "with --out FOLDER/ the same command continues"
@@ -43,7 +38,7 @@ def known_failure(error: Exception, *, command: str = "train") -> str | None:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "No space left on device" in text:
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return f"the disk is full{where}; make room, and {again}"
+        return f"the disk is full{where}; free some space, and {again}"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error.filename}: {error.strerror}; make it writable, or name another place with --out"
     died = "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text)
@@ -51,10 +46,20 @@ def known_failure(error: Exception, *, command: str = "train") -> str | None:
         died = any("resource_sharer" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
     if died:
         return f"a decoding process was killed ({first}); if memory ran out, lower {option}; {again}"
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if several and any(sign in text for sign in _LOST):
+    if _lost_process(error):
+        rank = os.environ.get("RANK", "?")
         return (
-            f"process {os.environ.get('RANK', '?')} ends because another one is gone or cannot be reached ({first[:200]}); "
+            f"process {rank} ends because another one is gone or cannot be reached ({first[:200]}); "
             f"{again}, on any number of processes"
         )
     return None
+
+
+def _lost_process(error: Exception) -> bool:
+    """Whether a process group reports that another process is gone.
+
+    NCCL and torch's store raise DistError. gloo raises plain RuntimeErrors, whose texts begin with its source file."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "torch" not in sys.modules:
+        return False
+    dist_error = getattr(sys.modules["torch"].distributed, "DistError", ())
+    return isinstance(error, dist_error) or (type(error) is RuntimeError and "gloo/" in str(error))

@@ -1,5 +1,7 @@
-"""A write is atomic or did not happen. Knows no torch."""
+"""Atomic writes, and where files may be written. Knows no torch."""
 
+import hashlib
+import json
 import os
 import stat
 import uuid
@@ -11,12 +13,12 @@ from headstart.errors import InputError
 
 
 def check_out(out: str | None) -> None:
-    """Raise InputError unless a file could be written there; before the work, not after it."""
+    """Raise InputError unless a file can be written there: before the work, not after it. None: nothing to check."""
     if out is None:
         return
     folder = Path(out).absolute().parent
     if not folder.is_dir():
-        raise InputError(f"--out {out}: {folder} is not a folder; make it first")
+        raise InputError(f"--out {out}: {folder} is not a folder; create it first")
     if Path(out).is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -35,11 +37,28 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         staging.unlink(missing_ok=True)
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Indented JSON, written atomically. Raises ValueError for NaN and infinity."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda staging: staging.write_text(text, encoding="utf-8"))
+
+
+def incomplete(out: Path) -> Path:
+    """Where an interrupted command leaves what it has of `out`."""
+    return out.with_suffix(f".incomplete{out.suffix}")
+
+
 def read_regular(path: Path) -> bytes:
-    """The content of a file. Raises OSError, also for what is no file: a pipe would wait for ever."""
+    """The content of a file. Raises OSError, also if it is not a regular file: reading a pipe would block."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("not a regular file")
     return path.read_bytes()
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
@@ -49,7 +68,7 @@ def cache_folder() -> Path:
 
 
 def fsync(path: Path) -> None:
-    """Of a file or a folder."""
+    """Flush a file or a folder to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows opens no folders
         return
     handle = os.open(path, os.O_RDONLY)

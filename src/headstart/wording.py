@@ -1,11 +1,11 @@
-"""How messages word paths, lists, errors and near misses."""
+"""Paths, lists, suggestions and errors in messages."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 def shown(path: str) -> str:
-    """The path, or an escaped form of one with control characters or undecodable bytes."""
+    """The path; escaped if it has control characters or undecodable bytes."""
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
@@ -15,16 +15,16 @@ def counted(count: int, singular: str, plural: str = "") -> str:
 
 
 def listed(names: Sequence[str], *, limit: int = 3) -> str:
-    """'a, b, c and 4 more'."""
+    """The first names and the number of the others: 'a, b, c and 4 more'."""
     text = ", ".join(shown(name) for name in names[:limit])
     return text + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that suggests the closest known name, or nothing when none is close."""
+    """A clause that suggests the nearest known name; empty if none is near."""
     names = sorted(known)
     leaf = name.rsplit(".", 1)[-1]
-    # the right key in the wrong section comes first: optim.epochs, strateg.name
+    # a correct key in a wrong section comes first: optim.epochs, strateg.name
     same_leaf = [other for other in names if other.rsplit(".", 1)[-1] == leaf]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.9)  # train.fold: train.folds, not data.fold
     close = close or difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
@@ -32,7 +32,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """What a library says, fit for one of our sentences; its type if it says nothing."""
+    """The message of an exception on one line; its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -16,8 +16,8 @@ from support.images import draw_folder
 
 from headstart.cli.main import main
 from headstart.data.transforms import Preprocess
-from headstart.model.classifier import build_model
 from headstart.model.model_file import ModelInfo, save_model
+from headstart.model.network import build_model
 
 Place = Callable[[], None]
 """Prepares the mistake in the current folder, where data/ holds good images."""

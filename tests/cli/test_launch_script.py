@@ -14,8 +14,12 @@ HOME = REPOSITORY
 def launch(*arguments, cwd, **environment):
     return subprocess.run(
         ["bash", str(HOME / "launch.sh"), *arguments],
-        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_help_names_the_three_uses(tmp_path):
@@ -52,8 +56,11 @@ def test_an_old_python_is_named(tmp_path):
         (copy / name).write_bytes((HOME / name).read_bytes())
     done = subprocess.run(
         ["bash", str(copy / "launch.sh")],
-        env={**os.environ, "PATH": f"{old}:{os.environ['PATH']}", "PYTHON": ""}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env={**os.environ, "PATH": f"{old}:{os.environ['PATH']}", "PYTHON": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     for version in ("3.11", "3.13", "Python 3.8.1"):
         assert version in done.stderr

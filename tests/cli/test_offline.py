@@ -58,9 +58,13 @@ def test_no_command_opens_a_connection(tiny_data, tmp_path):
         ["push", tmp_path / "run", "me/drawn", "--dry-run"],
     ]
     done = subprocess.run(
-        [sys.executable, "-c", COMMANDS], input="\n".join("\t".join(map(str, command)) for command in commands),
-        env=environment, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        [sys.executable, "-c", COMMANDS],
+        input="\n".join("\t".join(map(str, command)) for command in commands),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     assert "NETWORK" not in done.stderr
 
@@ -69,6 +73,9 @@ def test_the_guard_of_the_test_above_would_notice(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
     done = subprocess.run(
         [sys.executable, "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9')"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 99

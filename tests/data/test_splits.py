@@ -79,7 +79,8 @@ def test_a_share_that_leaves_one_side_empty_is_refused(val_fraction: float) -> N
         stratified_split(["1", "2"], ["a", "a"], val_fraction=val_fraction, seed=0)
 
 
-# ------------------------------------------------------------------------------------------------- groups, folds, growth
+# ------------------------------------------------------------------------------------------------- groups, folds,
+# growth
 
 
 @given(strata_lists, st.integers(0, 5), st.sampled_from([0.1, 0.25, 0.5]))
@@ -139,8 +140,12 @@ def test_copies_join_groups_and_a_unit_is_called_by_its_first_group() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["", "p", "q", "r", "s"]), st.sampled_from("abcdefgh")), max_size=30))
 def test_units_are_the_smallest_that_hold_groups_and_copies_together(images: list[tuple[str, str]]) -> None:
     units = units_of([group for group, _ in images], [content for _, content in images])
-    linked = {frozenset((i, j)) for i, (g, c) in enumerate(images) for j, (h, d) in enumerate(images)
-              if i < j and (c == d or (g and g == h))}  # fmt: skip
+    linked = {
+        frozenset((i, j))
+        for i, (g, c) in enumerate(images)
+        for j, (h, d) in enumerate(images)
+        if i < j and (c == d or (g and g == h))
+    }
     reach = {i: {i} for i in range(len(images))}
     for _ in images:
         for i, j in map(tuple, linked):

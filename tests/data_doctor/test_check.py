@@ -61,9 +61,14 @@ def test_a_folder_without_faults_has_no_finding(tmp_path):
 def test_every_source_is_looked_at_with_the_same_findings(way, tiny_data, tmp_path):
     root = shutil.copytree(tiny_data, tmp_path / "data")
     image = (root / "train/red_checks/red_checks_00.jpg").read_bytes()
-    faults = {"val/red_checks/leak.jpg": image, "train/blue_waves/other.jpg": image,
-              "train/red_checks/cut.jpg": image[:900], "train/red_checks/none.jpg": b"", "val/red_checks/text.jpg": b"text",
-              "val/blue_waves/small.png": encoded(scene(0, 1, (9, 9)), "PNG")}  # fmt: skip
+    faults = {
+        "val/red_checks/leak.jpg": image,
+        "train/blue_waves/other.jpg": image,
+        "train/red_checks/cut.jpg": image[:900],
+        "train/red_checks/none.jpg": b"",
+        "val/red_checks/text.jpg": b"text",
+        "val/blue_waves/small.png": encoded(scene(0, 1, (9, 9)), "PNG"),
+    }
     for name, content in faults.items():
         (root / name).write_bytes(content)
     (tmp_path / "other").mkdir()
@@ -137,8 +142,10 @@ def test_a_pipe_is_reported_and_not_read(tmp_path):
     opened = rescue.is_alive()
     rescue.cancel()
     assert {path: kind for path, kind in found.items() if "again" not in path} == {
-        "a/pipe.jpg": "unreadable", "a/gone.jpg": "unreadable", "a/loop.jpg": "unreadable",
-    }  # fmt: skip
+        "a/pipe.jpg": "unreadable",
+        "a/gone.jpg": "unreadable",
+        "a/loop.jpg": "unreadable",
+    }
     assert len(found) == 3
     assert opened, "the pipe was read until the timer opened its other end"
 
@@ -193,8 +200,10 @@ def test_half_a_split_and_classes_on_one_side_are_named(tmp_path):
     both = folder(tmp_path / "two" / "train", {"c/x.png": encoded(scene(2, 1), "PNG")}).parent
     folder(both / "val", {"d/empty.png": b""})
     assert kinds(both) == {
-        "train/c": "class_in_one_split", "val/d/empty.png": "empty_file", "val/d": "class_in_one_split",
-    }  # fmt: skip
+        "train/c": "class_in_one_split",
+        "val/d/empty.png": "empty_file",
+        "val/d": "class_in_one_split",
+    }
     assert ("empty_class", ("val/d",)) in {(f.kind, f.paths) for f in check_folder(both).findings}
 
 
@@ -223,13 +232,17 @@ def named(*rows: tuple[str, str, str]) -> list[tuple[str, Named]]:
 def test_the_kind_of_a_copy_depends_on_its_split_and_class():
     found = copies(
         named(
-            ("1", "train/a/1", "a"), ("1", "train/a/2", "a"),
-            ("2", "train/a/3", "a"), ("2", "val/a/4", "a"),
-            ("3", "train/a/5", "a"), ("3", "train/b/6", "b"),
-            ("4", "train/a/7", "a"), ("4", "val/b/8", "b"),
+            ("1", "train/a/1", "a"),
+            ("1", "train/a/2", "a"),
+            ("2", "train/a/3", "a"),
+            ("2", "val/a/4", "a"),
+            ("3", "train/a/5", "a"),
+            ("3", "train/b/6", "b"),
+            ("4", "train/a/7", "a"),
+            ("4", "val/b/8", "b"),
             ("5", "train/a/9", "a"),
         )
-    )  # fmt: skip
+    )
     assert [(f.kind, f.paths, f.suggestions) for f in found] == [
         ("duplicate", ("train/a/1", "train/a/2"), ("keep", "drop")),
         ("duplicate_across_splits", ("train/a/3", "val/a/4"), ("drop", "keep")),

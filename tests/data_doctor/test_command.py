@@ -77,8 +77,18 @@ def test_training_on_all_these_faults_succeeds_and_lists_them(checked, tmp_path,
         run(small(data, tmp_path / "not"))
     summary = json.loads((run(config) / "summary.json").read_text())
     left_out = {entry["path"] for entry in summary["skipped"]}
-    unusable = ("empty_file", "unreadable", "truncated", "unsupported_type", "too_large", "excessive", "unsupported_pixels", "empty_class",
-                "outside_class", "unused_folder")  # fmt: skip
+    unusable = (
+        "empty_file",
+        "unreadable",
+        "truncated",
+        "unsupported_type",
+        "too_large",
+        "excessive",
+        "unsupported_pixels",
+        "empty_class",
+        "outside_class",
+        "unused_folder",
+    )
     assert {path for kind, paths in planted if kind in unusable for path in paths} <= left_out
     assert {f"train/{name}/bad_name_{k}\\udcff.jpg" for k, name in enumerate(CLASSES[:2])} <= left_out
     assert {"lonely_0", "lonely_1"} <= left_out
@@ -148,8 +158,17 @@ def test_applied_fixes_leave_no_fault_that_can_be_dropped(checked, tmp_path, cap
     capsys.readouterr()
     assert exit_code("data", "check", tmp_path / "new", "--out", tmp_path / "again", "--bank", tmp_path / "bank") == 0
     kinds = json.loads((tmp_path / "again/doctor.json").read_text())["counts"].keys()
-    assert kinds <= {"near_duplicate", "near_duplicate_across_classes", "wrong_extension", "animated", "outside_class",
-                     "class_in_one_split", "near_empty_class", "imbalance", "unused_folder"}  # fmt: skip
+    assert kinds <= {
+        "near_duplicate",
+        "near_duplicate_across_classes",
+        "wrong_extension",
+        "animated",
+        "outside_class",
+        "class_in_one_split",
+        "near_empty_class",
+        "imbalance",
+        "unused_folder",
+    }
 
 
 @pytest.mark.slow

@@ -34,14 +34,20 @@ def files(root: Path) -> dict[str, str]:
 def test_dropped_files_are_missing_and_moved_ones_lie_elsewhere(data, tmp_path):
     before = files(data)
     csv_file = table(
-        tmp_path, ("train/a/1.png", "drop"), ("train/a/2.png", "move train/b"), ("train/b/3.png", "keep"),
-        ("train/c", "keep"), ("val/a/4.png", "move? val/b"),
-    )  # fmt: skip
+        tmp_path,
+        ("train/a/1.png", "drop"),
+        ("train/a/2.png", "move train/b"),
+        ("train/b/3.png", "keep"),
+        ("train/c", "keep"),
+        ("val/a/4.png", "move? val/b"),
+    )
     count = apply_fixes(csv_file, data=data, out=tmp_path / "new")
     assert files(tmp_path / "new") == {
-        "train/b/2.png": "train/a/2.png", "train/b/3.png": "train/b/3.png", "val/a/4.png": "val/a/4.png",
+        "train/b/2.png": "train/a/2.png",
+        "train/b/3.png": "train/b/3.png",
+        "val/a/4.png": "val/a/4.png",
         "notes.txt": "notes.txt",
-    }  # fmt: skip
+    }
     assert list(count.values()) == [4, 0, 1, 1, 0, 1]
     assert (count["linked"], count["dropped"], count["moved"]) == (4, 1, 1)
     assert (tmp_path / "new/val/a/4.png").is_symlink()
@@ -127,8 +133,10 @@ def test_written_fixes_can_be_applied(data, tmp_path):
     write_fixes(tmp_path / "fixes.csv", findings)
     with (tmp_path / "fixes.csv").open(newline="") as lines:
         assert [tuple(row) for row in csv.reader(lines)] == [
-            ("path", "finding", "suggestion"), ("train/a/1.png", "duplicate", "keep"),
-            ("train/a/2.png", "duplicate", "drop"), ("val/a/4.png", "suspected_label", "move val/b, or so"),
-        ]  # fmt: skip
+            ("path", "finding", "suggestion"),
+            ("train/a/1.png", "duplicate", "keep"),
+            ("train/a/2.png", "duplicate", "drop"),
+            ("val/a/4.png", "suspected_label", "move val/b, or so"),
+        ]
     assert apply_fixes(tmp_path / "fixes.csv", data=data, out=tmp_path / "new")["moved"] == 1
     assert (tmp_path / "new/val/b, or so/4.png").exists()

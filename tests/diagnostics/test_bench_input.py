@@ -7,7 +7,7 @@ import pytest
 from headstart.cli.main import main
 from headstart.diagnostics.bench_input import conclude
 
-RATES = {"read": 9000.0, "decode": 120.0, "training view": 400.0, "step": 100.0}
+RATES = {"read": 9000.0, "decode": 120.0, "training transform": 400.0, "step": 100.0}
 
 
 def rates(*, given: list[float], decoding: list[float], run: list[float]) -> dict[str, float]:
@@ -47,8 +47,26 @@ def test_cores_that_are_shared_are_named() -> None:
 
 def bench(root, capsys) -> str:
     with pytest.raises(SystemExit) as end:
-        main(["bench", "data", "--data", str(root), "--image_size", "32", "--batch_size", "4", "--threads", "1",
-                  "--mixed_precision", "no", "--rounds", "1", "--steps", "3"])  # fmt: skip
+        main(
+            [
+                "bench",
+                "data",
+                "--data",
+                str(root),
+                "--image_size",
+                "32",
+                "--batch_size",
+                "4",
+                "--threads",
+                "1",
+                "--mixed_precision",
+                "no",
+                "--rounds",
+                "1",
+                "--steps",
+                "3",
+            ]
+        )
     captured = capsys.readouterr()
     assert end.value.code == 0, captured.err
     return captured.out
@@ -58,7 +76,15 @@ def bench(root, capsys) -> str:
 def test_every_stage_and_the_real_run_are_measured(tiny_data, capsys, monkeypatch) -> None:
     monkeypatch.setattr("headstart.diagnostics.bench_input.usable_cores", lambda: 1)
     printed = bench(tiny_data, capsys)
-    for stage in ("read", "decode", "decode, 1 threads", "training view", "evaluation view", "step", "run, 1 workers"):
+    for stage in (
+        "read",
+        "decode",
+        "decode, 1 threads",
+        "training transform",
+        "evaluation transform",
+        "step",
+        "run, 1 workers",
+    ):
         rate = float(printed.split(f"\n{stage} ")[1].split()[0])
         assert rate > 0
     assert re.search(r"\d\s?% .*\d img/s", printed)

@@ -147,7 +147,7 @@ def test_parity_fails_exactly_where_a_way_is_different(way: Way, config) -> None
 
 
 class TwoRuns(Runner):
-    """Really runs the reference, and the way that is begun on two processes, killed and continued on one. All other
+    """Really runs the reference, and the way that is killed on two processes and resumed on one. All other
     ways take the outcome of the reference."""
 
     reference: Outcome | None = None
@@ -164,7 +164,7 @@ class TwoRuns(Runner):
 @pytest.mark.distributed
 def test_a_run_on_two_processes_killed_and_continued_on_one_equals_the_reference(config) -> None:
     lines: list[str] = []
-    checks = check_parity(config, steps=16, processes=[1, 2], workers=[0], say=lines.append, runner_type=TwoRuns)
+    checks = check_parity(config, steps=16, processes=[1, 2], workers=[0], log=lines.append, runner_type=TwoRuns)
     assert len(lines) == 2, "two runs, one line each"
     assert "2 processes" in lines[1]
     assert all(check.passed and check.difference <= 1e-5 for check in checks)
@@ -174,8 +174,13 @@ def test_a_run_on_two_processes_killed_and_continued_on_one_equals_the_reference
 @pytest.mark.distributed
 @pytest.mark.timeout(600)
 def test_every_way_of_running_equals_the_reference(tiny_data, capsys) -> None:
-    options = {"data.root": tiny_data, "model.weights": "bundled", "data.image_size": 32, "train.batch_size": 8,
-               "strategy.batchnorm": "freeze"}  # fmt: skip
+    options = {
+        "data.root": tiny_data,
+        "model.weights": "bundled",
+        "data.image_size": 32,
+        "train.batch_size": 8,
+        "strategy.batchnorm": "freeze",
+    }
     arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
     assert exit_code("doctor", "parity", *arguments, "--steps", 8, "--processes", 2, "--workers", 0) == 0
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""headstart verify detects every fault between an image file and the logits; headstart inspect prints the model file."""
+"""headstart verify detects every fault between image file and logits; headstart inspect prints the model file."""
 
 import json
 import re
@@ -269,10 +269,16 @@ def test_inspect_prints_the_description_of_the_model(folder, capsys) -> None:
     assert exit_code("inspect", folder) == 0
     printed = capsys.readouterr().out
     for pattern in (
-        r"\b3\b.*blue_waves, green_stripes, red_checks", r"75\.0\s?%.*\b30 of 40\b.*60\.0\D+86\.0\s?%",
-        "image_size 32", "interpolation bilinear", "calibration: none", "upright gray", r"fc\.weight +F32 \[3, 512\]",
-        r"torch \d", r"frozen_head.*bundled",
-    ):  # fmt: skip
+        r"\b3\b.*blue_waves, green_stripes, red_checks",
+        r"75\.0\s?%.*\b30 of 40\b.*60\.0\D+86\.0\s?%",
+        "image_size 32",
+        "interpolation bilinear",
+        "calibration: none",
+        "upright gray",
+        r"fc\.weight +F32 \[3, 512\]",
+        r"torch \d",
+        r"frozen_head.*bundled",
+    ):
         assert re.search(pattern, printed), pattern
 
 

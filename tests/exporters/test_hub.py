@@ -25,7 +25,7 @@ from support.runs import small
 from headstart import InputError, ModelConfig
 from headstart.cli.main import main
 from headstart.exporters.hub import prepare, push_command
-from headstart.model.header import read_header
+from headstart.model.header import read_fields
 from headstart.model.model_file import save_tensors
 from headstart.model.weights import BUNDLED
 from headstart.training.run import run as start
@@ -154,8 +154,11 @@ def push(*argv: object, **environment: str) -> subprocess.CompletedProcess:
     environment = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
     return subprocess.run(
         [sys.executable, "-m", "headstart", "push", *map(str, argv)],
-        env=kept | environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.fixture
@@ -226,7 +229,7 @@ def test_config_json_names_the_classes_in_order(run) -> None:
     config = json.loads(uploads["config.json"].content)
     assert [config["id2label"][str(code)] for code in range(3)] == list(CLASSES)
     assert [config["label2id"][name] for name in CLASSES] == [0, 1, 2]
-    assert config["preprocess"] == read_header(run / "model.safetensors")["metadata"]["preprocess"]
+    assert config["preprocess"] == read_fields(run / "model.safetensors")[0]["preprocess"]
 
 
 def test_a_report_with_images_of_the_data_is_sent_only_on_request(run, tmp_path) -> None:

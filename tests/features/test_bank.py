@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from support.bank import CPU, SPEC, extract
+from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from headstart.config import DataConfig, RuntimeConfig
@@ -25,8 +26,9 @@ from headstart.errors import InputError, Stopped
 from headstart.features.bank import MERGE_SHARDS, Bank, bank_key, row_name
 from headstart.features.bank_keys import prune, stored
 from headstart.features.extraction import BATCH_CPU, bank_transforms, fill, rows_of
-from headstart.model.classifier import Classifier, build_model
-from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of, shapes
+from headstart.model.backbones import FEATURES
+from headstart.model.forward import FrozenNetwork, bank_form
+from headstart.model.network import backbone_shapes, build_model
 from headstart.model.weights import load_weights
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.signals import StopRequest
@@ -41,7 +43,7 @@ def backbone() -> dict[str, torch.Tensor]:
     return tensors
 
 
-class CountingTrunk(FrozenTrunk):
+class CountingNetwork(FrozenNetwork):
     """Counts its batches. Before the batch number `stop_at`, counted from 1, it sends SIGTERM to its own process, or
     `kills_parent`: SIGKILL to the process whose worker it runs in."""
 
@@ -66,9 +68,9 @@ class CountingTrunk(FrozenTrunk):
 
 def test_the_shapes_are_torchvisions() -> None:
     expected = {
-        name: tuple(value.shape) for name, value in Classifier(2).state_dict().items() if not name.startswith("fc.")
+        name: tuple(value.shape) for name, value in resnet18().state_dict().items() if not name.startswith("fc.")
     }
-    assert shapes() == expected
+    assert backbone_shapes() == expected
 
 
 def test_the_evaluation_transform_has_the_bytes_of_torchvision(draw_image) -> None:
@@ -85,7 +87,7 @@ def test_the_evaluation_transform_has_the_bytes_of_torchvision(draw_image) -> No
 def test_the_folded_trunk_gives_the_logits_of_the_network_in_fp32(backbone) -> None:
     model = build_model(5, backbone=backbone, head_init="normal", seed=0).eval()
     pixels = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    features = FrozenTrunk(backbone, precision="no", device=CPU)(pixels)
+    features = FrozenNetwork(backbone, precision="no", device=CPU)(pixels)
     with torch.inference_mode():
         expected = model(pixels)
         ours = model.fc(features)
@@ -97,7 +99,7 @@ def test_the_folded_trunk_gives_the_logits_of_the_network_in_fp32(backbone) -> N
 def test_a_feature_does_not_depend_on_the_other_images_of_the_batch(backbone) -> None:
     pixels = torch.randn(BATCH_CPU, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for precision in ("no", "bf16"):
-        trunk = FrozenTrunk(backbone, precision=precision, device=CPU)
+        trunk = FrozenNetwork(backbone, precision=precision, device=CPU)
         whole = trunk(pixels)
         alone = torch.zeros_like(pixels)
         alone[3] = pixels[7]
@@ -107,13 +109,13 @@ def test_a_feature_does_not_depend_on_the_other_images_of_the_batch(backbone) ->
 
 def test_bf16_features_point_the_same_way(backbone) -> None:
     pixels = torch.randn(BATCH_CPU, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    exact, rounded = (FrozenTrunk(backbone, precision=p, device=CPU)(pixels) for p in ("no", "bf16"))
+    exact, rounded = (FrozenNetwork(backbone, precision=p, device=CPU)(pixels) for p in ("no", "bf16"))
     assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.999
 
 
 def test_each_form_of_the_trunk_has_its_name() -> None:
-    forms = {form_of(precision=precision, device=CPU) for precision in ("no", "bf16", "fp16")}
-    forms.add(form_of(precision="no", device=torch.device("cuda")))
+    forms = {bank_form(precision=precision, device=CPU) for precision in ("no", "bf16", "fp16")}
+    forms.add(bank_form(precision="no", device=torch.device("cuda")))
     assert len(forms) == 4
 
 
@@ -121,7 +123,7 @@ def test_each_form_of_the_trunk_has_its_name() -> None:
 
 
 def test_a_second_run_computes_nothing(tiny_data, tmp_path, backbone) -> None:
-    trunk = CountingTrunk(backbone)
+    trunk = CountingNetwork(backbone)
     first, features, _ = extract(tiny_data, tmp_path, trunk)
     assert (first.wanted, first.computed) == (51, 51)
     assert trunk.num_batches == 4  # 51 images in batches of 16
@@ -198,7 +200,7 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
                 bank,
                 rows,
                 SPEC,
-                lambda: FrozenTrunk(backbone, precision="no", device=CPU),
+                lambda: FrozenNetwork(backbone, precision="no", device=CPU),
                 num_workers=num_workers,
                 stop=stop,
             )
@@ -382,7 +384,7 @@ def test_keys_are_listed_and_pruned(tmp_path) -> None:
 
 def test_a_signal_keeps_every_batch_that_was_begun(tiny_data, tmp_path, backbone) -> None:
     assert threading.current_thread() is threading.main_thread(), "signals reach no other thread"
-    trunk = CountingTrunk(backbone, stop_at=2)
+    trunk = CountingNetwork(backbone, stop_at=2)
     with pytest.raises(Stopped, match="SIGTERM") as caught:
         extract(tiny_data, tmp_path / "bank", trunk)
     assert str(tmp_path / "bank") in str(caught.value)
@@ -396,7 +398,7 @@ def test_a_signal_keeps_every_batch_that_was_begun(tiny_data, tmp_path, backbone
 EXTRACTED = bank_key(weights_sha256="bundled", form="test", preprocess=SPEC.to_json())
 
 
-def in_a_process(data: Path, bank: Path, trunk: dict[str, torch.Tensor] | FrozenTrunk, *, augmented_copies: int):
+def in_a_process(data: Path, bank: Path, trunk: dict[str, torch.Tensor] | FrozenNetwork, *, augmented_copies: int):
     """`extract` with two workers, in a process that starts at once because torch is imported already."""
     arguments = {"augmented_copies": augmented_copies, "num_workers": 2}
     process = multiprocessing.get_context("fork").Process(target=extract, args=(data, bank, trunk), kwargs=arguments)
@@ -408,7 +410,7 @@ def in_a_process(data: Path, bank: Path, trunk: dict[str, torch.Tensor] | Frozen
 def test_a_killed_extraction_keeps_its_batches_and_continues_to_the_same_bits(tiny_data, tmp_path, backbone) -> None:
     num_stored = 0
     for stop_at in (6, 2):  # of 13 batches, then of those that are left
-        trunk = CountingTrunk(backbone, stop_at=stop_at, kills_parent=True)
+        trunk = CountingNetwork(backbone, stop_at=stop_at, kills_parent=True)
         process = in_a_process(tiny_data, tmp_path / "bank", trunk, augmented_copies=3)
         process.join(timeout=200)
         assert process.exitcode == -signal.SIGKILL

@@ -2,8 +2,8 @@
 
 import torch
 
-from headstart.model.classifier import build_model
 from headstart.model.gradcam import heat
+from headstart.model.network import build_model
 
 
 def test_the_closed_form_equals_a_backward_pass() -> None:

@@ -1,4 +1,4 @@
-"""The run folder and the model file: written atomically and reproducibly, and refused if they are foreign or damaged."""
+"""The run folder and the model file: written atomically and reproducibly, refused if foreign or damaged."""
 
 import dataclasses
 import json
@@ -16,9 +16,8 @@ from torchvision.models import resnet18
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.model.calibration import Calibration, fit_temperature
-from headstart.model.classifier import build_model
 from headstart.model.conformal import fit_conformal
-from headstart.model.header import read_header
+from headstart.model.inspect_command import inspect_command
 from headstart.model.model_file import (
     ModelInfo,
     find_model,
@@ -28,6 +27,7 @@ from headstart.model.model_file import (
     save_tensors,
     write_atomically,
 )
+from headstart.model.network import build_model
 from headstart.model.open_set import fit_open_set
 from headstart.runs.folder import (
     RunFolder,
@@ -228,7 +228,7 @@ def test_a_header_field_of_the_wrong_type_is_refused_by_name(name: str, tmp_path
         save_tensors(path, {"x": torch.zeros(1)}, header(**{name: text}))
         assert re.search(rf"\b{name}\b", refusal(path)), value
         with pytest.raises(InputError, match=rf"\b{name}\b"):
-            read_header(path)
+            inspect_command(str(path), as_json=False)
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b"1" * 5000, b"{"])
@@ -237,7 +237,7 @@ def test_a_header_that_is_not_json_is_refused(text: bytes, tmp_path: Path) -> No
     save_tensors(path, {"x": torch.zeros(1)}, header(seed=text))
     assert "header" in refusal(path)
     with pytest.raises(InputError, match=re.escape(str(path))):
-        read_header(path)
+        inspect_command(str(path), as_json=False)
 
 
 def test_the_header_names_a_weights_file_without_its_folder(tmp_path: Path) -> None:

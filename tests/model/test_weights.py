@@ -470,10 +470,18 @@ def test_each_host_gets_the_file_and_a_host_that_cannot_stops_all(mirror, backbo
         port = free.getsockname()[1]
     processes = []
     for rank in range(2):  # each is the first process of its host, with a cache folder of its own
-        environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
-                                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-                                    "TORCH_HOME": str(tmp_path / f"host{rank}"), "BUNDLED": str(BUNDLED),
-                                    "OTHER": str(tmp_path / "other.safetensors")}  # fmt: skip
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "ACCELERATE_USE_CPU": "true",
+            "TORCH_HOME": str(tmp_path / f"host{rank}"),
+            "BUNDLED": str(BUNDLED),
+            "OTHER": str(tmp_path / "other.safetensors"),
+        }
         command = [sys.executable, "-c", HOST, download.url, download.sha256_prefix]
         (tmp_path / f"folder{rank}").mkdir()
         processes.append(

@@ -31,7 +31,7 @@ from headstart import InputError
 from headstart.cli.main import main
 from headstart.data.decode import EXTENSIONS, FORMATS
 from headstart.predict.image_paths import Listed, images
-from headstart.predict.parts import begin_or_continue
+from headstart.predict.parts_folder import begin_or_continue
 from headstart.predict.predictor import Predictor
 from headstart.predict.stream import stream
 
@@ -395,8 +395,20 @@ def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, 
 def test_a_missing_part_is_made_again_to_the_bit(num_workers: int, model, mixed_list, tmp_path) -> None:
     """Three images a part and two a batch: a batch must not span two parts, and its last one is not full."""
     out = tmp_path / "parts"
-    arguments = ("predict", model, mixed_list, mixed_list, "--part_rows", 3, "--batch_size", 2, "--embeddings",
-                 "--out", f"{out}/", "--num_workers")  # fmt: skip
+    arguments = (
+        "predict",
+        model,
+        mixed_list,
+        mixed_list,
+        "--part_rows",
+        3,
+        "--batch_size",
+        2,
+        "--embeddings",
+        "--out",
+        f"{out}/",
+        "--num_workers",
+    )
     assert exit_code(*arguments, num_workers) == 0
     parts = {part: part.read_bytes() for part in sorted(out.glob("part-*"))}
     assert len(parts) == 6
@@ -459,9 +471,9 @@ def test_a_damaged_part_or_job_file_is_refused_by_name(model, mixed_list, tmp_pa
     first.rename(out / "part-000000000000-000000000004.parquet")
     assert exit_code(*arguments) == 2
     assert second.name in capsys.readouterr().err  # the two overlap
-    (out / "_job.json").write_text("{")
+    (out / "_settings.json").write_text("{")
     assert exit_code(*arguments) == 2
-    assert "_job.json" in capsys.readouterr().err
+    assert "_settings.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
@@ -592,9 +604,24 @@ def test_two_processes_share_a_folder(model, many, tmp_path) -> None:
     out = tmp_path / "parts"
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in sorted(many.iterdir())[:75]))
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "headstart", "predict",
-        str(model), "-", "--out", f"{out}/", "--part_rows", "10", "--num_workers", "1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "headstart",
+        "predict",
+        str(model),
+        "-",
+        "--out",
+        f"{out}/",
+        "--part_rows",
+        "10",
+        "--num_workers",
+        "1",
+    ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     with (tmp_path / "list.txt").open() as names:
         done = subprocess.run(command, stdin=names, env=environment, capture_output=True, text=True, timeout=200)

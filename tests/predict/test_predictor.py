@@ -34,7 +34,7 @@ NOT_NEEDED = [
     "pyarrow",
     "pandas",
     "rich",
-    "jsonargparse",
+    "yaml",
 ]
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from headstart.config import OptimConfig, StrategyConfig
-from headstart.model.classifier import build_model
+from headstart.model.network import build_model
 from headstart.recipe import optimizer as recipe
 
 

@@ -346,7 +346,7 @@ def test_a_run_with_a_space_in_its_name_is_quoted(run, copy):
 
 
 def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_written(run):
-    val = run.summary["val"]
+    val = run.summary.val
     page, card = Page(render_report(run, NOTHING)).text, render_model_card(run)
     for name, by in (("balanced_accuracy", "Wilson"), ("loss", "bootstrap"), ("brier", "bootstrap")):
         low, high = val[f"{name}_ci95"]
@@ -356,8 +356,8 @@ def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_wr
     assert f"{val['ece_by_chance95']:.4f}" in card
     assert f"{100 * val['ece_by_chance95']:.1f}%" in page
     unknown = dict.fromkeys(["balanced_accuracy_ci95", "loss_ci95", "brier_ci95", "ece_by_chance95"])
-    calibration = run.summary["calibration"] | {"ece_by_chance95": None}
-    run = replace(run, summary={**run.summary, "val": {**val, **unknown}, "calibration": calibration})
+    calibration = run.summary.calibration | {"ece_by_chance95": None}
+    run = replace(run, summary=replace(run.summary, val={**val, **unknown}, calibration=calibration))
     for text in (Page(render_report(run, NOTHING)).text, render_model_card(run)):
         assert "None" not in text
         assert "chance" not in text
@@ -473,7 +473,7 @@ def test_ten_thousand_images_of_a_hundred_classes_stay_small(run, tiny_data):
     big = replace(
         run,
         info=replace(run.info, classes=classes, calibration=None),
-        summary={**run.summary, "val": {**run.summary["val"], "confusion_matrix": confusion.tolist()}},
+        summary=replace(run.summary, val={**run.summary.val, "confusion_matrix": confusion.tolist()}),
         lines=[*run.lines, *steps],
         paths=[run.paths[0]] * 10_000,
         labels=labels,
@@ -532,7 +532,10 @@ def test_bins_hold_each_image_once_and_images_are_chosen_by_confidence(rows):
     assert [mean for mean, _, _ in found] == sorted(mean for mean, _, _ in found)
     assert max(sizes) - min(sizes) <= 1
     run = SimpleNamespace(
-        confidence=confidence, is_correct=is_correct, info=SimpleNamespace(calibration=None), summary={"val": {}}
+        confidence=confidence,
+        is_correct=is_correct,
+        info=SimpleNamespace(calibration=None),
+        summary=SimpleNamespace(val={}, calibration={}),
     )
     errors, unconfident = most_confident_errors(run), least_confident_correct(run)
     assert not is_correct[errors].any()

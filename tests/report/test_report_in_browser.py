@@ -96,7 +96,7 @@ def test_long_names_hide_no_number(browser, folder, width, tmp_path):
     run = read_run(folder)
     names = ("x" * 123, "a name of several words_and_more", "c")
     confusion = [[3, 2, 0], [1, 3, 1], [0, 0, 5]]
-    summary = {**run.summary, "val": {**run.summary["val"], "confusion_matrix": confusion}}
+    summary = replace(run.summary, val={**run.summary.val, "confusion_matrix": confusion})
     run = replace(run, info=replace(run.info, classes=names), summary=summary)
     page = tmp_path / "report.html"
     page.write_text(render_report(run, Gallery([], [], 0)), encoding="utf-8")

@@ -19,7 +19,7 @@ from support.runs import small
 
 from headstart.cli.main import main
 from headstart.runs import progress
-from headstart.runs.lock import RUNNING, Running, is_over
+from headstart.runs.lock import RUNNING, RunLock, is_over
 from headstart.runs.progress import Display, Status, TrainingProgress
 from headstart.runs.watch import watch_command
 from headstart.training.run import run
@@ -79,7 +79,7 @@ def test_the_epoch_of_a_step_is_the_one_in_training():
 
 
 def test_once_prints_the_progress_of_a_run(folder, capsys):
-    Running(folder)
+    RunLock(folder)
     assert exit_code("watch", folder, "--once") == 0
     assert has_in_order(capsys.readouterr().out, "1/3", "0/14")
     log(folder, steps=range(1, 8), epochs=[1])
@@ -100,7 +100,7 @@ def test_a_watcher_waits_for_the_beginning_and_ends_with_the_run(folder, capsys)
     moments = iter(
         [
             lambda: None,
-            lambda: (Running(hidden), hidden.rename(folder)),
+            lambda: (RunLock(hidden), hidden.rename(folder)),
             lambda: log(folder, steps=range(1, 6), epochs=[1]),
             lambda: log(folder, steps=range(6, 15), epochs=[2, 3]),
             lambda: finish(folder),
@@ -115,7 +115,7 @@ def test_a_watcher_waits_for_the_beginning_and_ends_with_the_run(folder, capsys)
 
 
 def test_a_watcher_ends_when_the_process_is_gone(folder, capsys):
-    Running(folder)
+    RunLock(folder)
     log(folder, steps=range(1, 4))
     (folder / RUNNING).write_text(json.dumps({"pid": _ended_process(), "host": socket.gethostname(), "since": 0}))
     watch_command(str(folder), once=False, pause=_never)
@@ -125,7 +125,7 @@ def test_a_watcher_ends_when_the_process_is_gone(folder, capsys):
 
 
 def test_a_process_that_took_over_the_number_is_not_the_run(folder):
-    running = Running(folder)
+    running = RunLock(folder)
     assert not is_over(folder)
     about = json.loads((folder / RUNNING).read_text())
     assert about["pid"] == os.getpid()
@@ -133,12 +133,12 @@ def test_a_process_that_took_over_the_number_is_not_the_run(folder):
     assert is_over(folder)
     (folder / RUNNING).write_text(json.dumps({**about, "pid": _ended_process(), "host": "another machine"}))
     assert not is_over(folder), "this machine cannot know"
-    running.end()
+    running.release()
     assert is_over(folder)
 
 
 def test_an_error_ends_the_running(folder):
-    with pytest.raises(ZeroDivisionError), Running(folder):
+    with pytest.raises(ZeroDivisionError), RunLock(folder):
         1 / 0  # noqa: B018
     assert not (folder / RUNNING).exists()
 
@@ -146,7 +146,7 @@ def test_an_error_ends_the_running(folder):
 def test_the_time_left_counts_down_until_the_next_steps_are_seen(folder, capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-    Running(folder)
+    RunLock(folder)
     log(folder, steps=range(1, 8), epochs=[1], time_s=10.0)
     moments = iter(
         [
@@ -173,7 +173,7 @@ def repeats(tmp_path):
     """A folder in which two seeds are going to be trained; child(0) lays out the first one."""
     path = tmp_path / "repeats"
     path.mkdir()
-    Running(path)
+    RunLock(path)
     (path / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "train": {"seeds": 2, "folds": 0}}))
 
     def child(number):
@@ -181,7 +181,7 @@ def repeats(tmp_path):
         folder.mkdir()
         (folder / "config.yaml").write_text(yaml.safe_dump({"train": {"batch_size": 8, "epochs": 3}}))
         pq.write_table(pa.table({"split": ["train"] * 36 + ["val"] * 15}), folder / "manifest.parquet")
-        Running(folder)
+        RunLock(folder)
         return folder
 
     return path, child
@@ -289,14 +289,14 @@ def test_a_log_gets_a_line_when_one_is_due_and_reads_the_memory_only_then(monkey
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     reads = []
     watched = TrainingProgress(
-        ends=[40, 80], start_step=0, batch_size=8, speaks=True, memory=lambda: reads.append(1) or 2_000_000_000
+        ends=[40, 80], start_step=0, batch_size=8, enabled=True, memory=lambda: reads.append(1) or 2_000_000_000
     )
     with watched:
         for _ in range(60):
             clock[0] += 0.5
             watched.add(8 * 0.25, 6, 8)
             watched.step_done()
-        watched.say("something")
+        watched.print("something")
     lines = capsys.readouterr().out.splitlines()
     assert has_in_order(lines[0], "1/2", "10/80", "0.2500", "75.0", "16 img/s", "2.0 GB", "35 s")
     assert len(lines) == 7
@@ -305,11 +305,11 @@ def test_a_log_gets_a_line_when_one_is_due_and_reads_the_memory_only_then(monkey
 
 
 def test_only_the_main_process_prints(capsys):
-    watched = TrainingProgress(ends=[10], start_step=0, batch_size=8, speaks=False, memory=_never)
+    watched = TrainingProgress(ends=[10], start_step=0, batch_size=8, enabled=False, memory=_never)
     with watched:
         watched.add(1, 1, 1)
         watched.step_done()
-        watched.say("nothing")
+        watched.print("nothing")
     assert capsys.readouterr().out == ""
 
 
@@ -321,10 +321,10 @@ def test_a_terminal_shows_a_bar_with_all_numbers(monkeypatch):
 
     monkeypatch.setattr(progress, "Console", terminal)
     status = Status.at(7, ENDS, loss=0.5, accuracy=0.75, images_per_s=31.0, left_s=200.0, memory_bytes=1_500_000_000)
-    with Display(Status.at(0, ENDS), speaks=True) as display:
+    with Display(Status.at(0, ENDS), enabled=True) as display:
         display.show(status)
         display._bar.refresh()
-        display.say("epoch 1/3 is done")
+        display.print("epoch 1/3 is done")
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert has_in_order(
         text.replace("\r", "").replace("\n", " "), "7/14", "0.5000", "75.0", "31 img/s", "1.5 GB", "3:20"

@@ -17,7 +17,7 @@ from support.runs import losses, small
 import headstart
 from headstart.config import RuntimeConfig
 from headstart.config_io import to_yaml
-from headstart.model.classifier import build_model
+from headstart.model.network import build_model
 from headstart.runtime.accelerator import start_accelerator
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]

@@ -33,8 +33,14 @@ def test_malformed_requests_are_answered_as_documented_and_leave_the_server_heal
     seen: Counter[int] = Counter()
 
     def attack(path: str, method: str, count: int, mode: object) -> None:
-        @settings(max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
+        @settings(
+            max_examples=count,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=schema[path][method].as_strategy(generation_mode=mode))
         def one(case: object) -> None:
             reply = case.call()

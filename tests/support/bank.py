@@ -11,7 +11,8 @@ from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, bank_key
 from headstart.features.extraction import Extraction, bank_transforms, features_of, fill, rows_of
-from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
+from headstart.model.backbones import FEATURES
+from headstart.model.forward import FrozenNetwork
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.signals import StopRequest
 
@@ -22,7 +23,7 @@ SPEC = Preprocess(image_size=32, resize_size=37)
 def extract(
     folder: Path,
     location: Path,
-    trunk: dict[str, torch.Tensor] | FrozenTrunk,
+    trunk: dict[str, torch.Tensor] | FrozenNetwork,
     *,
     spec: Preprocess = SPEC,
     augmented_copies: int = 0,
@@ -31,7 +32,7 @@ def extract(
     """Both splits of an image folder into the bank at `location`, and their features.
 
     trunk: the tensors of the backbone, or a network that computes the features (a test may count its batches)."""
-    network = trunk if isinstance(trunk, FrozenTrunk) else FrozenTrunk(trunk, precision="no", device=CPU)
+    network = trunk if isinstance(trunk, FrozenNetwork) else FrozenNetwork(trunk, precision="no", device=CPU)
     manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
     key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
     bank = Bank(location, key, width=FEATURES)

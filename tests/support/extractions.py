@@ -1,4 +1,5 @@
-"""Four extractions in a row, for each of two processes to run: what a process reads from the images fails or is stopped."""
+"""Four extractions in a row, for each of two processes to run: what a process reads from the images fails or is
+stopped."""
 
 import json
 import os
@@ -18,7 +19,8 @@ from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
 from headstart.features import coordination, extraction
 from headstart.features.bank import Bank, bank_key
-from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
+from headstart.model.backbones import FEATURES
+from headstart.model.forward import FrozenNetwork
 from headstart.model.weights import load_weights
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.signals import StopRequest
@@ -56,15 +58,16 @@ def _stop(number: int) -> None:
 
 
 def four_extractions(images: str) -> None:
-    """Writes RANK.json into the working folder: of each extraction the type of what was raised ("filled" for nothing), its
-    message, and the number of images read by this process. Batches are of one image; the second process suffers the faults."""
+    """Writes RANK.json into the working folder: of each extraction the type of what was raised ("filled" for
+    nothing), its message, and the number of images read by this process. Batches are of one image; the second
+    process suffers the faults."""
     rank, folder = int(os.environ["RANK"]), Path.cwd()
     extraction.BATCH_CPU, coordination.EXCHANGE_S = 1, 0.0
     accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=True))
     spec = Preprocess(image_size=32, resize_size=37)
     manifest = build_manifest(ClassFolders(images), DataConfig(), seed=0)
     transforms = extraction.bank_transforms(DataConfig(), spec, augmented_copies=0, seed=0)
-    trunk = FrozenTrunk(load_weights("bundled").tensors, precision="no", device=torch.device("cpu"))
+    trunk = FrozenNetwork(load_weights("bundled").tensors, precision="no", device=torch.device("cpu"))
     found: dict[str, Any] = {}
 
     def open_bank(name: str) -> Bank:

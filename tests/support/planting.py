@@ -141,8 +141,10 @@ def plant(root: Path, *, each: int) -> set[tuple[str, tuple[str, ...]]]:
         planted.add(("near_empty_class", (f"train/thin_{k}",)))
 
         places = {
-            "": f"train/{name}", "_across_splits": f"val/{name}", "_across_classes": f"train/{other}",
-        }  # fmt: skip
+            "": f"train/{name}",
+            "_across_splits": f"val/{name}",
+            "_across_classes": f"train/{other}",
+        }
         for scope, folder in places.items():
             for kind in ("duplicate", "near_duplicate"):
                 image = picture(code)

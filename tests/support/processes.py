@@ -1,7 +1,7 @@
 """Processes that run headstart commands and start fast: each is forked from a server that has imported the packages.
 
-A test needs a process of its own where the process is killed, gets a signal, or is one of several of a run. Importing torch
-in every such process takes longer than all that the test does with it.
+A test needs a process of its own where the process is killed, gets a signal, or is one of several of a run. Importing
+torch in every such process takes longer than all that the test does with it.
 """
 
 import atexit
@@ -26,11 +26,22 @@ import psutil
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 _PRELOADED = [  # what a run imports, at the start or later
-    "headstart.cli.main", "headstart.training.run", "headstart.training.images", "headstart.training.cached_features",
-    "headstart.training.repeats", "headstart.model.gradcam", "headstart.report.command",
-    "headstart.report.image_grid", "torch.distributed.run", "attr",
-    "docstring_parser", "jinja2", "jsonargparse", "scipy.special", "rich.live", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
-]  # fmt: skip
+    "headstart.cli.main",
+    "headstart.training.run",
+    "headstart.training.train_network",
+    "headstart.training.train_head",
+    "headstart.training.repeats",
+    "headstart.model.gradcam",
+    "headstart.report.command",
+    "headstart.report.image_grid",
+    "torch.distributed.run",
+    "attr",
+    "jinja2",
+    "scipy.special",
+    "rich.live",
+    "PIL.JpegImagePlugin",
+    "PIL.PngImagePlugin",
+]
 for _name in _PRELOADED:  # the server itself passes over names that do not exist
     assert not _name.startswith("headstart") or find_spec(_name), f"{_name} is not a module any more"
 if _FORKS:
@@ -135,9 +146,9 @@ FAULTS: dict[str, Callable[[str], None]] = {
 
 
 def headstart_with_fault(fault: str, nth: int, path: str, rank: int, *arguments: str) -> None:
-    """Like `headstart`, and the process of this rank suffers one of FAULTS when it opens `path`, or a file below it, for the
-    n-th time, counted from 1. What the scan of the images opens does not count. With --data.cache off an image is opened each
-    time that it is used."""
+    """Like `headstart`, and the process of this rank suffers one of FAULTS when it opens `path`, or a file below it,
+    for the n-th time, counted from 1. What the scan of the images opens does not count. With --data.cache off an
+    image is opened each time that it is used."""
     opened = 0
 
     def count(name: str) -> None:
@@ -152,7 +163,7 @@ def headstart_with_fault(fault: str, nth: int, path: str, rank: int, *arguments:
 
 
 def headstart_recording_images(root: str, *arguments: str) -> None:
-    """Like `headstart`, and each process writes the images that it opened after the scan to opened-RANK.json, in order."""
+    """Like `headstart`, but each process writes the images that it opened after the scan to opened-RANK.json."""
     opened: list[str] = []
     _watch(root, opened.append)
     try:
@@ -162,7 +173,8 @@ def headstart_recording_images(root: str, *arguments: str) -> None:
 
 
 def _watch(path: str, seen: Callable[[str], None]) -> None:
-    """Call `seen` with the name of each file at or below `path`, just before it is opened; what `seen` raises is raised there."""
+    """Call `seen` with the name of each file at or below `path`, just before it is opened; what `seen` raises is
+    raised there."""
     scanned = _this_rank() != 0 or not os.path.isdir(path)  # one process scans, before it writes the manifest
 
     def watch(event: str, values: tuple[Any, ...]) -> None:
@@ -182,8 +194,8 @@ def _this_rank() -> int:
 
 
 def torchrun(processes: int, *arguments: object, cwd: Path, work: Callable[..., object] = headstart) -> Started:
-    """What `torchrun --standalone --nproc_per_node PROCESSES -m headstart ARGUMENTS` starts: torch's agent, and processes that
-    call `work` with the arguments. Each leaves its number in cwd/RANK.pid."""
+    """What `torchrun --standalone --nproc_per_node PROCESSES -m headstart ARGUMENTS` starts: torch's agent, and
+    processes that call `work` with the arguments. Each leaves its number in cwd/RANK.pid."""
     return Started(_agent, processes, work, arguments, cwd=cwd, environment={"ACCELERATE_USE_CPU": "true"})
 
 
@@ -195,9 +207,16 @@ def _agent(processes: int, work: Callable[..., object], arguments: tuple[object,
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1, start_method="fork" if _FORKS else "spawn",
-    )  # fmt: skip
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="fork" if _FORKS else "spawn",
+    )
     elastic_launch(config, entrypoint=_rank)(work, arguments)
 
 

@@ -26,8 +26,9 @@ def small(root: Path, out: Path, *, strategy: str = "fine_tune", **sections: dic
 
 
 def stopped_at(nth: int, path: Path, config: Path) -> Finished:
-    """`headstart train --config` in a process that gets SIGTERM when it opens `path`, or a file below it, for the n-th time after
-    the scan of the images. Of the images 12 are opened first, for train_batch.png; each use counts if data.cache is off."""
+    """`headstart train --config` in a process that gets SIGTERM when it opens `path`, or a file below it, for the
+    n-th time after the scan of the images. Of the images 12 are opened first, for train_batch.png; each use counts
+    if data.cache is off."""
     arguments = ("stop", nth, str(path), 0, "train", "--config", str(config))
     return Started(headstart_with_fault, *arguments, cwd=config.parent).finish()
 

@@ -9,7 +9,7 @@ from headstart.data.loaders import TransformedImages, as_dataset
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess, train_transform
-from headstart.model.classifier import build_model
+from headstart.model.network import build_model
 from headstart.training.num_workers import (
     images_per_second,
     images_prepared_per_second,

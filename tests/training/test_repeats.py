@@ -16,8 +16,9 @@ import pytest
 from support.runs import small, stopped_at, summary
 
 from headstart import InputError
+from headstart.cli.train import parse_train
 from headstart.config import RunConfig
-from headstart.config_io import parse_train, to_yaml
+from headstart.config_io import to_yaml
 from headstart.evaluation.statistics import student_t, wilson
 from headstart.report.comparison import read_evaluated_run
 from headstart.runs.lock import RUNNING

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import time
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -182,6 +183,7 @@ def test_what_a_killed_run_told_after_its_checkpoint_is_told_anew(tmp_path):
     killed = Trackers(accelerator, ["tensorboard"], tmp_path, runtime, {"seed": 1}, step=0)
     for step in range(1, 7):
         killed.log({"step": step, "loss": 0.5})
+    time.sleep(1.1)  # event files are ordered by the second in which they were begun
     continued = Trackers(accelerator, ["tensorboard"], tmp_path, runtime, {"seed": 1}, step=3)
     for step in range(4, 9):
         continued.log({"step": step, "loss": 0.25})

@@ -16,21 +16,22 @@ from torch import nn
 from torchvision.models import resnet18
 
 from headstart import InputError
+from headstart.cli.train import parse_train
 from headstart.config import DataConfig, RunConfig
-from headstart.config_io import parse_train, to_yaml
+from headstart.config_io import to_yaml
 from headstart.data import loaders
 from headstart.data.loaders import as_dataset, collate, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess, train_transform
-from headstart.model.classifier import build_model
 from headstart.model.model_file import load_model
+from headstart.model.network import build_model
 from headstart.model.weights import load_weights
-from headstart.training import checkpoint, image_data, images, loop
+from headstart.training import checkpoint, image_data, loop, train_network
 from headstart.training.run import run
 
-# torch resizes uint8 images in integers where the processor has AVX2 and in floats elsewhere, so pixels may differ by 1;
-# Pillow, which prepares images that are not cropped at random, computes the same everywhere
+# torch resizes uint8 images in integers where the processor has AVX2 and in floats elsewhere, so pixels may differ by
+# 1; Pillow, which prepares images that are not cropped at random, computes the same everywhere
 NO_RANDOM_CROP = {"min_crop_scale": 1.0}
 
 
@@ -48,10 +49,11 @@ def frozen(tiny_data, tmp_path_factory):
 def tolerance(step: int) -> float:
     """Relative difference of a loss between processors.
 
-    Other kernels add in another order: 1e-7, the resolution of float32. Each step of fine-tuning can double a difference, as
-    BatchNorm divides by the spread of a small batch. Largest differences over kernels of oneDNN for AVX2, AVX and SSE 4.1, and
-    of torch for AVX2 and without: 1e-7 at step 2, 5e-7 at step 6, 1e-5 at step 7, 2e-5 after step 9. A learning rate that is 1% higher changes step 2 by 2e-4 and step 3 by 1e-3,
-    a momentum of 0.89 step 3 by 2e-4, no normalisation step 2 by 3e-3.
+    Other kernels add in another order: 1e-7, the resolution of float32. Each step of fine-tuning can double a
+    difference, as BatchNorm divides by the spread of a small batch. Largest differences over kernels of oneDNN for
+    AVX2, AVX and SSE 4.1, and of torch for AVX2 and without: 1e-7 at step 2, 5e-7 at step 6, 1e-5 at step 7, 2e-5 after
+    step 9. A learning rate that is 1% higher changes step 2 by 2e-4 and step 3 by 1e-3, a momentum of 0.89 step 3 by
+    2e-4, no normalisation step 2 by 3e-3.
     """
     return 1e-5 * 2 ** (step - 1)
 
@@ -159,8 +161,13 @@ def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
         as_dataset(samples, manifest.classes),
         manifest.source,
         train_transform(config.data, spec),
-        batch_size=batch_size, accumulation=1, num_steps=len(ours), start_step=0, seed=0, num_workers=0,
-    )  # fmt: skip
+        batch_size=batch_size,
+        accumulation=1,
+        num_steps=len(ours),
+        start_step=0,
+        seed=0,
+        num_workers=0,
+    )
     count = len(manifest.classes)
     model = resnet18(num_classes=count).to(memory_format=torch.channels_last)
     start = build_model(count, backbone=load_weights("bundled").tensors, head_init="normal", seed=0)
@@ -246,9 +253,13 @@ def test_frozen_statistics_in_fine_tune_stay_while_the_weights_move(tiny_data, t
 @pytest.mark.slow
 def test_the_learning_rate_follows_the_schedule_once_per_update_and_the_written_config_is_valid(tiny_data, tmp_path):
     config = small(
-        tiny_data, tmp_path / "run", strategy="frozen_head", optim={"warmup_epochs": 0.5, "lr": 1e-3},
-        train={"accumulation": 2}, runtime={"mixed_precision": "auto"},
-    )  # fmt: skip
+        tiny_data,
+        tmp_path / "run",
+        strategy="frozen_head",
+        optim={"warmup_epochs": 0.5, "lr": 1e-3},
+        train={"accumulation": 2},
+        runtime={"mixed_precision": "auto"},
+    )
     folder = run(config)
     rates = [row["lr"]["head_decay"] for row in steps(folder)]
     assert len(rates) == 9  # 36 images, 2 epochs, batch 8
@@ -303,8 +314,9 @@ def test_a_stopped_run_saves_exits_143_and_continues_to_the_same_bits(tiny_data,
     folder, file = tmp_path / "run", tmp_path / "config.yaml"
     config = small(tiny_data, folder, strategy="frozen_head", data={"cache": "off"}, train={"resume": "auto"})
     file.write_text(to_yaml(config))
-    # after the 12 images of train_batch.png: two steps of 8, and some of the third; then by the lines of metrics.jsonl, which is
-    # read once and opened for each line: that of step 5 comes before the evaluation, that of epoch 2 before the last one
+    # after the 12 images of train_batch.png: two steps of 8, and some of the third; then by the lines of metrics.jsonl,
+    # which is read once and opened for each line: that of step 5 comes before the evaluation, that of epoch 2 before
+    # the last one
     for nth, path, at, num_epochs in (
         (30, tiny_data, r"step [1-3] of 9", 0),
         (2, folder / "metrics.jsonl", "step 5 of 9", 0),
@@ -393,8 +405,8 @@ def test_another_step_in_the_state_is_noticed(interrupted):
 
 @pytest.mark.slow
 def test_a_checkpoint_that_is_written_again_is_never_missing(interrupted, capsys):
-    """Killed between the two renames: the older one of the same step is found, and goes with the next that is written. What
-    changed and may change is printed."""
+    """Killed between the two renames: the older one of the same step is found, and goes with the next that is
+    written. What changed and may change is printed."""
     folder = Path(interrupted.out) / "checkpoints"
     shutil.rmtree(folder / "step_000003")
     (folder / "step_000006").rename(folder / "step_000006.old")
@@ -415,7 +427,8 @@ def test_from_an_older_checkpoint_the_later_ones_go(interrupted, fine_tuned):
 
 @pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(interrupted, monkeypatch):
-    """A gradient that overflows is seen in the loss of the next step; a checkpoint in between would be the last one for ever."""
+    """A gradient that overflows is seen in the loss of the next step; a checkpoint in between would be the last one
+    for ever."""
     from accelerate.optimizer import AcceleratedOptimizer
 
     step = AcceleratedOptimizer.step
@@ -552,16 +565,20 @@ def test_collate_stacks_and_keeps_the_types():
 
 @pytest.mark.slow
 def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monkeypatch):
-    """The tests above can fail: with a shuffling loader whose order comes from the global random state, as it was saved at
-    the checkpoint, and skip_first_batches, the first step after resuming sees other images."""
+    """The tests above can fail: with a shuffling loader whose order comes from the global random state, as it was
+    saved at the checkpoint, and skip_first_batches, the first step after resuming sees other images."""
     from accelerate import skip_first_batches
     from torch.utils.data import DataLoader, RandomSampler
 
     def shuffled(rows, source, transform, *, batch_size, num_steps, start_step, seed, num_workers, accumulation, **_):
         transforms = loaders.TransformedImages(rows, source, transform, seed=seed)
         sampler = RandomSampler(transforms, num_samples=num_steps * batch_size)
-        plain = DataLoader([transforms[(index, 0)] for index in range(len(transforms))], sampler=sampler, batch_size=batch_size,
-                           collate_fn=collate)  # fmt: skip
+        plain = DataLoader(
+            [transforms[(index, 0)] for index in range(len(transforms))],
+            sampler=sampler,
+            batch_size=batch_size,
+            collate_fn=collate,
+        )
         if not start_step:
             return plain
         rest = skip_first_batches(plain, start_step)
@@ -569,7 +586,7 @@ def test_accelerates_own_way_to_resume_would_not_pass(tiny_data, tmp_path, monke
         return rest
 
     monkeypatch.setattr(image_data, "train_loader", shuffled)
-    monkeypatch.setattr(images, "draw_train_batch", lambda *_: None)
+    monkeypatch.setattr(train_network, "draw_train_batch", lambda *_: None)
     torch.manual_seed(7)
     config = small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"checkpoint_steps": 3, "resume": "auto"})
     straight = run(config)

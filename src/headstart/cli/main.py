@@ -8,55 +8,39 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from headstart import prepare_environment
-from headstart.cli.options import command_parser
 from headstart.cli.output import outliving_the_reader
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
 
 HELP = """\
-headstart: from a folder of images to a trained, measured, saved ResNet-18
+headstart: from a folder of images to a trained, evaluated, saved ResNet-18
 
   headstart train --config frozen_head --data.root DIR   train (headstart train --help lists every key)
-  headstart evaluate RUN --data DIR                      measure a finished run on a folder
+  headstart evaluate RUN --data DIR                      evaluate a finished run on labelled images
   headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
-  headstart inspect RUN_OR_MODEL [--json]                what is inside a model file
-  headstart verify RUN_OR_MODEL                          does this machine compute what the file says it should?
-  headstart push RUN REPO_ID [--dry-run]                 to a Hugging Face repository: model, card, report
-  headstart compare RUN_A RUN_B [...] [--out PAGE.html]  is one better, and how sure is that
+  headstart inspect RUN_OR_MODEL [--json]                print the contents of a model file
+  headstart verify RUN_OR_MODEL                          check that this machine reproduces the reference outputs
+  headstart push RUN REPO_ID [--dry-run]                 upload model, model card and report to Hugging Face
+  headstart compare RUN_A RUN_B [...] [--out PAGE.html]  compare runs statistically on the same images
   headstart serve RUN_OR_MODEL                           a page and an HTTP API that classify images, on this machine
   headstart export RUN --format FMT --out P              for another program: timm, transformers, onnx, pt2 and more
-  headstart report RUN                                   write report.html and the model card of a run anew
+  headstart report RUN                                   write report.html and the model card of a run again
   headstart watch RUN                                    follow a training run from another terminal
-  headstart probe DIR                                    what a frozen backbone can do on a folder, in seconds
-  headstart data check DIR [--labels] [--out FOLDER]     every fault of a folder: broken files, copies, leaks, labels
+  headstart probe DIR                                    accuracy of a frozen backbone on a folder, in seconds
+  headstart data check DIR [--labels] [--out FOLDER]     problems of a data set: broken files, copies, leaks, labels
   headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
-  headstart data demo DIR                                lay out the demo data: 2,624 solar cells
+  headstart data demo DIR                                write the demo data: 2,624 solar cells
   headstart data bank                                    list the feature bank, or delete from it
-  headstart bench features --data DIR                    how fast features are extracted here
-  headstart bench data --data DIR                        what holds training up here, and the settings to choose
-  headstart doctor                                       what this machine offers, and problems found
-  headstart doctor parity --config C --data.root DIR     your own run, many ways: does it stay the same run?
+  headstart bench features --data DIR                    speed of feature extraction on this machine
+  headstart bench data --data DIR                        the bottleneck of training here, and the settings to choose
+  headstart doctor                                       hardware and software of this machine, and problems found
+  headstart doctor parity --config C --data.root DIR     check that your configuration trains the same in many ways
 
-The same on several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
+To train with several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
 train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a check or the system failed or an
 internal error, 143 stopped by a signal after saving."""
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "predict",
-    "inspect",
-    "verify",
-    "push",
-    "compare",
-    "probe",
-    "data",
-    "bench",
-    "doctor",
-    "serve",
-    "export",
-    "report",
-    "watch",
-)
+_ON_RUNS = ("evaluate", "inspect", "verify", "push", "compare", "serve", "export", "report", "watch")
+COMMANDS = ("train", "predict", "data", "probe", "bench", "doctor", *_ON_RUNS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,18 +66,18 @@ def _run(argv: list[str]) -> int:
             print("headstart", version("headstart"))
             return 0
         command = _command(argv[0])
-        # the decoder looks at the size itself, and says which file it is
+        # the decoder checks the size itself and names the file
         warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()
-        # numpy's matrices here are small or are shared out by ourselves; its own threads would wait for each other
+        # numpy's matrices here are small or split among our own processes, which BLAS threads would slow down
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return command(argv[1:]) or 0
     except InputError as error:
-        if _speaks() or isinstance(error, OwnInputError):
+        if _prints_errors() or isinstance(error, OwnInputError):
             print(f"headstart: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        if _speaks():
+        if _prints_errors():
             print(f"headstart: {stop}", file=sys.stderr)
         return 143
     except SystemExit as end:  # --help of a command, or argparse
@@ -103,9 +87,7 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if hasattr(
-            signal, "SIGCHLD"
-        ):  # torch raises in this signal's handler when a worker has died: not while we speak
+        if hasattr(signal, "SIGCHLD"):  # torch's handler raises when a worker has died: not while this is printed
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if known := known_failure(error, command=argv[0]):
             print(f"headstart: {known}", file=sys.stderr)
@@ -115,77 +97,35 @@ def _run(argv: list[str]) -> int:
         return 1
 
 
-def _speaks() -> bool:
-    """The same mistake is found by every process; one of them says so."""
+def _prints_errors() -> bool:
+    """Every process finds the same mistake; only the first prints it."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _command(name: str) -> Callable[[list[str]], int | None]:
-    """What runs it; its result is the exit code, None means 0."""
-    if name in ("train", "probe"):
-        return _train if name == "train" else _probe
-    if name in ("bench", "doctor"):
-        from headstart.cli import machine as machine_cli
+    """What runs a command; its result is the exit code, None means 0. Only its own file is imported."""
+    match name:
+        case "train":
+            from headstart.cli import train
 
-        return machine_cli.bench if name == "bench" else machine_cli.doctor
-    if name == "data":
-        from headstart.cli import data as data_cli
+            return train.train
+        case "predict":
+            from headstart.cli import predict
 
-        return data_cli.data
-    if name in COMMANDS:
-        from headstart.cli import runs as run_cli
+            return predict.predict
+        case "data" | "probe":
+            from headstart.cli import data
 
-        run: Callable[[list[str]], int | None] = getattr(run_cli, name)
-        return run
+            return data.data if name == "data" else data.probe
+        case "bench" | "doctor":
+            from headstart.cli import machine
+
+            return machine.bench if name == "bench" else machine.doctor
+        case _ if name in _ON_RUNS:
+            from headstart.cli import runs
+
+            run: Callable[[list[str]], int | None] = getattr(runs, name)
+            return run
     from headstart.wording import nearest
 
     raise InputError(f"unknown command {name}{nearest(name, COMMANDS) or '; see headstart --help'}")
-
-
-def _train(argv: list[str]) -> None:
-    from headstart.config_io import parse_train
-
-    config = parse_train(argv)
-    from headstart.training.run import run
-
-    run(config)
-
-
-def _probe(argv: list[str]) -> None:
-    from headstart.cli import data as data_cli
-
-    parser = command_parser(
-        "probe", "What a frozen backbone can do on a folder: cross-validated accuracy, learning curve."
-    )
-    parser.add_argument("dir", help="image folder or another source; all its images are used, train and val alike")
-    data_cli.add_columns(parser, default="found by name")
-    parser.add_argument("--weights", default="imagenet", help="as --model.weights of train (default: imagenet)")
-    parser.add_argument("--image_size", type=int, default=224, help="px (default: 224)")
-    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: 5)")
-    parser.add_argument("--repeats", type=int, default=5, help="of it, each with other folds (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds (default: 0)")
-    parser.add_argument("--bank", help="folder of the feature bank; default: in the user's cache folder")
-    parser.add_argument("--on_bad_file", choices=["refuse", "skip"], default="refuse", help="default: refuse")
-    parser.add_argument("--out", help="write what was found to this .json file as well")
-    args = parser.parse_args(argv)
-    if args.repeats < 1:
-        raise InputError(f"--repeats is {args.repeats}; it must be at least 1")
-    from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
-
-    config = RunConfig(
-        seed=args.seed,
-        data=DataConfig(
-            root=args.dir,
-            split="stratified",  # which is which is of no account here, so one part alone will do
-            image_size=args.image_size,
-            on_bad_file=args.on_bad_file,
-            **data_cli.columns_of(args),
-        ),
-        model=ModelConfig(weights=args.weights),
-        strategy=StrategyConfig(name="frozen_head"),
-        probe=ProbeConfig(folds=args.folds),
-        runtime=RuntimeConfig(bank=args.bank or ""),
-    )
-    from headstart.diagnostics.probe import probe_command
-
-    probe_command(config, repeats=args.repeats, out=args.out)

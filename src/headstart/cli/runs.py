@@ -1,23 +1,30 @@
-"""The commands on a finished run or a model file, one function each; what they return is the exit code, None means 0."""
+"""The commands on a finished run or a model file, one function each. The result is the exit code; None means 0."""
 
 import sys
 
-from headstart.cli.options import command_parser
+from headstart.cli.options import (
+    add_bad_files,
+    add_columns,
+    add_device,
+    add_json,
+    add_model,
+    check_at_least,
+    columns_of,
+    command_parser,
+)
 from headstart.errors import InputError
 
 
 def evaluate(argv: list[str]) -> None:
-    from headstart.cli import data as data_cli
-
-    parser = command_parser("evaluate", "Measure a finished run on images with classes, each image once.")
-    parser.add_argument("run", help="run folder, or a model.safetensors")
+    parser = command_parser("evaluate", "Evaluate a finished run on labelled images, each image once.")
+    add_model(parser)
     parser.add_argument(
-        "--data", required=True, help="any source of train; its val if it has one, else test, else all of it"
+        "--data", required=True, help="any source of train; its val split if it has one, else test, else all images"
     )
-    parser.add_argument("--split", help="measure on this split instead, such as test")
-    data_cli.add_columns(parser, default="that of the run")
-    parser.add_argument("--out", help="write the measurements to this .json file as well")
-    parser.add_argument("--on_bad_file", choices=["refuse", "skip"], default="refuse", help="default: refuse")
+    parser.add_argument("--split", help="split to evaluate instead, such as test")
+    add_columns(parser, default="that of the run")
+    parser.add_argument("--out", help=".json file to write the results to")
+    add_bad_files(parser)
     args = parser.parse_args(argv)
     from headstart.runs.evaluate import evaluate_command
 
@@ -27,27 +34,16 @@ def evaluate(argv: list[str]) -> None:
         out=args.out,
         on_bad_file=args.on_bad_file,
         split=args.split,
-        columns=data_cli.columns_of(args),
+        columns=columns_of(args),
     )
-
-
-def predict(argv: list[str]) -> None:
-    parser = command_parser(
-        "predict",
-        "Classify images with a finished run. Images that cannot be read are rows with an error; exit code 0.",
-    )
-    from headstart.cli import predict as predict_cli
-
-    predict_cli.add_arguments(parser)
-    predict_cli.predict_command(parser.parse_args(argv))
 
 
 def inspect(argv: list[str]) -> None:
-    parser = command_parser("inspect", "What is inside a model file: its header, without loading tensors.")
-    parser.add_argument("run", help="run folder, or a model.safetensors")
-    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    parser = command_parser("inspect", "Print the contents of a model file: its header, without loading tensors.")
+    add_model(parser)
+    add_json(parser)
     args = parser.parse_args(argv)
-    from headstart.model.header import inspect_command
+    from headstart.model.inspect_command import inspect_command
 
     inspect_command(args.run, as_json=args.json)
 
@@ -55,13 +51,13 @@ def inspect(argv: list[str]) -> None:
 def verify(argv: list[str]) -> int:
     parser = command_parser(
         "verify",
-        "Draw the golden inputs of a model file again and compare what this machine makes of them, in fp32 and as it was measured. "
-        "Exit code 1 if a difference exceeds its tolerance.",
+        "Compute the golden inputs of a model file on this machine, in fp32 and in the precision that the model was "
+        "evaluated in, and compare with the stored results. Exit code 1 if a difference exceeds its tolerance.",
     )
-    parser.add_argument("run", help="run folder, or a model.safetensors")
-    parser.add_argument("--precision", help="only this one: measured, fp32, bf16, fp16 or auto")
-    parser.add_argument("--device", help="default: the GPU if there is one, else cpu")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_model(parser)
+    parser.add_argument("--precision", help="a single precision instead: measured, fp32, bf16, fp16 or auto")
+    add_device(parser)
+    add_json(parser)
     args = parser.parse_args(argv)
     from headstart.diagnostics.verify import verify_command
 
@@ -72,16 +68,15 @@ def verify(argv: list[str]) -> int:
 def push(argv: list[str]) -> None:
     parser = command_parser(
         "push",
-        "Send a finished run to a Hugging Face repository: model file, model card, report. No images, no checkpoints.",
+        "Upload a finished run to a Hugging Face repository: model file, model card, report. Images and checkpoints "
+        "are not uploaded.",
     )
     parser.add_argument("run", help="run folder")
-    parser.add_argument("repo", metavar="REPO_ID", help="such as your-name/ants-and-bees; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="if it is made, for you alone")
+    parser.add_argument("repo", metavar="REPO_ID", help="such as your-name/ants-and-bees; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded; needs no network")
     parser.add_argument(
-        "--dry-run", action="store_true", help="show what would be sent; sends nothing, needs no network"
-    )
-    parser.add_argument(
-        "--with_pictures", action="store_true", help="send report.html also if it holds images of the data"
+        "--with_pictures", action="store_true", help="upload report.html even if it contains images of the data"
     )
     args = parser.parse_args(argv)
     from headstart.exporters.hub import push_command
@@ -91,12 +86,12 @@ def push(argv: list[str]) -> None:
 
 def compare(argv: list[str]) -> None:
     parser = command_parser(
-        "compare", "Finished runs on the same validation images: each of the others against the first."
+        "compare", "Compare finished runs statistically on the same validation images, each with the first."
     )
     parser.add_argument("runs", nargs="+", help="run folders")
-    parser.add_argument("--out", help="write a page (.html) with the images they disagree on")
-    parser.add_argument("--common", action="store_true", help="leave out the images that not all runs were measured on")
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument("--out", help=".html page to write, with the images that the runs disagree on")
+    parser.add_argument("--common", action="store_true", help="use only the images that all runs were evaluated on")
+    add_json(parser)
     args = parser.parse_args(argv)
     from headstart.report.comparison_command import compare_command
 
@@ -106,30 +101,34 @@ def compare(argv: list[str]) -> None:
 def export(argv: list[str]) -> int:
     parser = command_parser(
         "export",
-        "Write a finished model for another program. It is tried there on images of odd sizes and modes, and on the run's own "
-        "validation images, and kept only if it answers as headstart predict does. Exit code 1 if it does not.",
+        "Write a finished model for another program. The result is run there on images of unusual sizes and modes and "
+        "on the run's own validation images, and kept only if its predictions agree with those of headstart predict. "
+        "Exit code 1 if they do not.",
     )
-    parser.add_argument("run", help="run folder, or a model.safetensors")
+    add_model(parser)
     parser.add_argument(
         "--format",
         required=True,
-        help="torchvision, transformers, timm, onnx, onnx-uint8 (from the image to the probabilities), int8, pt2 or openvino",
+        help="torchvision, transformers, timm, onnx, onnx-uint8 (from image to probabilities), int8, pt2 or openvino",
     )
     parser.add_argument("--out", required=True, help="file or folder to create")
-    parser.add_argument("--data", help="where the images of the run lie now (default: where they lay)")
+    parser.add_argument("--data", help="where the images of the run are now (default: where they were)")
     parser.add_argument(
-        "--images", type=int, default=1000, help="validation images that are compared at most (default: 1000)"
+        "--images", type=int, default=1000, help="largest number of validation images to compare (default: 1000)"
     )
     parser.add_argument(
-        "--allow_loss", type=float, metavar="SHARE", help="int8: accuracy that may be lost (default: 0.02, two points)"
+        "--allow_loss",
+        type=float,
+        metavar="SHARE",
+        help="int8: acceptable loss of accuracy (default: 0.02, two points)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     args = parser.parse_args(argv)
-    if args.images < 1:
-        raise InputError(f"--images is {args.images}; it must be at least 1")
+    check_at_least(args, images=1)
     if args.allow_loss is not None and not 0 <= args.allow_loss <= 1:
         raise InputError(f"--allow_loss is {args.allow_loss}; it must lie between 0 and 1")
-    from headstart.exporters.command import Refused, export_command
+    from headstart.exporters.command import export_command
+    from headstart.exporters.gate import Refused
 
     try:
         export_command(
@@ -148,10 +147,10 @@ def export(argv: list[str]) -> int:
 
 
 def report(argv: list[str]) -> None:
-    parser = command_parser("report", "Write report.html and README.md of a finished run anew, from its folder.")
+    parser = command_parser("report", "Write report.html and README.md of a finished run again, from its folder.")
     parser.add_argument("run", help="run folder")
-    parser.add_argument("--data", help="where the images are now; default: where the run found them")
-    parser.add_argument("--doctor", help="folder that headstart data check --out wrote; default: RUN, if it holds one")
+    parser.add_argument("--data", help="where the images of the run are now (default: where they were)")
+    parser.add_argument("--doctor", help="folder of headstart data check --out (default: RUN, if it contains one)")
     args = parser.parse_args(argv)
     from headstart.report.command import report_command
 
@@ -160,8 +159,8 @@ def report(argv: list[str]) -> None:
 
 def watch(argv: list[str]) -> None:
     parser = command_parser("watch", "Follow a training run from another terminal, until it ends.")
-    parser.add_argument("run", help="run folder; it may not be there yet")
-    parser.add_argument("--once", action="store_true", help="say where the run is, and end")
+    parser.add_argument("run", help="run folder, which need not exist yet")
+    parser.add_argument("--once", action="store_true", help="print the progress of the run and exit")
     args = parser.parse_args(argv)
     from headstart.runs.watch import watch_command
 
@@ -169,7 +168,7 @@ def watch(argv: list[str]) -> None:
 
 
 def serve(argv: list[str]) -> None:
-    parser = command_parser("serve", "Answer with a finished run: a page to drop images on, and an HTTP API.")
+    parser = command_parser("serve", "Serve a finished run: a web page to drop images on, and an HTTP API.")
     from headstart.cli import serve as options
 
     options.add_options(parser)

@@ -27,9 +27,9 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """decoder: file -> RGB image, raises UnreadableImage; known: whether a content (sha256) is known to decode, and need
-    not be decoded again; cache: receives each decoded image; say: prints progress; num_threads: None for Python's
-    default."""
+    """decoder: file -> RGB image, raises UnreadableImage; known: whether a content (sha256) is known to decode, and
+    need not be decoded again; cache: receives each decoded image; say: prints progress; num_threads: None for
+    Python's default."""
 
     source: Source
     decoder: Callable[[bytes], Image.Image] = decode

@@ -1,4 +1,4 @@
-"""What a source of images is. A new one is a class with the members of `Source`, and a line in data/sources/open.py."""
+"""What a source of images is. A new one is a class with the members of `Source`, which data/sources/open.py opens."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""`headstart bench features`: how fast features are extracted, beside the same trunk on images already in memory."""
+"""`headstart bench features`: speed of feature extraction, and of the same network on images in memory."""
 
 import math
 import tempfile
@@ -30,7 +30,8 @@ from headstart.features.extraction import (
     fill,
     rows_of,
 )
-from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
+from headstart.model.backbones import FEATURES
+from headstart.model.forward import FrozenNetwork
 from headstart.model.weights import obtain_weights
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
@@ -41,7 +42,7 @@ ROUND_S = 3.0  # of each in-memory measurement
 
 
 def bench_features(data: str, *, weights_source: str, precision: str, rounds: int, image_size: int = 224) -> None:
-    """Print the rates, round by round, and what the form of the trunk changes."""
+    """Print the rates of each round, and the effect of the precision on features and probe."""
     set_threads(None)
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=precision))  # type: ignore[arg-type]
     weights = obtain_weights(accelerator, weights_source)
@@ -49,10 +50,11 @@ def bench_features(data: str, *, weights_source: str, precision: str, rounds: in
     chosen, reason = choose_precision(precision, accelerator.device)
     spec = Preprocess.of(DataConfig(image_size=image_size))
     manifest, _, _ = _check(data, spec)
-    trunk = FrozenTrunk(weights.tensors, precision=chosen, device=accelerator.device)
+    trunk = FrozenNetwork(weights.tensors, precision=chosen, device=accelerator.device)
     cores = usable_cores()
     print(
-        f"{len(manifest.samples)} images, {describe_precision(chosen, reason)} on {accelerator.device.type}, {cores} cores"
+        f"{len(manifest.samples)} images, {describe_precision(chosen, reason)} on {accelerator.device.type}, "
+        f"{cores} cores"
     )
     shares, rereading = [], []
     for number in range(1, rounds + 1):
@@ -68,15 +70,19 @@ def bench_features(data: str, *, weights_source: str, precision: str, rounds: in
         shares.append(extraction / fastest)
         rereading.append(again / fastest)
         ways = ", ".join(f"{name} {value:.0f}" for name, value in in_memory.items())
-        print(f"round {number}: check {check:.0f} img/s, extraction {extraction:.0f}, decoding again {again:.0f}, trunk in memory {ways}; "
-              f"share {shares[-1]:.1%}, decoding again {rereading[-1]:.1%}".replace("%", " %"), flush=True)  # fmt: skip
-    medians = f"{np.median(shares):.1%}, decoding again {np.median(rereading):.1%}".replace("%", " %")
+        print(
+            f"round {number}: check {check:.0f} img/s, extraction {extraction:.0f}, decoding again {again:.0f}, "
+            f"network in memory {ways}; "
+            f"share {shares[-1]:.1%}, decoding again {rereading[-1]:.1%}",
+            flush=True,
+        )
+    medians = f"{np.median(shares):.1%}, decoding again {np.median(rereading):.1%}"
     print(f"share of the fastest in-memory rate, medians: {medians}")
     if chosen != "no":
         _compare_forms(accelerator, manifest, weights.tensors, spec, chosen)
 
 
-def _in_memory(trunk: FrozenTrunk, spec: Preprocess) -> float:
+def _in_memory(trunk: FrozenNetwork, spec: Preprocess) -> float:
     size = BATCH_CPU if trunk.device.type == "cpu" else BATCH_GPU
     side = spec.image_size
     pixels = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, device=trunk.device)
@@ -89,18 +95,18 @@ def _in_memory(trunk: FrozenTrunk, spec: Preprocess) -> float:
     return count / (time.perf_counter() - started)
 
 
-def _in_processes(trunk: FrozenTrunk, spec: Preprocess, cores: int) -> float:
+def _in_processes(trunk: FrozenNetwork, spec: Preprocess, cores: int) -> float:
     with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
         return sum(pool.map(_one_thread, [(trunk, spec)] * cores))
 
 
-def _one_thread(work: tuple[FrozenTrunk, Preprocess]) -> float:
+def _one_thread(work: tuple[FrozenNetwork, Preprocess]) -> float:
     torch.set_num_threads(1)
     return _in_memory(*work)
 
 
 def _check(data: str, spec: Preprocess) -> tuple[Manifest, list[BankTransform], float]:
-    """The manifest, views that keep what was decoded for it, and images per second."""
+    """The manifest, transforms that cache the images decoded for it, and images per second."""
     config = DataConfig(root=data, on_bad_file="skip", rescan=True)
     transforms = bank_transforms(config, spec, augmented_copies=0, seed=0, cache_limit=cache_limit_for(config))
     started = time.perf_counter()
@@ -114,7 +120,7 @@ def _check(data: str, spec: Preprocess) -> tuple[Manifest, list[BankTransform], 
 
 
 def _extract(
-    accelerator: Any, manifest: Manifest, trunk: FrozenTrunk, spec: Preprocess, transforms: Sequence[BankTransform]
+    accelerator: Any, manifest: Manifest, trunk: FrozenNetwork, spec: Preprocess, transforms: Sequence[BankTransform]
 ) -> tuple[float, np.ndarray]:
     rows = rows_of(manifest.source, manifest.samples, transforms)
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
@@ -127,10 +133,10 @@ def _extract(
 def _compare_forms(
     accelerator: Any, manifest: Manifest, tensors: dict[str, torch.Tensor], spec: Preprocess, precision: str
 ) -> None:
-    """Cosine of each image's features to those in fp32, and the accuracy of the probe on either."""
+    """Print the cosine of each image's features to those in fp32, and the accuracy of a probe on both."""
     forms = {}
     for name in ("no", precision):
-        trunk = FrozenTrunk(tensors, precision=name, device=accelerator.device)
+        trunk = FrozenNetwork(tensors, precision=name, device=accelerator.device)
         transforms = bank_transforms(DataConfig(), spec, augmented_copies=0, seed=0)
         _, forms[name] = _extract(accelerator, manifest, trunk, spec, transforms)
     exact, rounded = forms["no"].astype(np.float64), forms[precision].astype(np.float64)
@@ -145,5 +151,7 @@ def _compare_forms(
         head = logistic_regression.fit(features[train], labels[train], num_classes=len(manifest.classes), l2=l2).head
         correct[name] = int((head.logits(features[~train]).argmax(axis=1) == labels[~train]).sum())
     degrees = math.degrees(math.acos(min(1.0, float(cosines.min()))))
-    print(f"{precision} beside fp32: cosine of the features at least {cosines.min():.6f} ({degrees:.2f} degrees), mean "
-          f"{cosines.mean():.6f}; probe right on {correct[precision]} and {correct['no']} of {int((~train).sum())}")  # fmt: skip
+    print(
+        f"{precision} and fp32: cosine of the features at least {cosines.min():.6f} ({degrees:.2f} degrees), mean "
+        f"{cosines.mean():.6f}; probe correct on {correct[precision]} and {correct['no']} of {int((~train).sum())}"
+    )

@@ -1,7 +1,7 @@
-"""`headstart bench data`: how fast images are read, decoded, varied, moved and trained on; what holds the run up, and what to set.
+"""`headstart bench data`: speed of the input pipeline and of training, the bottleneck, and the settings to choose.
 
-Rates are medians over rounds in which every measurement comes once, so that a machine that is slower for a while is so for all.
-"""
+Rates are medians over rounds. Each round has every measurement once, so that a machine that is slow for a while
+slows all."""
 
 import time
 from collections import defaultdict
@@ -25,7 +25,7 @@ from headstart.data.sources.open import open_source
 from headstart.data.transforms import PixelCache, Preprocess, Transform, train_transform
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions
-from headstart.model.classifier import build_model
+from headstart.model.network import build_model
 from headstart.model.weights import obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.optimizer import build_optimizer, plan
@@ -38,17 +38,16 @@ from headstart.training.log import TrainingLog
 from headstart.training.loop import fit
 from headstart.training.state import TrainingState
 
-IMAGES = 256  # of the measurements of single stages
+IMAGES = 256  # images that measure a single stage
 WARM_UP = 4  # steps before the clock starts: first allocations, and workers that fill their queue
-ENOUGH = 0.95  # share of the step at which nothing else is worth looking at
-WORTH_IT = 1.01  # a setting that costs more is taken for a rate this much higher
+ENOUGH = 0.95  # share of the step from which on the input is not the bottleneck
+WORTH_IT = 1.01  # gain in speed that justifies more workers or a cache
 
 
 def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
-    """Print the rates, the share of the step that the real run keeps, what holds it up, and the settings to choose.
+    """Print the rates, the share of the speed of a step that training reaches, the bottleneck, and the best settings.
 
-    config: data, model.weights, train.batch_size and runtime are used. Raises InputError for a folder that cannot be trained on.
-    """
+    config: data, model.weights, train.batch_size and runtime are used. Raises InputError for unsuitable data."""
     threads = set_threads(config.runtime.threads)
     accelerator = start_accelerator(config.runtime)
     precision = describe_precision(*choose_precision(config.runtime.mixed_precision, accelerator.device))
@@ -67,11 +66,12 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
     samples = manifest.of("train")
     if config.train.batch_size > len(samples):
         raise InputError(
-            f"--batch_size {config.train.batch_size} exceeds the {len(samples)} training images; use at most {len(samples)}"
+            f"--batch_size {config.train.batch_size} exceeds the {len(samples)} training images; "
+            f"use at most {len(samples)}"
         )
     print(
         f"{len(samples)} training images, {config.data.image_size} px, batch {config.train.batch_size}, {precision} on "
-        f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds, which take minutes"
+        f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds (minutes)"
     )
     stages = _stages(samples[:IMAGES], transform, spec, seed=config.seed, cores=cores)
     bench = _Bench(config, accelerator, manifest, spec, steps=steps)
@@ -85,14 +85,14 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
         for workers in counts:
             found[f"input, {workers} workers"].append(bench.input_alone(transform, workers))
             found[f"input, {workers} workers, decoding"].append(bench.input_alone(uncached, workers))
-        for workers in counts:  # each beside a step alone of its own
+        for workers in counts:  # each with a measurement of the step just before
             alone = bench.run_alone()
             real = bench.run(transform, workers)
             found["step"].append(alone)
             found[f"run, {workers} workers"].append(real)
             found[f"share, {workers} workers"].append(real / alone)
-        shares = ", ".join(f"{n} workers {_percent(found[f'share, {n} workers'][-1])}" for n in counts)
-        print(f"round {number}: step alone {found['step'][-1]:.1f}, the real run keeps {shares}", flush=True)
+        shares = ", ".join(f"{n} workers {found[f'share, {n} workers'][-1]:.1%}" for n in counts)
+        print(f"round {number}: step alone {found['step'][-1]:.1f}, training reaches {shares}", flush=True)
     medians = {name: float(np.median(values)) for name, values in found.items()}
     for name, values in found.items():
         if not name.startswith("share"):
@@ -101,31 +101,28 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
 
 
 def conclude(rates: Mapping[str, float], counts: Sequence[int]) -> list[str]:
-    """What holds the run up, and the settings to choose, from the medians of `bench_data` with these numbers of workers."""
+    """Share of the step, bottleneck and best settings, a line each. rates: medians by name; counts: of workers."""
     run = {workers: rates[f"run, {workers} workers"] for workers in counts}
     workers = min(count for count in run if run[count] * WORTH_IT >= max(run.values()))
     share, step = rates[f"share, {workers} workers"], rates["step"]
     given, decoding = rates[f"input, {workers} workers"], rates[f"input, {workers} workers, decoding"]
-    stages = ("read", "decode", "training view")
+    stages = ("read", "decode", "training transform")
     slowest = min(stages[2:] if given > WORTH_IT * decoding else stages, key=lambda stage: rates[stage])
     if share >= ENOUGH:
-        held_up = f"the training step itself: the input could give {given:.0f} img/s"
+        bottleneck = f"the training step: the input could provide {given:.0f} img/s"
     elif given < step / ENOUGH:
-        held_up = f"the input: {given:.0f} img/s, of it {slowest} at {rates[slowest]:.0f} img/s in one thread is the slowest part"
+        slow = f"its slowest stage, {slowest}, has {rates[slowest]:.0f} img/s per thread"
+        bottleneck = f"the input: {given:.0f} img/s; {slow}"
     else:
-        held_up = f"the cores: the input alone gives {given:.0f} img/s, the step alone {step:.0f}, and both want the same cores"
+        bottleneck = f"the cores: input ({given:.0f} img/s alone) and step ({step:.0f} img/s alone) compete for them"
     cache = "auto" if given > WORTH_IT * decoding else "off"
-    why = f"the input gives {given:.0f} img/s with images decoded once, {decoding:.0f} decoding each time"
+    why = f"the input provides {given:.0f} img/s with cached images, {decoding:.0f} when each is decoded again"
     return [
-        f"the real run keeps {_percent(share)} of the step on tensors already in memory "
+        f"training reaches {share:.1%} of the speed of a step on tensors in memory "
         f"({run[workers]:.1f} of {step:.1f} img/s, {workers} workers)",
-        f"bottleneck: {held_up}",
+        f"bottleneck: {bottleneck}",
         f"settings: --data.num_workers {workers} --data.cache {cache} ({why})",
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _never() -> Predictions:
@@ -135,8 +132,8 @@ def _never() -> Predictions:
 def _stages(
     samples: Samples, transform: Transform, spec: Preprocess, *, seed: int, cores: int
 ) -> dict[str, Callable[[], float]]:
-    """Name -> images per second, in one thread unless the name says otherwise; each stage is fed from memory with what
-    the one before it gave."""
+    """Name -> measurement of images per second, in one thread unless the name differs. The input of a stage, which is
+    the output of the stage before, is in memory."""
     paths, read = samples.column("path"), samples.source.read
     contents = [read(path) for path in paths]
     images = [spec.decode(data) for data in contents]
@@ -147,8 +144,8 @@ def _stages(
         "read": lambda: _rate(len(paths), lambda i: read(paths[i])),
         "decode": lambda: _rate(len(paths), lambda i: spec.decode(contents[i])),
         f"decode, {cores} threads": lambda: _rate(len(paths), lambda i: spec.decode(contents[i]), threads=cores),
-        "training view": lambda: _rate(len(paths), lambda i: vary(prepared[i], seeds[i])),
-        "evaluation view": lambda: _rate(len(paths), lambda i: spec.resize_and_crop(images[i])),
+        "training transform": lambda: _rate(len(paths), lambda i: vary(prepared[i], seeds[i])),
+        "evaluation transform": lambda: _rate(len(paths), lambda i: spec.resize_and_crop(images[i])),
     }
 
 
@@ -168,11 +165,11 @@ def _rate(count: int, work: Callable[[int], object], *, threads: int = 1) -> flo
 
 
 class _Enough(Exception):
-    """The steps that were wanted are done."""
+    """The requested steps are done."""
 
 
 class _Bench:
-    """The loop of training on batches from memory or from the loader, and the loader without the loop."""
+    """The training loop on batches from memory or from the loader, and the loader without the loop."""
 
     def __init__(
         self, config: RunConfig, accelerator: Any, manifest: Manifest, spec: Preprocess, *, steps: int
@@ -196,7 +193,7 @@ class _Bench:
         self.batch = self._to_device(next(iter(self._loader(train_transform(config.data, spec), workers=0))))
 
     def run_alone(self) -> float:
-        """Images per second of the loop on a batch that lies on the device."""
+        """Images per second of the loop on a batch that is on the device already."""
 
         def again() -> Iterator[Any]:
             while True:
@@ -205,22 +202,26 @@ class _Bench:
         return self._fit(again())
 
     def run(self, transform: Transform, workers: int) -> float:
-        """Images per second of the loop as a run has it: the same loop, fed by the loader."""
+        """Images per second of the loop on batches from the loader, as in a run."""
         loader = prepare_data_loader(  # not the accelerator's: it would keep the loader, and with it the workers
-            self._loader(transform, workers=workers), device=self.accelerator.device, num_processes=1, process_index=0,
-            put_on_device=True, non_blocking=True,
-        )  # fmt: skip
+            self._loader(transform, workers=workers),
+            device=self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=True,
+        )
         try:
             return self._fit(iter(loader))
         finally:
             loader.end()
 
     def input_alone(self, transform: Transform, workers: int) -> float:
-        """Images per second of the loader with nobody computing beside it."""
+        """Images per second of the loader without computation beside it."""
         stream = iter(self._loader(transform, workers=workers))
         for _ in range(WARM_UP):
             next(stream)
-        queued = 4 * workers  # what the workers have made while the clock did not run: waited for, not counted
+        queued = 4 * workers  # batches that the workers made before the clock started
         for _ in range(queued):
             next(stream)
         started = time.perf_counter()
@@ -241,9 +242,16 @@ class _Bench:
 
     def _loader(self, transform: Transform, *, workers: int) -> Any:
         return train_loader(
-            self.rows, self.samples.source, transform, batch_size=self.config.train.batch_size, accumulation=1,
-            num_steps=WARM_UP + self.steps + 8 * (workers + 2), start_step=0, seed=self.config.seed, num_workers=workers,
-        )  # fmt: skip
+            self.rows,
+            self.samples.source,
+            transform,
+            batch_size=self.config.train.batch_size,
+            accumulation=1,
+            num_steps=WARM_UP + self.steps + 8 * (workers + 2),
+            start_step=0,
+            seed=self.config.seed,
+            num_workers=workers,
+        )
 
     def _fit(self, batches: Iterator[Any]) -> float:
         clock: list[float] = []
@@ -260,7 +268,7 @@ class _Bench:
 
         model, optimizer, scheduler = self.prepared
         total = WARM_UP + self.steps + 1
-        progress = TrainingProgress(ends=[total], start_step=0, batch_size=self.config.train.batch_size, speaks=False)
+        progress = TrainingProgress(ends=[total], start_step=0, batch_size=self.config.train.batch_size, enabled=False)
         state, groups = TrainingState(), [group["name"] for group in optimizer.param_groups]
         log = TrainingLog(
             self.accelerator,
@@ -282,7 +290,7 @@ class _Bench:
                 accelerator=self.accelerator,
                 state=state,
                 epoch_ends=[total],
-                inputs=lambda batch, step: self.spec.normalize(batch["pixels"].contiguous(memory_format=self.layout)),
+                inputs=lambda batch: self.spec.normalize(batch["pixels"].contiguous(memory_format=self.layout)),
                 loss_fn=self.loss_of,
                 evaluate=_never,
                 log=log,

@@ -1,4 +1,4 @@
-"""`headstart doctor`: what this machine and this installation offer, and what would slow a run down or stop it."""
+"""`headstart doctor`: hardware and software of this machine, and problems that slow a run down or stop it."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ MEASURE_S = 1.0
 
 
 def examine() -> dict[str, Any]:
-    """Name -> finding, in the order in which they are printed; JSON values."""
+    """Name -> value that JSON can hold, in the order in which they are printed."""
     threads = set_threads(None)
     device = best_device()
     found: dict[str, Any] = {
@@ -38,36 +38,48 @@ def examine() -> dict[str, Any]:
     return found
 
 
+def print_environment(found: dict[str, Any]) -> None:
+    """Print what `examine` found, and the warnings."""
+    for name, value in found.items():
+        text = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else value
+        print(f"{name}: {', '.join(text) or 'none' if isinstance(text, list) else text}")
+    for sentence in warnings_of(found) or ["no problems found"]:
+        print(f"- {sentence}")
+
+
 def warnings_of(found: dict[str, Any]) -> list[str]:
-    """What to look at, a sentence each."""
-    said = []
+    """Problems that slow a run down or stop it, a sentence each."""
+    sentences = []
     if found.get("shared memory, GiB", 1.0) < 0.5:
-        said.append(
-            f"/dev/shm has {found['shared memory, GiB']} GiB free; decoding processes pass batches through it: give a container "
-            "--shm-size 2g, or set --data.num_workers 0"
+        sentences.append(
+            f"/dev/shm, which decoding processes pass batches through, has {found['shared memory, GiB']} GiB free; "
+            "start a container with --shm-size 2g, or set --data.num_workers 0"
         )
     gain = found["bf16 against fp32, speed of a convolution"]
     if found["precision by auto"].startswith("bf16") and gain < 1:
-        said.append(f"bf16 is {gain} times as fast as fp32 here; --runtime.mixed_precision no may be faster")
+        sentences.append(f"bf16 is slower than fp32 here ({gain} times the speed); set --runtime.mixed_precision no")
     if found["cores"]["usable"] < (found["cores"]["of the machine"] or 1):
-        said.append(
-            f"only {found['cores']['usable']} of {found['cores']['of the machine']} cores may be used by this process"
+        sentences.append(
+            f"this process may use only {found['cores']['usable']} of {found['cores']['of the machine']} cores"
         )
     if found["free memory, GiB"] < 2:
-        said.append(f"{found['free memory, GiB']} GiB of memory are free; lower --train.batch_size if a run is killed")
-    return said
+        sentences.append(
+            f"only {found['free memory, GiB']} GiB of memory are free; if a run is killed, lower --train.batch_size"
+        )
+    return sentences
 
 
 def _bf16_gain(device: torch.device) -> float:
+    """Speed of a convolution in bf16, divided by that in fp32."""
     rates = []
     for dtype in (torch.float32, torch.bfloat16):
-        images = torch.randn(8, 64, 56, 56, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-        weight = torch.randn(64, 64, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-        count, started = 0, 0.0
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+        images = torch.randn(8, 64, 56, 56, **kind).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(64, 64, 3, 3, **kind).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            for _ in range(3):
+            for _ in range(3):  # warm-up
                 torch.nn.functional.conv2d(images, weight, padding=1)
-            started = time.perf_counter()
+            count, started = 0, time.perf_counter()
             while time.perf_counter() - started < MEASURE_S:
                 out = torch.nn.functional.conv2d(images, weight, padding=1)
                 count += 1

@@ -1,4 +1,4 @@
-"""`headstart doctor parity`: a few steps of the user's own configuration, run in many ways that should not matter."""
+"""`headstart doctor parity`: a few steps of a configuration, run in many ways that must give the same result."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,18 @@ from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
+from headstart.tensor_file import read_header
 
 TOLERANCE = 1e-5  # of a loss in fp32, for other numbers of processes or backward passes
-PRECISION_TOLERANCE = 0.1  # of a loss, for bf16 against fp32
-SMALL_LOSS = 0.01  # differences are relative to the loss, but to this at least: below it nothing is left but rounding
+PRECISION_TOLERANCE = 0.1  # of a loss in bf16, against fp32
+SMALL_LOSS = 0.01  # differences are relative to the loss or to this, because smaller losses are mostly rounding
 VAL_IMAGES = 17  # not divisible by 2 or 3
 PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: training losses by step, learning rates, right answers by epoch, the final weights' bytes."""
+    """A finished run: losses and learning rates by step, (correct, n) by epoch, the bytes of the model file."""
 
     losses: np.ndarray
     rates: list[dict[str, float]]
@@ -42,7 +43,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Check:
-    """One way of running, beside the reference. tolerance: of the largest relative loss difference; None: nothing is promised."""
+    """One way of running, compared with the reference. tolerance: of the largest relative difference of a loss; None:
+    no limit."""
 
     name: str
     tolerance: float | None
@@ -68,88 +70,95 @@ def check_parity(
     steps: int,
     processes: Sequence[int],
     workers: Sequence[int],
-    say: Any = print,
+    log: Callable[[str], None] = print,
     runner_type: "type[Runner] | None" = None,
 ) -> list[Check]:
-    """Run `steps` optimizer steps on a few of the user's images: by one process in fp32 as the reference, then on each of
-    `processes` with each of `workers`, with accumulated gradients, interrupted, continued on another number, in bf16.
+    """Run `steps` optimizer steps on a few images in many ways, and compare each with one process in fp32.
 
-    runner_type: starts the runs; by default Runner. Raises InputError if the configuration cannot be run at all.
-    """
+    The ways: each of `processes` with each of `workers`, accumulated gradients, interrupted and resumed, on the same
+    and on another number of processes, and bf16. runner_type: starts the runs; default Runner. Raises InputError for
+    a configuration that cannot be run."""
     if config.strategy.name == "probe_then_tune":
         raise InputError("parity compares training steps from the same start; use --strategies fine_tune frozen_head")
     if config.uses_bank:
-        say("an exact head has no steps to compare: its features are recomputed here (strategy.features recompute)")
+        log("a head on stored features has no steps to compare; this check uses strategy.features recompute")
         config = replace(config, strategy=replace(config.strategy, features="recompute"))
-    batchnorm_moves = config.strategy.name == "fine_tune" and config.strategy.batchnorm == "train"
-    several = None if batchnorm_moves else TOLERANCE
-    data, size = config.data, config.train.batch_size
-    manifest = build_manifest(open_source(data), data, seed=config.seed)
+    size = config.train.batch_size
     for count in processes:
         if size % count:
             raise InputError(
                 f"train.batch_size {size} is not divisible by {count} processes; use --processes or another batch size"
             )
+    manifest = build_manifest(open_source(config.data), config.data, seed=config.seed)
     with tempfile.TemporaryDirectory(prefix="headstart-") as name:
         folder = Path(name)
         count = _lay_out(manifest, folder / "images", train_images=2 * size + size // 2)
-        epochs = max(2, round(steps * size / count))
-        base = replace(
-            config,
-            data=replace(
-                data,
-                root=str(folder / "images"),
-                num_workers=0,
-                split="folder",
-                folds=0,
-                groups="",
-                image_column=None,
-                label_column=None,
-                split_column=None,
-                group_column=None,
-            ),
-            train=replace(
-                config.train, epochs=epochs, seeds=1, folds=0, resume="auto", checkpoint_steps=2, checkpoint_minutes=0.0
-            ),
-            optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
-            runtime=replace(config.runtime, mixed_precision="no"),
-        )
-        runner = (runner_type or Runner)(folder, say)
+        base = _base(config, folder / "images", epochs=max(2, round(steps * size / count)))
+        runner = (runner_type or Runner)(folder, log)
         reference = runner.run("reference: 1 process, fp32, 0 workers", base)
         checks = []
-
-        def compare(title: str, outcome: Outcome, tolerance: float | None) -> None:
-            checks.append(_compare(title, reference, outcome, tolerance))
-
-        for number in processes:
-            for num_workers in workers:
-                if (number, num_workers) != (1, 0):
-                    title = f"{number} process{'es' if number > 1 else ''}, {num_workers} workers"
-                    varied = replace(base, data=replace(base.data, num_workers=num_workers))
-                    compare(title, runner.run(title, varied, processes=number), 0.0 if number == 1 else several)
-        if config.train.accumulation == 1 and size % 2 == 0:
-            title = "2 backward passes per step"
-            varied = replace(base, train=replace(base.train, accumulation=2))
-            compare(title, runner.run(title, varied), several)
-        title = "interrupted by SIGTERM, continued"
-        compare(title, runner.run(title, base, interrupt=signal.SIGTERM), 0.0)
-        title = "killed, continued"
-        compare(title, runner.run(title, base, interrupt=signal.SIGKILL), 0.0)
-        if len(processes) > 1:
-            title = f"begun on {processes[-1]} processes, killed, continued on 1"
-            compare(title, runner.run(title, base, processes=processes[-1], interrupt=signal.SIGKILL), several)
-        title = "bf16"
-        varied = replace(base, runtime=replace(base.runtime, mixed_precision="bf16"))
-        compare(title, runner.run(title, varied), PRECISION_TOLERANCE)
+        for way in _ways(base, processes=processes, workers=workers):
+            outcome = runner.run(way.title, way.config, processes=way.processes, interrupt=way.interrupt)
+            checks.append(_compare(way.title, reference, outcome, way.tolerance))
     return checks
 
 
+def _base(config: RunConfig, images: Path, *, epochs: int) -> RunConfig:
+    """The configuration on a folder of images, with frequent checkpoints, in fp32."""
+    no_columns: dict[str, Any] = dict.fromkeys(("image_column", "label_column", "split_column", "group_column"))
+    data = replace(config.data, root=str(images), num_workers=0, split="folder", folds=0, groups="", **no_columns)
+    once: dict[str, Any] = {"epochs": epochs, "seeds": 1, "folds": 0, "resume": "auto"}
+    return replace(
+        config,
+        data=data,
+        train=replace(config.train, checkpoint_steps=2, checkpoint_minutes=0.0, **once),
+        optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
+        runtime=replace(config.runtime, mixed_precision="no"),
+    )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way of running. interrupt: the signal that ends the run, which is then resumed on one process."""
+
+    title: str
+    config: RunConfig
+    tolerance: float | None
+    processes: int = 1
+    interrupt: signal.Signals | None = None
+
+
+def _ways(base: RunConfig, *, processes: Sequence[int], workers: Sequence[int]) -> Iterator[_Way]:
+    batchnorm_moves = base.strategy.name == "fine_tune" and base.strategy.batchnorm == "train"
+    several = None if batchnorm_moves else TOLERANCE
+    for number in processes:
+        for num_workers in workers:
+            if (number, num_workers) != (1, 0):
+                title = f"{number} process{'es' if number > 1 else ''}, {num_workers} workers"
+                varied = replace(base, data=replace(base.data, num_workers=num_workers))
+                yield _Way(title, varied, 0.0 if number == 1 else several, processes=number)
+    if base.train.accumulation == 1 and base.train.batch_size % 2 == 0:
+        yield _Way("2 backward passes per step", replace(base, train=replace(base.train, accumulation=2)), several)
+    yield _Way("stopped by SIGTERM, resumed", base, 0.0, interrupt=signal.SIGTERM)
+    yield _Way("killed, resumed", base, 0.0, interrupt=signal.SIGKILL)
+    if len(processes) > 1:
+        last = processes[-1]
+        title = f"killed on {last} processes, resumed on 1"
+        yield _Way(title, base, several, processes=last, interrupt=signal.SIGKILL)
+    yield _Way("bf16", replace(base, runtime=replace(base.runtime, mixed_precision="bf16")), PRECISION_TOLERANCE)
+
+
 def table_of(checks: Sequence[Check]) -> Any:
-    """For rich."""
+    """A table for rich, a row per check."""
     from rich.table import Table
 
     table = Table(
-        "beside 1 process, fp32, 0 workers", "largest loss difference", "tolerance", "counts", "weights", "verdict"
+        "compared with 1 process, fp32, 0 workers",
+        "largest loss difference",
+        "tolerance",
+        "counts",
+        "weights",
+        "verdict",
     )
     for check in checks:
         tolerance = {None: "none promised", 0.0: "same bits"}.get(
@@ -167,10 +176,10 @@ def table_of(checks: Sequence[Check]) -> Any:
 
 
 class Runner:
-    """Runs configurations in processes of their own, each in a run folder of its own."""
+    """Runs each configuration in its own processes and run folder."""
 
-    def __init__(self, folder: Path, say: Any) -> None:
-        self._folder, self._say, self._number = folder, say, 0
+    def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
+        self._folder, self._log, self._number = folder, log, 0
 
     def run(
         self, title: str, config: RunConfig, *, processes: int = 1, interrupt: signal.Signals | None = None
@@ -187,21 +196,21 @@ class Runner:
             _command(file, processes), env=_environment(), capture_output=True, text=True, timeout=PATIENCE_S
         )
         if done.returncode:
-            said = [
-                line for line in done.stderr.splitlines() if line.startswith("headstart:")
-            ] or done.stderr.splitlines()
-            raise InputError(
-                f"{title}: {said[-1].removeprefix('headstart: ') if said else f'exit code {done.returncode}'}"
-            )
-        self._say(f"{title}: {time.perf_counter() - started:.0f} s")
+            lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+            lines = [line for line in lines if line.startswith("headstart:")] or lines
+            raise InputError(f"{title}: {lines[-1].removeprefix('headstart: ')}")
+        self._log(f"{title}: {time.perf_counter() - started:.0f} s")
         return _outcome(out)
 
     def _interrupted(self, file: Path, out: Path, processes: int, interrupt: signal.Signals) -> None:
-        """Begin the run and end all its processes once it has saved twice."""
+        """Start the run, and end all its processes once it has saved two checkpoints."""
         process = subprocess.Popen(
-            _command(file, processes), env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            _command(file, processes),
+            env=_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         give_up = time.monotonic() + PATIENCE_S
         while process.poll() is None and time.monotonic() < give_up:
             if len(list((out / "checkpoints").glob("step_??????"))) >= 2:
@@ -214,7 +223,7 @@ class Runner:
             psutil.wait_procs(everyone, timeout=PATIENCE_S)
         process.wait(timeout=PATIENCE_S)
         if (out / "summary.json").exists():
-            raise InputError("a run was over before it could be interrupted; use more --steps")
+            raise InputError("a run ended before it could be interrupted; use more --steps")
 
 
 def _command(file: Path, processes: int) -> list[str]:
@@ -225,13 +234,13 @@ def _command(file: Path, processes: int) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Without what a launcher told this process about itself."""
+    """The environment without the variables that a launcher set for this process."""
     mine = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
     return {name: value for name, value in os.environ.items() if name not in mine}
 
 
 def _lay_out(manifest: Manifest, folder: Path, *, train_images: int) -> int:
-    """Copies of the first images of each class in turn; returns how many train."""
+    """Copy images of all classes in turn; return the number of training images."""
     counts = {}
     for split, wanted in (("train", train_images), ("val", VAL_IMAGES)):
         by_class = {label: [s for s in manifest.of(split) if s.label == label] for label in manifest.classes}
@@ -249,11 +258,12 @@ def _lay_out(manifest: Manifest, folder: Path, *, train_images: int) -> int:
 def _outcome(out: Path) -> Outcome:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [row for row in rows if "loss" in row]
+    model = out / "model.safetensors"
     return Outcome(
         np.array([row["loss"] for row in steps]),
         [row["lr"] for row in steps],
         [(row["val_correct"], row["val_n"]) for row in rows if "epoch" in row],
-        (out / "model.safetensors").read_bytes(),
+        model.read_bytes()[read_header(model).start :],  # the header names the configuration, which differs
     )
 
 
@@ -268,10 +278,5 @@ def _compare(name: str, reference: Outcome, other: Outcome, tolerance: float | N
         difference,
         counts_equal=reference.correct == other.correct,
         rates_equal=reference.rates == other.rates,
-        bits_equal=_without_header(reference.weights) == _without_header(other.weights),
+        bits_equal=reference.weights == other.weights,
     )
-
-
-def _without_header(weights: bytes) -> bytes:
-    """The tensors alone: the header names the configuration, which differs."""
-    return weights[8 + int.from_bytes(weights[:8], "little") :]

@@ -1,6 +1,7 @@
-"""`headstart probe`: fill the feature bank with a folder, study it and print the tables."""
+"""`headstart probe`: cross-validated accuracy and learning curve of a frozen backbone on a data set."""
 
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,17 @@ from headstart.errors import InputError
 from headstart.features.extraction import features_of, fill, rows_of
 from headstart.features.probe_study import Study, study
 from headstart.features.training_set import describe_extraction, trunk_of
+from headstart.files import check_out, write_json
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import StopRequest
-from headstart.training.cached_features import load_data
+from headstart.training.train_head import load_data
 
 
 def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
-    """Fill the bank, study both splits as one set of images, print the tables and return what was found."""
-    import json
-    import time
-    from dataclasses import asdict
+    """Compute the features, evaluate probes on both splits as one set of images, print and return the results.
 
-    from headstart.files import check_out, write_atomically
-
+    out: .json file for the results. Raises InputError for a class with fewer than two images."""
     check_out(out)
     set_threads(config.runtime.threads)
     accelerator = start_accelerator(config.runtime)
@@ -59,35 +57,34 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
         seed=config.seed,
     )
     if accelerator.is_main_process:
-        _print(found, asked=config.probe.folds, seconds=time.perf_counter() - started)
+        _print(found, folds=config.probe.folds, seconds=time.perf_counter() - started)
         if out is not None:
-            text = json.dumps(asdict(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
+            write_json(Path(out), asdict(found))
     return found
 
 
 def _must_have_two_of_each(labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Raise InputError for a class that cannot both train and be measured."""
+    """Raise InputError for a class that cannot be both in training and in validation."""
     for name, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
         if count < 2:
             raise InputError(
-                f"class {name} has {count} image{'' if count == 1 else 's'} besides copies of others, and cross-validation needs "
-                "2 at least; add images or take the class out (headstart data check lists the copies)"
+                f"class {name} has {count} image{'' if count == 1 else 's'} without copies, and cross-validation "
+                "needs at least 2; add images or remove the class (headstart data check lists the copies)"
             )
 
 
-def _print(found: Study, *, asked: int, seconds: float) -> None:
+def _print(found: Study, *, folds: int, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     low, high = found.ci95
-    fewer = f" (the smallest class has {found.folds})" if found.folds < asked else ""
+    fewer = f" (the smallest class has {found.folds})" if found.folds < folds else ""
     console.print(
-        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {found.folds}-fold over {found.n} images"
-        f"{fewer}, l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s".replace("%", " %")
+        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {found.folds}-fold over "
+        f"{found.n} images{fewer}, l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s"
     )
-    table = Table("class", "n", "precision", "recall", "95 % interval")
+    table = Table("class", "n", "precision", "recall", "95% interval")
     for name, row in found.per_class.items():
         low, high = row["recall_ci95"]
         table.add_row(

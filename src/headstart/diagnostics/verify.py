@@ -1,4 +1,4 @@
-"""`headstart verify`: does this machine compute what the model file says it should?"""
+"""`headstart verify`: check that this machine reproduces the reference outputs of a model file."""
 
 import sys
 from dataclasses import asdict
@@ -15,22 +15,24 @@ NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 
 def verify(run: str | Path, *, device: str | None = None, precision: str | None = None) -> dict[str, Any]:
-    """The golden inputs of a model file, computed here, in fp32 and in the precision that `predict` uses, or in one of choice.
+    """Compute the golden inputs of a model file on this machine, and compare with the stored results.
 
-    device, versions (here and when it was written), checks: one Comparison per precision and golden input; tensors: whether they are those that were
-    written, None where the file does not say; passed: whether all did.
-    Raises InputError if the file holds none."""
+    precision: None for fp32 and the precision that `predict` uses. The result has the keys model; device; versions,
+    here and of the file; checks, by precision a list with one Comparison per golden input; tensors, whether they are
+    unchanged, None where the file has no hash of them; passed, whether everything did. Raises InputError if the file
+    contains no golden inputs."""
     path = find_model(run)
     tensors, info = load_tensors(path)
     golden = info.golden
     if golden is None:
         raise InputError(
-            f"{path} holds no golden inputs: it is of an unfinished run, or of an earlier headstart; train again, or evaluate it"
+            f"{path} contains no golden inputs: the run is not finished, or from an earlier version of headstart; "
+            "train again, or evaluate it"
         )
     unchanged = None if info.tensors_sha256 is None else hash_of(tensors) == info.tensors_sha256
     checks: dict[str, list[Comparison]] = {}
-    for asked in ("fp32", "measured") if precision is None else (precision,):
-        predictor = Predictor(path, device=device, precision=asked)
+    for wanted in ("fp32", "measured") if precision is None else (precision,):
+        predictor = Predictor(path, device=device, precision=wanted)
         if NAMES[predictor.precision] in checks:
             continue
         try:
@@ -60,7 +62,7 @@ def _multiplies_in_tf32(predictor: Predictor) -> bool:
 
 
 def verify_command(run: str, *, device: str | None, precision: str | None, as_json: bool) -> bool:
-    """Print what was found; whether everything passed."""
+    """Print the results; return whether everything passed."""
     set_threads(None)
     found = verify(run, device=device, precision=precision)
     if as_json:
@@ -83,7 +85,8 @@ def _print(found: dict[str, Any]) -> None:
     console.print(f"{found['model']} on {found['device']}")
     console.print(
         ", ".join(
-            f"{name} {here[name]}" + ("" if then.get(name) == here[name] else f" (then {then.get(name, 'unknown')})")
+            f"{name} {here[name]}"
+            + ("" if then.get(name) == here[name] else f" (written with {then.get(name, 'unknown')})")
             for name in ("headstart", "torch", "pillow", "numpy", "python")
         )
     )
@@ -95,32 +98,24 @@ def _print(found: dict[str, Any]) -> None:
                 precision,
                 drawing.name,
                 f"{drawing.width}x{drawing.height} {drawing.mode} {drawing.format}",
-                "the same" if check.transform else "other" if check.decoded else "decoded otherwise",
+                "same" if check.transform else "differ" if check.decoded else "decoded differently",
                 f"{check.difference:.2g}",
                 f"{check.tolerance:.2g}",
                 "pass" if check.passed else "FAIL",
             )
     console.print(table)
-    told = {
-        None: "not recorded in this file",
-        True: "as they were written",
-        False: "FAIL, other than they were written",
-    }
-    console.print(f"tensors: {told[found['tensors']]}")
+    tensors = {None: "not checked, the file has no hash of them", True: "unchanged", False: "FAIL, changed"}
+    console.print(f"tensors: {tensors[found['tensors']]}")
     for precision, checks in found["checks"].items():
         worst = max(checks, key=lambda check: check.difference / check.tolerance)
         console.print(
-            f"{precision}: {'pass' if all(check.passed for check in checks) else 'FAIL'}, largest difference of a logit {worst.difference:.2g} "
-            f"({worst.drawing.name}), tolerance {worst.tolerance:.2g}"
+            f"{precision}: {'pass' if all(check.passed for check in checks) else 'FAIL'}, largest difference of a "
+            f"logit {worst.difference:.2g} ({worst.drawing.name}), tolerance {worst.tolerance:.2g}"
         )
     broken = [check for checks in found["checks"].values() for check in checks if not check.passed]
     if any(check.decoded and not check.transform for check in broken):
-        console.print(
-            "the images are decoded as they were, and what is made of them is not: resize, crop or channels differ"
-        )
+        console.print("the images are decoded as before, but transformed differently: resize, crop or channels differ")
     elif any(not check.decoded for check in broken):
-        console.print("the images are decoded otherwise than when the file was written")
+        console.print("the images are decoded differently than when the file was written")
     elif broken:
-        console.print(
-            "the network sees the same pixels and says something else: weights, class order or arithmetic differ"
-        )
+        console.print("the input is the same, but the logits differ: weights, class order or arithmetic differ")

@@ -1,21 +1,21 @@
 """ONNX with 8-bit integers: weights and activations quantised, the scales taken from training images of the run."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headstart.errors import InputError
-from headstart.exporters.as_onnx import PIXELS, describe, network_graph, open_it
-from headstart.exporters.format import Format
+from headstart.exporters import as_onnx
+from headstart.exporters.as_onnx import PIXELS, describe, network_graph
 from headstart.exporters.original import Original
 
 CALIBRATION_IMAGES = 200
+open_it = as_onnx.open_it
 
 
 def write(original: Original, path: Path) -> None:
-    """Inputs and outputs as in exporters/as_onnx.py. Quantise and dequantise nodes around every convolution, weights per channel.
+    """Inputs and outputs as in as_onnx.py. Quantise and dequantise nodes around every convolution, weights per channel.
 
     Raises InputError if the training images of the run cannot be read."""
     import onnx
@@ -46,7 +46,7 @@ def write(original: Original, path: Path) -> None:
 
 
 def _reader(original: Original) -> Any:
-    """What onnxruntime asks for calibration data."""
+    """Training images of the run, as onnxruntime asks for them."""
     from onnxruntime.quantization import CalibrationDataReader
 
     images, spec = original.images, original.info.preprocess
@@ -56,34 +56,20 @@ def _reader(original: Original) -> Any:
             "name the run folder, and with --data where its images lie now"
         )
 
-    def batches() -> Iterator[dict[str, np.ndarray]]:
-        count = 0
-        for _, image, _ in images.of_split("train", at_most=CALIBRATION_IMAGES):
-            count += 1
-            yield {PIXELS: spec.normalize(spec.resize_and_crop(image)[None]).numpy()}
-        if not count:
-            raise InputError(
-                "int8 is calibrated on training images of the run, and none of them is where it was; name the place with --data"
-            )
-
     class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
-            self._batches = batches()
+            self._images = images.of_split("train", at_most=CALIBRATION_IMAGES)
+            self._count = 0
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._batches, None)
+            for _, image, _ in self._images:
+                self._count += 1
+                return {PIXELS: spec.normalize(spec.resize_and_crop(image)[None]).numpy()}
+            if not self._count:
+                raise InputError(
+                    "int8 is calibrated on training images of the run, and none of them is where it was; "
+                    "name the place with --data"
+                )
+            return None
 
     return Reader()
-
-
-FORMAT = Format(
-    name="int8",
-    what="ONNX of 8-bit integers, normalised pixels in, logits out",
-    suffix=".onnx",
-    modules=("onnx", "onnxscript", "onnxruntime"),
-    extra="onnx",
-    tolerance=0.1,
-    largest_loss=0.02,
-    write=write,
-    open=open_it,
-)

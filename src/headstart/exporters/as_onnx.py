@@ -1,18 +1,14 @@
 """ONNX: the network alone. Normalised float32 pixels in, logits out."""
 
 import warnings
-from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from headstart.data.transforms import Preprocess
-from headstart.exporters.format import Format, answers
-from headstart.exporters.original import Answer, Original, said_by
-from headstart.model.softmax import softmax
+from headstart.exporters.format import Probabilities, from_pixels
+from headstart.exporters.original import Original
 
 if TYPE_CHECKING:
     import onnx
@@ -23,12 +19,13 @@ PIXELS, LOGITS = "pixels", "logits"
 
 
 def write(original: Original, path: Path) -> None:
-    """Input `pixels` float32 (n, 3, S, S), output `logits` float32 (n, C), for any n; class names and preprocessing in the metadata."""
+    """Input `pixels` float32 (n, 3, S, S), output `logits` float32 (n, C), for any n; class names and preprocessing in
+    the metadata."""
     path.write_bytes(network_graph(original).SerializeToString())
 
 
 def network_graph(original: Original) -> "onnx.ModelProto":
-    """BatchNorm is folded into the convolutions. Without notes on the Python code that it came from."""
+    """BatchNorm is folded into the convolutions."""
     import onnx
 
     model: onnx.ModelProto = onnx.ModelProto.FromString(
@@ -53,25 +50,20 @@ def _exported(network: torch.nn.Module, side: int) -> bytes:
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
-    _forget_the_source(model)
+    model = program.model_proto  # made anew each time that it is read
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]  # notes on the Python code that it came from
+        part.doc_string = ""
     return bytes(model.SerializeToString())
 
 
 def describe(model: "onnx.ModelProto", original: Original) -> None:
-    """Name the producer, and put what the original says of itself into the metadata."""
+    """Name the producer, and put the description of the original into the metadata."""
     import onnx
 
-    model.producer_name = "headstart"
-    model.graph.name = "headstart"
+    model.producer_name = model.graph.name = "headstart"
     onnx.helper.set_model_props(model, original.metadata())
-
-
-def _forget_the_source(model: "onnx.ModelProto") -> None:
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
 
 
 def session(path: Path) -> "tuple[onnxruntime.InferenceSession, dict[str, str]]":
@@ -84,26 +76,7 @@ def session(path: Path) -> "tuple[onnxruntime.InferenceSession, dict[str, str]]"
     return opened, opened.get_modelmeta().custom_metadata_map
 
 
-def open_it(path: Path) -> Answer:
+def open_it(path: Path) -> Probabilities:
     """onnxruntime; the preprocessing is done as the metadata say."""
     opened, metadata = session(path)
-    classes, spec = said_by(metadata)
-
-    return answers_from_pixels(classes, spec, lambda pixels: opened.run([LOGITS], {PIXELS: pixels})[0][0])
-
-
-def answers_from_pixels(classes: Sequence[str], spec: Preprocess, logits: Callable[[np.ndarray], np.ndarray]) -> Answer:
-    """logits: of an opened network, float32 (1, 3, S, S), normalised -> (C,)."""
-    return answers(classes, lambda image: softmax(logits(spec.normalize(spec.resize_and_crop(image)[None]).numpy())))
-
-
-FORMAT = Format(
-    name="onnx",
-    what="ONNX, normalised pixels in, logits out",
-    suffix=".onnx",
-    modules=("onnx", "onnxscript", "onnxruntime"),
-    extra="onnx",
-    tolerance=1e-4,
-    write=write,
-    open=open_it,
-)
+    return from_pixels(metadata, lambda pixels: opened.run([LOGITS], {PIXELS: pixels.numpy()})[0])

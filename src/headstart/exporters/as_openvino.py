@@ -5,17 +5,16 @@ from pathlib import Path
 
 import torch
 
-from headstart.exporters.as_onnx import LOGITS, PIXELS, answers_from_pixels, network_graph
-from headstart.exporters.format import Format
-from headstart.exporters.original import Answer, Original, said_by
+from headstart.exporters.as_onnx import LOGITS, PIXELS, network_graph
+from headstart.exporters.format import Probabilities, from_pixels, write_json
+from headstart.exporters.original import Original
 
-_NAME, _SAID = "model.xml", "headstart.json"
+_NAME, _DESCRIPTION = "model.xml", "headstart.json"
 
 
 def write(original: Original, path: Path) -> None:
-    """model.xml and model.bin, by way of ONNX; inputs and outputs as in exporters/as_onnx.py; class names and preprocessing in headstart.json.
-
-    openvino.convert_model would do the same and report to its makers; the runtime's own reader reports to nobody."""
+    """model.xml and model.bin, by way of ONNX; inputs and outputs as in as_onnx.py; class names and preprocessing in
+    headstart.json. openvino.convert_model would do the same and send telemetry; the runtime's own reader does not."""
     import openvino
 
     path.mkdir()
@@ -23,27 +22,14 @@ def write(original: Original, path: Path) -> None:
     exact.write_bytes(network_graph(original).SerializeToString())
     openvino.save_model(openvino.Core().read_model(exact), path / _NAME, compress_to_fp16=False)
     exact.unlink()
-    (path / _SAID).write_text(json.dumps(original.metadata(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path / _DESCRIPTION, original.metadata())
 
 
-def open_it(path: Path) -> Answer:
+def open_it(path: Path) -> Probabilities:
     """OpenVINO on the CPU, in fp32: by itself it would take bf16 where the processor has it."""
     import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
     network = openvino.Core().compile_model(path / _NAME, "CPU", options)
-    classes, spec = said_by(json.loads((path / _SAID).read_text(encoding="utf-8")))
-
-    return answers_from_pixels(classes, spec, lambda pixels: network({PIXELS: pixels})[LOGITS][0])
-
-
-FORMAT = Format(
-    name="openvino",
-    what="a folder for OpenVINO, normalised pixels in, logits out",
-    suffix="",
-    modules=("onnx", "onnxscript", "openvino"),
-    extra="openvino",
-    tolerance=1e-4,
-    write=write,
-    open=open_it,
-)
+    metadata = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+    return from_pixels(metadata, lambda pixels: network({PIXELS: pixels.numpy()})[LOGITS])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from headstart.exporters.format import Format, answers
-from headstart.exporters.original import Answer, Original, said_by
+from headstart.exporters.format import Probabilities, from_pixels
+from headstart.exporters.original import Original
 
 _EXTRA = "headstart.json"
 
@@ -20,28 +20,14 @@ def write(original: Original, path: Path) -> None:
     with torch.no_grad():
         program = torch.export.export(original.network, (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
     for node in program.graph.nodes:
-        for told in ("stack_trace", "nn_module_stack"):
-            node.meta.pop(told, None)
+        for key in ("stack_trace", "nn_module_stack"):
+            node.meta.pop(key, None)
     program._example_inputs = None
     torch.export.save(program, path, extra_files={_EXTRA: json.dumps(original.metadata(), ensure_ascii=False)})
 
 
-def open_it(path: Path) -> Answer:
+def open_it(path: Path) -> Probabilities:
     """torch.export's loader."""
     extra = {_EXTRA: ""}
     network = torch.export.load(path, extra_files=extra).module()
-    classes, spec = said_by(json.loads(extra[_EXTRA]))
-
-    return answers(classes, lambda image: network(spec.normalize(spec.resize_and_crop(image)[None])).softmax(dim=1)[0])
-
-
-FORMAT = Format(
-    name="pt2",
-    what="a torch.export program",
-    suffix=".pt2",
-    modules=("torch",),
-    extra="",
-    tolerance=1e-4,
-    write=write,
-    open=open_it,
-)
+    return from_pixels(json.loads(extra[_EXTRA]), network)

@@ -1,14 +1,13 @@
 """A folder that timm.create_model("resnet18", pretrained_cfg...) or "local-dir:" opens, preprocessing included."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from headstart.data.transforms import Preprocess
-from headstart.exporters.format import Format, answers
-from headstart.exporters.original import Answer, Original
-from headstart.model.frozen_trunk import FEATURES
+from headstart.exporters.format import Probabilities, from_image, write_json
+from headstart.exporters.original import Original
+from headstart.model.backbones import RESNET18
 from headstart.model.model_file import save_tensors
 
 
@@ -16,23 +15,23 @@ def write(original: Original, path: Path) -> None:
     """config.json and model.safetensors. timm's resnet18 has torchvision's names."""
     classes = list(original.info.classes)
     config = {
-        "architecture": "resnet18",
+        "architecture": RESNET18.name,
         "num_classes": len(classes),
-        "num_features": FEATURES,
+        "num_features": RESNET18.features,
         "global_pool": "avg",
         "label_names": classes,
         "pretrained_cfg": {
             "num_classes": len(classes),
-            "pool_size": [-(-original.info.preprocess.image_size // 32)] * 2,
+            "pool_size": [-(-original.info.preprocess.image_size // RESNET18.stride)] * 2,
             "first_conv": "conv1",
             "classifier": "fc",
             "label_names": classes,
             **pretrained_cfg(original.info.preprocess),
         },
-        "headstart": original.says(),
+        "headstart": original.description(),
     }
     path.mkdir()
-    (path / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path / "config.json", config)
     save_tensors(path / "model.safetensors", original.network.state_dict(), {})
 
 
@@ -50,14 +49,14 @@ def pretrained_cfg(spec: Preprocess) -> dict[str, Any]:
 
 
 def crop_pct(spec: Preprocess) -> float:
-    """The share by which timm divides image_size, rounding down, to know the short side before the crop."""
+    """The share by which timm divides image_size, rounding down, for the short side before the crop."""
     share = spec.image_size / spec.resize_size
     while math.floor(spec.image_size / share) < spec.resize_size:  # rounding: 37 px may come out as 36.999...
         share = math.nextafter(share, 0.0)
     return share
 
 
-def open_it(path: Path) -> Answer:
+def open_it(path: Path) -> Probabilities:
     """timm's model and timm's transform for it."""
     import timm
 
@@ -65,17 +64,4 @@ def open_it(path: Path) -> Answer:
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
     classes = model.pretrained_cfg["label_names"]
-
-    return answers(classes, lambda image: model(transform(image)[None]).softmax(dim=1)[0])
-
-
-FORMAT = Format(
-    name="timm",
-    what="a folder for timm.create_model",
-    suffix="",
-    modules=("timm",),
-    extra="timm",
-    tolerance=1e-4,
-    write=write,
-    open=open_it,
-)
+    return from_image(classes, lambda image: model(transform(image)[None]).softmax(dim=1)[0])

@@ -1,38 +1,35 @@
 """A folder that transformers' AutoModelForImageClassification and pipeline("image-classification") open.
 
-The network is transformers' own ResNetForImageClassification. The preprocessing is that of timm, which transformers wraps
-(TimmWrapperImageProcessor): transformers' own image processors cut the centre out half a pixel away from torchvision's where
-the margin is odd, a whole one after rounding, for a quarter of all sizes (docs/export.md has the difference that it makes).
+The network is transformers' own ResNetForImageClassification. The preprocessing is timm's, which transformers wraps
+(TimmWrapperImageProcessor): transformers' own image processors cut the centre out half a pixel away from torchvision's
+where the margin is odd, a whole one after rounding, for a quarter of all sizes (docs/export.md has the difference).
 """
 
-import json
 from pathlib import Path
 
-from PIL import Image
-
 from headstart.exporters.as_timm import pretrained_cfg
-from headstart.exporters.format import Format
-from headstart.exporters.original import Answer, Original
+from headstart.exporters.format import Probabilities, write_json
+from headstart.exporters.original import Original
+from headstart.model.backbones import RESNET18
+from headstart.model.header import class_codes
 from headstart.model.model_file import save_tensors
 
 
 def write(original: Original, path: Path) -> None:
     """config.json, preprocessor_config.json and model.safetensors."""
-    classes = original.info.classes
     config = {
         "architectures": ["ResNetForImageClassification"],
         "model_type": "resnet",
         "layer_type": "basic",
         "num_channels": 3,
-        "embedding_size": 64,
-        "hidden_sizes": [64, 128, 256, 512],
-        "depths": [2, 2, 2, 2],
+        "embedding_size": RESNET18.widths[0],
+        "hidden_sizes": list(RESNET18.widths),
+        "depths": list(RESNET18.depths),
         "hidden_act": "relu",
         "downsample_in_first_stage": False,
         "problem_type": "single_label_classification",
-        "id2label": {str(code): name for code, name in enumerate(classes)},
-        "label2id": {name: code for code, name in enumerate(classes)},
-        "headstart": original.says(),
+        **class_codes(original.info.classes),
+        "headstart": original.description(),
     }
     processor = {
         "image_processor_type": "TimmWrapperImageProcessor",
@@ -40,8 +37,8 @@ def write(original: Original, path: Path) -> None:
     }
     path.mkdir()
     # TimmWrapperImageProcessor reads config.json; programs that look for the usual file find the same there
-    for name, values in (("config.json", config | processor), ("preprocessor_config.json", processor)):
-        (path / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path / "config.json", config | processor)
+    write_json(path / "preprocessor_config.json", processor)
     tensors = {transformers_name(name): value for name, value in original.network.state_dict().items()}
     save_tensors(path / "model.safetensors", tensors, {})
 
@@ -63,14 +60,14 @@ def transformers_name(name: str) -> str:
     return f"resnet.encoder.stages.{int(stage.removeprefix('layer')) - 1}.layers.{block}.{layer}.{leaf}"
 
 
-def open_it(path: Path) -> Answer:
+def open_it(path: Path) -> Probabilities:
     """transformers' pipeline."""
     from transformers import pipeline
     from transformers.utils import logging
 
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # it would tell that TimmWrapperImageProcessor exists once, which is as it should be
+    logging.set_verbosity_error()  # it reports that TimmWrapperImageProcessor exists once, as it should
     try:
         classify = pipeline("image-classification", model=str(path), device="cpu")
     finally:
@@ -78,19 +75,4 @@ def open_it(path: Path) -> Answer:
         if shown:
             logging.enable_progress_bar()
 
-    def answer(image: Image.Image) -> dict[str, float]:
-        return {row["label"]: row["score"] for row in classify(image, top_k=None)}
-
-    return answer
-
-
-FORMAT = Format(
-    name="transformers",
-    what="a folder for AutoModelForImageClassification and pipeline",
-    suffix="",
-    modules=("transformers", "timm"),
-    extra="transformers",
-    tolerance=1e-4,
-    write=write,
-    open=open_it,
-)
+    return lambda image: {row["label"]: row["score"] for row in classify(image, top_k=None)}

@@ -2,15 +2,15 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from headstart.errors import InputError
 from headstart.exporters import (
@@ -23,8 +23,8 @@ from headstart.exporters import (
     as_torchvision,
     as_transformers,
 )
-from headstart.exporters.format import Format
-from headstart.exporters.gate import Parity, Refused, check
+from headstart.exporters.format import Format, write_json
+from headstart.exporters.gate import Parity, check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
 from headstart.files import fsync
@@ -32,10 +32,32 @@ from headstart.model.model_file import find_model
 from headstart.runtime.accelerator import set_threads
 from headstart.wording import nearest
 
-FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT
-    for module in (as_torchvision, as_transformers, as_timm, as_onnx, as_onnx_image, as_int8, as_pt2, as_openvino)
-}
+FOLDER, ONNX, PIXELS = "", ".onnx", "normalised pixels in, logits out"
+
+
+def _format(module: Any, name: str, what: str, suffix: str, needs: str = "", **numbers: float) -> Format:
+    """needs: modules; the extra of headstart that installs them has the name of the format, for all of ONNX onnx."""
+    modules = tuple(needs.split())
+    extra = "onnx" if suffix == ONNX else name if modules else ""
+    return Format(name, what, suffix, module.write, module.open_it, modules, extra, **numbers)
+
+
+_ORT = "onnx onnxscript onnxruntime"
+_ALL = (
+    _format(as_torchvision, "torchvision", "a plain state dict, safetensors", ".safetensors"),
+    _format(
+        as_transformers, "transformers", "a folder for AutoModelForImageClassification", FOLDER, "transformers timm"
+    ),
+    _format(as_timm, "timm", "a folder for timm.create_model", FOLDER, "timm"),
+    _format(as_onnx, "onnx", f"ONNX, {PIXELS}", ONNX, _ORT),
+    _format(
+        as_onnx_image, "onnx-uint8", "ONNX, RGB image of any size in, probabilities out", ONNX, _ORT, tolerance=1e-3
+    ),
+    _format(as_int8, "int8", f"ONNX of 8-bit integers, {PIXELS}", ONNX, _ORT, tolerance=0.1, largest_loss=0.02),
+    _format(as_pt2, "pt2", "a torch.export program", ".pt2"),
+    _format(as_openvino, "openvino", f"a folder for OpenVINO, {PIXELS}", FOLDER, "onnx onnxscript openvino"),
+)
+FORMATS = {format.name: format for format in _ALL}
 
 
 def export_command(
@@ -48,19 +70,18 @@ def export_command(
     largest_loss: float | None = None,
     at_most: int = 1000,
 ) -> Parity:
-    """Export, print what was compared. Raises InputError, and Refused where the gate closes; then nothing is left behind."""
+    """Export, and print what was compared. Raises InputError, and Refused by the gate: then nothing is written."""
     chosen = find_format(format)
     if largest_loss is not None:
         if chosen.largest_loss is None:
-            raise InputError(f"--allow_loss is for int8; {format} has to answer as predict does")
+            raise InputError(f"--allow_loss is for int8; {format} must give the probabilities of predict")
         chosen = replace(chosen, largest_loss=largest_loss)
     check_place(Path(out), chosen, overwrite=overwrite)
     check_runtime(chosen)
     set_threads(None)
-    model = find_model(run)
-    original = read_original(model, RunImages.of(Path(run), data=data))
+    original = read_original(find_model(run), RunImages.of(Path(run), data=data))
     parity = export(original, chosen, Path(out), overwrite=overwrite, at_most=at_most)
-    print("\n".join(_told(original, chosen, Path(out), parity)))
+    print("\n".join(_summary(original, chosen, Path(out), parity)))
     return parity
 
 
@@ -127,7 +148,7 @@ def export(original: Original, format: Format, out: Path, *, overwrite: bool = F
             at_most=at_most,
         )
         record = parity_file(made, format)
-        record.write_text(json.dumps(_record(original, format, parity), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_json(record, _record(original, format, parity))
         for path in (*sorted(made.rglob("*")), made, record):
             fsync(path)
         if not format.suffix and overwrite and out.exists():
@@ -158,11 +179,11 @@ def _record(original: Original, format: Format, parity: Parity) -> dict[str, obj
     return {
         "format": format.name,
         "model_sha256": hashlib.sha256(original.path.read_bytes()).hexdigest(),
-        **original.says(),
+        **original.description(),
         "measured_in": original.info.mixed_precision,
         "compared_in": "fp32",
         "versions": {name: _version(name) for name in ("torch", "pillow", *format.modules)},
-        "parity": parity.to_json(),
+        "parity": asdict(parity),
     }
 
 
@@ -173,15 +194,16 @@ def _version(name: str) -> str:
         return "unknown"
 
 
-def _told(original: Original, format: Format, out: Path, parity: Parity) -> list[str]:
+def _summary(original: Original, format: Format, out: Path, parity: Parity) -> list[str]:
     """Lines for the terminal."""
     drawn, seen = parity.drawn, parity.validation
+    visible = ", ".join(f"{name} {difference:.1e}" for name, difference in parity.visible.items())
     lines = [
         f"{out}: {format.what}",
-        f"{drawn.n} drawn images of odd sizes and modes: probabilities differ by {drawn.largest:.1e} at most ({drawn.at}), "
-        f"{drawn.mean:.1e} on average; allowed {parity.tolerance:g}{' on average' if format.largest_loss is not None else ''}",
-        "for scale, what a fault in the preprocessing would have made of them: "
-        + ", ".join(f"{name} {difference:.1e}" for name, difference in parity.visible.items()),
+        f"{drawn.n} drawn images of odd sizes and modes: probabilities differ by {drawn.largest:.1e} at most "
+        f"({drawn.at}), {drawn.mean:.1e} on average; allowed {parity.tolerance:g}"
+        f"{' on average' if format.largest_loss is not None else ''}",
+        f"for scale, what a fault in the preprocessing would have changed: {visible}",
     ]
     if parity.blind_to:
         lines.append(f"note: this model is not sensitive enough to show {', '.join(parity.blind_to)}")
@@ -189,18 +211,14 @@ def _told(original: Original, format: Format, out: Path, parity: Parity) -> list
         lines.append(f"validation images not compared: {parity.not_validated}")
     else:
         lines.append(
-            f"{seen.n} validation images: {parity.correct} right, {parity.correct_before} before; the same class for "
+            f"{seen.n} validation images: {parity.correct} correct, {parity.correct_before} before; the same class for "
             f"{seen.same_class}; probabilities differ by {seen.largest:.1e} at most, {seen.mean:.1e} on average"
         )
-    if original.info.mixed_precision != "no":
-        lines.append(
-            f"compared in fp32; the run measured itself in {original.info.mixed_precision}, which differs by its rounding"
-        )
+    precision = original.info.mixed_precision
+    if precision != "no":
+        lines.append(f"compared in fp32; the run was evaluated in {precision}, which differs by its rounding")
     if original.temperature != 1.0:
         lines.append(
             f"probabilities are calibrated: logits are divided by {original.temperature:.4g} in the exported head"
         )
     return lines
-
-
-__all__ = ["FORMATS", "Refused", "export", "export_command", "find_format"]

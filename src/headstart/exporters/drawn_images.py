@@ -1,4 +1,4 @@
-"""Image files of odd sizes and modes, drawn in code: what an exported model is tried on before anybody relies on it."""
+"""Image files of odd sizes and modes, drawn in code, on which an exported model is compared with `predict`."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -9,11 +9,13 @@ from PIL import Image
 
 NUM_DRAWN = 52
 
-# width, height: one pixel, one row, one column, halves that round either way, far smaller and far larger than what the network sees
+# width, height: one pixel, one row, one column, halves that round either way, far smaller and far larger than the input
+# of the network
 _SIZES = (
-    (1, 1), (2, 2), (1, 90), (90, 1), (3, 400), (400, 3), (700, 9), (9, 700), (31, 33), (64, 48), (48, 64), (97, 61),
-    (127, 255), (224, 224), (256, 256), (255, 257), (257, 255), (333, 251), (251, 337), (640, 427), (427, 641), (1200, 800),
-)  # fmt: skip
+    *((1, 1), (2, 2), (1, 90), (90, 1), (3, 400), (400, 3), (700, 9), (9, 700), (31, 33), (64, 48), (48, 64)),
+    *((97, 61), (127, 255), (224, 224), (256, 256), (255, 257), (257, 255), (333, 251), (251, 337), (640, 427)),
+    *((427, 641), (1200, 800)),
+)
 
 
 @cache
@@ -30,8 +32,8 @@ def _draw() -> Iterator[tuple[str, bytes]]:
 
 
 def _scene(number: int, width: int, height: int) -> Image.Image:
-    """RGB: coloured ground with a slope, waves of every scale, edges and grain, so that a wrong filter, a shifted crop and
-    swapped channels all show."""
+    """RGB: coloured ground with a slope, waves of every scale, edges and grain, so that a wrong filter, a shifted crop
+    and swapped channels all show."""
     rng = np.random.default_rng([11, number])
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     pixels = np.zeros((height, width, 3))

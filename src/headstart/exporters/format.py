@@ -1,6 +1,7 @@
-"""What a format is."""
+"""What a format is, and what several formats do alike."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,31 +9,58 @@ from typing import Any
 import torch
 from PIL import Image
 
-from headstart.exporters.original import Answer, Original
+from headstart.data.transforms import Preprocess
+from headstart.exporters.original import Original
+
+Probabilities = Callable[[Image.Image], Mapping[str, float]]
+"""An exported model in its own runtime: an RGB image of any size -> probability by class name."""
 
 
-def answers(classes: Sequence[str], probabilities: Callable[[Image.Image], Any]) -> Answer:
-    """probabilities: of an opened model, an RGB image -> (C,) tensor or array, in the order of classes."""
-
-    def answer(image: Image.Image) -> dict[str, float]:
-        with torch.inference_mode():
-            return dict(zip(classes, probabilities(image).tolist(), strict=True))
-
-    return answer
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Format:
-    """suffix: of the file, "" for a folder; modules: what has to be importable to write and to check it; extra: of headstart, that
-    installs them, "" for none; tolerance: the largest difference of a probability, see `gate.check`; largest_loss: of
-    accuracy, for a format that rounds the weights; write, open: see `exporters/as_torchvision.py` for the plainest."""
+    """One kind of exported model.
+
+    suffix: of the file, "" for a folder; write, open: as in `as_torchvision.py`; modules: what has to be importable to
+    write and to check it; extra: of headstart, that installs them, "" for none; tolerance: the largest difference of a
+    probability, see `gate.check`; largest_loss: of accuracy, for a format that rounds the weights."""
 
     name: str
     what: str
     suffix: str
-    modules: tuple[str, ...]
-    extra: str
-    tolerance: float
     write: Callable[[Original, Path], None]
-    open: Callable[[Path], Answer]
+    open: Callable[[Path], Probabilities]
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+    tolerance: float = 1e-4
     largest_loss: float | None = None
+
+
+def from_image(classes: Sequence[str], probabilities: Callable[[Image.Image], Any]) -> Probabilities:
+    """probabilities: of an opened model, an RGB image -> (C,) tensor or array, in the order of classes."""
+
+    def by_name(image: Image.Image) -> dict[str, float]:
+        with torch.inference_mode():
+            return dict(zip(classes, probabilities(image).tolist(), strict=True))
+
+    return by_name
+
+
+def from_pixels(metadata: Mapping[str, str], logits: Callable[[torch.Tensor], Any]) -> Probabilities:
+    """logits: of an opened network, float32 (1, 3, S, S), normalised -> (1, C) tensor or array; metadata: those of
+    `Original`, by which images are preprocessed."""
+    classes, spec = described_by(metadata)
+
+    def probabilities(image: Image.Image) -> torch.Tensor:
+        found = logits(spec.normalize(spec.resize_and_crop(image)[None]))
+        return torch.as_tensor(found).double().softmax(dim=1)[0]
+
+    return from_image(classes, probabilities)
+
+
+def described_by(metadata: Mapping[str, str]) -> tuple[list[str], Preprocess]:
+    """Class names and preprocessing out of `Original.metadata`."""
+    return json.loads(metadata["classes"]), Preprocess.from_json(json.loads(metadata["preprocess"]))
+
+
+def write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,9 +1,8 @@
-"""The gate: an exported model, in its own runtime, answers as `predict` does, or it is not accepted."""
+"""The gate: an exported model is accepted only if it gives the probabilities of `predict` in its own runtime."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,18 +10,21 @@ from PIL import Image
 
 from headstart.data.transforms import Preprocess
 from headstart.exporters.drawn_images import drawn_files
-from headstart.exporters.original import Answer, Original
-from headstart.predict.predictor import Predictor, Question
+from headstart.exporters.format import Probabilities
+from headstart.exporters.original import Original
+from headstart.predict.predictor import PredictionOptions, Predictor
 
 
 class Refused(Exception):
-    """The exported model answers otherwise. The message is a clause that says what differs by how much."""
+    """The exported model gives other probabilities. The message is a clause with what differs by how much."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of an exported model with the original on n images. largest, mean: differences of probabilities, the largest per image;
-    at: the image with the largest; same_class: images with the same most probable class."""
+    """Of an exported model with the original on n images.
+
+    largest, mean: differences of probabilities, the largest per image; at: the image with the largest; same_class:
+    images with the same most probable class."""
 
     n: int
     largest: float
@@ -33,10 +35,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared before the model was accepted.
+    """The comparison that an accepted model has passed.
 
     visible: what mistakes in preprocessing would have changed on the drawn images, by name: the largest difference;
-    validation: on images of the run, with the number that each gets right; not_validated: why there is none."""
+    validation: on images of the run, with the numbers of correct ones; not_validated: why there is none."""
 
     tolerance: float
     drawn: Agreement
@@ -58,30 +60,27 @@ class Parity:
         """Mistakes that the drawn images would not have shown with this model."""
         return [name for name, difference in self.visible.items() if difference <= self.tolerance]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class Reference:
-    """headstart's own answers in fp32, in which all formats are written; the run may have measured itself in another precision."""
+    """headstart's own probabilities in fp32, as all formats are written; the run may have used another precision."""
 
     def __init__(self, original: Original) -> None:
-        self.predictor = Predictor(original.path, device="cpu", precision="fp32")
+        self._predictor = Predictor(original.path, device="cpu", precision="fp32")
 
-    def answer(self, image: Image.Image | bytes) -> dict[str, float]:
-        probabilities = self.predictor.predict(image)[0].probabilities
+    def of_image(self, image: Image.Image | bytes) -> dict[str, float]:
+        probabilities = self._predictor.predict(image)[0].probabilities
         assert probabilities is not None, "a drawn image, or one that was decoded before"
         return probabilities
 
     def of_pixels(self, pixels: torch.Tensor) -> dict[str, float]:
-        """What predict would answer if it looked at this uint8 (3, S, S)."""
-        answers = self.predictor.answer(self.predictor.compute(pixels[None]), Question())
-        return dict(zip(self.predictor.classes, answers.probabilities[0].tolist(), strict=True))
+        """What predict would give if the network saw this uint8 (3, S, S)."""
+        found = self._predictor.predictions(self._predictor.compute(pixels[None]), PredictionOptions())
+        return dict(zip(self._predictor.classes, found.probabilities[0].tolist(), strict=True))
 
 
 def check(
     original: Original,
-    answer: Answer,
+    exported: Probabilities,
     *,
     tolerance: float,
     largest_loss: float | None = None,
@@ -90,61 +89,64 @@ def check(
 ) -> Parity:
     """Compare on the drawn images, then on at most so many validation images of the run, if they are where they were.
 
-    drawn: names and contents of image files; by default all of `drawn_files`. largest_loss: of accuracy, for a format that rounds the weights; then `tolerance` holds for the mean of the differences on the drawn
-    images and single ones may be larger. Raises Refused.
-    """
+    drawn: names and contents of image files, by default all of `drawn_files`. largest_loss: of accuracy, for a format
+    that rounds the weights; then `tolerance` holds for the mean of the differences on the drawn images and single ones
+    may be larger. Raises Refused."""
     reference = Reference(original)
     drawn = drawn_files() if drawn is None else drawn
     spec = original.info.preprocess
-    images = ((name, spec.decode(content), content) for name, content in drawn)
-    rows = [(name, reference.answer(content), answer(image)) for name, image, content in images]
-    agreement = _agreement(rows)
+    agreement = _agreement(
+        [(name, reference.of_image(content), exported(spec.decode(content))) for name, content in drawn]
+    )
     exact = largest_loss is None
     found = agreement.largest if exact else agreement.mean
     if not found <= tolerance:  # also for NaN
-        kind = f"{agreement.largest:.2g} at {agreement.at}" if exact else f"{agreement.mean:.2g} on average"
+        kind = f"{found:.2g} at {agreement.at}" if exact else f"{found:.2g} on average"
         raise Refused(
             f"its probabilities differ from predict's by {kind} of {agreement.n} drawn images, more than {tolerance:g}"
         )
-    visible = _visible(reference, spec, [content for _, content in drawn[::3]])
-    missing = original.images.missing
-    if missing is not None:
-        return Parity(tolerance, agreement, visible, not_validated=missing)
-    return _validated(original, reference, answer, Parity(tolerance, agreement, visible), largest_loss, at_most)
+    parity = Parity(tolerance, agreement, _visible(reference, spec, [content for _, content in drawn[::3]]))
+    if original.images.missing is not None:
+        return replace(parity, not_validated=original.images.missing)
+    return _validated(original, reference, exported, parity, largest_loss, at_most)
 
 
 def _validated(
-    original: Original, reference: Reference, answer: Answer, so_far: Parity, largest_loss: float | None, at_most: int
+    original: Original,
+    reference: Reference,
+    exported: Probabilities,
+    parity: Parity,
+    largest_loss: float | None,
+    at_most: int,
 ) -> Parity:
     rows, correct, correct_before = [], 0, 0
     for path, image, label in original.images.of_split("val", at_most=at_most):
-        expected, got = reference.answer(image), answer(image)
+        expected, got = reference.of_image(image), exported(image)
         rows.append((path, expected, got))
         correct_before += _best(expected) == label
         correct += _best(got) == label
     wanted = original.images.count("val", at_most=at_most)
     if len(rows) < wanted:
-        reason = (
-            f"{wanted - len(rows)} of {wanted} validation images are not where they were, or are not what they were"
-        )
-        return Parity(so_far.tolerance, so_far.drawn, so_far.visible, not_validated=reason)
+        missing = f"{wanted - len(rows)} of {wanted} validation images were moved or changed"
+        return replace(parity, not_validated=missing)
     agreement = _agreement(rows)
-    parity = Parity(so_far.tolerance, so_far.drawn, so_far.visible, agreement, correct_before, correct)
+    parity = replace(parity, validation=agreement, correct_before=correct_before, correct=correct)
     if largest_loss is None and not agreement.largest <= parity.tolerance:
         raise Refused(
-            f"its probabilities differ from predict's by {agreement.largest:.2g} at {agreement.at}, more than {parity.tolerance:g}"
+            f"its probabilities differ from predict's by {agreement.largest:.2g} at {agreement.at}, "
+            f"more than {parity.tolerance:g}"
         )
     if largest_loss is not None and parity.loss > largest_loss:
         raise Refused(
-            f"it gets {correct} of {agreement.n} validation images right where predict gets {correct_before}, a loss of "
-            f"{100 * parity.loss:.1f} points, more than {100 * largest_loss:g}"
+            f"it classifies {correct} of {agreement.n} validation images correctly and predict {correct_before}, "
+            f"a loss of {100 * parity.loss:.1f} points, more than {100 * largest_loss:g}"
         )
     return parity
 
 
 def _agreement(rows: list[tuple[str, dict[str, float], Mapping[str, float]]]) -> Agreement:
     differences = [_difference(expected, got) for _, expected, got in rows]
-    worst = max(range(len(rows)), key=lambda place: math.inf if math.isnan(differences[place]) else differences[place])
+    worst = max(range(len(rows)), key=lambda row: math.inf if math.isnan(differences[row]) else differences[row])
     same = sum(_best(expected) == _best(got) for _, expected, got in rows)
     return Agreement(len(rows), differences[worst], float(np.mean(differences)), rows[worst][0], same)
 
@@ -162,39 +164,29 @@ def _best(probabilities: Mapping[str, float]) -> str:
 
 
 def _visible(reference: Reference, spec: Preprocess, contents: list[bytes]) -> dict[str, float]:
-    """A gate that could not fail would be none: what each of the usual mistakes changes at most on these images."""
+    """What each of the usual mistakes changes at most on these images: a check that cannot detect them is useless."""
     largest = dict.fromkeys((*_MISTAKES, "class order"), 0.0)
-    classes = list(reference.predictor.classes)
     for content in contents:
         image = spec.decode(content)
-        right = reference.of_pixels(spec.resize_and_crop(image))
-        for name, mistake in _MISTAKES.items():
-            largest[name] = max(largest[name], _difference(right, reference.of_pixels(mistake(spec, image))))
-        rolled = {name: right[classes[place - 1]] for place, name in enumerate(classes)}
-        largest["class order"] = max(largest["class order"], _difference(right, rolled))
+        correct = reference.of_pixels(spec.resize_and_crop(image))
+        wrong = {name: reference.of_pixels(mistake(spec, image)) for name, mistake in _MISTAKES.items()}
+        values = list(correct.values())
+        wrong["class order"] = dict(zip(correct, [values[-1], *values[:-1]], strict=True))
+        for name, found in wrong.items():
+            largest[name] = max(largest[name], _difference(correct, found))
     return largest
 
 
 def _other_filter(spec: Preprocess, image: Image.Image) -> torch.Tensor:
-    """Nearest neighbour beforehand: what a resize without antialiasing does to an image that shrinks, and to one that grows."""
+    """Nearest neighbour first: a resize without antialiasing to an image that shrinks, and to one that grows."""
     width, height = image.size
     factor = spec.resize_size / min(width, height)
     size = max(spec.resize_size, int(width * factor)), max(spec.resize_size, int(height * factor))
     return spec.resize_and_crop(image.resize(size, Image.Resampling.NEAREST))
 
 
-def _shifted(spec: Preprocess, image: Image.Image) -> torch.Tensor:
-    """One pixel to the left and up."""
-    return torch.roll(spec.resize_and_crop(image), (1, 1), dims=(1, 2))
-
-
-def _swapped(spec: Preprocess, image: Image.Image) -> torch.Tensor:
-    """BGR."""
-    return spec.resize_and_crop(image).flip(0)
-
-
 _MISTAKES: dict[str, Callable[[Preprocess, Image.Image], torch.Tensor]] = {
     "interpolation": _other_filter,
-    "crop by one pixel": _shifted,
-    "channel order": _swapped,
+    "crop by one pixel": lambda spec, image: torch.roll(spec.resize_and_crop(image), (1, 1), dims=(1, 2)),
+    "channel order": lambda spec, image: spec.resize_and_crop(image).flip(0),
 }

@@ -1,4 +1,5 @@
-"""`headstart push`: a finished run to a Hugging Face repository. What is sent is named here; images of the data and checkpoints never are."""
+"""`headstart push`: a finished run to a Hugging Face repository. SENT lists what is sent; checkpoints and images of the
+data never are."""
 
 import hashlib
 import json
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from headstart.errors import InputError
-from headstart.model.header import read_header
+from headstart.model.header import check_fields, class_codes, read_fields
 from headstart.wording import one_line
 
 SENT = ("model.safetensors", "README.md", "report.html")
@@ -29,19 +30,8 @@ class Upload:
     name: str
     content: Path | bytes
 
-    @property
-    def num_bytes(self) -> int:
-        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
-
     def read(self) -> bytes:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-
-    @property
-    def sha256(self) -> str:
-        if isinstance(self.content, bytes):
-            return hashlib.sha256(self.content).hexdigest()
-        with self.content.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -53,32 +43,30 @@ class Package:
 
 
 def prepare(run: Path, repo: str, *, with_pictures: bool) -> Package:
-    """What would be sent of a run folder; reads no network. Raises InputError if the run is not finished, and if the model file
-    names where its weights lay."""
+    """What would be sent of a run folder; uses no network. Raises InputError if the run is not finished, and if the
+    model file names the folder of its weights."""
     for name in ("model.safetensors", "README.md", "summary.json"):
         if not (run / name).is_file():
             raise InputError(f"{run} has no {name}; push takes the folder of a finished run")
-    header = read_header(run / "model.safetensors")
-    places = _places(run, header["metadata"].get("weights", ""))
-    if (text := _header_of(run / "model.safetensors")) != _without(places, text):
-        raise InputError(
-            f"{run / 'model.safetensors'} says where its weights lay on this machine; train again to push it"
-        )
+    model = run / "model.safetensors"
+    fields, header = read_fields(model)
+    check_fields(fields, model)
+    places = _places(run, fields.get("weights", ""))
+    with model.open("rb") as file:
+        start = file.read(header.start)
+    if start != _without(places, start):
+        raise InputError(f"{model} holds the path of its weights on this machine; train again to push it")
     left_out = {}
-    uploads = [Upload("config.json", _config(header["metadata"]))]
+    uploads = [Upload("config.json", _config(fields))]
     for path in sorted(run.iterdir()):
         pictures = len(_PICTURE.findall(path.read_bytes())) if path.name == "report.html" else 0
         if path.name not in SENT or path.is_symlink() or not path.is_file():
             left_out[path.name + ("/" if path.is_dir() else "")] = "stays here"
         elif pictures and not with_pictures:
-            left_out[path.name] = (
-                f"holds {pictures} pictures, which may be images of the data; --with_pictures sends it"
-            )
-        elif path.name in ("README.md", "report.html"):
+            left_out[path.name] = f"holds {pictures} pictures, maybe images of the data; --with_pictures sends it"
+        elif path.suffix in (".md", ".html"):
             text = _without(places, path.read_bytes())
-            uploads.append(
-                Upload(path.name, _card(text, run.resolve().name, repo) if path.name == "README.md" else text)
-            )
+            uploads.append(Upload(path.name, text if path.suffix == ".html" else _card(text, run.resolve().name, repo)))
         else:
             uploads.append(Upload(path.name, path))
     return Package(tuple(sorted(uploads, key=lambda upload: upload.name)), left_out)
@@ -91,7 +79,8 @@ def _card(text: bytes, name: str, repo: str) -> bytes:
 
 
 def _places(run: Path, weights: str) -> list[str]:
-    """Paths of this machine that a run knows of: its data, weights, bank and folder; the longest first. weights: as the model file has it."""
+    """Paths of this machine in a run: its data, weights, bank and folder; the longest first. weights: as in the model
+    file."""
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -111,20 +100,13 @@ def _without(places: list[str], content: bytes) -> bytes:
     return content
 
 
-def _header_of(model: Path) -> bytes:
-    with model.open("rb") as file:
-        return file.read(int.from_bytes(file.read(8), "little"))
-
-
 def _config(info: dict[str, Any]) -> bytes:
     """config.json: what programs look for beside the weights. The header of the model file is what counts."""
-    classes = info["classes"]
     values = {
         "library_name": "headstart",
         "architecture": info["backbone"],
-        "num_classes": len(classes),
-        "id2label": {str(code): name for code, name in enumerate(classes)},
-        "label2id": {name: code for code, name in enumerate(classes)},
+        "num_classes": len(info["classes"]),
+        **class_codes(info["classes"]),
         "preprocess": info["preprocess"],
         "headstart_version": info["versions"].get("headstart"),
     }
@@ -132,20 +114,22 @@ def _config(info: dict[str, Any]) -> bytes:
 
 
 def push_command(run: str, repo: str, *, private: bool, dry_run: bool, with_pictures: bool) -> None:
-    """Show what is sent, and send it. Raises InputError, also for a refusal and for a network that is not there."""
+    """List what is sent, and send it. Raises InputError, also for a refusal and without a network."""
     if not _REPO.fullmatch(repo):
-        raise InputError(f"{repo} is no name of a repository; it must look like your-name/ants-and-bees")
+        raise InputError(f"{repo} is not a name of a repository; it must look like your-name/ants-and-bees")
     package = prepare(Path(run), repo, with_pictures=with_pictures)
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     print(f"{endpoint}/{repo}{' (private, if it is made now)' if private else ''}")
     for upload in package.uploads:
-        print(f"  {upload.name:20} {upload.num_bytes:>12,} bytes  sha256 {upload.sha256}")
+        content = upload.read()
+        print(f"  {upload.name:20} {len(content):>12,} bytes  sha256 {hashlib.sha256(content).hexdigest()}")
     for name, reason in package.left_out.items():
         print(f"  {name:20} not sent: {reason}")
     if dry_run:
         print("nothing was sent")
         return
-    print(f"sent: {_send(package, repo, private=private, endpoint=endpoint, message=f'headstart: {Path(run).name}')}")
+    commit_url = _send(package, repo, private=private, endpoint=endpoint, message=f"headstart: {Path(run).name}")
+    print(f"sent: {commit_url}")
 
 
 def _send(package: Package, repo: str, *, private: bool, endpoint: str, message: str) -> str:
@@ -163,26 +147,22 @@ def _send(package: Package, repo: str, *, private: bool, endpoint: str, message:
         operations = [CommitOperationAdd(upload.name, upload.content) for upload in package.uploads]
         commit = api.create_commit(full_name, operations, commit_message=message, repo_type="model")
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
-        raise InputError(f"{endpoint} refuses {repo} ({status}): {_line(error)}; {_advice(status)}") from None
+        status = error.response.status_code if error.response is not None else "no response"
+        forbidden = "the token needs write permission there"
+        advice: dict[int | str, str] = {401: "log in again with: hf auth login", 403: forbidden, 404: forbidden}
+        raise InputError(
+            f"{endpoint} refuses {repo} ({status}): {_line(error)}; {advice.get(status, 'nothing was committed')}"
+        ) from None
     except Exception as error:
         if isinstance(error, OSError) or {kind.__module__.split(".")[0] for kind in type(error).__mro__} & _NETWORK:
             raise InputError(f"{endpoint} cannot be reached ({_line(error)}); nothing was sent") from None
-        if isinstance(error, ValueError):  # what the repository says of the model card
+        if isinstance(error, ValueError):  # the repository refuses the model card
             raise InputError(f"{repo}: {_line(error)}") from None
         raise
     return str(commit.commit_url)
 
 
-def _advice(status: int | str) -> str:
-    if status == 401:
-        return "log in again with: hf auth login"
-    if status in (403, 404):
-        return "the token must have the right to write there"
-    return "nothing was committed"
-
-
 def _line(error: Exception) -> str:
-    """What the server said rather than where it said it."""
-    said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-    return " ".join(said.split())[:300]
+    """The message of the server rather than the address."""
+    message = getattr(error, "server_message", None) or str(error) or type(error).__name__
+    return " ".join(message.split())[:300]

@@ -1,4 +1,4 @@
-"""The images of a run, read again where they still lie: to compare an exported model on, and to calibrate a quantised one."""
+"""The images of a run, read again: to compare an exported model on them, and to calibrate a quantised one."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 from PIL import Image
 
-from headstart.config import DataConfig
+from headstart.config_io import load_config
 from headstart.data.decode import UnreadableImage, decode
 from headstart.data.source import Source
 from headstart.data.sources.open import open_source
@@ -30,17 +29,17 @@ class RunImages:
 
     @staticmethod
     def of(run: Path, *, data: str | None = None) -> "RunImages":
-        """run: a run folder or a model file; data: where the images lie now, if not where they lay. Raises InputError if `data`
-        names nothing."""
+        """run: a run folder or a model file; data: where the images lie now, if they were moved. Raises InputError if
+        `data` names nothing."""
         folder = run if run.is_dir() else run.parent
         try:
             rows = pq.read_table(folder / "manifest.parquet", columns=["path", "sha256", "split", "label"])
-            config = _data_config((folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            config = load_config([folder / "config.yaml"]).data
+        except (OSError, ValueError) as error:
             if data is not None:
                 raise InputError(
-                    f"--data {data}: {folder} has no readable manifest.parquet and config.yaml that say which images measure "
-                    f"({one_line(error)}); name the run folder"
+                    f"--data {data}: {folder} has no readable manifest.parquet and config.yaml, which name the "
+                    f"validation images ({one_line(error)}); name the run folder"
                 ) from None
             return RunImages(missing=f"{folder} has no readable manifest.parquet and config.yaml that name them")
         try:
@@ -55,9 +54,7 @@ class RunImages:
                 source.read(first)
             except (OSError, KeyError) as error:
                 reason = getattr(error, "strerror", None) or "not there"
-                raise InputError(
-                    f"--data {data}: {first}, which the run has seen, cannot be read there ({reason})"
-                ) from None
+                raise InputError(f"--data {data}: {first}, an image of the run, cannot be read ({reason})") from None
         return RunImages(rows, source)
 
     def of_split(self, split: str, *, at_most: int) -> Iterator[tuple[str, Image.Image, str]]:
@@ -70,7 +67,7 @@ class RunImages:
                 content = self.source.read(row["path"])
                 if hashlib.sha256(content).hexdigest() == row["sha256"]:
                     yield row["path"], decode(content), row["label"]
-            except (OSError, KeyError, InputError, UnreadableImage):  # what does not come is counted by who asks
+            except (OSError, KeyError, InputError, UnreadableImage):  # the caller counts those that are missing
                 continue
 
     def count(self, split: str, *, at_most: int) -> int:
@@ -84,9 +81,3 @@ class RunImages:
             return None
         rows = self.rows.filter(pc.equal(self.rows.column("split"), split))
         return rows.take(np.arange(0, rows.num_rows, max(1, -(-rows.num_rows // at_most))))
-
-
-def _data_config(text: str) -> DataConfig:
-    from headstart.config_io import build
-
-    return build(DataConfig, yaml.safe_load(text)["data"], "data.")

@@ -45,12 +45,10 @@ def cross_validate(
     num_classes: int,
     weights: np.ndarray | None = None,
     counted: np.ndarray | None = None,
-    one_standard_error: bool = False,
     rows_per_image: int = 1,
     grid: Sequence[float] = L2_GRID,
 ) -> CrossValidation:
-    """Choose the strength with the smallest validation loss. one_standard_error: choose the largest strength whose loss
-    exceeds the smallest one by at most its standard error over the folds (Breiman et al. 1984).
+    """Choose the strength with the smallest validation loss.
 
     features: (n, d); labels: (n,) int; folds: (n,) int, the fold that holds each row out; weights: (n,); counted: (n,)
     bool, the rows that validate (all by default; not the augmented copies); rows_per_image: the strengths are
@@ -79,8 +77,6 @@ def cross_validate(
     means = losses.mean(axis=0)
     errors = losses.std(axis=0, ddof=1) / np.sqrt(num_folds)
     best = int(means.argmin())
-    if one_standard_error:
-        best = int(np.flatnonzero(means <= means[best] + errors[best])[0])  # the grid begins with the strongest
     return CrossValidation(
         l2=grid[best],
         grid=grid,

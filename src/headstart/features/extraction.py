@@ -28,7 +28,7 @@ from headstart.data.transforms import Preprocess, Transform, train_transform
 from headstart.errors import InputError, Stopped
 from headstart.features.bank import EVAL_TRANSFORM, Bank, BankRows, row_name
 from headstart.features.coordination import Coordination
-from headstart.model.frozen_trunk import FrozenTrunk
+from headstart.model.forward import FrozenNetwork
 from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.processes import from_all, on_main
 from headstart.runtime.signals import StopRequest
@@ -110,7 +110,7 @@ def fill(
     bank: Bank,
     rows: Sequence[Row],
     spec: Preprocess,
-    trunk: Callable[[], FrozenTrunk],
+    trunk: Callable[[], FrozenNetwork],
     *,
     num_workers: int | None,
     stop: StopRequest,
@@ -160,7 +160,7 @@ def _compute(
     rows: Sequence[Row],
     bank: Bank,
     spec: Preprocess,
-    trunk: FrozenTrunk,
+    trunk: FrozenNetwork,
     coordination: Coordination,
     *,
     num_workers: int | None,
@@ -217,7 +217,7 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
     error message if a file cannot be used."""
 
     def __init__(
-        self, batches: Sequence[Sequence[Row]], spec: Preprocess, size: int, trunk: FrozenTrunk | None
+        self, batches: Sequence[Sequence[Row]], spec: Preprocess, size: int, trunk: FrozenNetwork | None
     ) -> None:
         self.batches, self.spec, self.size, self.trunk = batches, spec, size, trunk
         self._last: tuple[str, Image.Image] | None = None

@@ -1,7 +1,6 @@
 """One shard of a feature bank: a safetensors file of features and the names of their rows, with a checksum."""
 
 import hashlib
-import json
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from headstart.files import write_atomically
+from headstart.tensor_file import read_header
 
 NAME_BYTES = 16
 _SCHEMA = "1"
@@ -29,21 +29,15 @@ def write_shard(folder: Path, names: Sequence[bytes], features: np.ndarray) -> P
 
 def read_shard(path: Path, *, width: int) -> tuple[list[bytes], np.ndarray]:
     """Names and memory-mapped features (n, width). Raises ValueError with the reason if the file is damaged."""
-    if path.stat().st_size < 8:
-        raise ValueError("truncated")
+    header = read_header(path)
+    shapes = {name: (entry["dtype"], *entry["shape"]) for name, entry in header.tensors.items()}
+    num_rows = shapes.get("names", ("", 0))[1]
+    if shapes != {"features": ("F32", num_rows, width), "names": ("U8", num_rows, NAME_BYTES)}:
+        raise ValueError(f"it holds {shapes} instead of features of width {width} and their names")
     whole = np.memmap(path, dtype=np.uint8, mode="r")
-    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
-    try:
-        header = json.loads(whole[8:start].tobytes())
-        num_rows, columns = header["features"]["shape"]
-        expected = header["__metadata__"]["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError("the header is damaged") from None
-    split = start + num_rows * columns * 4
-    if columns != width or len(whole) != split + num_rows * NAME_BYTES:
-        raise ValueError(f"its {len(whole)} bytes do not match {num_rows} rows of {columns} numbers")
-    if hashlib.sha256(whole[start:].data).hexdigest() != expected:
+    start, split = header.start, header.start + num_rows * width * 4
+    if hashlib.sha256(whole[start:].data).hexdigest() != header.metadata.get("sha256"):
         raise ValueError("the checksum does not match")
-    features = whole[start:split].view("<f4").reshape(num_rows, columns)
+    features = whole[start:split].view("<f4").reshape(num_rows, width)
     packed = whole[split:].tobytes()
     return [packed[at : at + NAME_BYTES] for at in range(0, len(packed), NAME_BYTES)], features

@@ -13,7 +13,8 @@ from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, BankRows, bank_key, default_location
 from headstart.features.extraction import BankTransform, Extraction, features_of, fill, rows_of
-from headstart.model.frozen_trunk import FEATURES, FrozenTrunk, form_of
+from headstart.model.backbones import FEATURES
+from headstart.model.forward import FrozenNetwork, bank_form
 from headstart.model.weights import Weights
 from headstart.runtime.signals import StopRequest
 
@@ -40,7 +41,7 @@ class BankFeatures:
 def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:
     """The bank of this trunk and preprocessing. Prints which of its files are damaged."""
     _, weights_key = backbone_of(config, weights)
-    form = form_of(precision=config.runtime.mixed_precision, device=accelerator.device)
+    form = bank_form(precision=config.runtime.mixed_precision, device=accelerator.device)
     key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
     location = Path(config.runtime.bank) if config.runtime.bank else default_location()
     bank = Bank(location, key, width=FEATURES)
@@ -49,9 +50,9 @@ def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spe
     return bank
 
 
-def trunk_of(accelerator: Accelerator, config: RunConfig, weights: Weights) -> Callable[[], FrozenTrunk]:
+def trunk_of(accelerator: Accelerator, config: RunConfig, weights: Weights) -> Callable[[], FrozenNetwork]:
     """A function that builds the frozen trunk, for when it is needed."""
-    return lambda: FrozenTrunk(
+    return lambda: FrozenNetwork(
         backbone_of(config, weights)[0], precision=config.runtime.mixed_precision, device=accelerator.device
     )
 
@@ -89,7 +90,7 @@ def bank_features(
         val=features_of(bank, val_rows),
         val_labels=val_samples.codes(manifest.classes),
         extraction=extraction,
-        form=form_of(precision=config.runtime.mixed_precision, device=accelerator.device),
+        form=bank_form(precision=config.runtime.mixed_precision, device=accelerator.device),
         folder=bank.path,
     )
 
@@ -99,7 +100,7 @@ def backbone_of(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Te
     if weights.tensors is not None:
         assert weights.sha256 is not None
         return weights.tensors, weights.sha256
-    from headstart.model.classifier import build_model
+    from headstart.model.network import build_model
 
     random = build_model(2, backbone=None, head_init="zero", seed=config.seed).state_dict()
     tensors = {name: value for name, value in random.items() if not name.startswith("fc.")}

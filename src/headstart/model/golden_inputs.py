@@ -1,12 +1,12 @@
-"""Golden inputs: a few drawn images that go through the whole of preprocessing and the network when a model file is written, and whose
-fingerprints and logits lie in it. Whoever opens the file can draw them again and see whether the same comes out.
+"""Golden inputs: drawn images whose fingerprints after preprocessing and whose logits lie in every model file.
 
-They are drawn by integer arithmetic, so nothing is stored of them. With 8 bits per channel, at (x, y) of channel c of drawing number s:
+Whoever opens the file draws them again and compares. They are drawn by integer arithmetic, so none is stored. With 8
+bits per channel, at (x, y) of channel c of drawing number s:
 
     v = 5 x + 3 y + 40 c + 29 s + (x y >> (3 + c)) + 90 ((x >> 3 ^ y >> 3) & 1) + (7 + c) (x + y & 3)        modulo 256
 
-A 16-bit gray value is 256 v + (x + y) % 256 of channel 0, an alpha (x + 2 y) % 256, a colour of the palette v of (x, y) = (index, 0).
-All are PNG files, but for the last one: JPEG, whose decoders may differ in the last bit.
+A 16-bit gray value is 256 v + (x + y) % 256 of channel 0, an alpha (x + 2 y) % 256, a colour of the palette v of
+(x, y) = (index, 0). All are PNG files, except the last one: JPEG, whose decoders may differ in the last bit.
 """
 
 import hashlib
@@ -20,14 +20,15 @@ import torch
 from PIL import Image
 
 from headstart.data.transforms import Preprocess
-from headstart.model.forward import form_of
+from headstart.model.forward import FrozenNetwork
 
 if TYPE_CHECKING:
     from headstart.model.model_file import ModelInfo
 
 FORMULA = 1  # changes with what is drawn
 TOLERANCE = {"no": 1e-3, "tf32": 0.01, "bf16": 0.04, "fp16": 0.01}
-"""tf32: fp32 on a GPU that multiplies with 10 bits of mantissa, which torch allows in convolutions. Largest difference of a logit, as a share of the largest logit of all golden inputs (or of 1, if that is less)."""
+"""Largest difference of a logit, as a share of the largest logit of all golden inputs (or of 1, if that is less).
+tf32: fp32 on a GPU that multiplies with 10 bits of mantissa, which torch allows in convolutions."""
 JPEG_TOLERANCE = 0.05
 """The same for the JPEG file if its decoder gives other pixels."""
 
@@ -57,8 +58,8 @@ DRAWINGS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out for one golden input here. difference: the largest of a logit; decoded, view: whether the RGB image and what the network sees of
-    it are the same to the bit; tolerance: what the difference must not exceed."""
+    """One golden input on this machine. difference: the largest of a logit; tolerance: what it must not exceed;
+    decoded, transform: whether the RGB image and what the network sees of it are the same to the bit."""
 
     drawing: Drawing
     difference: float
@@ -107,17 +108,17 @@ def _values(x: np.ndarray, y: np.ndarray, c: int, s: int) -> np.ndarray:
 
 
 def record(info: "ModelInfo", tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """For the model file: fingerprints, and logits in fp32 on the CPU by one thread, so that the same run writes the same bytes.
-
-    tensors: by torchvision's names."""
+    """For the model file: fingerprints, and logits in fp32 on the CPU by one thread, so that the same run writes the
+    same bytes. tensors: by torchvision's names."""
     cpu = torch.device("cpu")
     here = {name: value.detach().to(cpu) for name, value in tensors.items()}
-    form = form_of(here, measured_on=info.measured_on, precision="no", channels_last=info.channels_last, device=cpu)
+    folded = info.measured_on == "feature bank"
+    network = FrozenNetwork(here, precision="no", device=cpu, folded=folded, channels_last=info.channels_last)
     pixels, inputs = _look(info.preprocess)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        _, logits = form.head(form.maps(info.preprocess.normalize(pixels)))
+        _, logits = network.head(network.maps(info.preprocess.normalize(pixels)))
     finally:
         torch.set_num_threads(threads)
     for entry, row in zip(inputs, logits.tolist(), strict=True):
@@ -133,24 +134,25 @@ def compare(
     tolerance: float,
     logits_of: Callable[[torch.Tensor], np.ndarray],
 ) -> list[Comparison]:
-    """What was recorded beside what comes out now. tolerance: one of TOLERANCE; logits_of: uint8 (n, 3, S, S) -> (n, C) in the order of `classes`.
+    """The golden inputs of a model file beside those of this machine. tolerance: one of TOLERANCE; logits_of: uint8
+    (n, 3, S, S) -> (n, C) in the order of `classes`.
 
-    Classes are compared by name, so that swapped ones are noticed. Raises ValueError for a record of another version or of other classes."""
+    Classes are compared by name, so that swapped ones are noticed. Raises ValueError for another formula or classes."""
     if golden.get("formula") != FORMULA:
         raise ValueError(f"its golden inputs are of formula {golden.get('formula')}, this version draws {FORMULA}")
-    recorded = list(golden["classes"])
-    if sorted(recorded) != sorted(classes):
-        raise ValueError("its golden inputs were recorded for other classes")
-    order = [recorded.index(name) for name in classes]
+    before = list(golden["classes"])
+    if sorted(before) != sorted(classes):
+        raise ValueError("its golden inputs are of other classes")
+    order = [before.index(name) for name in classes]
     expected = np.array([entry["logits"] for entry in golden["inputs"]], dtype=np.float64)[:, order]
     pixels, inputs = _look(spec)
     differences = np.abs(logits_of(pixels).astype(np.float64) - expected).max(axis=1)
     scale = max(1.0, float(np.abs(expected).max()))
     found = []
-    for drawing, difference, before, now in zip(DRAWINGS, differences, golden["inputs"], inputs, strict=True):
-        decoded = before["rgb_sha256"] == now["rgb_sha256"]
+    for drawing, difference, then, now in zip(DRAWINGS, differences, golden["inputs"], inputs, strict=True):
+        decoded = then["rgb_sha256"] == now["rgb_sha256"]
         share = tolerance + (JPEG_TOLERANCE if drawing.format == "JPEG" and not decoded else 0.0)
-        same = before["view_sha256"] == now["view_sha256"]
+        same = then["view_sha256"] == now["view_sha256"]
         found.append(Comparison(drawing, float(difference), share * scale, decoded, same))
     return found
 

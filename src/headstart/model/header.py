@@ -1,77 +1,72 @@
-"""`headstart inspect`: what a model file says of itself. Reads the header alone, and knows neither tensors nor torch."""
+"""The header of a model file: our fields in the metadata of a safetensors file, each a JSON text. Knows no torch."""
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headstart.errors import InputError
+from headstart.tensor_file import MALFORMED, Header, read_header
 
 PREFIX = "headstart."
-LARGEST_BYTES = 100_000_000  # of a header; the safetensors library has the same limit
-LEFT_OUT = ("golden", "calibration")  # long lists of numbers: said in a line
-DAMAGE = (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError)
-"""What reading an altered header may raise."""
+"""Of the names of our fields."""
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """metadata: our fields by name; other: those of others; tensors: name -> dtype and shape. Raises InputError."""
+def encode_fields(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata of JSON texts; the same fields give the same bytes."""
+    return {PREFIX + name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in fields.items()}
+
+
+def read_fields(path: Path) -> tuple[dict[str, Any], Header]:
+    """Our fields by name, not checked yet, and the whole header. Raises InputError."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= LARGEST_BYTES:
-                raise ValueError("it does not begin with the length of a header")
-            header = json.loads(file.read(length).decode("utf-8"))
-            size = file.seek(0, 2)
-        metadata = header.pop("__metadata__", {})
-        tensors = {name: {"dtype": entry["dtype"], "shape": entry["shape"]} for name, entry in header.items()}
-        odd = next((name for name, entry in tensors.items() if not _is_shape(entry["shape"])), None)
-        if odd is not None:
-            raise ValueError(f"the shape of {odd} is none")
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if size != end:
-            raise ValueError(f"it has {size} bytes and should have {end}")
-        ours = {n.removeprefix(PREFIX): json.loads(text) for n, text in metadata.items() if n.startswith(PREFIX)}
-    except (OSError, *DAMAGE) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path} cannot be read as a model file: {reason}") from None
+        header = read_header(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path} cannot be read as safetensors: {reason}") from None
+    ours = {name.removeprefix(PREFIX): text for name, text in header.metadata.items() if name.startswith(PREFIX)}
     if "classes" not in ours:
-        raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
-    check_fields(ours, path)
-    other = {name: text for name, text in metadata.items() if not name.startswith(PREFIX)}
-    return {"path": str(path), "bytes": size, "metadata": ours, "other": other, "tensors": tensors}
+        raise InputError(f"{path} is not a headstart model (no classes in its header); name a run folder")
+    try:
+        return {name: json.loads(text) for name, text in ours.items()}, header
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the header is damaged ({error}); train again or use a copy") from None
 
 
 def check_fields(fields: Mapping[str, Any], path: Path) -> None:
     """Raise InputError for the first of our fields that is not of the kind that we write; of those that are there."""
     for name, (wanted, fits) in FIELDS.items():
         try:
-            right = name not in fields or fits(fields[name])
-        except DAMAGE:  # another kind further inside
-            right = False
-        if not right:
+            correct = name not in fields or fits(fields[name])
+        except MALFORMED:  # another kind further inside
+            correct = False
+        if not correct:
             text = ascii(fields[name])
             raise InputError(
-                f"{path}: the field {name} of the header is {text if len(text) <= 60 else text[:57] + '...'} and must be {wanted}; "
-                "the file was altered or damaged, use a copy of it"
+                f"{path}: the field {name} of the header is {text if len(text) <= 60 else text[:57] + '...'} and must "
+                f"be {wanted}; the file was altered or damaged, use a copy of it"
             )
+
+
+def class_codes(classes: Sequence[str]) -> dict[str, Any]:
+    """The class names as transformers has them in config.json."""
+    return {
+        "id2label": {str(code): name for code, name in enumerate(classes)},
+        "label2id": {name: code for code, name in enumerate(classes)},
+    }
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _is_count(value: Any, *, least: int = 1) -> bool:
-    return type(value) is int and value >= least
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _is_number(value: Any) -> bool:
     return (type(value) is int and abs(value) < 2**63) or (type(value) is float and math.isfinite(value))
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_count(side, least=0) for side in value)
 
 
 def _are_names(value: Any) -> bool:
@@ -104,100 +99,27 @@ def _is_calibration(value: Any) -> bool:
 def _is_golden(value: Any) -> bool:
     if value is None:
         return True
-    return (
-        _are_names(value["classes"])
-        and isinstance(value["inputs"], list)
-        and all(isinstance(entry["name"], str) for entry in value["inputs"])
-    )
+    inputs = value["inputs"]
+    named = isinstance(inputs, list) and all(isinstance(entry["name"], str) for entry in inputs)
+    return _are_names(value["classes"]) and named
 
 
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "classes": ("a list of different names", _are_names),
     "preprocess": ("sizes in whole px, and mean and std of three colours, std above 0", _is_preprocess),
-    "backbone": ("a name", _is_text),
-    "strategy": ("a name", _is_text),
+    **dict.fromkeys(("backbone", "strategy", "weights"), ("a name", _is_text)),
     "mixed_precision": ("no, bf16 or fp16", lambda value: value in ("no", "bf16", "fp16")),
     "channels_last": ("true or false", lambda value: isinstance(value, bool)),
     "eval_batch_size": ("a whole number of at least 1", _is_count),
     "measured_on": ("network or feature bank", lambda value: value in ("network", "feature bank")),
     "manifest_sha256": ("a hash", _is_text),
-    "weights": ("a name", _is_text),
-    "weights_sha256": ("a hash or null", lambda value: value is None or _is_text(value)),
-    "tensors_sha256": ("a hash or null", lambda value: value is None or _is_text(value)),
+    **dict.fromkeys(
+        ("weights_sha256", "tensors_sha256"), ("a hash or null", lambda value: value is None or _is_text(value))
+    ),
     "seed": ("a whole number", lambda value: type(value) is int),
     "versions": ("names with versions", lambda value: all(map(_is_text, value.values()))),
-    "metrics": ("measurements by split", _are_metrics),
+    "metrics": ("metrics by split", _are_metrics),
     "calibration": ("a temperature above 0, conformal limits and distances, or null", _is_calibration),
     "golden": ("classes and a list of inputs, or null", _is_golden),
 }
 """What each field must be, in words and as a check."""
-
-
-def inspect_command(run: str, *, as_json: bool) -> None:
-    """Raises InputError."""
-    path = Path(run) / "model.safetensors" if Path(run).is_dir() else Path(run)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; name a finished run folder or a model file")
-    found = read_header(path)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else describe(found))
-
-
-def describe(found: dict[str, Any]) -> str:
-    """Lines for a person."""
-    ours, tensors = found["metadata"], found["tensors"]
-    numbers = sum(_count(entry["shape"]) for entry in tensors.values())
-    spec = dict(ours.get("preprocess", {}))
-    lines = [
-        f"{found['path']}: {ours.get('backbone', '?')}, {found['bytes'] / 1e6:.1f} MB, {len(tensors)} tensors, {numbers:,} numbers",
-        _classes(ours["classes"]),
-        f"preprocessing: {', '.join(f'{name} {value}' for name, value in spec.items())}",
-        f"trained: {ours.get('strategy')} from {ours.get('weights')} weights, seed {ours.get('seed')}",
-        f"measured: {_measured(ours.get('metrics', {}))} ({ours.get('measured_on')}, "
-        f"{'fp32' if ours.get('mixed_precision') == 'no' else ours.get('mixed_precision')}, batches of {ours.get('eval_batch_size')})",
-        f"calibration: {_calibration(ours.get('calibration'))}",
-        f"golden inputs: {_golden(ours.get('golden'))}",
-        f"data: manifest {ours.get('manifest_sha256')}",
-        f"versions: {', '.join(f'{name} {value}' for name, value in ours.get('versions', {}).items())}",
-    ]
-    known = {"backbone", "classes", "preprocess", "strategy", "weights", "seed", "metrics", "measured_on", "mixed_precision",
-             "eval_batch_size", "manifest_sha256", "versions", *LEFT_OUT}  # fmt: skip
-    lines += [f"{name}: {value}" for name, value in ours.items() if name not in known]
-    lines.append("tensors:")
-    lines += [f"  {name}  {entry['dtype']} {entry['shape']}" for name, entry in tensors.items()]
-    return "\n".join(lines)
-
-
-def _classes(classes: list[str]) -> str:
-    shown = ", ".join(classes[:20]) + (
-        f" and {len(classes) - 20} more (--json lists them)" if len(classes) > 20 else ""
-    )
-    return f"classes, {len(classes)}: {shown}"
-
-
-def _measured(metrics: dict[str, Any]) -> str:
-    val = metrics.get("val", {})
-    if "accuracy" not in val:
-        return "not yet"
-    text = f"accuracy {100 * val['accuracy']:.1f} %, {val.get('correct')} of {val.get('n')}"
-    if "accuracy_ci95" in val:
-        low, high = val["accuracy_ci95"]
-        text += f", 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-    return text + (f", log loss {val['loss']:.4f}" if "loss" in val else "")
-
-
-def _calibration(values: dict[str, Any] | None) -> str:
-    if not values:
-        return "none"
-    text = f"temperature {values.get('temperature', 0):.3f} fitted on {values.get('n')} {values.get('fitted_on')}, prediction sets"
-    return text + (", none of these" if values.get("open_set") else "")
-
-
-def _golden(values: dict[str, Any] | None) -> str:
-    return ", ".join(entry["name"] for entry in values["inputs"]) + " (headstart verify)" if values else "none"
-
-
-def _count(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

@@ -2,29 +2,26 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.files import write_atomically
+from headstart.model.backbones import RESNET18
 from headstart.model.calibration import Calibration
-from headstart.model.frozen_trunk import BACKBONE, FEATURES, shapes, unusable
-from headstart.model.header import DAMAGE, check_fields
-
-if TYPE_CHECKING:  # imports torchvision, which a run on cached features does without
-    from headstart.model.classifier import Classifier
+from headstart.model.header import check_fields, encode_fields, read_fields
+from headstart.model.network import Network, backbone_shapes, network_of, not_usable
+from headstart.tensor_file import MALFORMED, encode_header
 
 SCHEMA = 1
-_PREFIX = "headstart."  # of our keys in the safetensors header, whose values are JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,29 +44,32 @@ class ModelInfo:
     calibration: Calibration | None = None  # None until the run has ended, and in files of before there was any
     golden: Mapping[str, Any] | None = None  # of model/golden_inputs.py; None until the run has ended
     tensors_sha256: str | None = dataclasses.field(default=None, compare=False)  # written by save_model_tensors
-    backbone: str = BACKBONE
+    backbone: str = RESNET18.name
     schema: int = SCHEMA
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """safetensors, atomically; the same tensors and metadata give the same bytes (the library's header does not)."""
-    plain = {name: value.detach().to("cpu", copy=False).contiguous() for name, value in tensors.items()}
-    blob = save(plain, metadata={"format": "pt", **metadata})
-    length = int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    canonical = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    canonical += b" " * (-len(canonical) % 8)
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    ordered = sorted(plain, key=lambda name: (-plain[name].element_size(), name))  # as the library aligns them
+    entries, end = {}, 0
+    for name in ordered:
+        begin, end = end, end + plain[name].nbytes
+        kind = "F" if plain[name].is_floating_point() else "I"
+        dtype = f"{kind}{8 * plain[name].element_size()}"
+        entries[name] = {"dtype": dtype, "shape": list(plain[name].shape), "data_offsets": [begin, end]}
+    start = encode_header(entries, dict(sorted({"format": "pt", **metadata}.items())))
 
     def write(staging: Path) -> None:
         with staging.open("wb") as out:
-            out.write(len(canonical).to_bytes(8, "little") + canonical)
-            out.write(memoryview(blob)[8 + length :])
+            out.write(start)
+            for name in ordered:
+                out.write(plain[name].numpy().data)
 
     write_atomically(path, write)
 
 
-def save_model(path: Path, model: "Classifier", info: ModelInfo) -> None:
+def save_model(path: Path, model: Network, info: ModelInfo) -> None:
     """Write the model file: fp32 tensors under torchvision's keys, `info` in the header."""
     save_model_tensors(path, model.state_dict(), info)
 
@@ -80,8 +80,7 @@ def save_model_tensors(path: Path, tensors: Mapping[str, torch.Tensor], info: Mo
     fields["preprocess"] = info.preprocess.to_json()
     fields["tensors_sha256"] = hash_of(tensors)
     fields["calibration"] = None if info.calibration is None else info.calibration.to_json()
-    metadata = {_PREFIX + name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in fields.items()}
-    save_tensors(path, tensors, metadata)
+    save_tensors(path, tensors, encode_fields(fields))
 
 
 def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -94,26 +93,11 @@ def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def read_info(path: Path) -> ModelInfo:
     """The header of a model file; tensors are not read. Raises InputError if it is not one of ours."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
-    ours = {name.removeprefix(_PREFIX): text for name, text in header.items() if name.startswith(_PREFIX)}
-    try:
-        fields = {name: json.loads(text) for name, text in ours.items()}
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the header is damaged ({error}); train again or use a copy") from None
-    if not fields:
-        raise InputError(f"{path} holds no headstart model (no class names in its header); name a run folder")
+    fields, _ = read_fields(path)
     if fields.get("schema") != SCHEMA:
-        raise InputError(f"{path} is of schema {fields.get('schema')}, this version reads {SCHEMA}; update headstart")
-    fields.setdefault("calibration", None)
-    fields.setdefault("golden", None)
-    fields.setdefault("tensors_sha256", None)
-    known = {field.name for field in dataclasses.fields(ModelInfo)}
-    if set(fields) != known:
-        odd = sorted(set(fields) ^ known)
+        raise InputError(f"{path} uses schema {fields.get('schema')}, this version reads {SCHEMA}; update headstart")
+    fields = {"calibration": None, "golden": None, "tensors_sha256": None} | fields
+    if odd := sorted(fields.keys() ^ {field.name for field in dataclasses.fields(ModelInfo)}):
         raise InputError(f"{path}: the header does not match this version of headstart ({', '.join(odd)})")
     preprocess = fields["preprocess"]
     if isinstance(preprocess, dict):  # first: it names what another version asks for
@@ -124,49 +108,50 @@ def read_info(path: Path) -> ModelInfo:
     fields["weights"] = Path(fields["weights"]).name  # files of before held the whole path
     if fields["calibration"] is not None:
         try:
-            fields["calibration"] = Calibration.from_json(fields["calibration"])
-            known_features = fields["calibration"].open_set
-            if known_features is not None:
-                count, width = known_features.reference.shape
-                if width != FEATURES or not 1 <= known_features.neighbour <= count:
-                    raise ValueError(f"{count} reference features of {width} numbers")
-        except DAMAGE as error:
+            fields["calibration"] = _calibration(fields["calibration"])
+        except MALFORMED as error:
             raise InputError(
                 f"{path}: the calibration in the header is damaged ({error}); train again or use a copy"
             ) from None
     return ModelInfo(**fields)
 
 
-def load_model(path: Path) -> "tuple[Classifier, ModelInfo]":
-    """A model file as a network in eval mode, and its header. Raises InputError if it does not fit."""
-    from headstart.model.classifier import Classifier
+def _calibration(values: dict[str, Any]) -> Calibration:
+    """Raises one of MALFORMED."""
+    calibration = Calibration.from_json(values)
+    if calibration.open_set is not None:
+        count, width = calibration.open_set.reference.shape
+        if width != RESNET18.features or not 1 <= calibration.open_set.neighbour <= count:
+            raise ValueError(f"{count} reference features of {width} numbers")
+    return calibration
 
+
+def load_model(path: Path) -> tuple[Network, ModelInfo]:
+    """A model file as a network in eval mode, and its header. Raises InputError if it does not fit."""
     tensors, info = load_tensors(path)
-    with torch.device("meta"):
-        model = Classifier(len(info.classes))
-    model.load_state_dict(tensors, strict=True, assign=True)
-    return model.eval(), info
+    return network_of(tensors), info
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
     """The tensors of a model file by torchvision's names, and its header. Raises InputError if they do not fit."""
     info = read_info(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    wanted = shapes() | {"fc.weight": (len(info.classes), FEATURES), "fc.bias": (len(info.classes),)}
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
+    count = len(info.classes)
+    wanted = backbone_shapes() | {"fc.weight": (count, RESNET18.features), "fc.bias": (count,)}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if odd:
-        told = ", ".join(
-            f"{name} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'none')}" for name in odd[:3]
-        )
-        raise InputError(f"{path} does not fit a {info.backbone} with {len(info.classes)} classes: {told}")
+        differences = (f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'missing')}" for name in odd[:3])
+        raise InputError(f"{path} does not fit a {info.backbone} with {count} classes: {', '.join(differences)}")
     for name, value in tensors.items():
-        written = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
-        if value.dtype != written:
-            kinds = [str(dtype).removeprefix("torch.") for dtype in (value.dtype, written)]
+        dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+        if value.dtype != dtype:
+            kinds = [str(kind).removeprefix("torch.") for kind in (value.dtype, dtype)]
             raise InputError(f"{path}: {name} is {kinds[0]} and must be {kinds[1]}; use another copy of this file")
-    if reason := unusable(tensors):
+    if reason := not_usable(tensors):
         raise InputError(f"{path}: {reason}; train again or use another copy of this file")
     return tensors, info
 

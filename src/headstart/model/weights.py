@@ -5,12 +5,11 @@ import contextlib
 import hashlib
 import http.client
 import os
-import secrets
 import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from headstart.errors import InputError, warn
-from headstart.model.frozen_trunk import shapes, unusable
+from headstart.files import write_atomically
+from headstart.model.backbones import RESNET18
+from headstart.model.network import backbone_shapes, not_usable
 from headstart.runtime.processes import from_all, on_each_host
-from headstart.wording import nearest, one_line
+from headstart.wording import listed, nearest, one_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,17 +51,20 @@ BUNDLED_SHA256 = "0b891cb2306bd163414ac3ddfe8beff26a384ff70ac750c39d3e32b8cc15db
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 1.5, 30.0
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params",
-            "state_dict_ema", "model_ema", "ema")  # fmt: skip
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
 """Keys of training checkpoints below which the state dict may lie, in the order of preference."""
-_PLAIN_DATA: list[Any] = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType,
-               (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar")]  # fmt: skip
+_PLAIN_DATA: list[Any] = [
+    *(argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType),
+    *((_scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")),
+]
 """What training scripts put beside the state dict: their options and their best accuracy. None of it runs code."""
 COUNTER = "num_batches_tracked"
 PROFILER_BUFFERS = ("total_ops", "total_params")  # left in the state dict by thop, a counter of operations
-
-
-_WARNED_OF: set[Path] = set()
+_NETWORK = f"torchvision {RESNET18.title}"
+_WARNED_ABOUT: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ class Weights:
 def obtain_weights(accelerator: "Accelerator", source: str, *, imagenet: Download = IMAGENET) -> Weights:
     """`load_weights` in every process, after the first process of each host has made sure of the file.
 
-    Raises InputError in all processes if one host cannot get the file or cannot use it, or if two hosts have different files.
-    """
+    Raises InputError in all processes if one host cannot get or use the file, or if two hosts have different files."""
     on_each_host(accelerator, lambda: ensure_available(source, imagenet=imagenet))
     weights, problem = None, None
     try:
@@ -86,10 +89,9 @@ def obtain_weights(accelerator: "Accelerator", source: str, *, imagenet: Downloa
         problem = str(error)
     host = f"on {socket.gethostname()}"
     outcomes = from_all(accelerator, (host, problem, None if weights is None else weights.sha256))
-    failed = [(where, reason) for where, reason, _ in outcomes if reason is not None]
-    if failed:
-        where, reason = failed[0]
-        raise InputError(reason if accelerator.num_processes == 1 else f"{where}: {reason}")
+    for where, reason, _ in outcomes:
+        if reason is not None:
+            raise InputError(reason if accelerator.num_processes == 1 else f"{where}: {reason}")
     hashes = {sha256: where for where, _, sha256 in outcomes}
     if len(hashes) > 1:
         raise InputError(
@@ -101,10 +103,9 @@ def obtain_weights(accelerator: "Accelerator", source: str, *, imagenet: Downloa
 
 
 def ensure_available(source: str, *, imagenet: Download = IMAGENET) -> None:
-    """Download the weights if they have to be downloaded, and check that the file exists. Call it in one process per host.
+    """Download the weights if necessary, and check that the file exists. Call it in one process per host.
 
-    Raises InputError if the weights cannot be obtained.
-    """
+    Raises InputError if the weights cannot be obtained."""
     if source == "imagenet":
         if not imagenet.path.is_file():
             _download(imagenet)
@@ -132,22 +133,21 @@ def load_weights(source: str, *, imagenet: Download = IMAGENET) -> Weights:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", *TORCH_SUFFIXES):
+        raise InputError(f"{path} is neither .safetensors nor .pth; convert it to one of them")
     try:
-        suffix = path.suffix.lower()
         if suffix == ".safetensors":
             return load_file(path)
-        if suffix in TORCH_SUFFIXES:
-            with torch.serialization.safe_globals(_PLAIN_DATA):
-                return _state_dict_in(torch.load(path, map_location="cpu", weights_only=True), path)
-    except InputError:
-        raise
+        with torch.serialization.safe_globals(_PLAIN_DATA):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as {path.suffix}: {one_line(error)}") from None
     except Exception:  # torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError ...
         raise InputError(
             f"{path} is not a weights file that can be read without running code; save it as .safetensors"
         ) from None
-    raise InputError(f"{path} is neither .safetensors nor .pth; convert it to one of them")
+    return _state_dict_in(content, path)
 
 
 def _state_dict_in(content: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -157,101 +157,106 @@ def _state_dict_in(content: Any, path: Path) -> dict[str, torch.Tensor]:
             if isinstance(found, Mapping) and found and all(isinstance(v, torch.Tensor) for v in found.values()):
                 return {str(name): value.detach() for name, value in found.items()}
     raise InputError(
-        f"{path} is not a state dict of tensors, nor a checkpoint with one as {', '.join(WRAPPERS[:3])}; save model.state_dict()"
+        f"{path} is not a state dict of tensors, nor a checkpoint with one as {', '.join(WRAPPERS[:3])}; "
+        "save model.state_dict()"
     )
 
 
 def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of `shapes()` in a foreign state dict: without the prefixes of wrappers (DataParallel's module.,
-    torch.compile's _orig_mod., backbone. and the like), its head, and what does not belong to the network; in float32.
+    """The tensors of `backbone_shapes()` in a foreign state dict, in float32: without the prefix of a wrapper
+    (DataParallel's module., torch.compile's _orig_mod., backbone. and the like), its head, and foreign tensors.
 
     Counters of batches that are missing are 0, as in torch's own strict loading: torchvision's older files have none.
-    Raises InputError if a tensor is missing, has another shape or is not finite.
-    """
-    expected = shapes()
-    prefixes = sorted({name.removesuffix("conv1.weight") for name, value in tensors.items()
-                       if f".{name}".endswith(".conv1.weight") and tuple(value.shape) == expected["conv1.weight"]})  # fmt: skip
-    if len(prefixes) > 1:
-        raise InputError(
-            f"{path} holds several networks ({', '.join(prefix or 'conv1.weight' for prefix in prefixes)}); save one of them alone"
-        )
-    prefix = prefixes[0] if prefixes else ""
+    Raises InputError if a tensor is missing, has another shape or is not finite."""
+    expected = backbone_shapes()
+    prefix = _prefix_in(tensors, path)
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    parts = {name.split(".")[0] for name in expected} | {f"layer{stage}" for stage in range(5, 10)}
     others = [name for name in inside if name not in expected]
-    extra = sorted(
-        name for name in others if name.split(".")[0] in parts and name.rsplit(".", 1)[-1] not in PROFILER_BUFFERS
-    )
-    missing = sorted(name for name in expected if name not in inside and not name.endswith(COUNTER))
-    if missing or extra:
-        told = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
-        told += [f"has {extra[0]} and {len(extra) - 1} more that it should not have"] if extra else []
-        raise InputError(f"{path} is not a torchvision ResNet-18: it {' and '.join(told)}")
+    _check_names(inside, others, path)
     backbone: dict[str, torch.Tensor] = {}
     for name, shape in expected.items():
+        counts = name.endswith(COUNTER)
         value = inside.get(name, torch.zeros((), dtype=torch.int64))
-        if name.endswith(COUNTER) and value.numel() == 1:
+        if counts and value.numel() == 1:
             value = value.reshape(())
         if tuple(value.shape) != shape:
-            raise InputError(f"{path} is not a torchvision ResNet-18: {name} is {tuple(value.shape)}, not {shape}")
-        if value.dtype.is_complex or not (value.is_floating_point() or name.endswith(COUNTER)):
-            raise InputError(
-                f"{path}: {name} is {str(value.dtype).removeprefix('torch.')}; save the weights in float32"
-            )
-        backbone[name] = value.to(torch.int64 if name.endswith(COUNTER) else torch.float32).contiguous()
-    if reason := unusable(backbone):
+            raise InputError(f"{path} is not a {_NETWORK}: {name} is {tuple(value.shape)}, not {shape}")
+        if not (value.is_floating_point() or counts):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise InputError(f"{path}: {name} is {kind}; save the weights in float32")
+        backbone[name] = value.to(torch.int64 if counts else torch.float32).contiguous()
+    if reason := not_usable(backbone):
         raise InputError(f"{path}: {reason}; use another copy of these weights")
     outside = [name for name in tensors if not name.startswith(prefix)]
     unused = sorted([*outside, *(name for name in others if not name.startswith("fc."))])
-    if unused and os.environ.get("RANK", "0") == "0" and path not in _WARNED_OF:  # once, not for each of several runs
-        _WARNED_OF.add(path)
-        names = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
-        warn(f"{path}: not part of the backbone, so not used: {names}")
+    if unused and os.environ.get("RANK", "0") == "0" and path not in _WARNED_ABOUT:  # once for several runs
+        _WARNED_ABOUT.add(path)
+        warn(f"{path}: not part of the backbone, so not used: {listed(unused)}")
     return backbone
+
+
+def _prefix_in(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
+    """What stands before the names of the network."""
+    first, shape = next(iter(backbone_shapes().items()))
+    prefixes = sorted(
+        name.removesuffix(first)
+        for name, value in tensors.items()
+        if f".{name}".endswith(f".{first}") and tuple(value.shape) == shape
+    )
+    if len(prefixes) > 1:
+        names = ", ".join(prefix or first for prefix in prefixes)
+        raise InputError(f"{path} holds several networks ({names}); save one of them alone")
+    return prefixes[0] if prefixes else ""
+
+
+def _check_names(inside: Mapping[str, torch.Tensor], others: Iterable[str], path: Path) -> None:
+    """Raise InputError if a tensor is missing, or there is one more in a part of the network, as in a deeper one."""
+    expected = backbone_shapes()
+    parts = {name.split(".")[0] for name in expected} | {f"layer{stage}" for stage in range(5, 10)}
+    extra = [n for n in others if n.split(".")[0] in parts and n.rsplit(".", 1)[-1] not in PROFILER_BUFFERS]
+    missing = [name for name in expected if name not in inside and not name.endswith(COUNTER)]
+    found = [f"lacks {listed(sorted(missing), limit=1)}"] if missing else []
+    found += [f"has {listed(sorted(extra), limit=1)}, which it should not"] if extra else []
+    if found:
+        raise InputError(f"{path} is not a {_NETWORK}: it {' and '.join(found)}")
 
 
 def _download(download: Download) -> None:
     target = download.path
     if not _reachable(download.url):
         raise InputError(
-            f"the imagenet weights are not in {target.parent}{_of_this_host()} and {urlsplit(download.url).hostname} cannot be reached; "
-            f"use --model.weights bundled or a local file, or copy {target.name} there"
+            f"the imagenet weights are not in {target.parent}{_of_this_host()} and "
+            f"{urlsplit(download.url).hostname} cannot be reached; use --model.weights bundled or a local file, or "
+            f"copy {target.name} there"
         )
-    staging = target.with_name(f"{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+
+    def receive(staging: Path) -> None:
         digest = hashlib.sha256()
-        with urllib.request.urlopen(download.url, timeout=READ_TIMEOUT_S) as answer, staging.open("wb") as out:
-            while block := answer.read(1 << 20):
+        with urllib.request.urlopen(download.url, timeout=READ_TIMEOUT_S) as response, staging.open("wb") as out:
+            while block := response.read(1 << 20):
                 digest.update(block)
                 out.write(block)
-            out.flush()
-            os.fsync(out.fileno())
         if not digest.hexdigest().startswith(download.sha256_prefix):
             raise InputError(f"{download.url} arrived damaged (sha256 {digest.hexdigest()[:8]}...); try again")
-        os.replace(staging, target)
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, receive)
     except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are among the first
         raise InputError(
             f"{download.url} could not be downloaded to {target}{_of_this_host()}: {error}; try again"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):  # its folder may not be one
-            staging.unlink()
 
 
 def _reachable(url: str) -> bool:
-    """Whether the server answers a HEAD request in time; name look-up included, which has no timeout of its own."""
-    answered = threading.Event()
+    """Whether the server responds to a HEAD request in time; name look-up included, which has no timeout of its own."""
+    responded = threading.Event()
 
-    def knock() -> None:
-        try:
+    def request_head() -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
             request = urllib.request.Request(url, method="HEAD")
             with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S):
-                answered.set()
-        except (OSError, http.client.HTTPException):
-            pass
+                responded.set()
 
-    attempt = threading.Thread(target=knock, daemon=True)
-    attempt.start()
-    attempt.join(CONNECT_TIMEOUT_S)
-    return answered.is_set()
+    threading.Thread(target=request_head, daemon=True).start()
+    return responded.wait(CONNECT_TIMEOUT_S)

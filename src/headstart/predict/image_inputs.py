@@ -1,18 +1,17 @@
-"""What `predict` accepts as an image, and how each becomes the RGB image that a file of it would.
+"""What `predict` accepts as an image, and how each becomes the RGB image that an image file of it would.
 
-| given                  | accepted                                                                                       |
-|------------------------|------------------------------------------------------------------------------------------------|
-| str, Path              | the name of an image file                                                                      |
-| bytes                  | the content of an image file                                                                   |
-| PIL.Image              | every mode the decoder knows; EXIF orientation is applied                                      |
-| numpy, one image       | (H, W) or (H, W, 1) gray, (H, W, 3) RGB, (H, W, 4) RGBA                                        |
-| torch, one image       | (1, H, W) gray, (3, H, W) RGB, (4, H, W) RGBA                                                  |
-| numpy, torch, several  | the same with n in front; gray in numpy as (n, H, W, 1): (n, H, W) could be BGR planes         |
-| dtype of both          | uint8, 0 to 255; uint16, 0 to 65535, gray only; floating point, 0 to 1, rounded to 8 bits      |
+| given                 | accepted                                                                                   |
+|-----------------------|--------------------------------------------------------------------------------------------|
+| str, Path             | the name of an image file                                                                  |
+| bytes                 | the content of an image file                                                               |
+| PIL.Image             | every mode the decoder knows; EXIF orientation is applied                                  |
+| numpy, one image      | (H, W) or (H, W, 1) gray, (H, W, 3) RGB, (H, W, 4) RGBA                                    |
+| torch, one image      | (1, H, W) gray, (3, H, W) RGB, (4, H, W) RGBA                                              |
+| numpy, torch, several | the same with n in front; gray in numpy as (n, H, W, 1): (n, H, W) could be BGR planes     |
+| dtype of both         | uint8, 0 to 255; uint16, 0 to 65535, gray only; floating point, 0 to 1, rounded to 8 bits  |
 
-Colours are RGB, never BGR. Alpha is laid over white, 16 bits become 8, by the decoder's policy (data/decode.py). Nothing is to be resized or
-normalised beforehand: both are done here, as the model file says.
-"""
+Colours are RGB, never BGR. The decoder's policy (data/decode.py) applies: alpha is composited over white, 16 bits
+become 8. Images must not be resized or normalised beforehand: both happen here, as the model file specifies."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,15 +31,16 @@ One: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor"
 """One image, or several in one array."""
 
 _SHAPES = {
-    "an array": "(H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, or several as (n, H, W, 1), (n, H, W, 3) or (n, H, W, 4)",
+    "an array": "(H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, or several of them as (n, H, W, 1), (n, H, W, 3) or "
+    "(n, H, W, 4)",
     "a tensor": "(1, H, W) gray, (3, H, W) RGB or (4, H, W) RGBA, or several of them with n in front",
 }
 
 
 def each(images: "One | Iterable[One]") -> Iterator[One]:
-    """One image after another, whether one, a batch in one array, or any iterable of them is given.
+    """The single images of one image, of several in one array, or of an iterable of either.
 
-    Raises InputError for what is none."""
+    Raises InputError for anything that is not an image."""
     if isinstance(images, str | Path | bytes | Image.Image | np.ndarray | torch.Tensor):
         images = [images]
     elif not isinstance(images, Iterable):
@@ -57,10 +57,10 @@ def each(images: "One | Iterable[One]") -> Iterator[One]:
 
 
 def rgb_image(image: One, spec: Preprocess) -> Image.Image:
-    """What `each` yields, as RGB of 8 bits. Raises UnreadableImage with the reason, and OSError."""
+    """An image that `each` yields, as RGB with 8 bits. Raises UnreadableImage with the reason, and OSError."""
     if isinstance(image, str | Path):
         if "\0" in str(image):
-            raise UnreadableImage("the name holds a NUL")
+            raise UnreadableImage("the name contains a NUL")
         return spec.decode(read_regular(Path(image)))
     if isinstance(image, bytes):
         return spec.decode(image)
@@ -75,7 +75,9 @@ def _rgb_of_opened(image: "Image.Image | torch.Tensor") -> Image.Image:
         return rgb_of(image.copy())
     except UnreadableImage:
         raise
-    except Exception as error:  # a lazily opened file is read only here; Pillow's plugins raise what they like
+    except (
+        Exception
+    ) as error:  # a lazily opened file is read only here, and Pillow's plugins raise exceptions of any type
         raise UnreadableImage(one_line(error)) from None
 
 
@@ -119,13 +121,14 @@ def _eight_bits(values: np.ndarray, place: int, kind: str) -> np.ndarray:
         return values
     if not np.issubdtype(values.dtype, np.floating):
         raise InputError(
-            f"image {place} is {kind} of {values.dtype}; it must be uint8 (0 to 255), uint16 (0 to 65535, gray) or floating point (0 to 1)"
+            f"image {place} is {kind} of {values.dtype}; it must be uint8 (0 to 255), uint16 (0 to 65535, gray) or "
+            "floating point (0 to 1)"
         )
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not (low >= 0.0 and high <= 1.0):  # also for NaN
         raise InputError(
-            f"image {place} is {kind} of {values.dtype} from {low:.4g} to {high:.4g}; floating point must lie in 0 to 1, "
-            "neither in 0 to 255 nor normalised"
+            f"image {place} is {kind} of {values.dtype} from {low:.4g} to {high:.4g}; floating point must lie in 0 to "
+            "1, neither in 0 to 255 nor normalised"
         )
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 

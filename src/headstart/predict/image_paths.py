@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from headstart.data.folder_walk import extension_of, walk
+from headstart.data.sources import columns
 from headstart.data.sources.table import paths_listed
 from headstart.errors import InputError
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+TABLES = (*columns.TABLES, ".parquet")
 LISTS = (".txt", ".lst")
 
 

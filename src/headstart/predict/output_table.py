@@ -1,29 +1,30 @@
-"""What is written of each image: the columns, and csv, jsonl and parquet files of them, written as they come."""
+"""The table of predictions: its columns, and csv, jsonl and parquet files that are written row by row."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from headstart.model.frozen_trunk import FEATURES
-from headstart.predict.predictor import Predictor, Question
+from headstart.model.backbones import FEATURES
+from headstart.predict.predictor import PredictionOptions, Predictor
 from headstart.predict.stream import Computed
 
 PROBABILITY = "probability_"
-BUFFERED_ROWS = 4096  # are written at once: a row group of a parquet file
+BUFFERED_ROWS = 4096  # rows that are written at once: a row group of a parquet file
 
 
 class Columns:
-    """path, predicted, probability and error; where the model file knows of them prediction_set, none_of_these and distance; on request
-    top (list of class and probability), probability_<class> for every class, and embedding (list of 512 float32)."""
+    """path, predicted, probability and error. If the model file is calibrated: prediction_set, none_of_these and
+    distance. On request: top (list of class and probability), probability_<class> for every class, and embedding
+    (512 float32)."""
 
-    def __init__(self, predictor: Predictor, question: Question, *, top: bool, probabilities: bool) -> None:
-        self._predictor, self._question, self._top, self._probabilities = predictor, question, top, probabilities
+    def __init__(self, predictor: Predictor, options: PredictionOptions, *, top: bool, probabilities: bool) -> None:
+        self.predictor, self.options = predictor, options
+        self._top, self._probabilities = top, probabilities
         calibration = predictor.info.calibration
         fields: list[Any] = [
             ("path", pa.string()),
@@ -39,76 +40,73 @@ class Columns:
             fields.append(("top", pa.list_(pa.struct([("class", pa.string()), ("probability", pa.float64())]))))
         if probabilities:
             fields += [(f"{PROBABILITY}{name}", pa.float64()) for name in predictor.classes]
-        if question.embeddings:
+        if options.embeddings:
             fields.append(("embedding", pa.list_(pa.float32(), FEATURES)))
         metadata = {"classes": json.dumps(list(predictor.classes), ensure_ascii=False)}
         self.schema = pa.schema(fields, metadata=metadata)
 
     def rows(self, computed: Computed) -> pa.RecordBatch:
-        """One row per image, in order; of an image that could not be read only path and error."""
-        answers = self._predictor.answer(computed.outputs, self._question)
-        classes = self._predictor.classes
-        unread = np.array([reason is not None for reason in computed.reasons], dtype=bool)
-        place = np.cumsum(~unread) - 1  # of an image among those that were read
+        """One row per image, in order; for an unreadable image only path and error."""
+        found = self.predictor.predictions(computed.outputs, self.options)
+        classes = self.predictor.classes
+        unreadable = np.array([reason is not None for reason in computed.reasons], dtype=bool)
+        place = np.cumsum(~unreadable) - 1  # index among the readable images
 
         def numbers(values: np.ndarray) -> pa.Array:
-            spread = np.zeros((len(unread), *values.shape[1:]), values.dtype)
-            spread[~unread] = values
+            spread = np.zeros((len(unreadable), *values.shape[1:]), values.dtype)
+            spread[~unreadable] = values
             if spread.ndim == 1:
-                return pa.array(spread, mask=unread)
+                return pa.array(spread, mask=unreadable)
             flat = pa.array(spread.reshape(-1))
-            return pa.FixedSizeListArray.from_arrays(flat, spread.shape[1], mask=pa.array(unread))
+            return pa.FixedSizeListArray.from_arrays(flat, spread.shape[1], mask=pa.array(unreadable))
 
         def each(value: Any) -> list[Any]:
-            return [None if unread[row] else value(place[row]) for row in range(len(unread))]
+            return [None if unreadable[row] else value(place[row]) for row in range(len(unreadable))]
 
-        best = np.take_along_axis(answers.probabilities, answers.best, axis=1)
+        best = np.take_along_axis(found.probabilities, found.best, axis=1)
         columns: dict[str, Any] = {
             "path": [image.path for image in computed.images],
-            "predicted": each(lambda row: classes[answers.best[row, 0]]),
+            "predicted": each(lambda row: classes[found.best[row, 0]]),
             "probability": numbers(best[:, 0]),
             "error": list(computed.reasons),
         }
-        if answers.inside is not None:
-            inside = answers.inside
+        if found.inside is not None:
+            inside = found.inside
             columns["prediction_set"] = each(lambda row: [classes[code] for code in np.flatnonzero(inside[row])])
-        if answers.none_of_these is not None and answers.distance is not None:
-            columns |= {"none_of_these": numbers(answers.none_of_these), "distance": numbers(answers.distance)}
+        if found.none_of_these is not None and found.distance is not None:
+            columns |= {"none_of_these": numbers(found.none_of_these), "distance": numbers(found.distance)}
         if self._top:
             columns["top"] = each(
                 lambda row: [
                     {"class": classes[code], "probability": value}
-                    for code, value in zip(answers.best[row], best[row].tolist(), strict=True)
+                    for code, value in zip(found.best[row], best[row].tolist(), strict=True)
                 ]
             )
         if self._probabilities:
             columns |= {
-                f"{PROBABILITY}{name}": numbers(answers.probabilities[:, code]) for code, name in enumerate(classes)
+                f"{PROBABILITY}{name}": numbers(found.probabilities[:, code]) for code, name in enumerate(classes)
             }
-        if answers.embeddings is not None:
-            columns["embedding"] = numbers(answers.embeddings)
+        if found.embeddings is not None:
+            columns["embedding"] = numbers(found.embeddings)
         arrays = [pa.array(columns[field.name], field.type) for field in self.schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
-class _Format(Protocol):
-    def write_table(self, table: pa.Table) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class TableFile:
-    """A file of rows by its extension: .csv, .jsonl or .parquet. Rows are kept until there are BUFFERED_ROWS."""
+    """A .csv, .jsonl or .parquet file of rows, which are written BUFFERED_ROWS at a time.
+
+    In .csv lists are JSON; in .jsonl the probabilities of all classes are one object."""
 
     def __init__(self, path: Path, schema: pa.Schema, *, suffix: str) -> None:
-        """suffix: what it is, whatever the name of the file."""
-        self._schema = schema
+        """suffix: the type of the file, which may have another name while it is written."""
+        self._schema, self._suffix = schema, suffix
         self._waiting: list[pa.RecordBatch] = []
-        self._file: _Format
+        self._file: Any
         if suffix == ".csv":
-            self._file = _Csv(path, schema)
+            nested = [field.with_type(pa.string()) if pa.types.is_nested(field.type) else field for field in schema]
+            self._file = pyarrow.csv.CSVWriter(path, pa.schema(nested))
         elif suffix == ".jsonl":
-            self._file = _Jsonl(path)
+            self._file = path.open("w", encoding="utf-8")
         else:
             self._file = pq.ParquetWriter(path, schema)
 
@@ -122,51 +120,37 @@ class TableFile:
         self._file.close()
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._file.write_table(pa.Table.from_batches(self._waiting, self._schema))
-            self._waiting = []
+        if not self._waiting:
+            return
+        table = pa.Table.from_batches(self._waiting, self._schema)
+        self._waiting = []
+        if self._suffix == ".jsonl":
+            self._file.writelines(_json(_json_object(row)) + "\n" for row in table.to_pylist())
+        else:
+            self._file.write_table(_without_lists(table) if self._suffix == ".csv" else table)
 
 
-class _Csv:
-    """Lists are written as JSON."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._lists = [field.name for field in schema if pa.types.is_nested(field.type)]
-        plain = [pa.field(f.name, pa.string()) if f.name in self._lists else f for f in schema]
-        self._schema = pa.schema(plain)
-        self._writer = pyarrow.csv.CSVWriter(path, self._schema)
-
-    def write_table(self, table: pa.Table) -> None:
-        for name in self._lists:
-            texts = [None if value is None else _json(_plain(value)) for value in table[name].to_pylist()]
-            table = table.set_column(table.schema.get_field_index(name), name, pa.array(texts, pa.string()))
-        self._writer.write_table(table.cast(self._schema))
-
-    def close(self) -> None:
-        self._writer.close()
+def _without_lists(table: pa.Table) -> pa.Table:
+    columns = [
+        pa.array([None if value is None else _json(_plain(value)) for value in column.to_pylist()], pa.string())
+        if pa.types.is_nested(column.type)
+        else column
+        for column in table.columns
+    ]
+    return pa.table(columns, names=table.column_names)
 
 
-class _Jsonl:
-    """The probabilities of all classes are one object."""
-
-    def __init__(self, path: Path) -> None:
-        self._lines = path.open("w", encoding="utf-8")
-
-    def write_table(self, table: pa.Table) -> None:
-        for row in table.to_pylist():
-            known = {name: _plain(value) for name, value in row.items() if not name.startswith(PROBABILITY)}
-            named = {n.removeprefix(PROBABILITY): value for n, value in row.items() if n.startswith(PROBABILITY)}
-            if named:
-                known["probabilities"] = None if row["predicted"] is None else named
-            self._lines.write(_json(known) + "\n")
-
-    def close(self) -> None:
-        self._lines.close()
+def _json_object(row: dict[str, Any]) -> dict[str, Any]:
+    known = {name: _plain(value) for name, value in row.items() if not name.startswith(PROBABILITY)}
+    named = {name.removeprefix(PROBABILITY): value for name, value in row.items() if name.startswith(PROBABILITY)}
+    if named:
+        known["probabilities"] = None if row["predicted"] is None else named
+    return known
 
 
 def _plain(value: Any) -> Any:
-    """A list of classes with their probabilities as pairs."""
-    if isinstance(value, Sequence) and value and isinstance(value[0], dict):
+    """Pairs for a list of classes with their probabilities; anything else as it is."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         return [[entry["class"], entry["probability"]] for entry in value]
     return value
 

@@ -1,4 +1,4 @@
-"""A finished model, ready to be asked: everything it needs is read from its file, and nothing is imported that it does not need."""
+"""Predictions of a finished model. Everything they depend on is read from the model file."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ import torch
 from headstart.data.decode import UnreadableImage
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
+from headstart.model.backbones import FEATURES
 from headstart.model.conformal import CONFIDENCE
-from headstart.model.forward import form_of
-from headstart.model.frozen_trunk import FEATURES
+from headstart.model.forward import FrozenNetwork
 from headstart.model.gradcam import heat
 from headstart.model.model_file import ModelInfo, find_model, load_tensors
 from headstart.model.open_set import WRONGLY_FLAGGED
@@ -28,11 +28,12 @@ PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says of one image; `error` says why it says nothing, and then the rest is None or empty.
+    """The prediction for one image. If the image cannot be read, `error` is the reason and the rest is None or
+    empty.
 
-    path: as it was given, None for an image in memory. probabilities: in the model's class order, summing to 1.
-    top: (class, probability), the most probable first. prediction_set, none_of_these and distance: None unless the model file
-    holds what they are computed from. embedding: (512,) float32, the pooled features, if it was asked for."""
+    path: as it was given, None for an image in memory. probabilities: in the order of the classes, summing to 1.
+    top: (class, probability), the most probable first. prediction_set, none_of_these and distance: None unless the
+    model file is calibrated. embedding: (512,) float32, the pooled features, if requested."""
 
     path: str | None
     label: str | None
@@ -47,12 +48,13 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is wanted of each image.
+class PredictionOptions:
+    """What to compute for each image.
 
-    top: so many classes by name; embeddings: the features too; calibrated: probabilities by the temperature of the model file, if it has
-    one; confidence: of the prediction set; wrongly_flagged: the share of images of the classes that may be called none of these. The last
-    two must be among those that the model file holds limits for."""
+    top: number of classes in `Prediction.top`. embeddings: whether to keep the features. calibrated: whether to
+    divide the logits by the temperature of the model file, if it has one. confidence: of the prediction set.
+    wrongly_flagged: share of images of the known classes that may be flagged as none of these. The last two must be
+    among the values that the model file has thresholds for."""
 
     top: int = 5
     embeddings: bool = False
@@ -63,8 +65,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Outputs:
-    """features: (n, 512) float32, the pooled features; logits: (n, C) float32; maps: (n, 512, S/32, S/32), which the features are the
-    means of, on the device; None where they were not kept."""
+    """What the network computes for n images.
+
+    features: (n, 512) float32, pooled. logits: (n, C) float32. maps: (n, 512, S/32, S/32) on the device, whose means
+    are the features; None where they were not kept."""
 
     features: np.ndarray
     logits: np.ndarray
@@ -72,9 +76,12 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Of n images. probabilities: (n, C) float64; best: (n, top) int, codes of classes, the most probable first; inside: (n, C) bool,
-    whether a class is in the prediction set; none_of_these: (n,) bool; distance: (n,) float64; embeddings: (n, 512) float32."""
+class BatchPredictions:
+    """The predictions for n images.
+
+    probabilities: (n, C) float64. best: (n, top) int, class indices, the most probable first. inside: (n, C) bool,
+    whether a class is in the prediction set. none_of_these: (n,) bool. distance: (n,) float64. embeddings: (n, 512)
+    float32."""
 
     probabilities: np.ndarray
     best: np.ndarray
@@ -85,26 +92,27 @@ class Answers:
 
 
 class Predictor:
-    """A model file. Preprocessing, class names, precision and the form of the computation are those of the file, so the logits
-    are those that its metrics were measured with."""
+    """A model file. Preprocessing, class names, precision and form of the network are those of the file, so the
+    logits are those that its metrics were computed from."""
 
     def __init__(
         self, run: str | Path, *, device: str | torch.device | None = None, precision: str = "measured"
     ) -> None:
-        """run: run folder or model file. device: None for the GPU if there is one. precision: measured (that of the file; fp16 is
-        computed in fp32 where there is no GPU), fp32, bf16, fp16 or auto (the fastest that this device multiplies natively).
+        """run: run folder or model file. device: None for the GPU if there is one. precision: measured (that of the
+        file; fp16 becomes fp32 where there is no GPU), fp32, bf16, fp16 or auto (the fastest that this device
+        multiplies natively).
 
         Raises InputError."""
         self.path = find_model(run)
         tensors, self.info = load_tensors(self.path)
         self.device = _device(device)
         self.precision = _precision(precision, self.info, self.device)
-        self._form = form_of(
+        self._network = FrozenNetwork(
             tensors,
-            measured_on=self.info.measured_on,
             precision=self.precision,
-            channels_last=self.info.channels_last,
             device=self.device,
+            folded=self.info.measured_on == "feature bank",
+            channels_last=self.info.channels_last,
         )
 
     @property
@@ -122,85 +130,89 @@ class Predictor:
         wrongly_flagged: float = WRONGLY_FLAGGED,
         batch_size: int = 16,
     ) -> list[Prediction]:
-        """One prediction per image, in order. What counts as an image: `headstart.predict.image_inputs`; the options: `Question`.
+        """One prediction per image, in order. Images: see `headstart.predict.image_inputs`; options:
+        `PredictionOptions`.
 
-        An image that cannot be decoded gives a prediction with `error`. Raises InputError for what is no image at all."""
-        question = Question(
+        An image that cannot be decoded gives a prediction with `error`. Raises InputError for anything that is not
+        an image."""
+        options = PredictionOptions(
             top=top,
             embeddings=embeddings,
             calibrated=calibrated,
             confidence=confidence,
             wrongly_flagged=wrongly_flagged,
         )
-        self.check(question)
+        self.check(options)
         _check_count("batch_size", batch_size)
         waiting = each(images)
         found: list[Prediction] = []
         while batch := list(islice(waiting, batch_size)):
             pixels, reasons = decode_batch(batch, self.info.preprocess)
-            answers = self.answer(self.compute(pixels), question)
+            predictions = self.predictions(self.compute(pixels), options)
             rows = iter(range(len(pixels)))
             for image, reason in zip(batch, reasons, strict=True):
                 path = str(image) if isinstance(image, str | Path) else None
-                found.append(self.named(answers, next(rows), path) if reason is None else _unread(path, reason))
+                found.append(
+                    self.prediction(predictions, next(rows), path) if reason is None else _unreadable(path, reason)
+                )
         return found
 
     def transform(self, image: One) -> torch.Tensor:
-        """uint8 (3, S, S): what the network sees of one image. Raises UnreadableImage with the reason, OSError and InputError."""
+        """uint8 (3, S, S): the input of the network for one image. Raises UnreadableImage, OSError and InputError."""
         found = list(islice(each(image), 2))
         if len(found) != 1:
-            raise InputError("view takes one image, not several in one array; use predict")
+            raise InputError("transform takes one image, not several in one array; use predict")
         return self.info.preprocess.resize_and_crop(rgb_image(found[0], self.info.preprocess))
 
     def compute(self, pixels: torch.Tensor) -> Outputs:
-        """uint8 (n, 3, S, S) as `view` makes them -> features and logits."""
+        """uint8 (n, 3, S, S), as `transform` gives them -> features and logits."""
         if not len(pixels):
             no_features, no_logits = np.zeros((0, FEATURES), np.float32), np.zeros((0, len(self.classes)), np.float32)
             return Outputs(no_features, no_logits, torch.zeros((0, FEATURES, 1, 1)))
-        maps = self._form.maps(self.info.preprocess.normalize(pixels.to(self.device)))
-        features, logits = self._form.head(maps)
+        maps = self._network.maps(self.info.preprocess.normalize(pixels.to(self.device)))
+        features, logits = self._network.head(maps)
         return Outputs(features.cpu().numpy(), logits.cpu().numpy(), maps)
 
     def attention(self, outputs: Outputs) -> np.ndarray:
-        """float32 (n, S/32, S/32) in [0, 1]: where each image speaks for its most probable class (Grad-CAM)."""
+        """float32 (n, S/32, S/32) in [0, 1]: Grad-CAM of the most probable class of each image."""
         assert outputs.maps is not None, "the maps were not kept"
-        weights = self._form.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._form.weight.device)]
+        weights = self._network.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._network.weight.device)]
         return np.asarray(heat(outputs.maps, weights.float().to(outputs.maps.device)).cpu().numpy())
 
-    def check(self, question: Question) -> None:
-        """Raises InputError for what this model cannot be asked."""
-        _check_count("top", question.top)
-        try:  # of no images at all
-            self.answer(self.compute(torch.empty((0, 3, 1, 1), dtype=torch.uint8)), question)
+    def check(self, options: PredictionOptions) -> None:
+        """Raise InputError for options that this model file does not support."""
+        _check_count("top", options.top)
+        try:  # with no images
+            self.predictions(self.compute(torch.empty((0, 3, 1, 1), dtype=torch.uint8)), options)
         except (ValueError, TypeError) as error:
             raise InputError(f"{self.path}: {error}") from None
 
-    def answer(self, outputs: Outputs, question: Question) -> Answers:
-        """What is asked, of images whose outputs are known. Raises ValueError for a share that the model file has no limit for."""
+    def predictions(self, outputs: Outputs, options: PredictionOptions) -> BatchPredictions:
+        """The predictions from outputs. Raises ValueError for a share that the model file has no threshold for."""
         calibration = self.info.calibration
-        if calibration is not None and question.calibrated:
+        if calibration is not None and options.calibrated:
             probabilities = calibration.probabilities(outputs.logits)
         else:
             probabilities = softmax(outputs.logits)
         inside = flagged = distance = None
         if calibration is not None:
-            inside = calibration.prediction_sets(outputs.logits, confidence=question.confidence)
-            flagged = calibration.is_none_of_these(outputs.features, wrongly_flagged=question.wrongly_flagged)
+            inside = calibration.prediction_sets(outputs.logits, confidence=options.confidence)
+            flagged = calibration.is_none_of_these(outputs.features, wrongly_flagged=options.wrongly_flagged)
             distance = calibration.distance(outputs.features)
-        return Answers(
+        return BatchPredictions(
             probabilities,
-            np.argsort(-probabilities, axis=1, kind="stable")[:, : question.top],
+            np.argsort(-probabilities, axis=1, kind="stable")[:, : options.top],
             inside,
             flagged,
             distance,
-            outputs.features if question.embeddings else None,
+            outputs.features if options.embeddings else None,
         )
 
-    def named(self, answers: Answers, row: int, path: str | None) -> Prediction:
-        """One image of the answers."""
-        values = answers.probabilities[row].tolist()
-        top = tuple((self.classes[code], values[code]) for code in answers.best[row])
-        inside = None if answers.inside is None else answers.inside[row]
+    def prediction(self, batch: BatchPredictions, row: int, path: str | None) -> Prediction:
+        """One image of a batch, with the names of the classes."""
+        values = batch.probabilities[row].tolist()
+        top = tuple((self.classes[code], values[code]) for code in batch.best[row])
+        inside = None if batch.inside is None else batch.inside[row]
         return Prediction(
             path=path,
             label=top[0][0],
@@ -208,14 +220,15 @@ class Predictor:
             probabilities=dict(zip(self.classes, values, strict=True)),
             top=top,
             prediction_set=None if inside is None else tuple(self.classes[code] for code in np.flatnonzero(inside)),
-            none_of_these=None if answers.none_of_these is None else bool(answers.none_of_these[row]),
-            distance=None if answers.distance is None else float(answers.distance[row]),
-            embedding=None if answers.embeddings is None else answers.embeddings[row].copy(),
+            none_of_these=None if batch.none_of_these is None else bool(batch.none_of_these[row]),
+            distance=None if batch.distance is None else float(batch.distance[row]),
+            embedding=None if batch.embeddings is None else batch.embeddings[row].copy(),
         )
 
 
 def decode_batch(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:
-    """uint8 (m, 3, S, S), channels last, of the images that can be decoded; and for each image why it cannot, or None."""
+    """uint8 (m, 3, S, S), channels last, of the images that can be decoded; for each image the reason if not, else
+    None."""
     side = spec.image_size
     pixels = torch.empty((len(images), side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     reasons: list[str | None] = []
@@ -231,7 +244,7 @@ def decode_batch(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor,
     return pixels[:count], reasons
 
 
-def _unread(path: str | None, reason: str) -> Prediction:
+def _unreadable(path: str | None, reason: str) -> Prediction:
     return Prediction(path=path, label=None, probability=None, probabilities=None, top=(), error=reason)
 
 
@@ -240,28 +253,28 @@ def _check_count(name: str, value: object) -> None:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
-def _device(asked: "str | torch.device | None") -> torch.device:
-    if asked is None:
+def _device(requested: "str | torch.device | None") -> torch.device:
+    if requested is None:
         return best_device()
     try:
-        device = torch.device(asked)
+        device = torch.device(requested)
         if device.type not in DEVICES:
             raise RuntimeError(f"it must be one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"device {asked} cannot be used here ({reason}); use cpu or leave it out") from None
+        raise InputError(f"device {requested} cannot be used here ({reason}); use cpu or leave it out") from None
     return device
 
 
-def _precision(asked: str, info: ModelInfo, device: torch.device) -> str:
+def _precision(requested: str, info: ModelInfo, device: torch.device) -> str:
     """no, bf16 or fp16."""
-    if asked not in PRECISIONS:
-        raise InputError(f"precision is {asked}; it must be one of {', '.join(PRECISIONS)}")
-    if asked == "fp16" and device.type != "cuda":
+    if requested not in PRECISIONS:
+        raise InputError(f"precision is {requested}; it must be one of {', '.join(PRECISIONS)}")
+    if requested == "fp16" and device.type != "cuda":
         raise InputError(f"precision fp16 needs a CUDA GPU and this is {device.type}; use bf16 or fp32")
-    if asked == "auto":
+    if requested == "auto":
         return choose_precision("auto", device)[0]
-    if asked == "measured":
+    if requested == "measured":
         return "no" if info.mixed_precision == "fp16" and device.type != "cuda" else info.mixed_precision
-    return "no" if asked == "fp32" else asked
+    return "no" if requested == "fp32" else requested

@@ -1,7 +1,7 @@
-"""Any number of images through a model: batches in order, decoded and (on a CPU) computed in worker processes, a few at a time in memory.
+"""Any number of images through a model, in order, a few batches in memory at a time.
 
-On a CPU a batch is decoded and computed in one worker with one thread, one worker per core; on a GPU the workers decode only. Why: features/extraction.py.
-"""
+On a CPU each worker process decodes and computes whole batches with one thread, one worker per core. On a GPU the
+workers only decode. features/extraction.py explains why."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ BATCH_CPU, BATCH_GPU = 16, 256
 
 @dataclass(frozen=True)
 class Computed:
-    """A batch that is done. reasons: why an image could not be read, else None; outputs: of the others, in order."""
+    """A batch. reasons: why an image could not be read, else None; outputs: of the readable images, in order."""
 
     images: Sequence[Listed]
     reasons: Sequence[str | None]
@@ -37,10 +37,10 @@ def stream(
     num_workers: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Computed]:
-    """The batches of `images`, in order. After `stopped` says so no batch is begun, and those that were are still finished.
+    """The batches of `images`, in order. Once `stopped()` is true no batch is started; those in work are finished.
 
-    Every batch is computed at the same shape, filled up with black; but if there is no more than one batch, it is computed as it is, with
-    all threads."""
+    Every batch has the same shape, padded with black, unless a single batch holds all images: that one is computed
+    as it is, with all threads."""
     size = _batch_size(predictor, batch_size)
     batches = _batches(images, size)
     first = list(islice(batches, 2))
@@ -58,10 +58,10 @@ def stream_repeatably(
     num_workers: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Computed]:
-    """As `stream`, for groups of images that may be computed again alone: on one machine to the same bits.
+    """As `stream`, for groups of images any of which may be computed again, to the same bits on the same machine.
 
-    No batch spans two groups. On a CPU the last bit of a result depends on the shape of the batch, on the place in it and on the number of threads,
-    so every batch has the same shape, and is computed with one thread."""
+    No batch spans two groups. On a CPU the last bit of a result depends on the shape of the batch, on the place in
+    it and on the number of threads, so every batch has the same shape and is computed with one thread."""
     size = _batch_size(predictor, batch_size)
     batches = chain.from_iterable(_batches(group, size) for group in groups)
     num_workers = _num_workers(num_workers)
@@ -76,22 +76,22 @@ def _batches(images: Iterable[Listed], size: int) -> Iterator[list[Listed]]:
         yield batch
 
 
-def _batch_size(predictor: Predictor, asked: int | None) -> int:
-    return asked or (BATCH_CPU if predictor.device.type == "cpu" else BATCH_GPU)
+def _batch_size(predictor: Predictor, requested: int | None) -> int:
+    return requested or (BATCH_CPU if predictor.device.type == "cpu" else BATCH_GPU)
 
 
-def _num_workers(asked: int | None) -> int:
-    return cores_per_process() if asked is None else asked
+def _num_workers(requested: int | None) -> int:
+    return cores_per_process() if requested is None else requested
 
 
 def _computed(
     predictor: Predictor,
     waiting: Iterable[list[Listed]],
-    filled_to: int,
+    padded_to: int,
     num_workers: int,
     stopped: Callable[[], bool],
 ) -> Iterator[Computed]:
-    """filled_to: images of every batch that the network sees; 0: as many as there are."""
+    """padded_to: images of every batch that the network computes; 0: as many as there are."""
     on_cpu = predictor.device.type == "cpu"
 
     def batches() -> Iterator[list[Listed]]:
@@ -100,22 +100,22 @@ def _computed(
                 return
             yield batch
 
-    network = _Filled(predictor, filled_to)
+    network = _Padded(predictor, padded_to)
     work = _Work(predictor.info.preprocess, network if on_cpu else None)
-    result_bytes = max(filled_to, 1) * 3 * predictor.info.preprocess.image_size**2
+    result_bytes = max(padded_to, 1) * 3 * predictor.info.preprocess.image_size**2
     for batch, reasons, done in in_workers(work, batches, num_workers=num_workers, result_bytes=result_bytes):
         yield Computed(batch, reasons, done if on_cpu else network(done))
 
 
 @dataclass(frozen=True)
-class _Filled:
-    """The network on batches that are filled up to `size`; 0: that are not."""
+class _Padded:
+    """The network on batches that are padded to `size` images; 0: no padding."""
 
     predictor: Predictor
     size: int
 
     def __call__(self, pixels: torch.Tensor) -> Outputs:
-        """uint8 (m, 3, S, S), m at most `size` -> of m."""
+        """uint8 (m, 3, S, S), m at most `size` -> outputs of m images."""
         count = len(pixels)
         if 0 < count < self.size:
             black = torch.zeros((self.size - count, *pixels.shape[1:]), dtype=torch.uint8)
@@ -127,7 +127,7 @@ class _Filled:
 class _Work(Dataset[tuple[list[Listed], list[str | None], Any]]):
     """Item: a batch of names -> the same, reasons, and Outputs or, without a network, uint8 pixels (m, 3, S, S)."""
 
-    def __init__(self, spec: Preprocess, network: _Filled | None) -> None:
+    def __init__(self, spec: Preprocess, network: _Padded | None) -> None:
         self.spec, self.network = spec, network
 
     def __getitem__(self, batch: list[Listed]) -> tuple[list[Listed], list[str | None], Any]:

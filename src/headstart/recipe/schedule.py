@@ -32,10 +32,3 @@ def lr_factor(
             return float(gamma ** math.floor(step / step_size))
         case _:
             raise ValueError(f"unknown schedule {kind}")
-
-
-def image_size_at(step: int, *, total_steps: int, first: int, last: int) -> int:
-    """Side in px of the training images for the update after `step` updates. It rises from `first` to `last` over the
-    first two thirds of the run, in steps of 32 px."""
-    done = min(1.5 * step / total_steps, 1.0)
-    return min(last, first + 32 * math.floor((last - first + 31) / 32 * done))

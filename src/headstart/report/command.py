@@ -1,8 +1,6 @@
 """`headstart report`, and the last step of every run: report.html and README.md of a run folder."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from headstart.errors import InputError
 from headstart.files import write_atomically
@@ -11,10 +9,11 @@ from headstart.report.original_images import ReadImage, image_reader
 from headstart.report.pages import render_model_card, render_report
 from headstart.runs.finished_run import FinishedRun, read_run
 from headstart.runs.lock import repeated_runs
+from headstart.runs.summary import Summary
 
 
-def write_pages(path: Path, *, read: ReadImage, summary: Mapping[str, Any] | None = None) -> None:
-    """Write report.html and README.md of a run. summary: the future content of summary.json, if it is not there yet.
+def write_pages(path: Path, *, read: ReadImage, summary: Summary | None = None) -> None:
+    """Write report.html and README.md of a run. summary: the content of summary.json if that file is not written yet.
 
     Raises InputError, and leaves old pages alone, if the folder lacks something."""
     run = read_run(path, summary=summary)

@@ -35,7 +35,7 @@ def curves(run: FinishedRun) -> list[Figure]:
     epochs, steps, strengths = run.epochs(), run.steps(), run.strengths()
     figures = []
     if len(epochs) > 1:
-        best = Mark(run.summary["best_epoch"], f"kept: epoch {run.summary['best_epoch']}")
+        best = Mark(run.summary.best_epoch, f"kept: epoch {run.summary.best_epoch}")
         for title, key, as_text in (("Loss", "loss", short), ("Accuracy", "accuracy", _short_percent)):
             lines = [
                 _line(name, kind, epochs, "epoch", f"{kind}_{key}")
@@ -43,7 +43,7 @@ def curves(run: FinishedRun) -> list[Figure]:
             ]
             figures.append(_figure(title, lines, x_label="epoch", y_text=as_text, mark=best))
     if strengths:
-        chosen = run.summary["probe"]["l2"]
+        chosen = (run.summary.probe or {})["l2"]
         mark = Mark(chosen, f"chosen: L2 strength {chosen:.3g}")
         loss = _line("log loss", "val", strengths, "l2", "cv_loss", "cv_loss_se")
         accuracy = _line("accuracy", "val", strengths, "l2", "cv_accuracy")
@@ -66,7 +66,7 @@ def reliability(run: FinishedRun) -> list[tuple[Figure, Mapping[str, Any]]]:
 
     Of the model, and after temperature scaling if the model file has a temperature."""
     without = _reliability("Without temperature scaling", run.confidence, run.is_correct)
-    figures = [(without, run.summary["val"])]
+    figures: list[tuple[Figure, Mapping[str, Any]]] = [(without, run.summary.val)]
     calibration = run.info.calibration
     if calibration is not None:
         if calibration.fitted_on == "validation logits":  # on images that each temperature was not fitted on
@@ -74,7 +74,7 @@ def reliability(run: FinishedRun) -> list[tuple[Figure, Mapping[str, Any]]]:
         else:
             scaled = calibration.probabilities(run.logits)
         title = f"After temperature scaling, T = {calibration.temperature:.2f}"
-        figures.append((_reliability(title, scaled.max(axis=1), run.is_correct), run.summary.get("calibration", {})))
+        figures.append((_reliability(title, scaled.max(axis=1), run.is_correct), run.summary.calibration))
     return figures
 
 

@@ -97,12 +97,12 @@ def gradcam(model_file: Path, info: ModelInfo, pixels: "torch.Tensor", predicted
     import torch
     from safetensors.torch import load_file
 
-    from headstart.model.frozen_trunk import FrozenTrunk
+    from headstart.model.forward import FrozenNetwork
     from headstart.model.gradcam import heat
 
     tensors = load_file(model_file)
     precision = "bf16" if info.mixed_precision == "bf16" else "no"
-    trunk = FrozenTrunk(tensors, precision=precision, device=torch.device("cpu"))
+    trunk = FrozenNetwork(tensors, precision=precision, device=torch.device("cpu"))
     weights = tensors["fc.weight"].float()[torch.tensor(predicted)]
     found = []
     for start in range(0, len(pixels), GRADCAM_BATCH):

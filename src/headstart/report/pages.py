@@ -42,7 +42,7 @@ STRATEGIES = {
 
 def render_report(run: FinishedRun, gallery: Gallery) -> str:
     """The whole page as HTML."""
-    confusion = np.array(run.summary["val"]["confusion_matrix"], dtype=np.int64)
+    confusion = np.array(run.summary.val["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, run.classes, run.num_training_images)
     most_frequent = max(rows, key=lambda row: row.num_training)
     return _render(
@@ -66,7 +66,7 @@ def render_report(run: FinishedRun, gallery: Gallery) -> str:
 
 def render_model_card(run: FinishedRun) -> str:
     """Markdown with the metadata block that the Hugging Face hub reads: huggingface.co/docs/hub/model-cards."""
-    val = run.summary["val"]
+    val = run.summary.val
     confusion = np.array(val["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, run.classes, run.num_training_images)
     changed = {
@@ -92,12 +92,12 @@ def _render(template: str, run: FinishedRun, **values: Any) -> str:
     return found.render(
         run=run,
         summary=run.summary,
-        val=run.summary["val"],
+        val=run.summary.val,
         info=run.info,
         spec=run.info.preprocess,
         num_training=sum(run.num_training_images.values()),
-        skipped=run.summary.get("skipped", []),
-        calibration=run.summary.get("calibration") if calibration else None,
+        skipped=run.summary.skipped,
+        calibration=run.summary.calibration if calibration else None,
         open_set=calibration.open_set if calibration else None,
         flagged=WRONGLY_FLAGGED,
         **values,

@@ -14,7 +14,8 @@ from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_eval_manifest
 from headstart.data.samples import Manifest
 from headstart.data.source import summarize
-from headstart.data.sources.open import COLUMN_KEYS, open_source
+from headstart.data.sources.columns import ALL
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions, collect, describe, headline, round_up
 from headstart.files import check_out, write_atomically
@@ -44,7 +45,7 @@ def evaluate_command(
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     trained, replaced = _data_config(folder), dict(columns or {})
-    kept = {key: trained[key] for key in COLUMN_KEYS if key != "group_column" and trained.get(key)}
+    kept = {key: trained[key] for key in ALL if key != "group_column" and trained.get(key)}
     manifest = on_main(
         accelerator,
         lambda: build_eval_manifest(
@@ -106,7 +107,8 @@ def _predict_from_features(
     from headstart.features import logistic_regression
     from headstart.features.bank import Bank
     from headstart.features.extraction import bank_transforms, features_of, fill, rows_of
-    from headstart.model.frozen_trunk import FEATURES, FrozenTrunk
+    from headstart.model.backbones import FEATURES
+    from headstart.model.forward import FrozenNetwork
 
     tensors = model.state_dict()
     samples = manifest.of("val")
@@ -118,7 +120,7 @@ def _predict_from_features(
             bank,
             rows,
             info.preprocess,
-            lambda: FrozenTrunk(tensors, precision=info.mixed_precision, device=accelerator.device),
+            lambda: FrozenNetwork(tensors, precision=info.mixed_precision, device=accelerator.device),
             num_workers=None,
             stop=stop,
         )

@@ -83,3 +83,13 @@ def mapping_with(path: Path, values: Any, names: Collection[str] = (), *, where:
 
 def damaged(path: Path, reason: str) -> InputError:
     return InputError(f"{path} is damaged or was not written by headstart ({reason}); use an intact copy")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without a last line that is still being written. Raises InputError if the file is
+    damaged."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    except json.JSONDecodeError as error:
+        raise damaged(path, str(error)) from None

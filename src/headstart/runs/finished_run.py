@@ -19,12 +19,12 @@ from headstart.runs.files import (
     mapping_with,
     read_file,
     read_json,
+    read_metrics,
     read_table,
     read_yaml,
 )
-from headstart.runs.lock import read_lines
+from headstart.runs.summary import SUMMARY, Summary
 
-SUMMARY = ("val", "best_epoch", "wall_s", "world_size", "device", "mixed_precision", "seed", "model_sha256", "versions")
 METRICS = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "loss")
 LINES = {"loss": ("step", "lr"), "cv_loss": ("l2", "cv_loss_se", "cv_accuracy")}
 """The keys that a line of metrics.jsonl has beside the one it is recognised by."""
@@ -36,7 +36,7 @@ class FinishedRun:
     images, `labels` (n,) int64 and `probabilities` (n, C) float64 in the order of `classes`."""
 
     path: Path
-    summary: Mapping[str, Any]
+    summary: Summary
     config: Mapping[str, Any]
     info: ModelInfo
     lines: list[dict[str, Any]]
@@ -109,8 +109,8 @@ class FinishedRun:
         return [line for line in self.lines if "cv_loss" in line]
 
 
-def read_run(path: Path, *, summary: Mapping[str, Any] | None = None, doctor: Path | None = None) -> FinishedRun:
-    """Read a finished run. summary: the future content of summary.json if that file is not written yet; doctor: a
+def read_run(path: Path, *, summary: Summary | None = None, doctor: Path | None = None) -> FinishedRun:
+    """Read a finished run. summary: the content of summary.json if that file is not written yet; doctor: a
     folder that `headstart data check --out` wrote, by default the run folder if it holds such a report.
 
     Raises InputError naming the file that is missing or damaged."""
@@ -119,10 +119,10 @@ def read_run(path: Path, *, summary: Mapping[str, Any] | None = None, doctor: Pa
     labels, probabilities = labels_and_probabilities(path / "predictions.parquet", table, info.classes)
     run = FinishedRun(
         path=path,
-        summary=read_json(path, "summary.json") if summary is None else summary,
+        summary=Summary.read(path) if summary is None else summary,
         config=read_yaml(path, "config.yaml"),
         info=info,
-        lines=read_file(path, "metrics.jsonl", read_lines),
+        lines=read_file(path, "metrics.jsonl", read_metrics),
         manifest=read_table(path, "manifest.parquet"),
         paths=table.column("path").to_pylist(),
         labels=labels,
@@ -140,10 +140,9 @@ def read_run(path: Path, *, summary: Mapping[str, Any] | None = None, doctor: Pa
 
 def _check_shapes(run: FinishedRun) -> None:
     """Raise InputError naming a file that lacks something the pages show."""
-    path, num_classes = run.path / "summary.json", len(run.classes)
-    summary = mapping_with(path, run.summary, SUMMARY)
-    mapping_with(path, summary["versions"], ["headstart"], where="versions")
-    val = mapping_with(path, summary["val"], [*METRICS, "accuracy_ci95", "confusion_matrix"], where="val")
+    path, num_classes = run.path / SUMMARY, len(run.classes)
+    mapping_with(path, run.summary.versions, ["headstart"], where="versions")
+    val = mapping_with(path, run.summary.val, [*METRICS, "accuracy_ci95", "confusion_matrix"], where="val")
     for name in METRICS:
         if not isinstance(val[name], int | float):
             raise damaged(path, f"val.{name} is {val[name]!r}, which is not a number")
@@ -160,7 +159,7 @@ def _check_shapes(run: FinishedRun) -> None:
             if name in line:
                 mapping_with(run.path / "metrics.jsonl", line, others, where=f"a line with {name}")
     if run.strengths():
-        mapping_with(path, summary.get("probe"), ["l2"], where="probe")
+        mapping_with(path, run.summary.probe, ["l2"], where="probe")
     mapping_with(run.path / "config.yaml", run.config.get("data"), ["root"], where="data")
 
 
@@ -180,7 +179,7 @@ def _is_about_the_same_images(doctor: Mapping[str, Any], run: FinishedRun) -> bo
         return True
     found = {path for finding in doctor["findings"] for path in finding["paths"]}
     if found:
-        skipped = {one["path"] for one in run.summary.get("skipped", [])}
+        skipped = {one["path"] for one in run.summary.skipped}
         return not found.isdisjoint(skipped.union(run.manifest.column("path").to_pylist()))
     labels = {part for name in doctor["classes"] for part in (name, name.partition("/")[2])}
     return not labels.isdisjoint(run.classes)

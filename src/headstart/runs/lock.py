@@ -10,14 +10,13 @@ from typing import Any
 import psutil
 import yaml
 
-from headstart.errors import InputError
 from headstart.files import write_atomically
 
 RUNNING = "running.json"
 
 
-class Running:
-    """running.json in the run folder, with the process that writes there. It is removed by `end`, or when an error
+class RunLock:
+    """running.json in the run folder, with the process that writes there. It is removed by `release`, or when an error
     leaves the `with` block. If the process is killed, the file stays, but no process has its number and start time."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -28,16 +27,16 @@ class Running:
             owner = {"pid": process.pid, "host": socket.gethostname(), "since": process.create_time()}
             write_atomically(self._path, lambda staging: staging.write_text(json.dumps(owner) + "\n"))
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.end()
+            self.release()
 
-    def end(self) -> None:
+    def release(self) -> None:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
@@ -90,13 +89,3 @@ def repeated_runs(path: Path) -> list[str]:
     if folds:
         return [f"fold_{fold}" for fold in range(folds)]
     return [f"seed_{number}" for number in range(seed, seed + num_seeds)] if num_seeds > 1 else []
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without a last line that is still being written. Raises InputError if the file is
-    damaged."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}); use a copy of the run folder") from None

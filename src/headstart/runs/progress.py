@@ -51,12 +51,12 @@ class Status:
 
 
 class Display:
-    """Prints statuses: a bar in a terminal, else a line at most every LINE_EVERY_S. speaks: False prints nothing."""
+    """Prints statuses: a bar in a terminal, else a line at most every LINE_EVERY_S. enabled: False prints nothing."""
 
-    def __init__(self, status: Status, *, speaks: bool) -> None:
-        self.console = Console(quiet=not speaks, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    def __init__(self, status: Status, *, enabled: bool) -> None:
+        self.console = Console(quiet=not enabled, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._bar: Progress | None = None
-        if self.console.is_terminal and speaks:
+        if self.console.is_terminal and enabled:
             columns = (
                 TextColumn("epoch {task.fields[status].epoch}/{task.fields[status].epochs}"),
                 BarColumn(bar_width=24),
@@ -89,7 +89,7 @@ class Display:
             self.console.print(str(status))
             self._printed_at = time.perf_counter()
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line that stays, above the bar."""
         self.console.print(line)
         self._printed_at = time.perf_counter()
@@ -105,11 +105,11 @@ class TrainingProgress(Display):
         ends: Sequence[int],
         start_step: int,
         batch_size: int,
-        speaks: bool,
+        enabled: bool,
         memory: Callable[[], int | None] = lambda: None,
     ) -> None:
         """ends: last step of each epoch. memory: returns the bytes in use; called once per displayed status."""
-        super().__init__(Status.at(start_step, ends), speaks=speaks)
+        super().__init__(Status.at(start_step, ends), enabled=enabled)
         self._ends, self._step, self._batch_size, self._memory = ends, start_step, batch_size, memory
         self._rate_since = (time.perf_counter(), start_step)
         self._sums = (0.0, 0.0, 0.0)  # loss, correct predictions and images, exponentially smoothed
@@ -142,10 +142,10 @@ class TrainingProgress(Display):
         )
         self.show(status)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line that stays, above the bar. The rate of images is measured anew from here, so that it does not
         include the time of validation."""
-        super().say(line)
+        super().print(line)
         self._rate_since = (time.perf_counter(), self._step)
 
 

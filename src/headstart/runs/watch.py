@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from headstart.errors import InputError
-from headstart.runs.lock import has_begun, is_over, read_lines, repeated_runs
+from headstart.runs.files import read_metrics
+from headstart.runs.lock import has_begun, is_over, repeated_runs
 from headstart.runs.progress import Display, Status, epoch_line
 
 POLL_S = 0.5
@@ -74,7 +75,7 @@ def _follow(path: Path, pause: Callable[[float], None]) -> None:
     """Follow a single run."""
     num_printed, step, since = 0, -1, 0.0
     progress = _read_progress(path)
-    with Display(progress.status if progress else Status(0, 1, 1, 1), speaks=True) as display:
+    with Display(progress.status if progress else Status(0, 1, 1, 1), enabled=True) as display:
         while True:
             finished, over = _result(path), is_over(path)  # before the lines, so that the last ones are read
             progress = _read_progress(path)
@@ -82,7 +83,7 @@ def _follow(path: Path, pause: Callable[[float], None]) -> None:
                 status = progress.status
                 num_printed = min(num_printed, len(progress.epochs))  # a resumed run repeats some epochs
                 for line in progress.epochs[num_printed:]:
-                    display.say(epoch_line(line, status.epochs))
+                    display.print(epoch_line(line, status.epochs))
                 num_printed = len(progress.epochs)
                 if status.step != step or progress.validating:
                     step, since = status.step, time.perf_counter()
@@ -160,7 +161,7 @@ def _read_progress(path: Path) -> Progress | None:
         return None
     count, batch_size = splits.count("train"), train["batch_size"]
     ends = [-(-epoch * count // batch_size) for epoch in range(1, train["epochs"] + 1)]
-    lines = read_lines(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
+    lines = read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
     steps, epochs = [line for line in lines if "loss" in line], [line for line in lines if "epoch" in line]
     if not steps:
         return Progress(Status.at(0, ends), epochs, validating=False)

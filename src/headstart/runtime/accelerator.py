@@ -32,8 +32,9 @@ def set_threads(threads: int | None) -> int:
 
 
 def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Accelerator":
-    """The Accelerator of this run. It splits batches, so the batch size is the global one and the scheduler steps once
-    per update. Raises InputError for a precision that the device does not support."""
+    """The Accelerator of this run. Each process gets a share of every batch, so the batch size is the global one,
+    and the scheduler advances once per optimizer step. Raises InputError for a precision that the device does not
+    support."""
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState, GradientState
     from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs

@@ -35,8 +35,8 @@ class StopRequest:
     process at once, with exit code 143.
 
     Signals within SAME_REQUEST_S count as one request, because a launcher forwards signals that its processes also
-    receive. SIGHUP (a closed terminal) often arrives several times, so it never counts as a second request. If it is
-    ignored (nohup), it stays ignored."""
+    receive. SIGHUP (a closed terminal) often arrives several times, so it is never a second request, and the signal
+    after it is the first one. If SIGHUP is ignored (nohup), it stays ignored."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None

@@ -12,7 +12,7 @@ from PIL import Image
 
 from headstart.data.decode import UnreadableImage, open_image
 from headstart.html import jpeg_uri
-from headstart.predict.predictor import Prediction, Predictor, Question
+from headstart.predict.predictor import Prediction, PredictionOptions, Predictor
 from headstart.runtime.hardware import usable_cores
 from headstart.serve.batches import Batches
 from headstart.serve.limits import Limits
@@ -105,11 +105,12 @@ class Engine:
 
     def _compute(self, batch: Sequence[_Item]) -> list[_Output]:
         outputs = self.predictor.compute(torch.stack([item.pixels for item in batch]))
-        answers = self.predictor.answer(outputs, Question(top=max(item.options.top for item in batch)))
+        options = PredictionOptions(top=max(item.options.top for item in batch))
+        predictions = self.predictor.predictions(outputs, options)
         maps = self.predictor.attention(outputs) if any(item.options.gradcam for item in batch) else None
         return [
             (
-                self.predictor.named(answers, row, None),
+                self.predictor.prediction(predictions, row, None),
                 maps[row].astype(float).round(3).tolist() if maps is not None and item.options.gradcam else None,
             )
             for row, item in enumerate(batch)

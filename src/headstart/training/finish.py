@@ -101,7 +101,7 @@ def finish(session: Session, result: Result) -> None:
         )
         write_pages(folder, manifest, summary)
         summary.write(folder)
-        session.running.end()
+        session.running.release()
         session.trackers.finish(folder.model_file, summary)
         for note in result.notes:
             print(note)
@@ -151,7 +151,7 @@ def write_pages(folder: RunFolder, manifest: Manifest, summary: Summary) -> None
     try:
         from headstart.report.command import write_pages as write
 
-        write(folder.path, read=manifest.source.read, summary=summary.to_json())
+        write(folder.path, read=manifest.source.read, summary=summary)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         warn(
@@ -168,7 +168,7 @@ def draw_predictions(path: Path, manifest: Manifest, predictions: Predictions, s
     for i in sorted({round(k * (len(samples) - 1) / last) for k in range(SHOWN_PREDICTIONS)}):
         predicted, label = int(probabilities[i].argmax()), int(predictions.labels[i])
         images.append(spec.resize_and_crop(spec.decode(manifest.source.read(samples[i].path))))
-        verdict = "correct" if predicted == label else f"wrong: {manifest.classes[label]}"
+        verdict = "correct" if predicted == label else f"error: {manifest.classes[label]}"
         titles.append(f"{manifest.classes[predicted]} {probabilities[i, predicted]:.0%}\n{verdict}")
         colors.append(GOOD if predicted == label else BAD)
     image_grid(path, images, titles, colors)

@@ -1,4 +1,4 @@
-"""Fit a head on cached features with the configured solver; here the exact one."""
+"""Fit a head on cached features with the configured solver. The exact solver (lbfgs) is in this file."""
 
 import time
 from dataclasses import replace
@@ -114,6 +114,5 @@ def _choose_l2(
         num_classes=num_classes,
         weights=weights[used],
         counted=features.plain[used],
-        one_standard_error=config.one_standard_error,
         rows_per_image=copies,
     )

@@ -56,7 +56,7 @@ def fit_by_steps(accelerator: Accelerator, config: RunConfig, manifest: Manifest
         config,
         state,
         [group["name"] for group in groups],
-        TrainingProgress(ends=ends, start_step=0, batch_size=1, speaks=False),
+        TrainingProgress(ends=ends, start_step=0, batch_size=1, enabled=False),
         folder=None,
         write=lines.append,
         keep_best=lambda metrics: best.append(_float64_head(bare)),
@@ -69,7 +69,7 @@ def fit_by_steps(accelerator: Accelerator, config: RunConfig, manifest: Manifest
         accelerator=accelerator,
         state=state,
         epoch_ends=ends,
-        inputs=lambda batch, step: batch["features"],
+        inputs=lambda batch: batch["features"],
         loss_fn=TrainingLoss.of(optim, features.train_labels, num_classes=num_classes, device=accelerator.device),
         evaluate=lambda: predict_val(_float64_head(bare), features),
         log=log,
@@ -99,7 +99,7 @@ def _new_head(config: RunConfig, *, width: int, num_classes: int) -> _LinearHead
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     else:
-        from headstart.model.classifier import build_model
+        from headstart.model.network import build_model
 
         model = build_model(num_classes, backbone=None, head_init=config.model.head_init, seed=config.seed)
         head.load_state_dict(model.fc.state_dict())

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from headstart.config import RunConfig
 from headstart.data.device_transforms import DecodedImages, DeviceTransform, collate_decoded
@@ -20,8 +19,7 @@ from headstart.data.transforms import PixelCache, Transform, train_transform
 from headstart.data_doctor.quick_check import describe_data
 from headstart.errors import InputError
 from headstart.evaluation.predictions import round_up
-from headstart.model.classifier import Classifier
-from headstart.recipe.schedule import image_size_at
+from headstart.model.network import Network
 from headstart.report.image_grid import image_grid
 from headstart.runtime.processes import on_main
 from headstart.training.loop import Batch
@@ -79,7 +77,7 @@ def load_data(session: Session) -> Images:
     )
 
 
-def load_batches(session: Session, images: Images, model: Classifier, *, start_step: int) -> tuple[Any, Any]:
+def load_batches(session: Session, images: Images, model: Network, *, start_step: int) -> tuple[Any, Any]:
     """The data loaders of training, from `start_step` to the end of the run, and of validation."""
     config, accelerator, manifest = session.config, session.accelerator, images.manifest
     rows, on_device = as_dataset(manifest.of("train"), manifest.classes), config.data.augment_on == "device"
@@ -115,27 +113,17 @@ def load_batches(session: Session, images: Images, model: Classifier, *, start_s
 
 
 class Inputs:
-    """From a batch of images to the normalized pixels of a training step, smaller at first if train.first_image_size
-    is set."""
+    """From a batch of images to the normalized pixels of a training step."""
 
     def __init__(self, session: Session, images: Images) -> None:
-        self._spec, self._total_steps = session.spec, images.epoch_ends[-1]
-        self._layout = memory_format(session.config)
-        self._first_size = session.config.train.first_image_size
+        self._spec, self._layout = session.spec, memory_format(session.config)
         on_device = session.config.data.augment_on == "device"
         self._augment = DeviceTransform(images.transform, session.accelerator.device) if on_device else None
 
-    def __call__(self, batch: Batch, steps_done: int) -> torch.Tensor:
+    def __call__(self, batch: Batch) -> torch.Tensor:
         """float32 (n, 3, S, S)."""
         pixels = batch["pixels"] if self._augment is None else self._augment(batch)
-        pixels = self._spec.normalize(pixels.contiguous(memory_format=self._layout))
-        if self._first_size is None:
-            return pixels
-        last = pixels.shape[-1]
-        size = image_size_at(steps_done, total_steps=self._total_steps, first=self._first_size, last=last)
-        if size == last:
-            return pixels
-        return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        return self._spec.normalize(pixels.contiguous(memory_format=self._layout))
 
 
 def draw_train_batch(images: TransformedImages, labels: np.ndarray | None, path: Path) -> None:

@@ -33,9 +33,9 @@ class TrainingLog:
     """Every process has one and calls the same methods in the same order; only the main process writes.
 
     state: updated in place. groups: names of the optimizer's parameter groups. folder: the run folder, None if the run
-    only keeps its best model in memory. write: takes a line of metrics.jsonl. keep_best: keeps the model as it is,
-    given its metrics, because it is the best so far: by correct predictions on the validation samples, then by loss.
-    save: saves the training state, in all processes.
+    only keeps its best model in memory. write: takes a line of metrics.jsonl. keep_best: saves the model when it is the
+    best so far (most correct predictions on the validation samples, then the lowest loss); takes its metrics. save:
+    saves the training state to be resumed from; called in all processes.
     """
 
     accelerator: Accelerator
@@ -54,8 +54,8 @@ class TrainingLog:
             self.progress.add(*result.sums.tolist())
         self.progress.step_done()
 
-    def steps(self, results: list[StepResult], *, seconds: float) -> None:
-        """The losses of a few steps, summed over all processes. seconds: that they took together.
+    def flush(self, results: list[StepResult], *, seconds: float) -> None:
+        """Report the losses of a few steps, summed over all processes. seconds: that they took together.
 
         Raises InputError if a loss is not finite."""
         sums = self.accelerator.reduce(torch.stack([result.sums for result in results]), "sum").tolist()
@@ -72,7 +72,7 @@ class TrainingLog:
                 self.write(line | {"time_s": seconds / len(results)})
 
     def probe(self, predictions: Predictions) -> None:
-        """The probe that tuning starts from, as epoch 0: the one to beat."""
+        """Report the probe that tuning starts from, as epoch 0; later epochs are compared with it."""
         state, val = self.state, validation_metrics(predictions)
         state.best_correct, state.best_loss = val["val_correct"], val["val_loss"]
         state.probe |= {key: val[key] for key in ("val_correct", "val_loss")}
@@ -80,7 +80,7 @@ class TrainingLog:
         self._write_epoch({"step": 0, "epoch": 0} | val, best=True)
 
     def epoch(self, predictions: Predictions, *, seconds: float) -> None:
-        """An epoch, by its predictions on the validation samples. seconds: of its training and evaluation.
+        """Report an epoch by its predictions on the validation samples. seconds: of its training and evaluation.
 
         Raises InputError if the validation loss is not finite."""
         state, val = self.state, validation_metrics(predictions)
@@ -99,10 +99,6 @@ class TrainingLog:
             state.best_loss = val["val_loss"]
         self._write_epoch(line | val | {"time_s": seconds}, best=best)
 
-    def checkpoint(self) -> None:
-        """Save the training state, to be resumed from."""
-        self.save()
-
     def stopped(self, signal_name: str | None) -> Stopped:
         """The exception that ends the run once its state is saved. signal_name: if this process received the signal."""
         return Stopped(
@@ -117,7 +113,7 @@ class TrainingLog:
             self.keep_best({key.removeprefix("val_"): value for key, value in line.items() if key.startswith("val_")})
         self.write(line)
         marked = "  best" if best and line["epoch"] > 0 else ""
-        self.progress.say(epoch_line(line, self.config.train.epochs) + marked)
+        self.progress.print(epoch_line(line, self.config.train.epochs) + marked)
 
     def _check_finite(self, what: str, value: float, *, step: int) -> None:
         if not math.isfinite(value):

@@ -31,7 +31,7 @@ def fit(
     accelerator: Accelerator,
     state: TrainingState,
     epoch_ends: Sequence[int],
-    inputs: Callable[[Batch, int], torch.Tensor],
+    inputs: Callable[[Batch], torch.Tensor],
     loss_fn: TrainingLoss,
     evaluate: Callable[[], Predictions],
     log: TrainingLog,
@@ -43,9 +43,9 @@ def fit(
 ) -> float:
     """Train from step `state.step` to the last of `epoch_ends`; the same for every strategy and number of processes.
 
-    model, optimizer, scheduler, batches: as Accelerate prepared them; batches: `accumulation` of them for each step.
-    state: updated in place. epoch_ends: number of steps done when each epoch ends. inputs: from a batch and the steps
-    done to what the model takes. evaluate: predictions of the model on the validation samples.
+    model, optimizer, scheduler, batches: as Accelerate prepared them. A step takes `accumulation` batches.
+    state: updated in place. epoch_ends: number of steps done when each epoch ends. inputs: from a batch
+    to what the model takes. evaluate: predictions of the model on the validation samples.
     checkpoint_steps, checkpoint_s: steps and seconds between checkpoints, 0 for none.
 
     Returns the seconds spent on training steps. Raises Stopped once a requested stop is saved, and what `log` raises.
@@ -53,7 +53,7 @@ def fit(
     stream, pending, train_s = iter(batches), list[StepResult](), 0.0
     saved_at = epoch_began = began = time.perf_counter()
     if state.step in epoch_ends and state.epochs_evaluated <= epoch_ends.index(state.step):
-        # the run was stopped between the last step of an epoch and the end of its evaluation
+        # `evaluate` was stopped: the checkpoint is of the last step of an epoch, before its evaluation
         log.epoch(evaluate(), seconds=time.perf_counter() - epoch_began)
         epoch_began = began = time.perf_counter()
     while state.step < epoch_ends[-1]:
@@ -77,16 +77,16 @@ def fit(
             accelerator, stop.signal_name is not None, 0 < checkpoint_s < now - saved_at, now - began > FLUSH_S
         )
         save_due |= bool(checkpoint_steps) and state.step % checkpoint_steps == 0
-        saving = (stopping or save_due) and state.step < epoch_ends[-1]
+        saving = (stopping or save_due) and state.step < epoch_ends[-1]  # after the last step the run ends anyway
         if epoch_ended or saving or flush_due or len(pending) == FLUSH_STEPS:
-            log.steps(pending, seconds=time.perf_counter() - began)
+            log.flush(pending, seconds=time.perf_counter() - began)
             pending = []
             train_s, began = train_s + time.perf_counter() - began, time.perf_counter()
         if epoch_ended:
             log.epoch(evaluate(), seconds=time.perf_counter() - epoch_began)
             epoch_began = began = time.perf_counter()
         if saving:
-            log.checkpoint()
+            log.save()
             saved_at = began = time.perf_counter()
             if stopping:
                 raise log.stopped(stop.signal_name)
@@ -101,7 +101,7 @@ def train_step(
     *,
     accelerator: Accelerator,
     steps_done: int,
-    inputs: Callable[[Batch, int], torch.Tensor],
+    inputs: Callable[[Batch], torch.Tensor],
     loss_fn: TrainingLoss,
     accumulation: int,
     clip_norm: float | None,
@@ -113,7 +113,7 @@ def train_step(
     for _ in range(accumulation):
         batch = next(stream)
         with accelerator.accumulate(model):
-            logits = model(inputs(batch, steps_done))
+            logits = model(inputs(batch))
             loss = loss_fn(logits, batch["label"])
             accelerator.backward(loss)
             if clip_norm is not None and accelerator.sync_gradients:
@@ -127,7 +127,8 @@ def train_step(
             size = len(batch["label"])
             sums += torch.stack([loss.detach() * size, correct, torch.tensor(size, device=loss.device)]).to(sums)
     if accelerator.optimizer_step_was_skipped:
-        # by the scaler of fp16: Accelerate's scheduler waits, but here the rate is a function of the step
+        # the scaler of fp16 found inf or nan: Accelerate does not advance the schedule then, but here the learning rate
+        # is a function of the step
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch expects a step of the optimizer before, and there was none
             scheduler.scheduler.step()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from headstart.data.loaders import TransformedImages
 from headstart.data.transforms import Preprocess
-from headstart.model.classifier import Classifier
+from headstart.model.network import Network
 from headstart.runtime.hardware import cores_per_process
 
 TIMED_IMAGES = 32
@@ -18,7 +18,7 @@ HEADROOM = 1.25  # images are prepared this much faster than they are used
 
 
 def measure_num_workers(
-    accelerator: Accelerator, model: Classifier, images: TransformedImages, spec: Preprocess, *, share: int
+    accelerator: Accelerator, model: Network, images: TransformedImages, spec: Preprocess, *, share: int
 ) -> tuple[int, str]:
     """The number of decoding processes for this process, and why. share: images per backward pass of this process.
 
@@ -48,7 +48,7 @@ def images_prepared_per_second(images: TransformedImages) -> float:
     return count / spent
 
 
-def images_per_second(accelerator: Accelerator, model: Classifier, spec: Preprocess, *, share: int) -> float:
+def images_per_second(accelerator: Accelerator, model: Network, spec: Preprocess, *, share: int) -> float:
     """Of forward and backward passes on images on the device; on a copy, so that `model` does not change."""
     rehearsal = copy.deepcopy(model).to(accelerator.device).train()
     pixels = torch.zeros((share, 3, spec.image_size, spec.image_size), dtype=torch.uint8, device=accelerator.device)

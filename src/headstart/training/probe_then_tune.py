@@ -10,7 +10,7 @@ from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.statistics import paired
 from headstart.features.extraction import bank_transforms
 from headstart.features.training_set import bank_features, open_bank
-from headstart.model.classifier import Classifier
+from headstart.model.network import Network
 from headstart.model.weights import Weights
 from headstart.runtime.signals import StopRequest
 from headstart.training.fit_head import fit_head
@@ -18,7 +18,7 @@ from headstart.training.session import Session
 from headstart.training.state import TrainingState
 
 
-def start_from_probe(session: Session, manifest: Manifest, weights: Weights, model: Classifier) -> dict[str, Any]:
+def start_from_probe(session: Session, manifest: Manifest, weights: Weights, model: Network) -> dict[str, Any]:
     """Fit the head on the features of the frozen backbone and put it into the model; returns how it was fitted."""
     config, accelerator = session.config, session.accelerator
     bank = open_bank(accelerator, config, weights, session.spec)

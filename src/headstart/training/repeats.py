@@ -16,7 +16,7 @@ from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder
-from headstart.runs.lock import RUNNING, Running
+from headstart.runs.lock import RUNNING, RunLock
 from headstart.runs.summary import Summary, is_finished
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.processes import end_run, on_main
@@ -46,14 +46,14 @@ def run_repeats(config: RunConfig, run_once: RunOnce) -> Path:
     configs = configs_of_repeats(config, path)
     on_main(accelerator, lambda: _check_splits(configs, path))
     on_main(accelerator, lambda: path.mkdir(parents=True, exist_ok=True))
-    with Running(path if accelerator.is_main_process else None) as running:
+    with RunLock(path if accelerator.is_main_process else None) as running:
         on_main(accelerator, lambda: RunFolder(path).write_text("config.yaml", to_yaml(replace(config, out=str(path)))))
         _run_all(accelerator, configs, path, run_once)
         if accelerator.is_main_process:
             repeats = [Repeat(name, one, Summary.read(path / name)) for name, one in configs.items()]
             summary = summarize_repeats(config, path, repeats, wall_s=time.perf_counter() - began)
             summary.write(RunFolder(path))
-            running.end()
+            running.release()
             print_repeats(summary, path)
     end_run(accelerator, last=True)
     return path

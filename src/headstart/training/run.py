@@ -45,11 +45,11 @@ def run_once(config: RunConfig, *, last: bool = True) -> Path:
 
     with start(config) as session:
         if session.config.trains_on_features:
-            from headstart.training.cached_features import train_head
+            from headstart.training.train_head import train_head
 
             result = train_head(session)
         else:
-            from headstart.training.images import train_network
+            from headstart.training.train_network import train_network
 
             result = train_network(session)
         finish(session, result)
@@ -60,9 +60,9 @@ def run_once(config: RunConfig, *, last: bool = True) -> Path:
 def _check_same(config: RunConfig, folder: Path) -> None:
     """Raise InputError if the finished run has other settings. Those that a run chooses itself may differ if they
     are not set."""
-    from headstart.config_io import parse_train
+    from headstart.config_io import load_config
 
-    then = flat(asdict(parse_train(["--config", str(folder / "config.yaml")])))
+    then = flat(asdict(load_config([folder / "config.yaml"])))
     now = flat(asdict(config))
     changed = [
         f"{name} {value} (was {then[name]})"

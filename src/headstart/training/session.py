@@ -15,7 +15,7 @@ from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, create_folder
-from headstart.runs.lock import Running
+from headstart.runs.lock import RunLock
 from headstart.runs.summary import is_finished
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.precision import choose_precision, describe_precision
@@ -30,8 +30,8 @@ from headstart.wording import plural
 @dataclass
 class Session:
     """config: resolved. path: of the run folder. resume_from: a checkpoint, or None for a new run. began: time of
-    time.perf_counter. folder, running, trackers: from `open_folder` on. Use it in a `with` block: an error ends what is
-    open."""
+    time.perf_counter. folder, running, trackers: set by `open_folder`. Use it in a `with` block, which closes them
+    after an error."""
 
     config: RunConfig
     accelerator: Accelerator
@@ -41,7 +41,7 @@ class Session:
     tracker_names: list[str]
     began: float
     folder: RunFolder = field(init=False)
-    running: Running = field(init=False)
+    running: RunLock = field(init=False)
     trackers: Trackers = field(init=False)
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -52,19 +52,17 @@ class Session:
         self._open.__exit__(*error)  # type: ignore[arg-type]
 
     def open_folder(
-        self, manifest: Manifest, draw_train_batch: Callable[[Path], None], *, state: TrainingState, changed: str = ""
+        self, manifest: Manifest, draw_train_batch: Callable[[Path], None], *, state: TrainingState
     ) -> None:
         """Create the run folder, or make that of an interrupted run ready to continue after state.step. Nothing is
         written before. All processes call it.
 
-        draw_train_batch: draws the first training images to a PNG file. changed: keys that differ from the interrupted
-        run.
-        """
+        draw_train_batch: draws the first training images to a PNG file."""
         config, accelerator = self.config, self.accelerator
         new, numbered = config.train.resume == "never", not config.out
         self.path = on_main(accelerator, lambda: create_folder(self.path, new=new, numbered=numbered).path)
         folder = self.folder = RunFolder(self.path)
-        self.running = self._open.enter_context(Running(self.path if accelerator.is_main_process else None))
+        self.running = self._open.enter_context(RunLock(self.path if accelerator.is_main_process else None))
         picture = self.path / "train_batch.png"
         if accelerator.is_main_process:
             folder.write_text("config.yaml", to_yaml(config))
@@ -77,7 +75,6 @@ class Session:
                 checkpoint.discard_after(folder.checkpoints, state.step)
                 folder.discard_metrics_after(state.step, epoch=state.epochs_evaluated)
                 checkpoint.restore_best(self.resume_from, folder.model_file)
-                print(f"continuing {self.path} after step {state.step}" + (f", with {changed}" if changed else ""))
         trackers = Trackers(accelerator, self.tracker_names, self.path, config.runtime, asdict(config), step=state.step)
         self.trackers = self._open.enter_context(trackers)
         folder.on_line = trackers.log
@@ -113,14 +110,15 @@ def start(config: RunConfig) -> Session:
         data=replace(config.data, resize_size=spec.resize_size),
     )
     if on_features:
-        how = f"{config.probe.solver} head on cached features"
+        steps = {"sgd": f"minibatches, {config.optim.name}", "full_batch": f"full batches, {config.optim.name}"}
+        how = f"head on cached features ({steps.get(config.probe.solver, config.probe.solver)})"
     else:
         how = f"global batch {config.train.batch_size}"
         if config.data.num_workers is not None:  # else `load_batches` measures and reports it
             how = f"{plural(config.data.num_workers, 'decoding worker')} each, {how}"
     accelerator.print(
-        f"{plural(accelerator.num_processes, 'process')} on {accelerator.device.type}, {describe_precision(precision, why)}, "
-        f"{plural(threads, 'thread')} each, {how}"
+        f"{plural(accelerator.num_processes, 'process')} on {accelerator.device.type}, "
+        f"{describe_precision(precision, why)}, {plural(threads, 'thread')} each, {how}"
     )
     path, resume_from = on_main(accelerator, lambda: _choose_start(resolved))
     if unused := describe_unused_keys(config):

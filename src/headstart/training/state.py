@@ -28,12 +28,10 @@ class TrainingState:
     train_loss_sum: float = 0.0
     train_correct: int = 0
     train_seen: int = 0
-    layout: str = (
-        ""  # of the blocks of samples (data/sampling.py), which the sample order depends on; "" without blocks
-    )
-    probe: dict[str, Any] = field(
-        default_factory=dict
-    )  # probe_then_tune: the start; "is_correct": per validation image
+    layout: str = ""
+    """Of the blocks of samples (data/sampling.py), which the sample order depends on. "" without blocks."""
+    probe: dict[str, Any] = field(default_factory=dict)
+    """probe_then_tune: results of the probe. "is_correct": for each validation image."""
 
 
 def check_same_run(

@@ -1,10 +1,10 @@
-"""Keys that are set and that the run does not use: they are reported, so that nothing is silently ignored."""
+"""Keys that are set and that the run does not use. They are reported, so that no setting is ignored silently."""
 
 from dataclasses import asdict
 
 from headstart.config import ProbeConfig, RunConfig
 
-_OF_EPOCHS = {"train.accumulation", "train.first_image_size", "train.checkpoint_steps", "train.checkpoint_minutes"}
+_OF_EPOCHS = {"train.accumulation", "train.checkpoint_steps", "train.checkpoint_minutes"}
 _LOOKED_AT_BY_EVERY_SOLVER = {"optim.class_weights", "optim.logit_adjustment"}
 
 
@@ -20,7 +20,9 @@ def describe_unused_keys(config: RunConfig) -> str | None:
 def unused_keys(config: RunConfig) -> list[str]:
     """Keys, as section.key, that differ from their defaults and on which nothing in this run depends."""
     now, default = asdict(config), asdict(RunConfig())
-    idle = _of_probe(config) | (_of_bank(config, set(now["optim"])) if config.trains_on_features else set())
+    idle = _of_probe(config) | _of_optim(config)
+    if config.trains_on_features:
+        idle |= _of_bank(config, set(now["optim"]))
     parts = [key.split(".") for key in sorted(idle)]
     return [f"{section}.{key}" for section, key in parts if now[section][key] != default[section][key]]
 
@@ -31,18 +33,23 @@ def _what(config: RunConfig) -> str:
     return config.strategy.name if config.uses_bank else f"{config.strategy.name} without the feature bank"
 
 
+def _of_optim(config: RunConfig) -> set[str]:
+    """Of the optimizers and schedules that are not chosen."""
+    idle = {"optim.momentum"} if config.optim.name == "adamw" else {"optim.eps"}
+    return idle if config.optim.schedule == "step" else idle | {"optim.step_epochs", "optim.step_gamma"}
+
+
 def _of_probe(config: RunConfig) -> set[str]:
     """Of the section probe."""
     if not config.uses_bank:
         return {f"probe.{key}" for key in asdict(ProbeConfig())} | {"runtime.bank"}
-    choosing = {"probe.folds", "probe.one_standard_error"}
     match config.probe.solver:
         case "lbfgs":
-            return {"probe.steps"} | (set() if config.probe.l2 is None else choosing)
+            return {"probe.steps"} | (set() if config.probe.l2 is None else {"probe.folds"})
         case "sgd":
-            return {"probe.steps", "probe.l2", *choosing}
+            return {"probe.steps", "probe.l2", "probe.folds"}
         case "full_batch":
-            return {"probe.l2", *choosing}
+            return {"probe.l2", "probe.folds"}
 
 
 def _of_bank(config: RunConfig, optim: set[str]) -> set[str]:

@@ -51,7 +51,7 @@ def contents(manifest: Manifest) -> set[tuple[str, str]]:
 
 
 def parquet(path: Path, /, **columns: Any) -> Path:
-    """Two classes of three images each, in the columns image and label unless `columns` says otherwise (None: without)."""
+    """Two classes of three images each, in the columns image and label unless `columns` names others (None: none)."""
     table = {"image": [png(k) for k in range(6)], "label": ["ant", "bee"] * 3} | columns
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({name: values for name, values in table.items() if values is not None}), path)
@@ -303,7 +303,7 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
         ({"image": [], "label": pa.array([], pa.string())}, {}, ("a.parquet", "no image")),
     ],
     ids=["path", "beyond", "negative", "several", "empty"],
-)  # fmt: skip
+)
 def test_rows_of_shards_that_cannot_be_used_are_named(
     columns: Any, changes: Any, fragments: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -419,8 +419,14 @@ def test_shards_beside_class_folders_do_not_change_what_the_folder_is(tmp_path: 
 
 
 def test_hidden_shards_are_passed_over_and_capitals_are_read(tmp_path: Path) -> None:
-    tar(tmp_path / "A.TAR", {f"{k}.{name}": content for k in range(6)
-                             for name, content in (("png", png(k)), ("cls", (b"ant", b"bee")[k % 2]))})  # fmt: skip
+    tar(
+        tmp_path / "A.TAR",
+        {
+            f"{k}.{name}": content
+            for k in range(6)
+            for name, content in (("png", png(k)), ("cls", (b"ant", b"bee")[k % 2]))
+        },
+    )
     (tmp_path / "._A.TAR").write_bytes(b"resource fork")
     assert set(scan(tmp_path).samples.column("path")) == {f"A.TAR/{k}.png" for k in range(6)}
 

@@ -1,4 +1,4 @@
-"""Training from shards: the model of the folder, on one process and on two; in small windows, too, and resumed exactly."""
+"""Training from shards gives the model of the folder: on one process and two, in small windows, and resumed."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""The same images from class folders, a zip, a table, a saved dataset, tar and parquet shards: one manifest, one training."""
+"""The same images from class folders, a zip, a table, a saved dataset, tar and parquet shards: one manifest, one
+training."""
 
 import re
 import shutil

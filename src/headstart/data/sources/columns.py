@@ -11,6 +11,7 @@ from headstart.errors import InputError
 
 ALL = ("image_column", "label_column", "split_column", "group_column")
 """The keys of the configuration."""
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 _PATHS = ("image_path", "img_path", "file_name", "filename", "filepath", "file_path", "file", "path")
 IMAGE = ("image", "img", *_PATHS, "jpg", "png", "webp")

@@ -131,6 +131,8 @@ def _no_class_folders(folder: str, images: int) -> InputError:
 
 def check_is_folder(folder: Path) -> None:
     if not folder.exists():
-        raise InputError(f"{folder} does not exist; name a folder of images")
+        raise InputError(f"{folder} does not exist; name a folder of images, a zip file, a table or shards")
     if not folder.is_dir():
-        raise InputError(f"{folder} is a file, not a folder; name a folder of class folders")
+        raise InputError(
+            f"{folder} is a file of an unknown type; name a folder of class folders, a zip file, a table or shards"
+        )

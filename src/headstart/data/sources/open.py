@@ -1,4 +1,4 @@
-"""Which kind of source `data.root` names. A new kind is one function here, in OPENERS."""
+"""Which kind of source `data.root` names. A new kind is one function here and its place in OPENERS."""
 
 import os
 from collections.abc import Callable, Collection
@@ -7,19 +7,18 @@ from pathlib import Path
 from headstart.config import DataConfig
 from headstart.data.folder_walk import walk
 from headstart.data.source import Source
+from headstart.data.sources import columns
 from headstart.data.sources.folders import ClassFolders
 from headstart.errors import InputError
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 SHARDS = (".tar", ".parquet", ".tar.gz", ".tgz")
-COLUMN_KEYS = ("image_column", "label_column", "split_column", "group_column")
 
 
-def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collection[str] = COLUMN_KEYS) -> Source:
+def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collection[str] = columns.ALL) -> Source:
     """The source of data.root; its content is known after `scan`. Raises InputError if there is nothing of that name.
 
-    to_evaluate: the images are not trained on, so test shards are included. asked: the keys data.*_column that must not
-    be ignored: InputError if one is set and the source has no such column."""
+    to_evaluate: the images are not trained on, so test shards are included. asked: keys data.*_column that
+    raise InputError if they are set and the source has no such column."""
     source = next(found for opener in OPENERS if (found := opener(data, to_evaluate)) is not None)
     for key in asked:
         if getattr(data, key) is not None and key not in source.columns:
@@ -48,7 +47,7 @@ def _zip(data: DataConfig, to_evaluate: bool) -> Source | None:
 
 
 def _table(data: DataConfig, to_evaluate: bool) -> Source | None:
-    if not _is_file(data.root, *TABLES):
+    if not _is_file(data.root, *columns.TABLES):
         return None
     from headstart.data.sources.table import ListedImages
 

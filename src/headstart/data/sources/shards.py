@@ -48,8 +48,8 @@ def open_shards(data: DataConfig, *, tests: bool = False) -> Source:
     (first, *others) = shards.values()
     if others or not isinstance(first.filesystem.get(), LocalFileSystem):
         raise InputError(
-            f"the .parquet files of {root} contain no images, perhaps only their paths; name a single such file on this "
-            "machine"
+            f"the .parquet files of {root} contain no images, perhaps only their paths; name a single such file on "
+            "this machine"
         )
     return ListedImages(first.name if os.path.isdir(root) else root, data)
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions, collect
-from headstart.model.classifier import Classifier, build_model
 from headstart.model.model_file import load_tensors, save_model_tensors
+from headstart.model.network import Network, build_model
 from headstart.model.weights import Weights, obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.optimizer import build_optimizer, lr_schedule, plan
@@ -34,7 +34,7 @@ class Training:
     """What the loop trains. model: the bare network; wrapped and the others: as Accelerate prepared them; state:
     updated by the loop; first_step: the steps done before."""
 
-    model: Classifier
+    model: Network
     wrapped: nn.Module
     optimizer: Any
     scheduler: Any
@@ -121,7 +121,7 @@ def train_network(session: Session) -> Result:
     )
 
 
-def build(session: Session, weights: Weights, *, num_classes: int) -> tuple[Classifier, list[dict[str, Any]]]:
+def build(session: Session, weights: Weights, *, num_classes: int) -> tuple[Network, list[dict[str, Any]]]:
     """The network with a new head, its frozen parts in eval mode for good, and the optimizer's parameter groups."""
     config, accelerator = session.config, session.accelerator
     model = build_model(num_classes, backbone=weights.tensors, head_init=config.model.head_init, seed=config.seed)
@@ -141,7 +141,7 @@ def build(session: Session, weights: Weights, *, num_classes: int) -> tuple[Clas
     return model, strategy.groups
 
 
-def restore(session: Session, images: Images, model: Classifier) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
+def restore(session: Session, images: Images, model: Network) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
     """The state to train from, and the checkpoint that the model was restored from, if any. Raises InputError if the
     checkpoint is of other images or another recipe."""
     layout = "" if images.blocks is None else images.blocks.layout(images.manifest.of("train").column("id"))
@@ -161,7 +161,7 @@ def restore(session: Session, images: Images, model: Classifier) -> tuple[Traini
 def prepare(
     session: Session,
     images: Images,
-    model: Classifier,
+    model: Network,
     groups: list[dict[str, Any]],
     schedule: Callable[[int], float],
     state: TrainingState,
@@ -187,7 +187,7 @@ def progress_of(session: Session, images: Images, state: TrainingState) -> Train
         ends=images.epoch_ends,
         start_step=state.step,
         batch_size=session.config.train.batch_size,
-        speaks=session.accelerator.is_main_process,
+        enabled=session.accelerator.is_main_process,
         memory=partial(memory_in_use, session.accelerator.device),
     )
 
@@ -213,7 +213,7 @@ def evaluate_network(
             head=head,
         )
     except Stopped:
-        log.checkpoint()
+        log.save()
         raise log.stopped(stop.signal_name) from None
 
 
