@@ -24,7 +24,8 @@ from PIL import Image
 import headstart
 from headstart.data.transforms import Preprocess
 from headstart.exporters.command import FORMATS, check_runtime, export
-from headstart.exporters.original import Answer, read_original
+from headstart.exporters.format import Probabilities
+from headstart.exporters.original import read_original
 from headstart.exporters.run_images import RunImages
 from headstart.model.model_file import find_model
 from headstart.predict.image_paths import images
@@ -41,8 +42,8 @@ RUNTIMES = {
 }
 
 
-def from_files(answer: Answer) -> Callable[[Path], dict[str, float]]:
-    return lambda path: dict(answer(Image.open(path).convert("RGB")))
+def from_files(probabilities: Probabilities) -> Callable[[Path], dict[str, float]]:
+    return lambda path: dict(probabilities(Image.open(path).convert("RGB")))
 
 
 def by_pipeline(folder: Path) -> Callable[[Path], dict[str, float]]:
@@ -140,7 +141,7 @@ def main() -> None:
             format = FORMATS[name]
             check_runtime(format)
             out = Path(place) / f"{name}{format.suffix}"
-            parity = export(original, format, out, at_most=1)
+            parity = export(original, format, out, at_most=1).parity
             answer = by_pipeline(out) if name == "transformers" else from_files(format.open(out))
             runtime = ", ".join(f"{module} {version(module)}" for module in RUNTIMES[name])
             allowed = f"{parity.tolerance:g}{'' if format.largest_loss is None else ' on average'}"

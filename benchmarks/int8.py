@@ -36,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         files = {"fp32": Path(place) / "fp32.onnx", "int8": Path(place) / "int8.onnx"}
         export(original, FORMATS["onnx"], files["fp32"], at_most=1)
-        parity = export(original, FORMATS["int8"], files["int8"])
+        parity = export(original, FORMATS["int8"], files["int8"]).parity
         pixels = np.concatenate(
             [
                 spec.normalize(spec.resize_and_crop(image)[None]).numpy()

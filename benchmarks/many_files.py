@@ -24,7 +24,7 @@ from PIL import Image
 CLASSES = 10
 CHILD = """
 import json, resource, sys, time
-from headstart import prepare_environment
+from headstart.cli.main import prepare_environment
 prepare_environment()
 import torch
 from headstart.config import DataConfig

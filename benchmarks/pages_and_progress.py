@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from headstart import prepare_environment
+from headstart.cli.main import prepare_environment
 
 prepare_environment()
 
@@ -57,7 +57,7 @@ def main() -> None:
             spent["page"].append(seconds(lambda run=run, gallery=gallery: render_report(run, gallery)))
             spent["card"].append(seconds(lambda run=run: render_model_card(run)))
         parts = {name: median(values) for name, values in spent.items()}
-        total, wall_s = sum(parts.values()), run.summary["wall_s"]
+        total, wall_s = sum(parts.values()), run.summary.wall_s
         size = len(page) / 2**20
         print(f"{path}: {total:.2f} s, {total / wall_s:.1%} of the {wall_s:.1f} s of the run; {size:.2f} MiB")
         print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in parts.items()))

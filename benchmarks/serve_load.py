@@ -99,7 +99,7 @@ def alone(run: str, paths: list[Path]) -> float:
     """Images a second of Predictor.predict, in a process of its own."""
     code = (
         "import sys, time, headstart\n"
-        "headstart.prepare_environment()\n"
+        "headstart.cli.main.prepare_environment()\n"
         "predictor = headstart.load(sys.argv[1])\n"
         "predictor.predict(sys.argv[2:18])\n"
         "start = time.perf_counter()\n"

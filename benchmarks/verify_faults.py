@@ -18,6 +18,7 @@ from PIL import Image
 from headstart.data.transforms import Preprocess
 from headstart.diagnostics.verify import verify
 from headstart.model.model_file import find_model, load_tensors, save_model_tensors
+from headstart.results import Verification
 
 
 @contextlib.contextmanager
@@ -68,16 +69,16 @@ def main() -> None:
         tell("classes in another order", verify(name))
 
 
-def tell(fault: str, found: dict[str, Any]) -> None:
+def tell(fault: str, found: Verification) -> None:
     row = []
-    for precision, checks in found["checks"].items():
+    for precision, checks in found.checks.items():
         worst = max(checks, key=lambda check: check.difference)
         failed = sum(not check.passed for check in checks)
         row.append(
-            f"{precision}: {failed} of {len(checks)} fail, pixels differ in {sum(not c.view for c in checks)}, "
+            f"{precision}: {failed} of {len(checks)} fail, pixels differ in {sum(not c.transform for c in checks)}, "
             f"largest difference {worst.difference:.2g} (tolerance {worst.tolerance:.2g})"
         )
-    print(f"{fault:28} {'pass' if found['passed'] else 'FAIL'}  {'; '.join(row)}", flush=True)
+    print(f"{fault:28} {'pass' if found.passed else 'FAIL'}  {'; '.join(row)}", flush=True)
 
 
 if __name__ == "__main__":

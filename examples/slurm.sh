@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two nodes with four GPUs each; ends itself in time, is requeued, and continues where it stopped.
+# Two nodes with four GPUs each. Before the time limit the run saves and is requeued; the next start resumes it.
 #   sbatch examples/slurm.sh --config fine_tune --data.root /shared/photos
 #SBATCH --job-name=headstart
 #SBATCH --nodes=2
@@ -14,7 +14,8 @@ set -u
 
 head_node="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 
-# Slurm tells this shell two minutes before the end; the steps pass SIGTERM on to every process, which saves and ends with 143
+# Slurm sends USR1 to this shell two minutes before the time limit. The steps pass SIGTERM on to every process, which
+# saves and ends with exit code 143.
 stop() {
   scancel --signal=TERM "$SLURM_JOB_ID"
   wait "$step"

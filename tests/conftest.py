@@ -15,7 +15,9 @@ from support import GOLDEN
 from support.images import CLASSES, draw_folder
 from support.images import draw as draw_image_of
 
-from headstart import prepare_environment
+from headstart.cli.main import prepare_environment
+from headstart.cli.output import printed_messages
+from headstart.messages import LOG
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; inherited by the processes that tests start
 prepare_environment()
@@ -34,6 +36,15 @@ settings.load_profile("repeatable")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden instead of comparing with it")
+
+
+@pytest.fixture(autouse=True)
+def messages_on_screen() -> Iterator[None]:
+    """Messages are printed as on the command line, so that a test of a run in this process can read them. Tests of the
+    Python interface, which prints nothing, replace this fixture."""
+    with printed_messages():
+        LOG.propagate = True  # for caplog
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import headstart
 ROOT = Path(headstart.__file__).parent
 HEAVY = {"torch", "torchvision", "accelerate", "datasets", "evaluate", "numpy", "PIL", "pyarrow"}
 
-TOP = {"config", "config_io", "errors", "files", "wording", "arrow", "html", "tensor_file"}
+TOP = {"config", "config_io", "errors", "files", "wording", "arrow", "html", "messages", "results", "tensor_file"}
 """Single files that every package may use."""
 ORDER = [
     "top",
@@ -160,18 +160,32 @@ def test_no_package_or_file_at_the_top_has_the_name_of_a_public_function() -> No
 
 
 @pytest.mark.slow
-def test_public_names_stay_what_they_are_after_every_submodule_was_imported() -> None:
+def test_public_names_stay_what_they_are_after_every_submodule_was_imported_and_can_be_called_twice() -> None:
     script = (
         "import importlib, sys, headstart\n"
-        "before = {name: getattr(headstart, name) for name in headstart.__all__}\n"
+        "before = {name: getattr(headstart, name) for name in headstart.__all__ if name != '__version__'}\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name)\n"
         "for name, value in before.items():\n"
         "    assert callable(value) and getattr(headstart, name) is value, name\n"
+        "calls = {'train': (headstart.RunConfig(),), 'load': ('gone',), 'evaluate': ('gone', 'gone'),\n"
+        "    'compare': ('gone', 'lost'), 'verify': ('gone',), 'export': ('gone', 'pt2', 'm.pt2'),\n"
+        "    'check_data': ('gone',)}\n"
+        "functions = {name for name, value in before.items() if not isinstance(value, type)}\n"
+        "assert functions == calls.keys(), functions ^ calls.keys()\n"
+        "for name, arguments in [*calls.items()] * 2:\n"
+        "    try:\n"
+        "        getattr(headstart, name)(*arguments)\n"
+        "    except headstart.InputError as mistake:\n"
+        "        print(name, mistake)\n"
+        "    else:\n"
+        "        raise AssertionError(name)\n"
     )
     names = [name for name in FILES if name != "headstart.__main__"]
-    done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", script, *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 14
 
 
 @pytest.mark.parametrize("name", sorted(TOP))
@@ -181,8 +195,9 @@ def test_files_at_the_top_need_no_torch(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["config", "config_io", "errors", "wording", "recipe.schedule", "api"]
-    + [f"cli.{name}" for name in ("main", "options", "output", "train", "runs", "data", "machine", "predict", "serve")],
+    ["config", "config_io", "errors", "wording", "recipe.schedule", "results", "api"]
+    + [f"cli.{name}" for name in ("main", "options", "output", "train", "runs", "data", "machine", "predict", "serve")]
+    + ["cli.print_results"],
 )
 def test_what_help_needs_imports_nothing_heavy(name: str) -> None:
     assert reaches(name, inside_functions=False) & HEAVY == set()

@@ -3,22 +3,25 @@
 import ast
 import importlib
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import headstart
-from headstart import config
+from headstart import config, results
 
 
 def test_all_is_what_is_public() -> None:
     code = (
         "import headstart, types\n"
         "names = {n for n, v in vars(headstart).items() if n[0] != '_' and not isinstance(v, types.ModuleType)}\n"
-        "print(sorted(names - {'TYPE_CHECKING', 'prepare_environment'}))\n"
+        "print(sorted(names | {'__version__'}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == str(sorted(headstart.__all__))
@@ -62,3 +65,43 @@ def test_every_module_begins_with_what_it_owns() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (Path(headstart.__file__).parent / "py.typed").is_file()
+
+
+FUNCTIONS = [name for name in headstart.__all__ if inspect.isfunction(getattr(headstart, name))]
+RESULTS = [value for value in vars(results).values() if is_dataclass(value) and isinstance(value, type)]
+
+
+def section(docstring: str, title: str) -> str:
+    """The indented lines below a title such as 'Args:'."""
+    found = re.search(rf"^{title}:\n((?:    .*\n?|\n)+)", docstring, re.MULTILINE)
+    assert found, f"no section {title}"
+    return found[1]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_result_and_exception_of_a_public_function_is_explained(name: str) -> None:
+    function = getattr(headstart, name)
+    docstring = inspect.getdoc(function) or ""
+    explained = re.findall(r"^    (\w+): \S", section(docstring, "Args"), re.MULTILINE)
+    assert explained == list(inspect.signature(function).parameters)
+    assert section(docstring, "Returns").strip()
+    assert "InputError: " in section(docstring, "Raises")
+    assert re.search(rf"^    {name} +headstart ", headstart.__doc__ or "", re.MULTILINE)
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.__name__)
+def test_every_attribute_of_a_result_is_explained(result: type) -> None:
+    attributes = section(inspect.getdoc(result) or "", "Attributes")
+    assert re.findall(r"^    (\w+): \S", attributes, re.MULTILINE) == [field.name for field in fields(result)]
+    for name, value in vars(result).items():
+        if name[0] != "_" and (isinstance(value, property) or inspect.isfunction(value)):
+            assert inspect.getdoc(value), name
+
+
+def test_the_page_of_pydoc_begins_with_an_example_and_lists_the_functions() -> None:
+    page = pydoc.plain(pydoc.render_doc(headstart))
+    first, _, rest = page.partition("PACKAGE CONTENTS")
+    assert "headstart.train(" in first
+    for name in FUNCTIONS:
+        assert re.search(rf"^    {name}\(", rest, re.MULTILINE), f"{name} is not a function of the page"
+        assert (inspect.getdoc(getattr(headstart, name)) or "").splitlines()[0] in rest

@@ -1,42 +1,443 @@
 """The public Python interface."""
 
+import functools
 import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
-from headstart.config import RunConfig
+from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
+from headstart.errors import InputError, Stopped
+from headstart.exporters.options import check_options
+from headstart.files import check_out
+from headstart.messages import ProgressStyle
+from headstart.results import Comparison, DataReport, Evaluation, Export, Verification
+from headstart.wording import nearest
 
 if TYPE_CHECKING:
     import torch
 
     from headstart.predict.predictor import Predictor
+    from headstart.runs.summary import RepeatsSummary, Summary
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-def train(config: RunConfig) -> Path:
-    """Train as `headstart train` does and return the run folder. Raises InputError for a user's mistake."""
-    prepare_environment()
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A finished run, or several with different seeds or folds. Shown as a table with the images in notebooks."""
+
+    path: Path
+
+    @functools.cached_property
+    def summary(self) -> "Summary | RepeatsSummary":
+        """The content of summary.json. Raises InputError if it is missing or damaged."""
+        from headstart.runs.summary import RepeatsSummary, Summary
+
+        return RepeatsSummary.read(self.path) if self._folders else Summary.read(self.path)
+
+    @functools.cached_property
+    def _folders(self) -> list[str]:
+        """Of repeated runs."""
+        from headstart.runs.lock import repeated_runs
+
+        return repeated_runs(self.path)
+
+    @property
+    def _spread(self) -> dict[str, Any] | None:
+        """Of the accuracies of repeated runs."""
+        spread = getattr(self.summary, "spread", None)
+        return None if spread is None else dict(spread["accuracy"])
+
+    @property
+    def accuracy(self) -> float:
+        """On the validation images, 0 to 1; the mean of repeated runs."""
+        return float(self._spread["mean"] if self._spread else self.summary.val["accuracy"])
+
+    @property
+    def accuracy_ci95(self) -> tuple[float, float]:
+        """95% confidence interval of the accuracy."""
+        low, high = (self._spread and self._spread["ci95"]) or self.summary.val["accuracy_ci95"]
+        return float(low), float(high)
+
+    @property
+    def report_path(self) -> Path:
+        """report.html; of the first of repeated runs."""
+        return (self.path / self._folders[0] if self._folders else self.path) / "report.html"
+
+    def predictor(self, *, device: "str | torch.device | None" = None, precision: str = "measured") -> "Predictor":
+        """The trained model, as `headstart.load` gives it; of the first of repeated runs. Raises InputError."""
+        return load(self.report_path.parent, device=device, precision=precision)
+
+    def __repr__(self) -> str:
+        low, high = self.accuracy_ci95
+        text = f"accuracy {self.accuracy:.1%} [{low:.1%}, {high:.1%}]"
+        if self._folders:
+            text += f", {len(self._folders)} runs"
+        else:
+            text += f", {self.summary.val['correct']} of {self.summary.val['n']} correct"
+        return f"Run({str(self.path)!r}: {text})"
+
+    def _repr_html_(self) -> str:
+        from base64 import b64encode
+        from html import escape
+
+        picture = self.report_path.parent / "val_predictions.png"
+        image = ""
+        if picture.is_file():
+            encoded = b64encode(picture.read_bytes()).decode()
+            image = f'<br><img style="max-width: 100%" alt="Predictions" src="data:image/png;base64,{encoded}">'
+        return f"<p>{escape(repr(self))}<br>Report: {escape(str(self.report_path))}{image}</p>"
+
+    def __fspath__(self) -> str:
+        """The run folder, so that a Run can be passed to every function that takes a path."""
+        return str(self.path)
+
+
+def _python_names(message: str) -> str:
+    """The message with Python arguments instead of options: 'out' for '--out', 'overwrite=True' for '--overwrite'.
+
+    Complete commands stay as they are, so that they can be pasted."""
+
+    def argument(found: re.Match[str]) -> str:
+        option = found["option"]
+        return found[0] if option is None else f"{option}=True" if option in _FLAGS else option
+
+    return re.sub(r"headstart [a-z]+ [^;]*|(?<![\w-])--(?P<option>[a-z][\w.]*)", argument, message)
+
+
+_FLAGS = ("common", "labels", "overwrite")
+
+
+def _in_python(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Leave the process of the user as it was, let the messages of InputError name arguments instead of options, and
+    raise KeyboardInterrupt for Ctrl-C."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        from headstart.runtime.user_process import restored_process
+
+        with restored_process():
+            try:
+                return function(*args, **kwargs)
+            except InputError as error:
+                error.args = (_python_names(str(error)),)
+                raise
+            except Stopped as stop:
+                if stop.signal_name == "SIGINT":
+                    raise KeyboardInterrupt(str(stop)) from None
+                raise
+
+    return call
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = nearest(str(value), choices) or f"; use one of {', '.join(choices)}"
+        raise InputError(f"{name} is {value!r}, which is not a valid value{hint}")
+
+
+@_in_python
+def train(
+    data: "str | os.PathLike[str] | RunConfig",
+    *,
+    config: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]" = (),
+    out: str | os.PathLike[str] | None = None,
+    progress: ProgressStyle = "auto",
+    **options: object,
+) -> Run:
+    """Train a classifier on a folder of images, as `headstart train` does.
+
+    Messages go to `logging.getLogger("headstart")`: `logging.basicConfig(level="INFO")` shows them. Ctrl-C raises
+    KeyboardInterrupt once the state is saved, a second Ctrl-C at once; `train.resume="auto"` continues. With decoding
+    processes on a busy CPU, set OMP_WAIT_POLICY=PASSIVE before Python starts, as the command line does.
+
+    Args:
+        data: image folder or another source (`data.root`), or a complete RunConfig, which takes no other options.
+        config: YAML file or name of a shipped configuration ("fine_tune", "frozen_head", "probe_then_tune"), or
+            several, of which later ones win. Without one: fine_tune with AdamW.
+        out: run folder to create; None for runs/STRATEGY-N.
+        progress: "auto" shows a bar in a terminal or a notebook, "terminal" also prints lines elsewhere, "silent" shows
+            nothing.
+        options: any key of the configuration with its value, such as `**{"optim.lr": 0.01}`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: the data, a key or a value cannot be used; nothing is written.
+        Stopped: SIGTERM or another signal stopped the run after its state was saved.
+    """
+    from headstart.config_io import load_config
+
+    if isinstance(data, RunConfig):
+        if config or out is not None or options:
+            raise InputError(
+                "data is a RunConfig, which is complete; set its fields instead of passing further options"
+            )
+        resolved = data
+    else:
+        given = {"data.root": os.fspath(data)} | ({} if out is None else {"out": os.fspath(out)}) | options
+        files = [config] if isinstance(config, str | os.PathLike) else list(config)
+        resolved = load_config(
+            [os.fspath(name) for name in files], {key: _as_text(value) for key, value in given.items()}
+        )
+    _check_choice("progress", progress, get_args(ProgressStyle))
+    import torch
+
     from headstart.training.run import run
 
-    return run(config)
+    threads = torch.get_num_threads()  # `restored_process` knows them only if torch was imported before
+    try:
+        return Run(run(resolved, progress="silent" if resolved.runtime.quiet else progress))
+    finally:
+        torch.set_num_threads(threads)
 
 
-def load(run: str | Path, *, device: "str | torch.device | None" = None, precision: str = "measured") -> "Predictor":
-    """A finished run folder or model.safetensors, ready to `predict(images)`. Raises InputError.
+def _as_text(value: object) -> str | None:
+    """A value as the command line would take it; None stays None."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if value is None else os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
-    device: None for the GPU if there is one. precision: measured (that of the file), fp32, bf16, fp16 or auto."""
-    prepare_environment()
+
+@_in_python
+def load(
+    source: str | os.PathLike[str], *, device: "str | torch.device | None" = None, precision: str = "measured"
+) -> "Predictor":
+    """Load a finished model, ready to `predict` images.
+
+    Args:
+        source: a Run, a run folder, a model.safetensors, or "hf://OWNER/NAME" for a repository that `headstart push`
+            made.
+        device: "cpu", "cuda", "cuda:1", "mps" or "xpu"; None for the GPU if there is one.
+        precision: "measured" (that of the evaluation; fp16 becomes fp32 without a GPU), "fp32", "bf16", "fp16" or
+            "auto" (the fastest that the device supports natively).
+
+    Returns:
+        The predictor; `predictor.predict("a.jpg")` classifies.
+
+    Raises:
+        InputError: there is no such model, it is damaged, or the device or precision is not available.
+    """
     from headstart.predict.predictor import Predictor
 
-    return Predictor(run, device=device, precision=precision)
+    return Predictor(source, device=device, precision=precision)
 
 
-def prepare_environment() -> None:
-    """Set defaults that the libraries read when they are imported: telemetry is off, and threads sleep while they wait.
+@_in_python
+def evaluate(
+    run: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    on_bad_file: Literal["refuse", "skip"] = "refuse",
+    out: str | os.PathLike[str] | None = None,
+) -> Evaluation:
+    """Evaluate a finished run on labelled images, each image once, as `headstart evaluate` does.
 
-    With a decoding worker or another program on one of the cores, OpenMP's spinning halves the speed; on quiet cores it
-    gains nothing (docs/benchmarks.md). No library goes online by itself; `push` and data from hf:// do because they are
-    asked to.
+    Images that the run was trained on are not evaluated; they are listed in the `skipped` of the result.
+
+    Args:
+        run: a Run, a run folder or a model.safetensors.
+        data: any source that `train` accepts: an image folder, a table (.csv, .parquet), shards (.tar), a saved
+            dataset or hf://.
+        split: split to evaluate, such as "test"; None for val if the data has one, else test, else all images.
+        image_column: column of a table with the images or their paths; None for that of the run.
+        label_column: column of a table with the classes; None for that of the run.
+        split_column: column of a table with the split; None for that of the run.
+        on_bad_file: "refuse" raises InputError that lists unreadable images, "skip" leaves them out.
+        out: .json file to write the result to, replaced if it exists; None for no file.
+
+    Returns:
+        Accuracy, loss, calibration error and other metrics with 95% intervals, also per class.
+
+    Raises:
+        InputError: there is no such model or data, an image is unreadable, a class is unknown to the model, or `out`
+            cannot be written.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+    _check_choice("on_bad_file", on_bad_file, ("refuse", "skip"))
+    place = None if out is None else os.fspath(out)
+    check_out(place)
+    from headstart.runs.evaluate import evaluate_run, write_evaluation
+
+    found = evaluate_run(
+        os.fspath(run),
+        data=os.fspath(data),
+        split=split,
+        on_bad_file=on_bad_file,
+        columns=_given(image_column=image_column, label_column=label_column, split_column=split_column),
+    )
+    if place is not None:
+        write_evaluation(found, place)
+    return found
+
+
+@_in_python
+def compare(
+    *runs: str | os.PathLike[str], common: bool = False, out: str | os.PathLike[str] | None = None
+) -> Comparison:
+    """Compare finished runs statistically on the same validation images, as `headstart compare` does.
+
+    The predictions are those that the runs stored; no model is run.
+
+    Args:
+        runs: at least two Runs or run folders; each of the others is compared with the first.
+        common: use only the images that all runs were evaluated on; False raises InputError if the images differ.
+        out: .html page to write, with the images that the runs disagree on; replaced if it exists; None for no page.
+
+    Returns:
+        For each comparison the difference of accuracy and loss with 95% intervals, the p-value of McNemar's test
+        (adjusted for the number of comparisons), a verdict, and the images for which the predictions differ.
+
+    Raises:
+        InputError: a folder is not a finished run, the runs have different classes or images, or `out` cannot be
+            written.
+    """
+    from headstart.report.comparison_command import compare_runs
+
+    place = None if out is None else os.fspath(out)
+    return compare_runs([os.fspath(run) for run in runs], common=common, out=place)
+
+
+@_in_python
+def verify(
+    run: str | os.PathLike[str], *, device: "str | torch.device | None" = None, precision: str | None = None
+) -> Verification:
+    """Check that this machine reproduces the reference outputs of a model file, as `headstart verify` does.
+
+    The model file contains the logits of seven drawn images, the golden inputs. They are drawn and classified again and
+    compared with the stored logits.
+
+    Args:
+        run: a Run, a run folder or a model.safetensors.
+        device: "cpu", "cuda", "cuda:1", "mps" or "xpu"; None for the GPU if there is one.
+        precision: "fp32", "bf16", "fp16", "auto" or "measured" (that of the evaluation); None for both "fp32" and
+            "measured".
+
+    Returns:
+        The differences by precision. The result is true if all of them are within their tolerances and the weights are
+        unchanged.
+
+    Raises:
+        InputError: there is no such model, it contains no golden inputs, or the device or the precision is not
+            available.
+    """
+    from headstart.diagnostics.verify import verify as verify_run
+
+    return verify_run(os.fspath(run), device=device, precision=precision)
+
+
+@_in_python
+def export(
+    run: str | os.PathLike[str],
+    format: str,
+    out: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    images: int = 1000,
+    allow_loss: float | None = None,
+    overwrite: bool = False,
+) -> Export:
+    """Write a finished model for another program and check it there, as `headstart export` does.
+
+    The exported model runs in its own runtime on drawn images of unusual sizes and modes and on validation images of
+    the run. It is kept only if its probabilities agree with those of `Predictor.predict` in fp32.
+
+    Args:
+        run: a Run, a run folder or a model.safetensors.
+        format: "torchvision", "transformers", "timm", "onnx", "onnx-uint8" (from image to probabilities), "int8",
+            "pt2" or "openvino".
+        out: file or folder to create.
+        data: folder with the images of the run; None for where they were during training.
+        images: largest number of validation images to compare.
+        allow_loss: for "int8", acceptable loss of accuracy, 0 to 1; None for 0.02, two percentage points.
+        overwrite: replace an earlier export.
+
+    Returns:
+        The path, and the comparison with the original.
+
+    Raises:
+        ExportRefused: the predictions of the exported model differ from those of the original; nothing is written.
+        InputError: an argument is wrong, `out` exists, or a package that the format needs is not installed.
+    """
+    check_options(images=images, allow_loss=allow_loss)
+    from headstart.exporters.command import export_run
+
+    return export_run(
+        os.fspath(run),
+        format=format,
+        out=os.fspath(out),
+        data=None if data is None else os.fspath(data),
+        images=images,
+        allow_loss=allow_loss,
+        overwrite=overwrite,
+    )
+
+
+@_in_python
+def check_data(
+    data: str | os.PathLike[str],
+    *,
+    labels: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    weights: str = "bundled",
+    image_size: int = 224,
+    folds: int = 5,
+    seed: int = 0,
+    bank: str | os.PathLike[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+) -> DataReport:
+    """Check a data set for broken files, copies, leaks, small classes and wrong labels, as `headstart data check` does.
+
+    The data is not changed.
+
+    Args:
+        data: train/ and val/ of class folders, just class folders, or any other source that `train` accepts.
+        labels: also search for wrong labels, with a cross-validated linear probe.
+        out: folder to write doctor.html, doctor.json, fixes.csv and groups.csv to; None for no files.
+        weights: backbone that confirms near copies and searches for wrong labels, as `model.weights`.
+        image_size: side of the image that the backbone receives, px.
+        folds: folds of the cross-validation.
+        seed: seed of the folds.
+        bank: folder of the feature bank; None for the one in the user's cache folder.
+        image_column: column of a table with the images or their paths; None to find it by name.
+        label_column: column of a table with the classes; None to find it by name.
+        split_column: column of a table with the split; None to find it by name.
+
+    Returns:
+        All findings with suggestions, and a description of the images.
+
+    Raises:
+        InputError: there is nothing to check, an argument is wrong, or `out` already contains a report or lies inside
+            the data. Problems of the data are findings, not errors.
+    """
+    config = RunConfig(
+        seed=seed,
+        data=DataConfig(
+            root=os.fspath(data),
+            image_size=image_size,
+            on_bad_file="skip",
+            **_given(image_column=image_column, label_column=label_column, split_column=split_column),
+        ),
+        model=ModelConfig(weights=weights),
+        strategy=StrategyConfig(name="frozen_head"),
+        probe=ProbeConfig(folds=folds),
+        runtime=RuntimeConfig(bank="" if bank is None else os.fspath(bank)),
+    )
+    from headstart.data_doctor.command import check_data as check
+
+    return check(config, labels=labels, out=None if out is None else os.fspath(out))
+
+
+def _given(**columns: str | None) -> dict[str, Any]:
+    """The columns that are not None."""
+    return {key: name for key, name in columns.items() if name is not None}

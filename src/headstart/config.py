@@ -33,65 +33,70 @@ class DataConfig:
     """Images, splits and augmentation."""
 
     root: str = ""
-    """Source of the images; required. A folder with train/ and val/ of class folders, or just class folders (then
-    split by val_fraction); a .zip of one; a .csv, .tsv, .jsonl or .parquet table of images; .tar or .parquet shards
-    (a folder, a pattern, a URL); a dataset saved by datasets; or hf://NAME from the Hub."""
+    """Source of the images; required. A folder with train/ and val/ of class folders, or just class folders (split by
+    val_fraction); a .zip of one; a .csv, .tsv, .jsonl or .parquet table of images; .tar or .parquet shards (a folder, a
+    pattern or a URL); a dataset saved with the library datasets; or hf://NAME on the Hub."""
     image_column: str | None = None
-    """Column of a table that holds the images or their paths. null: found by name and type."""
+    """Table column of the images or their paths. null: found by name and type."""
     label_column: str | None = None
-    """Column of a table that holds the classes. null: found by name."""
+    """Table column of the classes. null: found by name."""
     split_column: str | None = None
-    """Column of a table that holds train or val. null: found by name, if there is one."""
+    """Table column of the splits train and val. null: found by name, if there is one."""
     group_column: str | None = None
-    """Column of a table that holds groups, such as patients, which are never split. null: no groups."""
+    """Table column of groups that are never split, such as patients. null: no groups."""
     split: Literal["folder", "stratified", "stable"] = "folder"
-    """Method of splitting into train and val. folder: that of the source, if it has both; otherwise stratified.
-    stratified: a new split with the same share of each class. stable: a new split by a hash of each image, so that no
-    image changes sides when images are added."""
+    """Split into train and val. folder: that of the source, if it has both; otherwise stratified. stratified: a new
+    split with the same share of each class. stable: a new split by a hash of each image, so that no image changes sides
+    when images are added."""
     val_fraction: float = 0.2
-    """Validation fraction where the split is new. The split depends on the seed and is stored in the manifest."""
+    """Share of the images that is held out for validation in a new split. The split depends on the seed and is stored
+    in the manifest."""
     folds: int = 0
     """K for K-fold cross-validation; fold `data.fold` is the validation set. 0: no folds."""
     fold: int = 0
-    """Index of the fold that is the validation set, from 0."""
+    """Index of the validation fold, counted from 0."""
     groups: str = ""
     """Groups of images that are never split: a regular expression with one group for the path, such as
     '(patient[0-9]+)', or a .csv file with the columns path and group. Copies of a file always stay together."""
     on_bad_file: Literal["refuse", "skip"] = "refuse"
-    """Unreadable files, and classes that are empty or on one side only: stop and list them, or leave them out and list
-    them."""
+    """Handling of unreadable files, and of classes that are empty or on one side only. refuse: stop and list them.
+    skip: leave them out and list them."""
     rescan: bool = False
-    """Read every file again, even if size, time and inode are those of the last scan."""
+    """Rescan of every file, even if its size, time and inode are those of the last scan."""
     image_size: int = 224
-    """Side of the square input of the network, px."""
+    """Side of the square network input, in pixels."""
     resize_size: int | None = None
-    """Short side before the centre crop in evaluation, px. null: image_size * 256 / 224."""
+    """Short side before the centre crop in evaluation, in pixels. null: image_size * 256 / 224."""
     min_crop_scale: float = 0.25
     """Smallest area of a random training crop, as a share of the image. 1 disables random cropping."""
     hflip: bool = True
     """Random horizontal flips of training images."""
     vflip: bool = False
-    """Random vertical flips of training images, for images without an up, such as cells or aerial photographs."""
+    """Random vertical flips of training images, for images without a fixed top, such as cells or aerial photographs."""
     sampling: Literal["natural", "balanced"] = "natural"
-    """Training images of an epoch. natural: each image once. balanced: as many images, equally many of each class;
-    images of rare classes come several times with different augmentations (docs/imbalance.md)."""
+    """Sampling of the training images in an epoch. natural: each image once. balanced: as many images in total, equally
+    many of each class; images of rare classes are repeated with different augmentations (docs/how-to/imbalance.md)."""
     augment_on: Literal["workers", "device"] = "workers"
-    """Where training images are cropped, resized and flipped. device: on the GPU, with the same result but for
-    rounding (docs/data.md)."""
+    """Place where training images are cropped, resized and flipped. workers: decoding processes. device: the GPU, with
+    the same result except for rounding (docs/reference/images.md)."""
     jpeg: Literal["exact", "scaled"] = "exact"
-    """Decoding of JPEG files. scaled: at 1/2, 1/4 or 1/8 of their size, in training and prediction, while twice the
-    pixels of the smallest crop remain; 1.6 times as fast for 12 megapixels (docs/data.md)."""
+    """Decoding of JPEG files. exact: at full size. scaled: at 1/2, 1/4 or 1/8 of their size, in training and
+    prediction, while twice the pixels of the smallest crop remain; 1.6 times as fast for 12 megapixels
+    (docs/reference/images.md)."""
     shuffle_images: int = 10_000
-    """Largest number of images of Parquet shards that are shuffled together (in at most 128 MiB of row groups)."""
+    """Largest number of images of Parquet shards that are shuffled together, in at most 128 MiB of row groups."""
     cache: Literal["auto", "disk", "off"] = "auto"
-    """Cache of decoded images. auto: in up to a quarter of the free memory. disk: in a memory-mapped file of up to a
-    quarter of the free disk under ~/.cache, deleted with the run. The result does not depend on it."""
+    """Cache of decoded images, which does not change the result. auto: up to a quarter of the free memory. disk: a
+    memory-mapped file of up to a quarter of the free disk under ~/.cache, deleted with the run. off: no cache."""
     num_workers: int | None = None
-    """Decoding processes per training process. null: 1 on a CPU, otherwise measured. The result does not depend on
-    it."""
+    """Decoding processes per training process, which do not change the result. null: 1 on a CPU; measured at the start
+    on other devices."""
 
     def __post_init__(self) -> None:
-        _check_numbers("data", self, at_least={"image_size": 32, "shuffle_images": 1, "num_workers": 0})
+        _check_numbers("data", self, at_least={"shuffle_images": 1, "num_workers": 0})
+        _require(
+            self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels for ResNet-18"
+        )
         _require(
             0.0 < self.val_fraction < 1.0,
             f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.2",
@@ -130,10 +135,10 @@ class ModelConfig:
     """Network: ResNet-18 with a new head."""
 
     weights: str = "imagenet"
-    """Pretrained weights. imagenet: torchvision's IMAGENET1K_V1, downloaded once. bundled: ours, in the package. none:
-    random. Or the path of a .safetensors or .pth file with torchvision's keys."""
+    """Pretrained weights. imagenet: torchvision's IMAGENET1K_V1, downloaded once. bundled: headstart's own, inside the
+    package. none: random. Otherwise the path of a .safetensors or .pth file with torchvision's keys."""
     head_init: Literal["zero", "normal"] = "zero"
-    """Initial weights of the head. zero: the first loss is ln(number of classes). normal: torch's default."""
+    """Initial weights of the head. zero: the first loss is ln(number of classes). normal: PyTorch's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,30 +146,32 @@ class StrategyConfig:
     """Trained parameters."""
 
     name: Literal["fine_tune", "frozen_head", "probe_then_tune"] = "fine_tune"
-    """fine_tune: all parameters. frozen_head: only the new head; the backbone does not change. probe_then_tune: the
-    head as by frozen_head, then all parameters from there; the better of the two is kept."""
+    """Parameters to train. fine_tune: all. frozen_head: only the new head; the backbone does not change.
+    probe_then_tune: first the head as in frozen_head, then all; the better of the two is kept."""
     features: Literal["bank", "recompute"] = "bank"
-    """Features of frozen_head. bank: computed once and stored; the head is fitted to them (section probe). recompute:
-    computed in every epoch, as in the tutorials; the head is trained (sections optim and train)."""
+    """Features in frozen_head. bank: computed once and stored; the head is fitted to them (section probe). recompute:
+    computed in every epoch, as in the tutorials; the head is trained by epochs (sections optim and train)."""
     batchnorm: Literal["train", "freeze"] = "train"
-    """BatchNorm statistics in fine_tune: updated, or as pretrained. frozen_head never updates them."""
+    """BatchNorm statistics in fine_tune. train: updated. freeze: those of the pretrained network. frozen_head never
+    updates them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Head on stored features."""
+    """Head on cached features."""
 
     solver: Literal["lbfgs", "sgd", "full_batch"] = "lbfgs"
-    """lbfgs: logistic regression, trained to convergence in float64. sgd: minibatches (sections optim and train).
-    full_batch: `probe.steps` gradient steps on all images at once (section optim)."""
+    """Solver of the head. lbfgs: logistic regression, trained to convergence in float64. sgd: minibatches (sections
+    optim and train). full_batch: `probe.steps` gradient steps, each on all images (section optim)."""
     augmented_copies: int = 0
     """Augmented copies of each training image, in addition to the image itself. They depend on the seed."""
     l2: float | None = None
-    """lbfgs: weight of |W|^2 / 2 against the sum of the losses, on standardised features. null: by cross-validation."""
+    """L2 penalty of solver lbfgs: weight of |W|^2 / 2 against the sum of the losses, on standardised features. null: by
+    cross-validation."""
     folds: int = 5
-    """lbfgs: folds of the cross-validation."""
+    """Folds of the cross-validation that chooses l2."""
     steps: int = 1000
-    """full_batch: gradient steps."""
+    """Gradient steps of solver full_batch."""
 
     def __post_init__(self) -> None:
         _check_numbers("probe", self, at_least={"augmented_copies": 0, "folds": 2, "steps": 1}, above={"l2": 0})
@@ -175,7 +182,7 @@ class OptimConfig:
     """Optimizer, schedule and loss."""
 
     name: Literal["sgd", "adamw"] = "adamw"
-    """Optimizer: SGD with momentum, or AdamW with betas 0.9 and 0.999."""
+    """Optimizer. sgd: SGD with momentum. adamw: AdamW with betas 0.9 and 0.999."""
     lr: float = 0.01
     """Peak learning rate of the head."""
     backbone_lr: float | None = 0.0001
@@ -183,25 +190,26 @@ class OptimConfig:
     momentum: float = 0.9
     """SGD momentum."""
     eps: float = 1e-5
-    """AdamW epsilon. With torch's 1e-8, rounding differences between numbers of processes grow
-    (docs/distributed.md)."""
+    """AdamW epsilon. With PyTorch's default of 1e-8, rounding differences between numbers of processes grow
+    (docs/explanation/determinism.md)."""
     weight_decay: float = 0.0
-    """Weight decay, except of biases and normalisation layers."""
+    """Weight decay, which does not apply to biases and normalisation layers."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """Learning rate schedule. cosine: falls to 0 at the end. step: multiplied by step_gamma every step_epochs."""
+    """Learning rate schedule after the warm-up. constant: the peak. cosine: falls to 0 at the end. step: multiplied by
+    step_gamma every step_epochs."""
     warmup_epochs: float = 0.5
-    """Epochs of linear warm-up; may be a fraction."""
+    """Length of the linear warm-up, in epochs; may be a fraction."""
     step_epochs: float = 7.0
-    """step: epochs between two changes."""
+    """Interval between two changes of schedule step, in epochs."""
     step_gamma: float = 0.1
-    """step: factor of each change."""
+    """Factor of each change of schedule step."""
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes in training."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weights of the classes in the loss. balanced: inversely proportional to their numbers of images."""
+    """Weights of the classes in the loss. none: equal. balanced: inversely proportional to their numbers of images."""
     logit_adjustment: float = 0.0
-    """Factor of log(share of the class), added to the logits in training (Menon et al. 2021). 1 optimises the mean
-    recall of the classes; 0 is off."""
+    """Factor of log(share of the class), which is added to the logits in training. 0: off. 1: optimises the mean
+    recall of the classes (Menon et al. 2021)."""
     clip_norm: float | None = None
     """Maximum norm of the gradient. null: no clipping."""
 
@@ -233,21 +241,23 @@ class TrainConfig:
     batch_size: int = 32
     """Images per optimizer step, over all processes and accumulated passes."""
     accumulation: int = 1
-    """Backward passes per optimizer step; more need less memory."""
+    """Backward passes per optimizer step. A larger number needs less memory."""
     eval_batch_size: int = 64
-    """Images per forward pass in evaluation, over all processes, rounded up to a multiple of them."""
+    """Images per forward pass in evaluation, over all processes, rounded up to a multiple of the number of
+    processes."""
     seeds: int = 1
-    """Number of runs with the seeds `seed`, `seed` + 1, ... in --out/seed_0 and so on, with mean, spread and
-    interval."""
+    """Number of runs, with the seeds `seed`, `seed` + 1 and so on, in --out/seed_0 and so on. The summary has mean,
+    spread and interval."""
     folds: int = 0
-    """K-fold cross-validation: K runs in --out/fold_0 and so on; each image is evaluated once, by a network that was
-    not trained on it. 0: a single run."""
+    """K for K-fold cross-validation, with K runs in --out/fold_0 and so on. Each image is evaluated once, by a network
+    that was not trained on it. 0: a single run."""
     resume: str = "never"
-    """never; auto: continue the run in --out if it has a checkpoint; or the path of a checkpoint."""
+    """Checkpoint to resume from. never: a new run. auto: the last one in --out, if there is one. Otherwise the path of
+    a checkpoint."""
     checkpoint_steps: int = 0
-    """Optimizer steps between two checkpoints. 0: only by time. A signal always saves one."""
+    """Interval between two checkpoints, in optimizer steps. 0: only by time. A signal always saves one."""
     checkpoint_minutes: float = 10.0
-    """Minutes between two checkpoints. 0: only by steps."""
+    """Interval between two checkpoints, in minutes. 0: only by steps."""
 
     def __post_init__(self) -> None:
         ones = dict.fromkeys(("epochs", "batch_size", "accumulation", "eval_batch_size", "seeds"), 1)
@@ -266,28 +276,29 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Hardware and output; the result depends on it only by rounding."""
+    """Hardware and output, which change the result only by rounding."""
 
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "auto"
-    """Precision of the network. auto: bf16 where it is native, otherwise fp16 on CUDA, otherwise no (fp32)."""
+    """Precision of the network. no: fp32. auto: bf16 where it is native, otherwise fp16 on CUDA, otherwise no."""
     channels_last: bool = True
     """Channels-last memory layout, which is faster on CPUs and recent GPUs."""
     cpu: bool = False
-    """CPU even if there is a GPU."""
+    """Training on the CPU even if there is a GPU."""
     bank: str = ""
     """Folder of the feature bank. Empty: headstart/bank in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
     quiet: bool = False
-    """Print only warnings, errors and, at the end, the run folder."""
+    """Quiet output: only warnings, errors and, at the end, the run folder."""
     trackers: str = ""
-    """Experiment trackers to log to: tensorboard, trackio, mlflow, wandb, separated by commas (docs/tracking.md)."""
+    """Experiment trackers to log to, separated by commas: tensorboard, trackio, mlflow, wandb. See
+    docs/how-to/tracking.md."""
     tracker_project: str = "headstart"
     """Project, or experiment, of the trackers."""
     compile: bool = False
-    """Compile the network with torch.compile (inductor; needs a C++ compiler on a CPU)."""
+    """Compilation of the network by torch.compile (inductor). It needs a C++ compiler on a CPU."""
     timeout_minutes: float = 30.0
-    """Minutes that processes wait for each other; longer than the longest scan of the images."""
+    """Longest time that processes wait for each other, in minutes. It must exceed the longest scan of the images."""
     threads: int | None = None
-    """Threads of torch per process. null: usable cores / processes on this machine."""
+    """PyTorch threads per process. null: usable cores / processes on this machine."""
 
     def __post_init__(self) -> None:
         _check_numbers("runtime", self, at_least={"threads": 1}, above={"timeout_minutes": 0})
@@ -300,7 +311,7 @@ class RunConfig:
     out: str = ""
     """Run folder to write. Empty: runs/<strategy>-<number>."""
     seed: int = 0
-    """Seed of sample order, augmentation and initial head."""
+    """Seed of the sample order, the augmentation and the initial head."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)

@@ -18,7 +18,7 @@ RENAMED = {"data.views": "data.augment_on", "probe.views": "probe.augmented_copi
 """Old key -> its name since."""
 
 
-def load_config(files: Iterable[str | Path], options: Mapping[str, str] | None = None) -> RunConfig:
+def load_config(files: Iterable[str | Path], options: Mapping[str, str | None] | None = None) -> RunConfig:
     """The configuration of YAML files, each a path or the name of a shipped one, with options over them.
 
     options: dotted key -> text. An option wins over every file, a later file over an earlier one. Raises InputError
@@ -56,7 +56,7 @@ def _find_config(name: str | Path) -> Path:
     if path.name == str(name) and path.stem in shipped:
         return shipped[path.stem]
     hint = nearest(path.stem, shipped) or f"; the shipped ones are {', '.join(shipped)}"
-    raise InputError(f"--config {name}: there is no such file{hint}")
+    raise InputError(f"--config {name} does not exist{hint}")
 
 
 @cache
@@ -103,7 +103,9 @@ def _values_in(text: str, where: str | Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise InputError(f"{where} holds {type(tree).__name__}, not sections of keys such as 'train: {{epochs: 4}}'")
+        raise InputError(
+            f"{where} is a {type(tree).__name__}; it must have sections of keys, such as 'train: {{epochs: 4}}'"
+        )
     values: dict[str, Any] = {}
     for name, value in tree.items():
         if name in _sections():
@@ -112,9 +114,6 @@ def _values_in(text: str, where: str | Path) -> dict[str, Any]:
             values |= {f"{name}.{key}": entry for key, entry in value.items()}
         else:
             values[str(name)] = value
-    for key in values:
-        if key not in key_types():
-            raise InputError(f"{where}: unknown key {key}{hint_for_key(key, sections='.' not in key)}")
     return _typed(values, f"{where}: ")
 
 
@@ -132,6 +131,9 @@ def _from_keys(values: Mapping[str, Any]) -> RunConfig:
 def _typed(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Texts by key -> values of the types of the fields. Raises InputError."""
     types = key_types()
+    for key in values:
+        if key not in types:
+            raise InputError(f"{where}unknown key {key}{hint_for_key(key, sections='.' not in key)}")
     return {key: _value_of(key, value, types[key], where) for key, value in values.items()}
 
 

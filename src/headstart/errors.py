@@ -21,12 +21,12 @@ class OwnInputError(InputError):
 
 
 class Stopped(Exception):
-    """A signal stopped the run after its state was saved. Exit code 143."""
+    """A signal stopped the run after its state was saved. Exit code 143. signal_name: such as SIGTERM, None in the
+    processes that did not receive it."""
 
-
-def warn(sentence: str) -> None:
-    """Print a warning to standard error, in quiet runs too."""
-    print(f"headstart: warning: {sentence}", file=sys.stderr, flush=True)
+    def __init__(self, message: str, *, signal_name: str | None = None) -> None:
+        super().__init__(message)
+        self.signal_name = signal_name
 
 
 def known_failure(error: Exception, *, command: str = "train") -> str | None:

@@ -192,7 +192,7 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "fp16 on a cpu": (nothing, (*TRAIN, "--runtime.mixed_precision", "fp16"), ("runtime.mixed_precision fp16", "bf16")),
     "no such checkpoint": (nothing, (*TRAIN, "--train.resume", "step_1"), ("train.resume step_1", "auto")),
-    "evaluate without arguments": (nothing, ("evaluate",), ("run", "headstart evaluate --help")),
+    "evaluate without arguments": (nothing, ("evaluate",), ("RUN", "--data", "headstart evaluate --help")),
     "evaluate a missing run": (nothing, ("evaluate", "run", "--data", "data"), ("run", "model.safetensors")),
     "evaluate a folder without a model": (
         nothing,
@@ -213,7 +213,7 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "evaluate with an unknown option": (nothing, ("evaluate", "run", "--data", "data", "--x"), ("--x",)),
     "evaluate with an abbreviation": (nothing, ("evaluate", "run", "--dat", "data"), ("--data",)),
-    "predict without images": (nothing, ("predict", "run"), ("paths",)),
+    "predict without images": (nothing, ("predict", "run"), ("IMAGES",)),
     "predict a glob of nothing": (model("a", "b"), ("predict", "run", "data/*.tif"), ("data/*.tif",)),
     "predict an empty folder": (empty_class, ("predict", "run", "data/train/violet"), ("data/train/violet",)),
     "predict with a missing run": (nothing, ("predict", "run", str(IMAGE)), ("run", "model.safetensors")),

@@ -1,12 +1,15 @@
 """launch.sh without installing anything: its help, and what it refuses."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import REPOSITORY
+
+from headstart.cli.main import COMMANDS
 
 HOME = REPOSITORY
 
@@ -26,6 +29,12 @@ def test_help_names_the_three_uses(tmp_path):
     text = launch("--help", cwd=tmp_path).stdout
     for use in ("./launch.sh  ", "./launch.sh CONFIG", "--processes N", "./launch.sh test"):
         assert use in text
+
+
+def test_every_command_is_passed_on():
+    """A word that it does not know is taken for the name of a configuration."""
+    patterns = re.findall(r"^  ([a-z |]+)\)$", (HOME / "launch.sh").read_text(), flags=re.MULTILINE)
+    assert set(COMMANDS) <= set(" | ".join(patterns).split(" | "))
 
 
 def test_an_unknown_option_is_refused_in_one_line(tmp_path):

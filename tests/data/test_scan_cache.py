@@ -159,11 +159,11 @@ def test_a_cache_that_cannot_be_written_costs_the_index_alone(
     assert len(scan(settled).samples) == 15
 
 
-def test_a_long_scan_reports_its_progress(settled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_scan_reports_its_progress(
+    settled: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(read_images, "REPORT_S", 0.0)
     monkeypatch.setattr(read_images, "CHUNK", 6)
-    reported: list[str] = []
-    build_manifest(
-        ClassFolders(str(settled)), DataConfig(root=str(settled)), seed=0, num_threads=1, say=reported.append
-    )
-    assert [re.findall(r"(\d+) of 15", line) for line in reported] == [["6"], ["12"]]
+    caplog.set_level("INFO", logger="headstart")
+    build_manifest(ClassFolders(str(settled)), DataConfig(root=str(settled)), seed=0, num_threads=1)
+    assert [re.findall(r"(\d+) of 15", line) for line in caplog.messages] == [["6"], ["12"]]

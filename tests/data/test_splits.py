@@ -200,6 +200,12 @@ def test_groups_that_do_not_fit_the_images_are_refused(groups: str, fragment: st
     assert fragment in str(caught.value)
 
 
+def test_a_file_without_rows_groups_nothing(tmp_path: Path) -> None:
+    """As data check writes it for images without copies."""
+    (tmp_path / "groups.csv").write_text("path,group\n")
+    assert groups_of(entries(PATHS), str(tmp_path / "groups.csv")) == [""] * 4
+
+
 def test_a_file_of_groups_needs_its_two_columns(tmp_path: Path) -> None:
     (tmp_path / "groups.csv").write_text("image,patient\n")
     with pytest.raises(InputError, match=r"groups\.csv.*\bpath\b.*\bgroup\b"):

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from headstart.data.transforms import Preprocess
 from headstart.diagnostics.verify import verify
 from headstart.model import golden_inputs
 from headstart.model.model_file import load_tensors, read_info, save_model_tensors, save_tensors
+from headstart.results import Verification
 from headstart.runtime.accelerator import versions
 
 
@@ -43,12 +43,12 @@ def test_an_intact_file_passes_in_fp32_and_in_its_own_precision(folder, capsys) 
     for fragment in ("fp32: pass", "bf16: pass", "cpu", f"torch {versions()['torch']}"):
         assert fragment in printed
     found = verify(folder)
-    assert [list(found["checks"]), found["passed"]] == [["fp32", "bf16"], True]
-    for checks in found["checks"].values():
+    assert [list(found.checks), found.passed] == [["fp32", "bf16"], True]
+    for checks in found.checks.values():
         assert [check.drawing.name for check in checks] == [drawing.name for drawing in golden_inputs.DRAWINGS]
         assert all(check.transform and check.decoded for check in checks)
-    assert max(check.difference for check in found["checks"]["fp32"]) < 1e-4
-    assert max(check.difference for check in found["checks"]["bf16"]) > 1e-4, "bf16 must not be fp32 in disguise"
+    assert max(check.difference for check in found.checks["fp32"]) < 1e-4
+    assert max(check.difference for check in found.checks["bf16"]) > 1e-4, "bf16 must not be fp32 in disguise"
 
 
 @pytest.mark.parametrize("measured_on", ["network", "feature bank"])
@@ -142,9 +142,9 @@ FAULTS: dict[str, tuple[Callable, str]] = {
 }
 
 
-def fault_in(found: dict[str, Any]) -> str:
+def fault_in(found: Verification) -> str:
     """The first stage that is not as it was, by the failed checks."""
-    broken = [check for checks in found["checks"].values() for check in checks if not check.passed]
+    broken = [check for checks in found.checks.values() for check in checks if not check.passed]
     assert broken
     if not all(check.decoded for check in broken):
         return "decoder"
@@ -156,7 +156,7 @@ def test_a_fault_in_preprocessing_is_detected_and_its_stage_is_known(fault, fold
     break_it, stage = FAULTS[fault]
     break_it(monkeypatch)
     found = verify(folder, precision="fp32")
-    assert not found["passed"]
+    assert not found.passed
     assert fault_in(found) == stage
 
 
@@ -184,21 +184,21 @@ def rewritten(folder: Path, to: Path, *, head: list[int] | None = None, **change
 def test_classes_in_another_order_are_detected(folder, tmp_path) -> None:
     swapped = (CLASSES[1], CLASSES[0], CLASSES[2])
     found = verify(rewritten(folder, tmp_path, classes=swapped), precision="fp32")
-    assert not found["passed"]
+    assert not found.passed
     assert fault_in(found) == "network"
 
 
 def test_a_head_in_another_order_is_detected_and_with_its_names_it_is_the_same_model(folder, tmp_path) -> None:
-    assert not verify(rewritten(folder, tmp_path, head=[1, 0, 2]), precision="fp32")["passed"]
+    assert not verify(rewritten(folder, tmp_path, head=[1, 0, 2]), precision="fp32").passed
     both = rewritten(folder, tmp_path, head=[1, 0, 2], classes=(CLASSES[1], CLASSES[0], CLASSES[2]))
-    assert verify(both, precision="fp32")["passed"]
+    assert verify(both, precision="fp32").passed
 
 
 def test_other_weights_are_detected(folder, tmp_path) -> None:
     tensors, info = load_tensors(folder / "model.safetensors")
     tensors["layer4.1.bn2.running_var"] = tensors["layer4.1.bn2.running_var"] * 1.1
     save_model_tensors(tmp_path / "model.safetensors", tensors, info)
-    assert not verify(tmp_path, precision="fp32")["passed"]
+    assert not verify(tmp_path, precision="fp32").passed
 
 
 def test_a_flipped_bit_of_a_tensor_is_detected_although_no_logit_shows_it(folder, tmp_path, capsys) -> None:
@@ -209,7 +209,7 @@ def test_a_flipped_bit_of_a_tensor_is_detected_although_no_logit_shows_it(folder
     printed = capsys.readouterr().out
     assert "tensors: FAIL" in printed
     assert "fp32: pass" in printed
-    assert verify(folder, precision="fp32")["tensors"] is True
+    assert verify(folder, precision="fp32").tensors_unchanged is True
 
 
 def test_a_file_of_a_version_without_the_hash_of_its_tensors_is_verified(folder, tmp_path, capsys) -> None:
@@ -218,7 +218,7 @@ def test_a_file_of_a_version_without_the_hash_of_its_tensors_is_verified(folder,
     save_tensors(tmp_path / "model.safetensors", load_file(folder / "model.safetensors"), header)
     assert exit_code("verify", tmp_path, "--precision", "fp32") == 0
     assert "FAIL" not in capsys.readouterr().out
-    assert verify(tmp_path, precision="fp32")["tensors"] is None
+    assert verify(tmp_path, precision="fp32").tensors_unchanged is None
 
 
 def test_another_jpeg_decoder_is_detected_and_accepted_within_its_tolerance(folder, monkeypatch) -> None:
@@ -229,7 +229,7 @@ def test_another_jpeg_decoder_is_detected_and_accepted_within_its_tolerance(fold
         return image.point(lambda value: value ^ 1) if data[:2] == b"\xff\xd8" else image
 
     monkeypatch.setattr(Preprocess, "decode", decode)
-    (check,) = [check for check in verify(folder, precision="fp32")["checks"]["fp32"] if check.drawing.format == "JPEG"]
+    (check,) = [check for check in verify(folder, precision="fp32").checks["fp32"] if check.drawing.format == "JPEG"]
     assert check.passed
     assert not check.decoded
     assert check.difference > 1e-3

@@ -28,12 +28,13 @@ from headstart.data.transforms import Preprocess
 from headstart.exporters import as_timm
 from headstart.exporters.command import FORMATS, check_runtime, export, find_format, parity_file
 from headstart.exporters.drawn_images import NUM_DRAWN, drawn_files
-from headstart.exporters.gate import Parity, Refused, check
+from headstart.exporters.gate import check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
 from headstart.model.calibration import Calibration
 from headstart.model.conformal import fit_conformal
 from headstart.model.model_file import load_model, read_info, save_model_tensors
+from headstart.results import ExportRefused, Parity
 
 EXACT = [name for name, format in FORMATS.items() if format.largest_loss is None]
 
@@ -147,7 +148,9 @@ def test_the_gate_refuses_a_fault_in_preprocessing(name, fault, original, few_dr
         return check(original, format.open(out), tolerance=format.tolerance, drawn=few_drawn)
 
     differs = rf"{len(few_drawn)} drawn .*{format.tolerance:g}"
-    with pytest.raises((Refused, InputError), match=f"{differs}|bicubic"):  # bicubic may be refused without images
+    with pytest.raises(
+        (ExportRefused, InputError), match=f"{differs}|bicubic"
+    ):  # bicubic may be refused without images
         write_and_check()
 
 
@@ -155,7 +158,7 @@ def test_a_refused_export_leaves_no_file_and_the_same_export_without_the_fault_i
     honest = FORMATS["torchvision"]
     faulty = replace(honest, write=lambda original, path: honest.write(FAULTS["class order"](original), path))
     out = tmp_path / "model.safetensors"
-    with pytest.raises(Refused, match=rf"{NUM_DRAWN} drawn .*{honest.tolerance:g}"):
+    with pytest.raises(ExportRefused, match=rf"{NUM_DRAWN} drawn .*{honest.tolerance:g}"):
         export(original, faulty, out)
     assert list(tmp_path.iterdir()) == []
     export(original, replace(honest, write=lambda original, path: honest.write(original, path)), out)
@@ -164,9 +167,9 @@ def test_a_refused_export_leaves_no_file_and_the_same_export_without_the_fault_i
 
 def test_the_gate_refuses_nan_and_other_classes(original, few_drawn) -> None:
     classes = original.info.classes
-    with pytest.raises(Refused, match="nan"):
+    with pytest.raises(ExportRefused, match="nan"):
         check(original, lambda image: dict.fromkeys(classes, float("nan")), tolerance=1e-4, drawn=few_drawn)
-    with pytest.raises(Refused, match=rf"one, two, three.*{', '.join(classes)}"):
+    with pytest.raises(ExportRefused, match=rf"one, two, three.*{', '.join(classes)}"):
         check(original, lambda image: {"one": 1.0, "two": 0.0, "three": 0.0}, tolerance=1e-4, drawn=few_drawn)
 
 
@@ -188,7 +191,7 @@ def differs_on_photographs(original, few_drawn) -> Callable[..., Parity]:
 
 
 def test_the_gate_refuses_a_model_that_differs_on_photographs_alone(differs_on_photographs) -> None:
-    with pytest.raises(Refused, match=r" val/.*0\.0001"):
+    with pytest.raises(ExportRefused, match=r" val/.*0\.0001"):
         differs_on_photographs(lambda values: [1 - value for value in values], tolerance=1e-4)
     assert differs_on_photographs(lambda values: values, tolerance=1e-4).validation.n == 15
 
@@ -197,7 +200,7 @@ def test_the_gate_refuses_an_int8_model_that_loses_more_accuracy_than_allowed(di
     def rolled(values: list[float]) -> list[float]:
         return values[1:] + values[:1]
 
-    with pytest.raises(Refused, match=r"\b15 validation .*\b2$"):
+    with pytest.raises(ExportRefused, match=r"\b15 validation .*\b2$"):
         differs_on_photographs(rolled, tolerance=0.02, largest_loss=0.02)
     assert differs_on_photographs(rolled, tolerance=0.02, largest_loss=1.0).loss > 0.1
 
@@ -211,13 +214,14 @@ def test_the_exported_probabilities_are_calibrated(original, few_drawn, tmp_path
     save_model_tensors(path, tensors, replace(info, calibration=calibration))
     calibrated = read_original(path, RunImages.of(path))
     out = tmp_path / "plain.safetensors"
-    parity = export(calibrated, FORMATS["torchvision"], out)
-    assert parity.drawn.largest <= 1e-4
+    found = export(calibrated, FORMATS["torchvision"], out)
+    assert found.temperature == 2.5
+    assert found.parity.drawn.largest <= 1e-4
     assert torch.allclose(load_file(out)["fc.weight"] * 2.5, tensors["fc.weight"])
     with safe_open(out, framework="pt") as file:
         assert json.loads(file.metadata()["temperature"]) == 2.5
     FORMATS["torchvision"].write(read_original(original.path, RunImages(missing="")), tmp_path / "bare")
-    with pytest.raises(Refused):  # the uncalibrated model differs
+    with pytest.raises(ExportRefused):  # the uncalibrated model differs
         check(calibrated, FORMATS["torchvision"].open(tmp_path / "bare"), tolerance=1e-4, drawn=few_drawn)
 
 
@@ -410,7 +414,7 @@ def test_a_missing_runtime_is_named_with_the_command_that_installs_it() -> None:
         check_runtime(absent)
 
 
-PAGE = REPOSITORY / "docs" / "export.md"
+PAGE = REPOSITORY / "docs" / "how-to" / "export.md"
 BLOCKS = re.findall(r"^```(python|js)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 ON_THE_PAGE = {
     "plain.safetensors": "torchvision",

@@ -200,7 +200,7 @@ def test_every_file_type_holds_the_predictions_of_the_python_api(
     model, mixed, mixed_list, tmp_path, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 30_000_000)  # so that a small file is too long to be resized
-    expected = headstart.load(model).predict(mixed, top=2, embeddings=True)
+    expected = headstart.load(model).predict(mixed, top=2, embeddings=True, errors="row")
     for suffix in (".csv", ".jsonl", ".parquet"):
         out = tmp_path / f"table{suffix}"
         embeddings = [] if suffix == ".csv" else ["--embeddings"]

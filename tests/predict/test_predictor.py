@@ -230,21 +230,23 @@ def test_a_value_that_is_not_an_image_is_refused_in_one_line(kind, predictor) ->
 def test_a_file_that_cannot_be_read_is_a_prediction_with_an_error(predictor, photo, tmp_path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     missing = tmp_path / "missing.jpg"
-    found = predictor.predict([tmp_path / "broken.jpg", photo, missing, b"", tmp_path])
+    found = predictor.predict([tmp_path / "broken.jpg", photo, missing, b"", tmp_path], errors="row")
     patterns = ["image", None, "(?i)no such file", "(?i)empty", "(?i)file"]
     for prediction, pattern in zip(found, patterns, strict=True):
         assert prediction.error is None if pattern is None else re.search(pattern, prediction.error)
     assert len({prediction.error for prediction in found}) == 5
     assert found[1].label is not None
     assert [found[0].label, found[0].probabilities, found[0].top, found[0].probability] == [None, None, (), None]
-    assert predictor.predict([missing])[0].error
+    assert predictor.predict([missing], errors="row")[0].error
+    with pytest.raises(InputError, match=re.escape(missing.name)):
+        predictor.predict([photo, missing])
     assert predictor.predict([]) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
 def test_a_named_pipe_is_refused_without_reading_it(predictor, photo, tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
-    found = predictor.predict([tmp_path / "pipe.jpg", photo])
+    found = predictor.predict([tmp_path / "pipe.jpg", photo], errors="row")
     assert [prediction.error is None for prediction in found] == [False, True]
 
 
@@ -252,7 +254,7 @@ def test_an_image_that_is_too_long_and_thin_is_an_error_in_every_form(predictor,
     thin = Image.new("L", (1, 20_000_000 // 37))
     thin.save(tmp_path / "thin.png")
     given = [tmp_path / "thin.png", (tmp_path / "thin.png").read_bytes(), thin, np.asarray(thin)]
-    for prediction in predictor.predict(given):
+    for prediction in predictor.predict(given, errors="row"):
         assert prediction.error is not None
         assert "thin" in prediction.error
 
@@ -281,7 +283,7 @@ def test_an_unknown_precision_or_an_absent_device_is_refused(model) -> None:
 
 
 def test_the_plain_torchvision_code_of_the_page_gives_the_same_probabilities(photo, tmp_path, capsys) -> None:
-    page = (REPOSITORY / "docs" / "predict.md").read_text()
+    page = (REPOSITORY / "docs" / "how-to" / "predict.md").read_text()
     blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
     (code,) = [block for block in blocks if "torchvision" in block]
     folder = write_model(tmp_path)

@@ -3,65 +3,28 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from support.evaluated_runs import write_evaluated_run
 
 from headstart.cli import main as cli
 from headstart.config import DataConfig
 from headstart.data.manifest import build_manifest
-from headstart.data.samples import COLUMNS, Sample, Samples
 from headstart.data.sources.open import open_source
 from headstart.evaluation.statistics import newcombe
-from headstart.runs.folder import predictions_table
 
 WriteRun = Callable[..., str]
 
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """write_run("a", images, answers): a run folder. images: (content, label) each; answers: the predicted classes."""
-
-    def write(
-        name: str,
-        images: Sequence[tuple[str, str]],
-        answers: Sequence[str],
-        *,
-        classes: Sequence[str] = ("ants", "bees"),
-        root: str = "/nowhere",
-        epochs: int = 1,
-        paths: Sequence[str] | None = None,
-        sure: float = 0.7,
-    ) -> str:
-        folder = tmp_path / name
-        folder.mkdir()
-        ids = [f"{content[:16]}{number}" for number, (content, _) in enumerate(images)]
-        paths = paths or [f"val/{label}/{content}.jpg" for content, label in images]
-        rows = zip(ids, paths, images, strict=True)
-        samples = [Sample(id, path, content, "val", label) for id, path, (content, label) in rows]
-        samples.append(Sample("train", "train/ants/x.jpg", "trained on", "train", classes[0]))
-        table = Samples.of(samples, [], None).table.select(COLUMNS)  # type: ignore[arg-type]
-        pq.write_table(table, folder / "manifest.parquet")
-        probabilities = np.full((len(images), len(classes)), 0.3 / (len(classes) - 1))
-        probabilities[np.arange(len(images)), [classes.index(answer) for answer in answers]] = sure
-        predictions = predictions_table(
-            ids=ids,
-            paths=paths,
-            labels=[label for _, label in images],
-            probabilities=probabilities,
-            classes=classes,
-        )
-        pq.write_table(predictions, folder / "predictions.parquet")
-        (folder / "summary.json").write_text(json.dumps({"strategy": "fine_tune", "epochs": epochs}))
-        (folder / "config.yaml").write_text(yaml.dump({"data": {"root": root, "of_another_version": 1}}))
-        return str(folder)
-
-    return write
+    """write_run("a", images, answers): a run folder, as `write_evaluated_run` makes it."""
+    return lambda name, *args, **kwargs: str(write_evaluated_run(tmp_path / name, *args, **kwargs))
 
 
 def flip(label: str) -> str:
@@ -306,9 +269,9 @@ class Page(HTMLParser):
 
 
 def test_the_page_holds_its_images_and_needs_no_network(write_run, capsys, tiny_data, tmp_path) -> None:
-    manifest = build_manifest(
-        open_source(DataConfig(root=str(tiny_data))), DataConfig(root=str(tiny_data)), seed=0, say=print
-    ).of("val")
+    manifest = build_manifest(open_source(DataConfig(root=str(tiny_data))), DataConfig(root=str(tiny_data)), seed=0).of(
+        "val"
+    )
     images = list(zip(manifest.column("sha256"), manifest.column("label"), strict=True))
     classes = sorted(set(manifest.column("label")))
     arguments = {"classes": classes, "paths": manifest.column("path"), "root": str(tiny_data)}
@@ -329,7 +292,7 @@ def test_the_page_holds_its_images_and_needs_no_network(write_run, capsys, tiny_
 
 def test_images_that_changed_or_vanished_are_named_and_not_shown(write_run, capsys, tiny_data, tmp_path) -> None:
     source = open_source(DataConfig(root=str(tiny_data)))
-    manifest = build_manifest(source, DataConfig(root=str(tiny_data)), seed=0, say=print).of("val")
+    manifest = build_manifest(source, DataConfig(root=str(tiny_data)), seed=0).of("val")
     images = list(zip(manifest.column("sha256"), manifest.column("label"), strict=True))
     classes, right = sorted(set(manifest.column("label"))), [label for _, label in images]
     data = tmp_path / "data"

@@ -23,6 +23,8 @@ from sklearn.metrics import precision_recall_fscore_support
 from support.runs import small
 
 from headstart.cli import main as cli
+from headstart.cli.main import main
+from headstart.config_io import to_yaml
 from headstart.errors import InputError
 from headstart.report import command
 from headstart.report.charts import HEIGHT, WIDTH, Line, Mark, line_chart
@@ -287,11 +289,15 @@ def without_report(tiny_data, tmp_path_factory):
     def fails(*args, **kwargs):
         raise RuntimeError("no ink left")
 
-    config = small(tiny_data, tmp_path_factory.mktemp("runs") / "run", train={"epochs": 1}, runtime={"quiet": True})
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = folder.with_name("config.yaml")
+    config.write_text(to_yaml(small(tiny_data, folder, train={"epochs": 1}, runtime={"quiet": True})))
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(command, "render_report", fails)
-        folder = train(config)
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "--config", str(config)])
+    assert ended.value.code == 0
     return folder, out.getvalue(), err.getvalue()
 
 

@@ -289,7 +289,7 @@ def test_a_log_gets_a_line_when_one_is_due_and_reads_the_memory_only_then(monkey
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     reads = []
     watched = TrainingProgress(
-        ends=[40, 80], start_step=0, batch_size=8, enabled=True, memory=lambda: reads.append(1) or 2_000_000_000
+        ends=[40, 80], start_step=0, batch_size=8, memory=lambda: reads.append(1) or 2_000_000_000
     )
     with watched:
         for _ in range(60):
@@ -305,7 +305,7 @@ def test_a_log_gets_a_line_when_one_is_due_and_reads_the_memory_only_then(monkey
 
 
 def test_only_the_main_process_prints(capsys):
-    watched = TrainingProgress(ends=[10], start_step=0, batch_size=8, enabled=False, memory=_never)
+    watched = TrainingProgress(ends=[10], start_step=0, batch_size=8, style="silent", memory=_never)
     with watched:
         watched.add(1, 1, 1)
         watched.step_done()
@@ -321,7 +321,7 @@ def test_a_terminal_shows_a_bar_with_all_numbers(monkeypatch):
 
     monkeypatch.setattr(progress, "Console", terminal)
     status = Status.at(7, ENDS, loss=0.5, accuracy=0.75, images_per_s=31.0, left_s=200.0, memory_bytes=1_500_000_000)
-    with Display(Status.at(0, ENDS), enabled=True) as display:
+    with Display(Status.at(0, ENDS)) as display:
         display.show(status)
         display._bar.refresh()
         display.print("epoch 1/3 is done")

@@ -101,7 +101,7 @@ def test_a_signal_to_the_launcher_reaches_the_decoding_processes_and_costs_nothi
     assert alive == []
     assert f"--out {tmp_path / 'run'} --train.resume auto" in stderr
     assert "was killed" not in stderr
-    assert checkpoint.find("auto", tmp_path / "run/checkpoints", report=print) is not None
+    assert checkpoint.find("auto", tmp_path / "run/checkpoints") is not None
 
 
 def test_a_killed_launcher_leaves_no_process_behind(tiny_data, tmp_path):

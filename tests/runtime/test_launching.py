@@ -86,7 +86,7 @@ def test_accelerate_launch_with_one_process_is_followed_without_a_notice(
 
 
 def test_in_a_notebook_it_is_a_function(tiny_data, tmp_path, capsys) -> None:
-    folder = headstart.train(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1}))
+    folder = headstart.train(small(tiny_data, tmp_path / "run", strategy="frozen_head", train={"epochs": 1})).path
     assert (folder / "summary.json").exists()
     printed = capsys.readouterr().out
     for fragment in ("1 process on cpu", "1 thread", "0 decoding workers", "batch 8"):
@@ -120,5 +120,5 @@ def test_compilation_is_requested_from_accelerate_and_changes_no_key(tiny_data, 
         )
         for value in (False, True)
     )
-    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
+    assert losses(compiled.path) == pytest.approx(losses(plain.path), rel=1e-4)
     assert headstart.load(compiled).classes == headstart.load(plain).classes

@@ -28,6 +28,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_the_first_signal_is_remembered_and_a_second_request_ends_the_process(name, exits, monkeypatch) -> None:
+    monkeypatch.setattr(StopRequest, "second_signal_ends_process", True)  # as the command line does
     with StopRequest() as stop:
         os.kill(os.getpid(), getattr(signal, name))
         assert stop.signal_name == name
@@ -41,6 +42,21 @@ def test_the_first_signal_is_remembered_and_a_second_request_ends_the_process(na
         assert exits == ([] if name == "SIGHUP" else [143])  # the first request of a person after a closed terminal
         os.kill(os.getpid(), signal.SIGTERM)
         assert exits[-1:] == [143]
+
+
+def test_in_python_a_second_ctrl_c_raises_keyboard_interrupt_and_handlers_are_restored(exits, monkeypatch) -> None:
+    monkeypatch.setattr(signals, "SAME_REQUEST_S", 0.0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started pytest without it
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.signal_name == "SIGINT"
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert exits == []
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_ignored_hangup_stays_ignored_and_handlers_are_restored(exits) -> None:

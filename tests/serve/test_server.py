@@ -426,7 +426,7 @@ def test_limits_that_contradict_are_refused(wrong: dict[str, float], fragments: 
         Limits(**wrong)
 
 
-DOCS = (REPOSITORY / "docs" / "serve.md").read_text(encoding="utf-8")
+DOCS = (REPOSITORY / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
 
 
 def example(language: str, server: Running, photo: Path) -> str:

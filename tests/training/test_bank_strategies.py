@@ -268,14 +268,14 @@ def tuned(tiny_data, bank, tmp_path_factory) -> Path:
         optim={"lr": 1e-3, "backbone_lr": 1e-3},
         probe=ProbeConfig(l2=3000.0),
     )
-    return headstart.train(config)
+    return headstart.train(config).path
 
 
 @pytest.mark.slow
 def test_the_function_is_not_replaced_by_the_module_of_its_name(tuned) -> None:
     """A second call once met the module headstart.train in its place. The run is finished: nothing to do."""
     config = parse_train(["--config", str(tuned / "config.yaml"), "--train.resume", "auto"])
-    assert headstart.train(config) == tuned
+    assert headstart.train(config).path == tuned
 
 
 @pytest.mark.slow

@@ -382,25 +382,23 @@ def test_resumed_from_a_checkpoint_a_run_ends_with_the_same_bits(interrupted, fi
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_found(damage, name, interrupted):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_found(damage, name, interrupted, caplog):
     folder = Path(interrupted.out) / "checkpoints"
     damage(folder / "step_000006" / name)
-    said = []
-    assert checkpoint.find("auto", folder, report=said.append) == folder / "step_000003"
-    assert len(said) == 1
-    assert "step_000006" in said[0]
+    assert checkpoint.find("auto", folder) == folder / "step_000003"
+    (reported,) = caplog.messages
+    assert "step_000006" in reported
     with pytest.raises(InputError, match="step_000006"):
-        checkpoint.find(str(folder / "step_000006"), folder, report=said.append)
+        checkpoint.find(str(folder / "step_000006"), folder)
 
 
 @pytest.mark.slow
-def test_another_step_in_the_state_is_noticed(interrupted):
+def test_another_step_in_the_state_is_noticed(interrupted, caplog):
     folder = Path(interrupted.out) / "checkpoints"
     state = folder / "step_000006" / "state.json"
     state.write_text(state.read_text().replace('"step": 6', '"step": 7'))
-    said = []
-    assert checkpoint.find("auto", folder, report=said.append) == folder / "step_000003"
-    assert "state.json" in said[0]
+    assert checkpoint.find("auto", folder) == folder / "step_000003"
+    assert "state.json" in caplog.messages[0]
 
 
 @pytest.mark.slow
@@ -410,7 +408,7 @@ def test_a_checkpoint_that_is_written_again_is_never_missing(interrupted, capsys
     folder = Path(interrupted.out) / "checkpoints"
     shutil.rmtree(folder / "step_000003")
     (folder / "step_000006").rename(folder / "step_000006.old")
-    assert checkpoint.find("auto", folder, report=print) == folder / "step_000006.old"
+    assert checkpoint.find("auto", folder) == folder / "step_000006.old"
     run(replace(interrupted, train=replace(interrupted.train, accumulation=2, checkpoint_steps=8)))
     assert [path.name for path in folder.iterdir()] == ["step_000008"]
     assert "train.accumulation 2 (was 1), train.checkpoint_steps 8 (was 3)" in capsys.readouterr().out
@@ -441,7 +439,7 @@ def test_weights_that_are_not_finite_are_not_saved(interrupted, monkeypatch):
     with pytest.raises(InputError, match=r"weight .*step 7.*optim\.lr"):
         run(replace(interrupted, train=replace(interrupted.train, checkpoint_steps=1)))
     folder = Path(interrupted.out) / "checkpoints"
-    assert checkpoint.find("auto", folder, report=print) == folder / "step_000006"
+    assert checkpoint.find("auto", folder) == folder / "step_000006"
 
 
 @pytest.mark.slow
@@ -491,7 +489,7 @@ def test_from_the_one_before_the_run_ends_with_the_same_bits(interrupted, fine_t
 def test_a_half_written_checkpoint_of_a_step_is_not_found(interrupted):
     folder = Path(interrupted.out) / "checkpoints"
     (folder / "step_000006").rename(folder / "step_000006.tmp")
-    assert checkpoint.find("auto", folder, report=print) == folder / "step_000003"
+    assert checkpoint.find("auto", folder) == folder / "step_000003"
 
 
 @pytest.mark.slow

@@ -5,56 +5,117 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import add_bad_files, add_columns, check_at_least, columns_of, command_parser
+from headstart.cli.options import Parser, add_bad_files, add_columns, check_at_least, columns_of, command_parser
 
 if TYPE_CHECKING:
     from headstart.config import RunConfig
 
 
-def data(argv: list[str]) -> None:
-    parser = command_parser("data", "Data sets and the feature bank.")
+def data_parser() -> Parser:
+    parser = command_parser(
+        "data",
+        "Check and clean a data set, write the demo data, or manage the feature bank. Each has its own help, such as "
+        "headstart data check --help.",
+        "check photos --labels --out checked",
+        "apply checked/fixes.csv --data photos --out photos_clean",
+        "demo solar_cells",
+    )
     what = parser.add_subparsers(dest="what", required=True, metavar="check | apply | demo | bank")
-    check = what.add_parser(
+
+    def add(name: str, short: str, purpose: str, *examples: str) -> Parser:
+        lines = [f"{parser.prog} {name} {example}".rstrip() for example in examples]
+        added: Parser = what.add_parser(name, help=short, description=purpose, examples=lines)
+        return added
+
+    check = add(
         "check",
-        help="examine every image of a source: broken files, copies, leaks, small classes, wrong labels",
-        description="Examine every image and report every problem. The data is not changed. "
-        "The exit code is 0 whatever is found.",
+        "Report of all problems: broken files, copies, leaks, small classes, wrong labels.",
+        "Examine every image and report every problem: broken files, copies, leaks, small classes, wrong labels. The "
+        "data is not changed, and the exit code is 0 whatever is found.",
+        "photos",
+        "photos --labels --out checked",
+        "labels.csv --image_column file --label_column species",
     )
-    check.add_argument("dir", help="train/ and val/ of class folders, just class folders, or any other source of train")
-    check.add_argument("--out", metavar="FOLDER", help="folder to write doctor.html, doctor.json and fixes.csv to")
-    check.add_argument("--labels", action="store_true", help="search for wrong labels, too")
-    _add_backbone(check, weights="bundled", folds="folds that search for wrong labels")
+    check.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as data.root of headstart train.")
+    check.add_argument(
+        "--out", metavar="FOLDER", help="Folder for doctor.html, doctor.json and fixes.csv (default: none)."
+    )
+    check.add_argument("--labels", action="store_true", help="Search for wrong labels as well.")
+    _add_backbone(check, weights="bundled", folds="Folds of the search for wrong labels")
     check.set_defaults(command=_check)
-    apply = what.add_parser(
+    apply = add(
         "apply",
-        help="create a new folder of links from an edited fixes.csv",
-        description="Create a new folder of links, without dropped files and with moved files in their new place. "
-        "The folder that was checked is never changed.",
+        "New folder of links according to an edited fixes.csv.",
+        "Create a new folder of links, without dropped files and with moved files in their new place. The folder that "
+        "was checked is never changed.",
+        "checked/fixes.csv --data photos --out photos_clean",
+        "fixes.csv --data photos --out /data/photos_clean",
+        "reviewed.csv --data photos/original --out photos/clean",
     )
-    apply.add_argument("fixes", metavar="FIXES.csv", help="written by headstart data check --out, edited by you")
-    apply.add_argument("--data", required=True, metavar="DIR", help="the folder that was checked")
-    apply.add_argument("--out", required=True, metavar="NEW", help="folder to create")
+    apply.add_argument("fixes", metavar="FIXES.csv", help="File of headstart data check --out, edited by you.")
+    apply.add_argument("--data", required=True, metavar="DIR", help="Folder that was checked.")
+    apply.add_argument("--out", required=True, metavar="NEW", help="Folder to create.")
     apply.set_defaults(command=_apply)
-    demo = what.add_parser("demo", help="write the solar cells of elpv-dataset as an image folder")
-    demo.add_argument("dir", help="folder to create")
-    demo.add_argument("--seed", type=int, default=0, help="seed of the 75/25 split (default: 0)")
+    demo = add(
+        "demo",
+        "Demo data: 2,624 images of solar cells.",
+        "Write the 2,624 solar cells of elpv-dataset as an image folder. Needs the extra demo (pip install "
+        "'headstart[demo]').",
+        "solar_cells",
+        "data/solar_cells",
+        "solar_cells_1 --seed 1",
+    )
+    demo.add_argument("dir", metavar="DIR", help="Folder to create.")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the 75/25 split (default: 0).")
     demo.set_defaults(command=_demo)
-    bank = what.add_parser("bank", help="list the feature bank, or delete from it")
-    bank.add_argument("--bank", metavar="FOLDER", help="its folder (default: in the user's cache folder)")
-    bank.add_argument("--prune", metavar="KEY", help="delete the keys whose names begin with KEY, or all")
-    bank.add_argument("--prune_unused", metavar="DAYS", type=float, help="delete the keys not used for this many days")
+    bank = add(
+        "bank",
+        "Content of the feature bank, or deletion from it.",
+        "List the keys of the feature bank with their sizes, or delete some of them.",
+        "",
+        "--prune_unused 30",
+        "--prune all",
+    )
+    bank.add_argument("--prune", metavar="KEY", help="Deletion of the keys whose names begin with KEY, or of all.")
+    bank.add_argument(
+        "--prune_unused", metavar="DAYS", type=float, help="Deletion of the keys that were not used for DAYS days."
+    )
+    bank.add_argument("--bank", metavar="FOLDER", help="Folder of the bank (default: in the user's cache folder).")
     bank.set_defaults(command=_bank)
+    return parser
+
+
+def data(argv: list[str]) -> None:
+    parser = data_parser()
     args = parser.parse_args(argv)
     args.command(args)
 
 
-def probe(argv: list[str]) -> None:
-    parser = command_parser("probe", "Cross-validated accuracy and learning curve of a frozen backbone on a data set.")
-    parser.add_argument("dir", help="image folder or another source; train and val are used as one set of images")
-    _add_backbone(parser, weights="imagenet", folds="folds of the cross-validation")
-    parser.add_argument("--repeats", type=int, default=5, help="cross-validations, each with other folds (default: 5)")
+def probe_parser() -> Parser:
+    parser = command_parser(
+        "probe",
+        "Estimate the accuracy of a frozen backbone on a data set in seconds, by cross-validation and with a learning "
+        "curve. Only the features are stored.",
+        "photos",
+        "photos --weights bundled --out probe.json",
+        "labels.csv --image_column file --label_column species",
+    )
+    parser.add_argument(
+        "dir",
+        metavar="SOURCE",
+        help="Folder, table or other source, as data.root of headstart train; train and val are used as one set.",
+    )
+    parser.add_argument("--out", metavar="FILE.json", help="File for the results (default: none).")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="Cross-validations, each with other folds (default: 5)."
+    )
     add_bad_files(parser)
-    parser.add_argument("--out", help=".json file to write the results to")
+    _add_backbone(parser, weights="imagenet", folds="Folds of the cross-validation")
+    return parser
+
+
+def probe(argv: list[str]) -> None:
+    parser = probe_parser()
     args = parser.parse_args(argv)
     check_at_least(args, repeats=1)
     # the split is irrelevant here, so a source without val will do
@@ -66,14 +127,13 @@ def probe(argv: list[str]) -> None:
 
 def _add_backbone(parser: ArgumentParser, *, weights: str, folds: str) -> None:
     """What the features of a source depend on, for `_config`. weights: the default; folds: what they are for."""
+    add = parser.add_argument_group("Features").add_argument
+    add("--weights", default=weights, metavar="NAME", help=f"Weights, as model.weights of train (default: {weights}).")
+    add("--image_size", type=int, default=224, metavar="N", help="Side of the input, in pixels (default: 224).")
+    add("--folds", type=int, default=5, metavar="N", help=f"{folds} (default: 5).")
+    add("--seed", type=int, default=0, metavar="N", help="Seed of the folds (default: 0).")
+    add("--bank", metavar="FOLDER", help="Folder of the feature bank (default: in the user's cache folder).")
     add_columns(parser, default="found by name")
-    parser.add_argument(
-        "--weights", default=weights, help=f"backbone, as --model.weights of train (default: {weights})"
-    )
-    parser.add_argument("--image_size", type=int, default=224, help="side of the image that it sees, px (default: 224)")
-    parser.add_argument("--folds", type=int, default=5, help=f"{folds} (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the folds (default: 0)")
-    parser.add_argument("--bank", metavar="FOLDER", help="feature bank (default: in the user's cache folder)")
 
 
 def _config(args: Namespace, **data: Any) -> "RunConfig":
@@ -90,9 +150,12 @@ def _config(args: Namespace, **data: Any) -> "RunConfig":
 
 
 def _check(args: Namespace) -> None:
-    from headstart.data_doctor.command import check_command
+    from headstart.cli.print_results import file_progress, print_data_report
+    from headstart.data_doctor.command import check_data
 
-    check_command(_config(args, on_bad_file="skip"), labels=args.labels, out=args.out)
+    config = _config(args, on_bad_file="skip")
+    found = check_data(config, labels=args.labels, out=args.out, progress=file_progress)
+    print_data_report(found, out=args.out)
 
 
 def _apply(args: Namespace) -> None:

@@ -5,28 +5,64 @@ import signal
 import sys
 from argparse import Namespace
 
-from headstart.cli.options import add_json, check_at_least, command_parser
+from headstart.cli.options import Parser, add_json, check_at_least, command_parser
 from headstart.errors import InputError
 
 
-def bench(argv: list[str]) -> None:
-    parser = command_parser("bench", "Measure the speed of this machine.")
+def bench_parser() -> Parser:
+    parser = command_parser(
+        "bench",
+        "Measure the speed of this machine on your images. Each benchmark has its own help, such as headstart bench "
+        "data --help.",
+        "data --data photos",
+        "data --data photos --image_size 160 --batch_size 64",
+        "features --data photos",
+    )
     what = parser.add_subparsers(dest="what", required=True, metavar="features | data")
-    features = what.add_parser("features", help="feature extraction, and the same network on images in memory")
-    data = what.add_parser("data", help="the stages of the input, and training on loaded and on in-memory batches")
+    features: Parser = what.add_parser(
+        "features",
+        help="Speed of feature extraction.",
+        description="Measure the speed of feature extraction, and of the same network on images in memory.",
+        examples=[
+            "headstart bench features --data photos",
+            "headstart bench features --data photos --rounds 5",
+            "headstart bench features --data photos --weights imagenet --mixed_precision no",
+        ],
+    )
+    data: Parser = what.add_parser(
+        "data",
+        help="Bottleneck of training, and the settings to choose.",
+        description="Measure each stage of the input, and training on loaded and on in-memory batches. Prints the "
+        "bottleneck and the settings to choose.",
+        examples=[
+            "headstart bench data --data photos",
+            "headstart bench data --data photos --image_size 160 --batch_size 64",
+            "headstart bench data --data photos --rounds 5 --steps 12",
+        ],
+    )
     for command in (features, data):
-        command.add_argument("--data", required=True, help="image folder")
-        command.add_argument("--weights", default="bundled", help="as --model.weights of train (default: bundled)")
-        command.add_argument(
-            "--mixed_precision", choices=["no", "bf16", "fp16", "auto"], default="auto", help="default: auto"
+        add = command.add_argument
+        add("--data", required=True, metavar="DIR", help="Image folder.")
+        add("--weights", default="bundled", metavar="NAME", help="Weights, as model.weights (default: bundled).")
+        add(
+            "--mixed_precision",
+            choices=["no", "bf16", "fp16", "auto"],
+            default="auto",
+            help="Precision, as runtime.mixed_precision of headstart train (default: auto).",
         )
-        command.add_argument("--rounds", type=int, default=3, help="repetitions of each measurement (default: 3)")
-    data.add_argument("--image_size", type=int, default=224, help="px (default: 224)")
-    data.add_argument("--batch_size", type=int, default=32, help="images per step (default: 32)")
-    data.add_argument("--threads", type=int, help="threads of torch (default: the usable cores)")
-    data.add_argument("--steps", type=int, default=8, help="steps of each measurement (default: 8)")
+        add("--rounds", type=int, default=3, metavar="N", help="Repetitions of each measurement (default: 3).")
+    add = data.add_argument
+    add("--image_size", type=int, default=224, metavar="N", help="Side of the input, in pixels (default: 224).")
+    add("--batch_size", type=int, default=32, metavar="N", help="Images per step (default: 32).")
+    add("--steps", type=int, default=8, metavar="N", help="Steps of each measurement (default: 8).")
+    add("--threads", type=int, metavar="N", help="PyTorch threads (default: the usable cores).")
     features.set_defaults(command=_bench_features)
     data.set_defaults(command=_bench_data)
+    return parser
+
+
+def bench(argv: list[str]) -> None:
+    parser = bench_parser()
     args = parser.parse_args(argv)
     check_at_least(args, rounds=1, steps=1)
     args.command(args)
@@ -53,13 +89,22 @@ def _bench_data(args: Namespace) -> None:
     bench_data(config, rounds=args.rounds, steps=args.steps)
 
 
+def doctor_parser() -> Parser:
+    parser = command_parser(
+        "doctor",
+        "Print the hardware and software of this machine, and problems found. See also headstart doctor parity --help.",
+        "",
+        "--json",
+        "parity --config frozen_head --data.root photos",
+    )
+    add_json(parser)
+    return parser
+
+
 def doctor(argv: list[str]) -> int:
     if argv[:1] == ["parity"]:
         return _parity(argv[1:])
-    parser = command_parser(
-        "doctor", "Print hardware and software of this machine, and problems. See also headstart doctor parity --help."
-    )
-    add_json(parser)
+    parser = doctor_parser()
     args = parser.parse_args(argv)
     from headstart.diagnostics.environment import examine, print_environment, warnings_of
 
@@ -71,22 +116,31 @@ def doctor(argv: list[str]) -> int:
     return 0
 
 
-def _parity(argv: list[str]) -> int:
+def parity_parser() -> Parser:
     parser = command_parser(
         "doctor parity",
-        "Run a few steps of a configuration on 1 process and on several, with and without workers, interrupted, in "
-        "bf16, and compare. Every other option is one of headstart train. Exit code 1 if a difference exceeds its "
-        "tolerance.",
+        "Check that your configuration trains the same with other numbers of processes and workers, after an "
+        "interruption, and in bf16. The exit code is 1 if a difference exceeds its tolerance.",
+        "--config fine_tune --data.root photos",
+        "--config fine_tune --data.root photos --processes 1 2 3",
+        "--data.root photos --strategies fine_tune frozen_head --steps 50",
     )
-    parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each run (default: 10)")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes (default: 1 2)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="numbers of workers (default: 0 2)")
-    parser.add_argument(
+    parser.usage = "headstart doctor parity [options] [options of headstart train]"
+    add = parser.add_argument
+    add("--steps", type=int, default=10, metavar="N", help="Optimizer steps of each run (default: 10).")
+    add("--processes", type=int, nargs="+", default=[1, 2], metavar="N", help="Numbers of processes (default: 1 2).")
+    add("--workers", type=int, nargs="+", default=[0, 2], metavar="N", help="Numbers of workers (default: 0 2).")
+    add(
         "--strategies",
         nargs="+",
         choices=["fine_tune", "frozen_head"],
-        help="strategies to examine, a frozen head with recomputed features (default: that of the configuration)",
+        help="Strategies to check; features of a frozen head are recomputed (default: that of the configuration).",
     )
+    return parser
+
+
+def _parity(argv: list[str]) -> int:
+    parser = parity_parser()
     args, rest = parser.parse_known_args(argv)
     if args.steps < 5 or min(args.processes) < 1 or min(args.workers) < 0:
         raise InputError("--steps must be at least 5, --processes at least 1, --workers at least 0")

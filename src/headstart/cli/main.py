@@ -7,37 +7,56 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from headstart import prepare_environment
-from headstart.cli.output import outliving_the_reader
+from headstart import __version__
+from headstart.cli.output import outliving_the_reader, printed_messages
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
+from headstart.runtime.signals import StopRequest
 
 HELP = """\
-headstart: from a folder of images to a trained, evaluated, saved ResNet-18
+headstart trains an image classifier from a folder of images, with a pretrained ResNet-18.
 
-  headstart train --config frozen_head --data.root DIR   train (headstart train --help lists every key)
-  headstart evaluate RUN --data DIR                      evaluate a finished run on labelled images
-  headstart predict RUN_OR_MODEL PATHS... [--out FILE]   classify files, folders, globs; csv, jsonl or parquet
-  headstart inspect RUN_OR_MODEL [--json]                print the contents of a model file
-  headstart verify RUN_OR_MODEL                          check that this machine reproduces the reference outputs
-  headstart push RUN REPO_ID [--dry-run]                 upload model, model card and report to Hugging Face
-  headstart compare RUN_A RUN_B [...] [--out PAGE.html]  compare runs statistically on the same images
-  headstart serve RUN_OR_MODEL                           a page and an HTTP API that classify images, on this machine
-  headstart export RUN --format FMT --out P              for another program: timm, transformers, onnx, pt2 and more
-  headstart report RUN                                   write report.html and the model card of a run again
-  headstart watch RUN                                    follow a training run from another terminal
-  headstart probe DIR                                    accuracy of a frozen backbone on a folder, in seconds
-  headstart data check DIR [--labels] [--out FOLDER]     problems of a data set: broken files, copies, leaks, labels
-  headstart data apply FIXES.csv --data DIR --out NEW    a new folder of links without them
-  headstart data demo DIR                                write the demo data: 2,624 solar cells
-  headstart data bank                                    list the feature bank, or delete from it
-  headstart bench features --data DIR                    speed of feature extraction on this machine
-  headstart bench data --data DIR                        the bottleneck of training here, and the settings to choose
-  headstart doctor                                       hardware and software of this machine, and problems found
-  headstart doctor parity --config C --data.root DIR     check that your configuration trains the same in many ways
+Usage: headstart COMMAND [arguments] [options]
 
-To train with several processes: torchrun --nproc_per_node N -m headstart train ..., accelerate launch -m headstart
-train ..., or ./launch.sh. Exit codes: 0 done, 2 wrong input, 1 a check or the system failed or an
-internal error, 143 stopped by a signal after saving."""
+Start here:
+  headstart train --config frozen_head --data.root photos --out runs/first
+  headstart predict runs/first new/*.jpg
+  headstart COMMAND --help        purpose, examples and options of a command
+
+Train:
+  train           train a classifier: fine-tuning, or a new head on a frozen backbone
+  watch           follow a training run from another terminal
+  probe           estimate the accuracy of a frozen backbone on a folder, in seconds
+
+Look at the result:
+  evaluate        evaluate a finished run on labelled images
+  compare         compare runs statistically on the same images
+  report          write report.html and the model card of a run again
+  inspect         print the contents of a model file
+  verify          check that this machine reproduces the reference outputs
+
+Use the model:
+  predict         classify images: files, folders, globs; to the terminal, csv, jsonl or parquet
+  serve           serve a web page and an HTTP API that classify images
+  export          write the model for torchvision, transformers, timm, onnx, pt2, openvino
+  push            upload model, model card and report to Hugging Face
+
+Data:
+  data check      report broken files, copies, leaks and wrong labels
+  data apply      create a folder of links without the files that you dropped
+  data demo       write the demo data: 2,624 images of solar cells
+  data bank       list the feature bank, or delete from it
+
+Machine:
+  doctor          print hardware, software and problems of this machine
+  doctor parity   check that your configuration trains the same on several processes
+  bench data      find the bottleneck of training, and the settings to choose
+  bench features  measure the speed of feature extraction
+
+To train with several processes, use torchrun --nproc_per_node N -m headstart train ..., or
+accelerate launch -m headstart train ..., or ./launch.sh.
+
+Exit codes: 0 success; 1 a check failed, the system failed, or an internal error; 2 wrong input;
+143 stopped by a signal after saving."""
 
 _ON_RUNS = ("evaluate", "inspect", "verify", "push", "compare", "serve", "export", "report", "watch")
 COMMANDS = ("train", "predict", "data", "probe", "bench", "doctor", *_ON_RUNS)
@@ -61,17 +80,15 @@ def _run(argv: list[str]) -> int:
             print(HELP)
             return 0
         if argv[0] == "--version":
-            from importlib.metadata import version
-
-            print("headstart", version("headstart"))
+            print("headstart", __version__)
             return 0
         command = _command(argv[0])
         # the decoder checks the size itself and names the file
         warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()
-        # numpy's matrices here are small or split among our own processes, which BLAS threads would slow down
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        return command(argv[1:]) or 0
+        StopRequest.second_signal_ends_process = True
+        with printed_messages():
+            return command(argv[1:]) or 0
     except InputError as error:
         if _prints_errors() or isinstance(error, OwnInputError):
             print(f"headstart: {error}", file=sys.stderr)
@@ -95,6 +112,21 @@ def _run(argv: list[str]) -> int:
         traceback.print_exc()
         print("headstart: internal error; please report the traceback above", file=sys.stderr)
         return 1
+    finally:
+        StopRequest.second_signal_ends_process = False
+
+
+def prepare_environment() -> None:
+    """Set defaults that the libraries read when they are imported: telemetry is off, and threads sleep while they wait.
+
+    With a decoding worker or another program on one of the cores, OpenMP's spinning halves the speed; on quiet cores it
+    gains nothing (docs/benchmarks.md). No library goes online by itself; `push` and data from hf:// do because they are
+    asked to."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+    # numpy's matrices here are small or split among our own processes, which BLAS threads would slow down
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _prints_errors() -> bool:

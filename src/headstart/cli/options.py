@@ -1,18 +1,40 @@
 """The argument parser of a command, whose mistakes are one sentence, and the options that several commands have."""
 
-from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
+import shutil
+import textwrap
+from argparse import Action, ArgumentParser, HelpFormatter, Namespace, _ActionsContainer, _SubParsersAction
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from headstart.errors import InputError
 from headstart.wording import nearest
 
+WIDEST_HELP = 112
+
 
 class Parser(ArgumentParser):
-    """Raises InputError where argparse would end the process, except for --help."""
+    """Raises InputError where argparse would end the process, except for --help.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+    The help begins with the purpose, then come usage and examples, then the options, ungrouped ones first."""
+
+    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False, add_help=False, formatter_class=_Formatter)
+        self.add_argument("-h", "--help", action="help", help="This help.")
+        self.examples = tuple(examples)
+        self._positionals.title, self._optionals.title = "Arguments", "Options"
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        formatter.add_text(f"Usage: {self.usage or ' '.join([self.prog, *_usage(self._actions)])}")
+        if self.examples:
+            formatter.add_text("\n  ".join(["Examples:", *self.examples]))
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_arguments(sorted(group._group_actions, key=lambda action: action.dest == "help"))
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         found, unknown = self.parse_known_args(args, namespace)
@@ -32,7 +54,29 @@ class Parser(ArgumentParser):
         if action.choices is not None and value not in action.choices:
             what = action.option_strings[-1] if action.option_strings else self.prog.partition(" ")[2]
             hint = nearest(value, action.choices) or f"; see {self.prog} --help"
-            raise InputError(f"{what} {value} is none of {', '.join(action.choices)}{hint}")
+            raise InputError(f"{what} {value} is not one of {', '.join(action.choices)}{hint}")
+
+
+class _Formatter(HelpFormatter):
+    """Wraps paragraphs, and keeps lines that are indented, such as examples."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(shutil.get_terminal_size().columns, WIDEST_HELP)
+        super().__init__(prog, max_help_position=34, width=width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = (line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines())
+        return "\n".join(lines)
+
+
+def _usage(actions: Sequence[Action]) -> Iterator[str]:
+    """The arguments and options that are required, and [options] for the others."""
+    for action in actions:
+        name = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+        name = f"{name} ..." if action.nargs == "+" else name
+        if action.required:
+            yield f"{action.option_strings[0]} {name}" if action.option_strings else name
+    yield "[options]"
 
 
 def _options(parser: ArgumentParser) -> Iterator[str]:
@@ -44,16 +88,25 @@ def _options(parser: ArgumentParser) -> Iterator[str]:
                 yield from _options(below)
 
 
-def command_parser(command: str, description: str) -> Parser:
-    return Parser(prog=f"headstart {command}", description=description)
+def command_parser(command: str, purpose: str, *examples: str) -> Parser:
+    """purpose: one or two sentences; examples: arguments of the command, which complete a line that can be pasted."""
+    return Parser(
+        prog=f"headstart {command}",
+        description=purpose,
+        examples=[f"headstart {command} {example}".rstrip() for example in examples],
+    )
 
 
 def add_model(parser: ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder, or a model.safetensors")
+    parser.add_argument("run", metavar="RUN", help="Run folder, or a model.safetensors.")
+
+
+def add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="Run folder.")
 
 
 def add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="Output as JSON.")
 
 
 def add_bad_files(parser: ArgumentParser) -> None:
@@ -61,20 +114,22 @@ def add_bad_files(parser: ArgumentParser) -> None:
         "--on_bad_file",
         choices=["refuse", "skip"],
         default="refuse",
-        help="unreadable images: stop and list them, or leave them out and list them (default: refuse)",
+        help="Handling of images that cannot be used (default: refuse). refuse: stop and list them. skip: leave them "
+        "out and list them.",
     )
 
 
-def add_device(parser: ArgumentParser) -> None:
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps or xpu (default: the GPU if there is one)")
+def add_device(parser: _ActionsContainer) -> None:
+    parser.add_argument(
+        "--device", metavar="NAME", help="Device: cpu, cuda, cuda:1, mps or xpu (default: the GPU, if there is one)."
+    )
 
 
 def add_columns(parser: ArgumentParser, *, default: str) -> None:
     """The options that name the columns of a table, of shards or of a saved dataset."""
-    for key, content in (("image", "the images or their paths"), ("label", "the classes"), ("split", "train or val")):
-        parser.add_argument(
-            f"--{key}_column", metavar="NAME", help=f"column of a table that holds {content} (default: {default})"
-        )
+    group = parser.add_argument_group("Columns of a table, of shards or of a saved dataset")
+    for key, content in (("image", "images or their paths"), ("label", "classes"), ("split", "splits train and val")):
+        group.add_argument(f"--{key}_column", metavar="NAME", help=f"Column of the {content} (default: {default}).")
 
 
 def columns_of(args: Namespace) -> dict[str, Any]:

@@ -1,19 +1,49 @@
-"""Standard output and error that outlive their reader: a closed terminal or `| head` must not end a training run."""
+"""What the command line does with the messages of the library, and output that outlives its reader."""
 
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+from headstart.messages import LOG
+
+
+class _Printer(logging.Handler):
+    """Prints messages to standard output, warnings to standard error, as they are at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            print(f"headstart: warning: {record.getMessage()}", file=sys.stderr, flush=True)
+        else:
+            print(record.getMessage(), flush=True)
+
+
+@contextlib.contextmanager
+def printed_messages() -> Iterator[None]:
+    """Inside, messages of the library are printed."""
+    printer, level, propagate = _Printer(), LOG.level, LOG.propagate
+    LOG.addHandler(printer)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(printer)
+        LOG.setLevel(level)
+        LOG.propagate = propagate
+
 
 _READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe that nobody reads; a terminal that was closed
 
 
 @contextlib.contextmanager
 def outliving_the_reader() -> Iterator[None]:
-    """Inside, what is written after the reader has gone is dropped instead of raising BrokenPipeError or OSError."""
+    """Inside, what is written to standard output and error after their reader has gone is dropped, instead of raising
+    BrokenPipeError or OSError: a closed terminal or `| head` must not end a training run."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_outliving(stream) for stream in before)
     try:

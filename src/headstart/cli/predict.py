@@ -23,7 +23,7 @@ OUT_TYPES = (".csv", ".jsonl", ".parquet")
 
 def predict(argv: list[str]) -> None:
     """Raises InputError, and Stopped after a signal. Unreadable images, however many, are rows with an error."""
-    args = _parser().parse_args(argv)
+    args = predict_parser().parse_args(argv)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     parts = args.out is not None and (args.out.endswith(("/", os.sep)) or Path(args.out).is_dir())
     _check(args, several=several, parts=parts)
@@ -61,52 +61,77 @@ def predict(argv: list[str]) -> None:
         print(f"skipped: {skipped.total():,} files of unsupported types ({kinds}{more})")
 
 
-def _parser() -> Parser:
+def predict_parser() -> Parser:
     from headstart.model.conformal import CONFIDENCE
     from headstart.model.open_set import WRONGLY_FLAGGED
 
     parser = command_parser(
-        "predict", "Classify images with a finished run. Unreadable images are rows with an error; exit code 0."
+        "predict",
+        "Classify images with a finished run. An unreadable image is a row with an error and does not change the exit "
+        "code.",
+        "runs/first photo.jpg",
+        "runs/first new --out predictions.csv --top 3",
+        "runs/first 'archive/**/*.jpg' --out predictions/",
     )
     add_model(parser)
     parser.add_argument(
         "paths",
         nargs="+",
-        help="image files, folders, quoted globs, .csv or .txt lists of paths, or - for standard input",
+        metavar="IMAGES",
+        help="Image files, folders, quoted globs, .csv or .txt lists of paths, or - for standard input.",
     )
     parser.add_argument(
         "--out",
-        help=".csv, .jsonl or .parquet file to write; or FOLDER/ for parquet parts, which several processes can share "
-        "and a second start resumes",
+        metavar="PATH",
+        help="Table to write: a .csv, .jsonl or .parquet file, or FOLDER/ for parquet parts, which several processes "
+        "can share and a second start resumes (default: the terminal).",
     )
-    parser.add_argument("--top", metavar="K", type=int, help="column with the K most probable classes")
-    parser.add_argument("--no_probabilities", action="store_true", help="no column for each class")
-    parser.add_argument(
-        "--embeddings", action="store_true", help="column with the 512 features (.jsonl, .parquet, FOLDER/)"
+    parser.add_argument("--top", metavar="K", type=int, help="Column with the K most probable classes (default: none).")
+    columns = parser.add_argument_group("Columns")
+    columns.add_argument("--no_probabilities", action="store_true", help="Table without a column for each class.")
+    columns.add_argument(
+        "--embeddings", action="store_true", help="Column with the 512 features (.jsonl, .parquet, FOLDER/)."
     )
-    parser.add_argument("--uncalibrated", action="store_true", help="do not apply the temperature of the model file")
-    parser.add_argument(
+    columns.add_argument(
+        "--uncalibrated", action="store_true", help="Probabilities without the temperature of the model file."
+    )
+    columns.add_argument(
         "--confidence",
         type=float,
         default=CONFIDENCE,
-        help=f"confidence of the prediction sets (default: {CONFIDENCE})",
+        metavar="SHARE",
+        help=f"Confidence of the prediction sets (default: {CONFIDENCE}).",
     )
-    parser.add_argument(
+    columns.add_argument(
         "--wrongly_flagged",
         type=float,
         default=WRONGLY_FLAGGED,
-        help=f"share of images of the known classes that may be flagged as none of these (default: {WRONGLY_FLAGGED})",
+        metavar="SHARE",
+        help=f"Share of images of the known classes that may be flagged as none of these (default: {WRONGLY_FLAGGED}).",
     )
-    parser.add_argument(
-        "--precision", default="measured", help="measured (that of the model, the default), fp32, bf16, fp16 or auto"
+    parser.add_argument_group("Input").add_argument(
+        "--image_column", metavar="NAME", help="Column of paths in a table (default: found by name)."
     )
-    add_device(parser)
-    parser.add_argument("--batch_size", type=int, help="images per forward pass (default: 16 on a CPU, 256 on a GPU)")
-    parser.add_argument(
-        "--num_workers", type=int, help="processes that decode and, on a CPU, compute (default: one per core)"
+    speed = parser.add_argument_group("Speed")
+    speed.add_argument(
+        "--precision",
+        default="measured",
+        metavar="NAME",
+        help="Precision: measured (that of the evaluation), fp32, bf16, fp16 or auto (default: measured).",
     )
-    parser.add_argument("--part_rows", type=int, default=4096, help="images of one part of FOLDER/ (default: 4096)")
-    parser.add_argument("--image_column", help="column of paths in a table (default: found by name)")
+    add_device(speed)
+    speed.add_argument(
+        "--batch_size", type=int, metavar="N", help="Images per forward pass (default: 16 on a CPU, 256 on a GPU)."
+    )
+    speed.add_argument(
+        "--num_workers",
+        type=int,
+        metavar="N",
+        help="Processes that decode and, on a CPU, compute (default: one per core).",
+    )
+    speed.add_argument(
+        "--part_rows", type=int, default=4096, metavar="N", help="Images per part of FOLDER/ (default: 4096)."
+    )
     return parser
 
 
@@ -119,7 +144,7 @@ def _check(args: Namespace, *, several: bool, parts: bool) -> None:
     for written in (Path(args.out), incomplete(Path(args.out))):
         for path in args.paths:
             if written.exists() and os.path.exists(path) and written.samefile(path):
-                raise InputError(f"--out {args.out} would replace {path}, which names the images; name another file")
+                raise InputError(f"--out {args.out} would replace the input {path}; name another file")
     suffix = Path(args.out).suffix
     if suffix not in OUT_TYPES:
         raise InputError(
@@ -127,7 +152,7 @@ def _check(args: Namespace, *, several: bool, parts: bool) -> None:
             f"use one of {', '.join(OUT_TYPES)}, or FOLDER/ for parts"
         )
     if args.embeddings and suffix == ".csv":
-        raise InputError("--embeddings do not fit into a .csv; use .parquet, .jsonl or FOLDER/")
+        raise InputError("--embeddings cannot be written to a .csv; use .parquet, .jsonl or FOLDER/")
     check_out(args.out)
 
 
@@ -145,7 +170,7 @@ def _images(args: Namespace, skipped: "Counter[str]") -> "Iterator[Listed]":
     found = images(args.paths, column=args.image_column, left_out=skipped)
     first = next(found, None)
     if first is None:
-        raise InputError(f"{' '.join(args.paths)}: no images found")
+        raise InputError(f"{' '.join(args.paths)}: no images found; name image files, or folders that contain some")
     return chain([first], found)
 
 

@@ -3,173 +3,310 @@
 import sys
 
 from headstart.cli.options import (
+    Parser,
     add_bad_files,
     add_columns,
     add_device,
     add_json,
     add_model,
-    check_at_least,
+    add_run,
     columns_of,
     command_parser,
 )
-from headstart.errors import InputError
+
+
+def evaluate_parser() -> Parser:
+    parser = command_parser(
+        "evaluate",
+        "Evaluate a finished run on labelled images, each image once. Images that the run was trained on are refused.",
+        "runs/first --data photos",
+        "runs/first --data photos --split test --out test.json",
+        "runs/first/model.safetensors --data labels.csv --image_column file --label_column species",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="Folder, table or other source of images, as data.root of headstart train; its val split, otherwise its "
+        "test split, otherwise all images.",
+    )
+    parser.add_argument("--split", metavar="NAME", help="Split to evaluate (default: val, otherwise test).")
+    parser.add_argument("--out", metavar="FILE.json", help="File for the results (default: none).")
+    add_bad_files(parser)
+    add_columns(parser, default="that of the run")
+    return parser
 
 
 def evaluate(argv: list[str]) -> None:
-    parser = command_parser("evaluate", "Evaluate a finished run on labelled images, each image once.")
-    add_model(parser)
-    parser.add_argument(
-        "--data", required=True, help="any source of train; its val split if it has one, else test, else all images"
-    )
-    parser.add_argument("--split", help="split to evaluate instead, such as test")
-    add_columns(parser, default="that of the run")
-    parser.add_argument("--out", help=".json file to write the results to")
-    add_bad_files(parser)
+    parser = evaluate_parser()
     args = parser.parse_args(argv)
-    from headstart.runs.evaluate import evaluate_command
+    from headstart.files import check_out
 
-    evaluate_command(
-        args.run,
-        data=args.data,
-        out=args.out,
-        on_bad_file=args.on_bad_file,
-        split=args.split,
-        columns=columns_of(args),
+    check_out(args.out)
+    from headstart.cli.print_results import print_evaluation
+    from headstart.runs.evaluate import evaluate_run, write_evaluation
+    from headstart.runtime.accelerator import set_threads
+
+    set_threads(None)
+    found = evaluate_run(
+        args.run, data=args.data, on_bad_file=args.on_bad_file, split=args.split, columns=columns_of(args)
     )
+    print_evaluation(found)
+    if args.out is not None:
+        write_evaluation(found, args.out)
+
+
+def inspect_parser() -> Parser:
+    parser = command_parser(
+        "inspect",
+        "Print the header of a model file: classes, preprocessing, metrics, versions. Tensors are not loaded.",
+        "runs/first",
+        "model.safetensors",
+        "runs/first --json",
+    )
+    add_model(parser)
+    add_json(parser)
+    return parser
 
 
 def inspect(argv: list[str]) -> None:
-    parser = command_parser("inspect", "Print the contents of a model file: its header, without loading tensors.")
-    add_model(parser)
-    add_json(parser)
+    parser = inspect_parser()
     args = parser.parse_args(argv)
     from headstart.model.inspect_command import inspect_command
 
     inspect_command(args.run, as_json=args.json)
 
 
-def verify(argv: list[str]) -> int:
+def verify_parser() -> Parser:
     parser = command_parser(
         "verify",
-        "Compute the golden inputs of a model file on this machine, in fp32 and in the precision that the model was "
-        "evaluated in, and compare with the stored results. Exit code 1 if a difference exceeds its tolerance.",
+        "Check that this machine reproduces the reference outputs that are stored in a model file. The exit code is 1 "
+        "if a difference exceeds its tolerance.",
+        "runs/first",
+        "runs/first --device cpu --precision fp32",
+        "model.safetensors --json",
     )
     add_model(parser)
-    parser.add_argument("--precision", help="a single precision instead: measured, fp32, bf16, fp16 or auto")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="Single precision to check: measured (that of the evaluation), fp32, bf16, fp16 or auto (default: fp32, "
+        "then measured).",
+    )
     add_device(parser)
     add_json(parser)
-    args = parser.parse_args(argv)
-    from headstart.diagnostics.verify import verify_command
+    return parser
 
-    passed = verify_command(args.run, device=args.device, precision=args.precision, as_json=args.json)
-    return 0 if passed else 1
+
+def verify(argv: list[str]) -> int:
+    parser = verify_parser()
+    args = parser.parse_args(argv)
+    from headstart.cli.print_results import print_verification
+    from headstart.diagnostics.verify import verify
+    from headstart.runtime.accelerator import set_threads
+
+    set_threads(None)
+    found = verify(args.run, device=args.device, precision=args.precision)
+    if args.json:
+        print(found.to_json())
+    else:
+        print_verification(found)
+    return 0 if found.passed else 1
+
+
+def push_parser() -> Parser:
+    parser = command_parser(
+        "push",
+        "Upload a finished run to a Hugging Face repository: model file, model card and report. Images of the data are "
+        "uploaded only with --with_pictures.",
+        "runs/first your-name/ants-and-bees --dry-run",
+        "runs/first your-name/ants-and-bees --private",
+        "runs/first your-name/ants-and-bees --with_pictures",
+    )
+    add_run(parser)
+    parser.add_argument(
+        "repo", metavar="REPO_ID", help="Repository, such as your-name/ants-and-bees; created if it does not exist."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="List of what would be uploaded; needs no network.")
+    parser.add_argument("--private", action="store_true", help="Private access to a new repository.")
+    parser.add_argument(
+        "--with_pictures", action="store_true", help="Upload of report.html even if it contains images of the data."
+    )
+    return parser
 
 
 def push(argv: list[str]) -> None:
-    parser = command_parser(
-        "push",
-        "Upload a finished run to a Hugging Face repository: model file, model card, report. Images and checkpoints "
-        "are not uploaded.",
-    )
-    parser.add_argument("run", help="run folder")
-    parser.add_argument("repo", metavar="REPO_ID", help="such as your-name/ants-and-bees; created if it does not exist")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded; needs no network")
-    parser.add_argument(
-        "--with_pictures", action="store_true", help="upload report.html even if it contains images of the data"
-    )
+    parser = push_parser()
     args = parser.parse_args(argv)
     from headstart.exporters.hub import push_command
 
     push_command(args.run, args.repo, private=args.private, dry_run=args.dry_run, with_pictures=args.with_pictures)
 
 
-def compare(argv: list[str]) -> None:
+def compare_parser() -> Parser:
     parser = command_parser(
-        "compare", "Compare finished runs statistically on the same validation images, each with the first."
+        "compare",
+        "Compare finished runs statistically on the same validation images. Each run is compared with the first.",
+        "runs/first runs/second",
+        "runs/first runs/second runs/third --out comparison.html",
+        "runs/first runs/second --common --json",
     )
-    parser.add_argument("runs", nargs="+", help="run folders")
-    parser.add_argument("--out", help=".html page to write, with the images that the runs disagree on")
-    parser.add_argument("--common", action="store_true", help="use only the images that all runs were evaluated on")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="Run folders; the others are compared with the first.")
+    parser.add_argument(
+        "--out", metavar="PAGE.html", help="Page with the images that the runs disagree on (default: none)."
+    )
+    parser.add_argument(
+        "--common", action="store_true", help="Comparison on only those images that all runs were evaluated on."
+    )
     add_json(parser)
+    return parser
+
+
+def compare(argv: list[str]) -> None:
+    parser = compare_parser()
     args = parser.parse_args(argv)
-    from headstart.report.comparison_command import compare_command
+    from headstart.cli.print_results import print_comparison
+    from headstart.report.comparison_command import compare_runs
 
-    compare_command(args.runs, common=args.common, out=args.out, as_json=args.json)
+    found = compare_runs(args.runs, common=args.common, out=args.out)
+    if args.json:
+        print(found.to_json())
+    else:
+        print_comparison(found, out=args.out)
 
 
-def export(argv: list[str]) -> int:
+def export_parser() -> Parser:
     parser = command_parser(
         "export",
-        "Write a finished model for another program. The result is run there on images of unusual sizes and modes and "
-        "on the run's own validation images, and kept only if its predictions agree with those of headstart predict. "
-        "Exit code 1 if they do not.",
+        "Write a finished model for another program, and run it there on test images. The exit code is 1, and nothing "
+        "is written, if its predictions differ from those of headstart predict.",
+        "runs/first --format onnx-uint8 --out model.onnx",
+        "runs/first --format torchvision --out plain.safetensors",
+        "runs/first --format int8 --out small.onnx --allow_loss 0.01",
     )
     add_model(parser)
     parser.add_argument(
         "--format",
         required=True,
-        help="torchvision, transformers, timm, onnx, onnx-uint8 (from image to probabilities), int8, pt2 or openvino",
+        metavar="NAME",
+        help="Format: torchvision, transformers, timm, onnx, onnx-uint8 (image in, probabilities out), int8, pt2 or "
+        "openvino.",
     )
-    parser.add_argument("--out", required=True, help="file or folder to create")
-    parser.add_argument("--data", help="where the images of the run are now (default: where they were)")
-    parser.add_argument(
-        "--images", type=int, default=1000, help="largest number of validation images to compare (default: 1000)"
+    parser.add_argument("--out", required=True, metavar="PATH", help="File or folder to create.")
+    parser.add_argument("--overwrite", action="store_true", help="Replacement of an earlier export.")
+    check = parser.add_argument_group("Check of the result")
+    check.add_argument(
+        "--data", metavar="DIR", help="Current folder of the run's images (default: the one of the run)."
     )
-    parser.add_argument(
+    check.add_argument(
+        "--images",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="Largest number of validation images to compare (default: 1000).",
+    )
+    check.add_argument(
         "--allow_loss",
         type=float,
         metavar="SHARE",
-        help="int8: acceptable loss of accuracy (default: 0.02, two points)",
+        help="Largest loss of accuracy of int8, as a share of the images (default: 0.02).",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    args = parser.parse_args(argv)
-    check_at_least(args, images=1)
-    if args.allow_loss is not None and not 0 <= args.allow_loss <= 1:
-        raise InputError(f"--allow_loss is {args.allow_loss}; it must lie between 0 and 1")
-    from headstart.exporters.command import export_command
-    from headstart.exporters.gate import Refused
+    return parser
 
+
+def export(argv: list[str]) -> int:
+    parser = export_parser()
+    args = parser.parse_args(argv)
+    from headstart.exporters.options import check_options
+
+    check_options(images=args.images, allow_loss=args.allow_loss)
+    from headstart.cli.print_results import print_export
+    from headstart.exporters.command import export_run
+    from headstart.results import ExportRefused
+    from headstart.runtime.accelerator import set_threads
+
+    set_threads(None)
     try:
-        export_command(
+        found = export_run(
             args.run,
             format=args.format,
             out=args.out,
             data=args.data,
             overwrite=args.overwrite,
-            largest_loss=args.allow_loss,
-            at_most=args.images,
+            allow_loss=args.allow_loss,
+            images=args.images,
         )
-    except Refused as refusal:
-        print(f"headstart: {args.format} is not written: {refusal}", file=sys.stderr)
+    except ExportRefused as refusal:
+        print(f"headstart: {refusal}", file=sys.stderr)
         return 1
+    print_export(found)
     return 0
 
 
+def report_parser() -> Parser:
+    parser = command_parser(
+        "report",
+        "Write report.html and the model card (README.md) of a finished run again.",
+        "runs/first",
+        "runs/first --data photos",
+        "runs/first --doctor checked",
+    )
+    add_run(parser)
+    parser.add_argument(
+        "--data", metavar="DIR", help="Current folder of the run's images (default: the one of the run)."
+    )
+    parser.add_argument(
+        "--doctor", metavar="FOLDER", help="Folder of headstart data check --out (default: RUN, if it contains one)."
+    )
+    return parser
+
+
 def report(argv: list[str]) -> None:
-    parser = command_parser("report", "Write report.html and README.md of a finished run again, from its folder.")
-    parser.add_argument("run", help="run folder")
-    parser.add_argument("--data", help="where the images of the run are now (default: where they were)")
-    parser.add_argument("--doctor", help="folder of headstart data check --out (default: RUN, if it contains one)")
+    parser = report_parser()
     args = parser.parse_args(argv)
     from headstart.report.command import report_command
 
     report_command(args.run, data=args.data, doctor=args.doctor)
 
 
+def watch_parser() -> Parser:
+    parser = command_parser(
+        "watch",
+        "Follow a training run from another terminal until it ends.",
+        "runs/first",
+        "runs/first --once",
+        "runs/five_seeds",
+    )
+    parser.add_argument("run", metavar="RUN", help="Run folder, or a folder of repeated runs; it may not exist yet.")
+    parser.add_argument("--once", action="store_true", help="Single report of the progress, without waiting.")
+    return parser
+
+
 def watch(argv: list[str]) -> None:
-    parser = command_parser("watch", "Follow a training run from another terminal, until it ends.")
-    parser.add_argument("run", help="run folder, which need not exist yet")
-    parser.add_argument("--once", action="store_true", help="print the progress of the run and exit")
+    parser = watch_parser()
     args = parser.parse_args(argv)
     from headstart.runs.watch import watch_command
 
     watch_command(args.run, once=args.once)
 
 
-def serve(argv: list[str]) -> None:
-    parser = command_parser("serve", "Serve a finished run: a web page to drop images on, and an HTTP API.")
+def serve_parser() -> Parser:
+    parser = command_parser(
+        "serve",
+        "Serve a finished model on this machine: a web page to drop images on, and an HTTP API. Needs the extra serve "
+        "(pip install 'headstart[serve]').",
+        "runs/first",
+        "runs/first --port 9000 --access_log",
+        "runs/first --host 0.0.0.0 --allow_host models.example.org",
+    )
     from headstart.cli import serve as options
 
     options.add_options(parser)
-    options.run(parser.parse_args(argv))
+    return parser
+
+
+def serve(argv: list[str]) -> None:
+    from headstart.cli import serve as options
+
+    options.run(serve_parser().parse_args(argv))

@@ -4,6 +4,7 @@ import re
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 
+from headstart.cli.options import add_model
 from headstart.errors import InputError
 from headstart.serve.limits import Limits
 
@@ -11,15 +12,15 @@ HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 
 def add_options(parser: ArgumentParser) -> None:
+    add_model(parser)
     add = parser.add_argument
-    add("run", help="run folder, or a model.safetensors")
-    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, only this machine)")
-    add("--port", type=int, default=8000, help="0 for any free port (default: 8000)")
-    add("--threads", type=int, help="CPU threads of the network (default: the usable cores)")
-    names = "host name of this server that browsers use; may be repeated"
+    add("--port", type=int, default=8000, metavar="N", help="Port; 0 for any free port (default: 8000).")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on (default: 127.0.0.1).")
+    names = "Host name of this server that browsers use; may be repeated (default: none)."
     add("--allow_host", action="append", default=[], metavar="NAME", help=names)
-    add("--access_log", action="store_true", help="log each request")
-    limits = parser.add_argument_group("limits")
+    add("--threads", type=int, metavar="N", help="CPU threads of the network (default: the usable cores).")
+    add("--access_log", action="store_true", help="Log of each request.")
+    limits = parser.add_argument_group("Limits")
     for field in fields(Limits):
         meaning, default = field.metadata["help"], field.default
         limits.add_argument(
@@ -27,7 +28,7 @@ def add_options(parser: ArgumentParser) -> None:
             type=type(default),
             default=default,
             metavar="N",
-            help=f"{meaning} (default: {default:g})",
+            help=f"{meaning} (default: {default:g}).",
         )
 
 

@@ -12,7 +12,7 @@ def refuse_nothing(source: Source, entries: Sequence[Entry], scan: Scan) -> None
     if not entries:
         why = [*scan.skipped, *scan.bad]
         because = f": {summarize(why)}" if why else ""
-        raise InputError(f"{source.root} has no image of a class to train or evaluate on{because}")
+        raise InputError(f"{source.root} has no images with a class{because}; add some")
 
 
 def lacking_classes(
@@ -34,7 +34,8 @@ def lacking_classes(
                 lacking[label] = f"class {label!r} has no readable image in {place}; add some or remove the class"
             elif not have:
                 lacking[label] = (
-                    f"class {label!r} is in {other}/ but not in {split}/ of {source.root}; both need the same classes"
+                    f"class {label!r} is in {other}/ but not in {split}/ of {source.root}; both need the same classes, "
+                    "so add images or remove the class"
                 )
             elif split is None and have < 2:
                 lacking[label] = (
@@ -53,9 +54,9 @@ def classes_of_one_side(labels: Sequence[str], splits: Sequence[str]) -> dict[st
         if not all(have.values()):
             side = max(have, key=lambda side: have[side])
             lacking[label] = (
-                f"class {label!r} lies in {side} with all of its {have[side]} images after the split (copies of a "
-                "file, and images of one group, stay together); add other images, or choose another "
-                "--data.val_fraction, --seed, fewer --data.folds or smaller groups"
+                f"all {have[side]} images of class {label!r} are in {side} after the split (copies of a file, and "
+                "images of one group, stay together); add other images, or choose another --data.val_fraction or "
+                "--seed, fewer --data.folds or smaller groups"
             )
     return lacking
 

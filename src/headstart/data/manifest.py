@@ -27,7 +27,6 @@ def build_manifest(
     num_threads: int | None = None,
     known: Callable[[str], bool] | None = None,
     cache: PixelCache | None = None,
-    say: Callable[[str], object] | None = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
     """Scan the source, decode everything once, split as `data` specifies. The other arguments are those of ImageReader.
@@ -36,7 +35,7 @@ def build_manifest(
     between train and val) and for files that cannot be decoded. If data.on_bad_file is "skip", bad files, empty
     classes and classes of one side alone are left out and listed instead.
     """
-    usable = _usable(ImageReader(source, decoder, known, cache, say, num_threads), data)
+    usable = _usable(ImageReader(source, decoder, known, cache, num_threads), data)
     scan, images, lacking = usable.scan, usable.images, dict(usable.lacking)
     splits = [image.entry.split or "" for image in images]
     if usable.split_by_us:
@@ -55,14 +54,13 @@ def check_splits(
     source: Source,
     recipes: Mapping[str, tuple[DataConfig, int]],
     *,
-    say: Callable[[str], object] | None = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> None:
     """Raise InputError unless build_manifest would accept every (data, seed) of one source, with the same classes.
 
     They differ in the seed and the fold alone, so the source is read once. Messages begin with the name of the
     recipe."""
-    usable = _usable(ImageReader(source, decoder, say=say), next(iter(recipes.values()))[0])
+    usable = _usable(ImageReader(source, decoder), next(iter(recipes.values()))[0])
     if not usable.split_by_us:
         return
     left_out: dict[str, str] = {}
@@ -103,10 +101,10 @@ def build_eval_manifest(
     unknown = sorted({entry.label for entry in entries} - set(classes))
     if unknown and on_bad_file == "refuse":
         raise InputError(
-            f"{source.root} has a class {unknown[0]!r} that the model does not know ({', '.join(classes)}); remove "
-            "it, or leave it out with --on_bad_file skip"
+            f"class {unknown[0]!r} of {source.root} is not a class of the model ({', '.join(classes)}); remove it, "
+            "or leave it out with --on_bad_file skip"
         )
-    left_out = [Skipped(label, "a class that the model does not know: left out") for label in unknown]
+    left_out = [Skipped(label, "not a class of the model; left out") for label in unknown]
 
     def wanted(entry: Entry) -> bool:
         return entry.split in parts and entry.label in classes
@@ -117,7 +115,7 @@ def build_eval_manifest(
     left_out += bad + [Skipped(i.entry.path, "the model was trained on it") for i in compress(images, seen)]
     fresh = list(compress(images, (not was_seen for was_seen in seen)))
     if not fresh:
-        raise InputError(f"{source.root} has no image to evaluate on that the model was not trained on")
+        raise InputError(f"{source.root} has no images that the model was not trained on; name other images")
     samples = _samples(source, fresh, ["val"] * len(fresh))
     return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *left_out]))
 
@@ -139,7 +137,7 @@ def _usable(reader: ImageReader, data: DataConfig) -> _Usable:
     source, skip = reader.source, data.on_bad_file == "skip"
     scan = source.scan()
     if scan.empty and not skip:
-        raise InputError(f"class folder {place_in(source, scan.empty[0])} holds no images; fill it or remove it")
+        raise InputError(f"class folder {place_in(source, scan.empty[0])} contains no images; add some or remove it")
     entries = [entry for entry in scan.entries if entry.split in PARTS]
     refuse_nothing(source, entries, scan)
     by_us = is_split_by_us(source, entries, data)
@@ -168,7 +166,7 @@ def _evaluated_splits(source: Source, scan: Scan, split: str | None, *, resplit:
     if split is not None:
         if split not in there:
             has = ", ".join(sorted(part for part in there if part)) or "none"
-            raise InputError(f"{source.root} has no split {split!r}; its splits: {has}")
+            raise InputError(f"{source.root} has no split {split!r}; its splits are: {has}")
         return {split}
     if resplit and there & PARTS:
         return set(PARTS)
@@ -201,6 +199,6 @@ def _ids(images: Sequence[ReadImage], splits: Sequence[str]) -> list[str]:
 def _refuse_or_skip(source: Source, bad: Sequence[Skipped], *, on_bad_file: str) -> None:
     if bad and on_bad_file == "refuse":
         raise InputError(
-            f"{counted(len(bad), 'unreadable file')} in {source.root}: {summarize(bad)}; repair or remove, "
-            "or leave out with --data.on_bad_file skip"
+            f"{counted(len(bad), 'unreadable file')} in {source.root}: {summarize(bad)}; repair or remove "
+            "them, or leave them out with --data.on_bad_file skip"
         )

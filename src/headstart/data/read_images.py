@@ -12,6 +12,7 @@ from headstart.data.decode import UnreadableImage, decode
 from headstart.data.scan_cache import ScanCache
 from headstart.data.source import Entry, Scan, Skipped, Source
 from headstart.data.transforms import PixelCache
+from headstart.messages import LOG
 
 CHUNK = 4096  # images whose results are awaited together
 REPORT_S = 10.0  # between two lines on the progress of a long scan
@@ -28,14 +29,13 @@ class ReadImage:
 @dataclass(frozen=True)
 class ImageReader:
     """decoder: file -> RGB image, raises UnreadableImage; known: whether a content (sha256) is known to decode, and
-    need not be decoded again; cache: receives each decoded image; say: prints progress; num_threads: None for
-    Python's default."""
+    need not be decoded again; cache: receives each decoded image; num_threads: None for Python's
+    default. Logs its progress."""
 
     source: Source
     decoder: Callable[[bytes], Image.Image] = decode
     known: Callable[[str], bool] | None = None
     cache: PixelCache | None = None
-    say: Callable[[str], object] | None = None
     num_threads: int | None = None
 
     def read(
@@ -61,8 +61,8 @@ class ImageReader:
                     else:
                         found[place] = result
                 now, done = time.monotonic(), min(start + CHUNK, len(places))
-                if self.say is not None and now - reported > REPORT_S and done < len(places):
-                    self.say(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
+                if now - reported > REPORT_S and done < len(places):
+                    LOG.info(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
                     reported = now
         cached.store(found)
         return [ReadImage(e, sha) for e, sha in zip(scan.entries, found, strict=True) if sha is not None], bad

@@ -67,7 +67,5 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
 def _package_data() -> Path:
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise InputError(
-            "the demo data are in the package elpv-dataset, which is not installed; pip install 'headstart[demo]'"
-        )
+        raise InputError("the demo data needs the package elpv-dataset; install it with: pip install 'headstart[demo]'")
     return Path(spec.origin).parent / "data"

@@ -24,8 +24,8 @@ def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig) -
     if None in parts:
         unsplit = next(entry.path for entry in entries if entry.split is None)
         raise InputError(
-            f"{source.root} assigns only some images to train or val, not {unsplit} for example; assign them all, or "
-            f"{resplit}"
+            f"{source.root} assigns only some images to train or val, for example not {unsplit}; assign all of them, "
+            f"or {resplit}"
         )
     if len(parts) == 1:
         (has,) = parts
@@ -140,6 +140,8 @@ def groups_of(entries: Sequence[Entry], groups: str) -> list[str]:
         return [entry.group for entry in entries]
     if groups.endswith(".csv"):
         found = _listed(groups)
+        if not found:  # as `data check --out` writes it if there are no copies
+            return [""] * len(entries)
         named = [found.get(entry.path, "") for entry in entries]
         what = "names none of the images; its column path must be relative to data.root"
     else:
@@ -147,7 +149,7 @@ def groups_of(entries: Sequence[Entry], groups: str) -> list[str]:
             pattern = re.compile(groups)
         except re.error as error:
             raise InputError(
-                f"data.groups {groups!r} is not a regular expression ({error}), nor the name of a .csv file"
+                f"data.groups {groups!r} is neither a regular expression ({error}) nor the name of a .csv file"
             ) from None
         if pattern.groups != 1:
             raise InputError(
@@ -168,11 +170,11 @@ def _listed(file: str) -> dict[str, str]:
             rows = csv.DictReader(lines)
             if not {"path", "group"} <= set(rows.fieldnames or ()):
                 raise InputError(
-                    f"data.groups {file} has the columns {', '.join(rows.fieldnames or ())}; it needs path and group"
+                    f"data.groups {file} needs the columns path and group; it has {', '.join(rows.fieldnames or ())}"
                 )
             return {row["path"]: row["group"] or "" for row in rows}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"data.groups {file}: {error}") from None
+        raise InputError(f"data.groups {file} cannot be read: {error}") from None
 
 
 def _quota(sizes: dict[str, int], *, val_fraction: float) -> dict[str, int]:

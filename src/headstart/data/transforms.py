@@ -109,12 +109,17 @@ class Preprocess:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             spec = Preprocess(**fields)
         except TypeError as error:
-            raise InputError(f"the preprocessing of the model file belongs to another version: {error}") from None
+            raise InputError(
+                f"the model file has preprocessing of another version ({error}); install the version that wrote it"
+            ) from None
         reference = Preprocess(
             spec.image_size, spec.resize_size, mean=spec.mean, std=spec.std, jpeg_min_side=spec.jpeg_min_side
         )
         if spec != reference:
-            raise InputError(f"this version does not support the preprocessing of the model file: {spec}")
+            raise InputError(
+                f"this version does not support the preprocessing of the model file ({spec}); install the version that "
+                "wrote it"
+            )
         return spec
 
     def to_json(self) -> dict[str, Any]:

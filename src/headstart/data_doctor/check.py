@@ -12,19 +12,8 @@ from headstart.data_doctor.balance import Named, thin_classes
 from headstart.data_doctor.examine import Good, examine
 from headstart.data_doctor.findings import KEEP, Finding
 from headstart.data_doctor.survey import survey
+from headstart.results import Census
 from headstart.runtime.hardware import usable_cores
-
-
-@dataclass(frozen=True)
-class Census:
-    """Counts over the usable images. Not faults."""
-
-    formats: dict[str, int]
-    modes: dict[str, int]
-    rotated: int  # by the EXIF orientation, which the decoder applies
-    smallest: tuple[int, int] | None
-    median: tuple[int, int] | None
-    largest: tuple[int, int] | None
 
 
 @dataclass(frozen=True)

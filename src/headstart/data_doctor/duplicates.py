@@ -14,7 +14,7 @@ from headstart.data.splits import components
 from headstart.features.logistic_regression import Features
 
 HASH_SIDE = 16  # 16 x 16 frequencies
-MAX_BITS = 24  # of 256 that may differ in a candidate pair; measurements in docs/data_doctor.md
+MAX_BITS = 24  # of 256 that may differ in a candidate pair; measurements in docs/explanation/data_check.md
 CLOSE_BITS = 12  # up to here the hashes alone are nearly sufficient
 # of the features of a confirmed pair, up to CLOSE_BITS and beyond. A mirrored copy of a grainy picture without its
 # grain may reach only 0.69, less than two pictures of one kind: this rejects accidents of the hash and proves nothing.

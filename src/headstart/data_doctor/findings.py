@@ -2,25 +2,11 @@
 
 from dataclasses import dataclass
 
+from headstart.results import Finding as Finding
 from headstart.wording import counted
 
 KEEP, DROP, MOVE = "keep", "drop", "move"
 MAYBE = "move?"  # stays in place until a person removes the question mark
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault, or one group of files that share it. paths: posix, relative to the data root; suggestions: for each
-    path "keep", "drop", "move FOLDER" or "move? FOLDER"; only `headstart data apply` acts on them."""
-
-    kind: str
-    paths: tuple[str, ...]
-    message: str
-    suggestions: tuple[str, ...]
-
-    @staticmethod
-    def of(kind: str, path: str, message: str, suggestion: str = DROP) -> "Finding":
-        return Finding(kind, (path,), message, (suggestion,))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The checks of a source in order: every file, exact copies, near copies, and on request the labels."""
 
-import sys
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,12 @@ from headstart.data_doctor.check import Checked, check_files
 from headstart.data_doctor.duplicates import candidates, confirmed, joined
 from headstart.data_doctor.examine import Good
 from headstart.data_doctor.findings import KINDS, MAYBE, Finding
+from headstart.messages import LOG
+from headstart.results import DataReport, LabelCheck
 from headstart.wording import listed
+
+Progress = Callable[[], AbstractContextManager[Callable[[int], object] | None]]
+"""A context whose value is called in threads with the number of files just done (1), or None."""
 
 
 @dataclass(frozen=True)
@@ -33,29 +38,49 @@ class Report:
     labels: dict[str, Any] | None
     cluster_of: dict[str, np.int64]
 
-    def counts(self) -> Counter[str]:
-        return Counter(finding.kind for finding in self.findings)
+    def result(self) -> DataReport:
+        """What the checks found, without the images."""
+        checked, labels = self.checked, None
+        if self.labels is not None:
+            joint = tuple(tuple(row) for row in self.labels["joint"])
+            labels = LabelCheck(**self.labels | {"classes": tuple(self.labels["classes"]), "joint": joint})
+        return DataReport(
+            headstart=version("headstart"),
+            root=checked.source.root,
+            num_files=checked.num_files,
+            num_images=len(checked.good),
+            classes=tuple(sorted({label for _, label in checked.counts})),
+            images_per_class={"/".join(filter(None, key)): count for key, count in sorted(checked.counts.items())},
+            census=checked.census,
+            label_check=labels,
+            notes=tuple(self.notes),
+            findings=tuple(self.findings),
+            is_image_folder=isinstance(checked.source, ClassFolders),
+        )
 
-    def to_json(self) -> dict[str, Any]:
-        checked = self.checked
-        return {
-            "headstart": version("headstart"),
-            "root": checked.source.root,
-            "files": checked.num_files,
-            "images": len(checked.good),
-            "classes": {"/".join(filter(None, key)): count for key, count in sorted(checked.counts.items())},
-            "census": asdict(checked.census),
-            "counts": dict(self.counts()),
-            "labels": self.labels,
-            "notes": self.notes,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+
+def inspect(
+    config: RunConfig,
+    *,
+    labels: bool,
+    progress: Progress = nullcontext,
+) -> Report:
+    """Run the checks on config.data.root. progress: for the time in which the files are read.
+    Raises InputError if there is nothing to check."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # such files decode all the same, or are findings
+        return _inspect(config, labels=labels, progress=progress)
 
 
-def inspect(config: RunConfig, *, labels: bool) -> Report:
-    """Run the checks on config.data.root. Raises InputError if there is nothing to check."""
-    warnings.filterwarnings("ignore", module="PIL")  # such files decode all the same, or are findings
-    checked = _check_with_progress(open_source(config.data, to_evaluate=True))
+def _inspect(
+    config: RunConfig,
+    *,
+    labels: bool,
+    progress: Progress,
+) -> Report:
+    source = open_source(config.data, to_evaluate=True)
+    with progress() as advance:
+        checked = check_files(source, progress=advance)
     findings = checked.findings + copies((image.sha256, image.file) for image in checked.good)
     distinct = list({image.sha256: image for image in reversed(checked.good)}.values())[::-1]
     contents = [image.sha256 for image in distinct]
@@ -77,19 +102,12 @@ def inspect(config: RunConfig, *, labels: bool) -> Report:
     return Report(checked, findings, notes, results, cluster_of)
 
 
-def _check_with_progress(source: Source) -> Checked:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    if not sys.stderr.isatty():
-        return check_files(source)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("files", total=None)
-        return check_files(source, progress=lambda done: progress.advance(task, done))
-
-
 def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]) -> np.ndarray:
-    """float32 (n, 512), of the evaluation transform, through the feature bank."""
+    """float32 (n, 512), of the evaluation transform, through the feature bank.
+
+    The number of torch threads is restored afterwards."""
+    import torch
+
     from headstart.data.transforms import Preprocess
     from headstart.features.extraction import Row, bank_transforms, features_of, fill
     from headstart.features.training_set import describe_extraction, open_bank, trunk_of
@@ -98,18 +116,22 @@ def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]
     from headstart.runtime.precision import choose_precision
     from headstart.runtime.signals import StopRequest
 
+    threads = torch.get_num_threads()
     set_threads(config.runtime.threads)
-    accelerator = start_accelerator(config.runtime)
-    precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
-    config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-    weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
-    bank = open_bank(accelerator, config, weights, spec)
-    transform = bank_transforms(config.data, spec, augmented_copies=0, seed=config.seed)[0]
-    rows = [Row(image.file.path, image.sha256, transform, source) for image in images]
-    trunk = trunk_of(accelerator, config, weights)
-    with StopRequest() as stop:
-        extraction = fill(accelerator, bank, rows, spec, trunk, num_workers=config.data.num_workers, stop=stop)
-    print(describe_extraction(extraction, bank))
+    try:
+        accelerator = start_accelerator(config.runtime)
+        precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
+        config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
+        weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
+        bank = open_bank(accelerator, config, weights, spec)
+        transform = bank_transforms(config.data, spec, augmented_copies=0, seed=config.seed)[0]
+        rows = [Row(image.file.path, image.sha256, transform, source) for image in images]
+        trunk = trunk_of(accelerator, config, weights)
+        with StopRequest() as stop:
+            extraction = fill(accelerator, bank, rows, spec, trunk, num_workers=config.data.num_workers, stop=stop)
+    finally:
+        torch.set_num_threads(threads)
+    LOG.info(describe_extraction(extraction, bank))
     return np.asarray(features_of(bank, rows)[:])
 
 

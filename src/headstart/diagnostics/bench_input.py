@@ -268,7 +268,7 @@ class _Bench:
 
         model, optimizer, scheduler = self.prepared
         total = WARM_UP + self.steps + 1
-        progress = TrainingProgress(ends=[total], start_step=0, batch_size=self.config.train.batch_size, enabled=False)
+        progress = TrainingProgress(ends=[total], start_step=0, batch_size=self.config.train.batch_size, style="silent")
         state, groups = TrainingState(), [group["name"] for group in optimizer.param_groups]
         log = TrainingLog(
             self.accelerator,

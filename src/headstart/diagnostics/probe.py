@@ -13,6 +13,7 @@ from headstart.features.extraction import features_of, fill, rows_of
 from headstart.features.probe_study import Study, study
 from headstart.features.training_set import describe_extraction, trunk_of
 from headstart.files import check_out, write_json
+from headstart.messages import info
 from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import StopRequest
@@ -45,7 +46,7 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
             num_workers=config.data.num_workers,
             stop=stop,
         )
-    accelerator.print(describe_extraction(extraction, bank))
+    info(accelerator, describe_extraction(extraction, bank))
     started = time.perf_counter()
     found = study(
         features_of(bank, rows)[:],

@@ -71,7 +71,7 @@ def collect(
                 parts.append((batch["index"], batch["label"], model(pixels).float(), *seen))
                 seen.clear()
                 if stop.agreed(accelerator):
-                    raise Stopped("evaluation was interrupted")
+                    raise Stopped("evaluation was interrupted", signal_name=stop.signal_name)
             index, labels, *columns = (accelerator.gather(torch.cat(column)) for column in zip(*parts, strict=True))
     finally:
         if hook is not None:

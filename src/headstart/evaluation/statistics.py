@@ -1,6 +1,7 @@
 """Confidence intervals and paired comparisons. Imports numpy, and scipy where a quantile of Student's t is needed.
 
-docs/statistics.md explains each of them and lists how often each interval contained the true value in simulations.
+docs/explanation/statistics.md explains each of them and lists how often each interval contained the true value in
+simulations.
 """
 
 import math

@@ -2,7 +2,8 @@
 
 The network is transformers' own ResNetForImageClassification. The preprocessing is timm's, which transformers wraps
 (TimmWrapperImageProcessor): transformers' own image processors cut the centre out half a pixel away from torchvision's
-where the margin is odd, a whole one after rounding, for a quarter of all sizes (docs/export.md has the difference).
+where the margin is odd, a whole one after rounding, for a quarter of all sizes (docs/how-to/export.md has the
+difference).
 """
 
 from pathlib import Path

@@ -24,12 +24,12 @@ from headstart.exporters import (
     as_transformers,
 )
 from headstart.exporters.format import Format, write_json
-from headstart.exporters.gate import Parity, check
+from headstart.exporters.gate import check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
 from headstart.files import fsync
 from headstart.model.model_file import find_model
-from headstart.runtime.accelerator import set_threads
+from headstart.results import Export, ExportRefused, Parity
 from headstart.wording import nearest
 
 FOLDER, ONNX, PIXELS = "", ".onnx", "normalised pixels in, logits out"
@@ -60,29 +60,30 @@ _ALL = (
 FORMATS = {format.name: format for format in _ALL}
 
 
-def export_command(
+def export_run(
     run: str,
     *,
     format: str,
     out: str,
     data: str | None = None,
     overwrite: bool = False,
-    largest_loss: float | None = None,
-    at_most: int = 1000,
-) -> Parity:
-    """Export, and print what was compared. Raises InputError, and Refused by the gate: then nothing is written."""
+    allow_loss: float | None = None,
+    images: int = 1000,
+) -> Export:
+    """Check the arguments, then export. Raises InputError, and ExportRefused: then nothing is written."""
     chosen = find_format(format)
-    if largest_loss is not None:
+    if allow_loss is not None:
         if chosen.largest_loss is None:
             raise InputError(f"--allow_loss is for int8; {format} must give the probabilities of predict")
-        chosen = replace(chosen, largest_loss=largest_loss)
+        chosen = replace(chosen, largest_loss=allow_loss)
     check_place(Path(out), chosen, overwrite=overwrite)
     check_runtime(chosen)
-    set_threads(None)
     original = read_original(find_model(run), RunImages.of(Path(run), data=data))
-    parity = export(original, chosen, Path(out), overwrite=overwrite, at_most=at_most)
-    print("\n".join(_summary(original, chosen, Path(out), parity)))
-    return parity
+    try:
+        return export(original, chosen, Path(out), overwrite=overwrite, at_most=images)
+    except ExportRefused as refusal:
+        refusal.args = (f"{format} is not written: {refusal}",)
+        raise
 
 
 def find_format(name: str) -> Format:
@@ -135,8 +136,8 @@ def check_runtime(format: Format) -> None:
         )
 
 
-def export(original: Original, format: Format, out: Path, *, overwrite: bool = False, at_most: int = 1000) -> Parity:
-    """Write below a temporary name, pass the gate, rename. Raises Refused and InputError."""
+def export(original: Original, format: Format, out: Path, *, overwrite: bool = False, at_most: int = 1000) -> Export:
+    """Write below a temporary name, compare with the original, rename. Raises ExportRefused and InputError."""
     with _staging(out) as folder:
         made = folder / out.name
         format.write(original, made)
@@ -147,17 +148,17 @@ def export(original: Original, format: Format, out: Path, *, overwrite: bool = F
             largest_loss=format.largest_loss,
             at_most=at_most,
         )
-        record = parity_file(made, format)
-        write_json(record, _record(original, format, parity))
-        for path in (*sorted(made.rglob("*")), made, record):
+        record, record_file = _record(original, format, parity), parity_file(made, format)
+        write_json(record_file, record)
+        for path in (*sorted(made.rglob("*")), made, record_file):
             fsync(path)
         if not format.suffix and overwrite and out.exists():
             os.replace(out, folder / "replaced")  # a folder cannot be replaced in one step
         if format.suffix:
-            os.replace(record, parity_file(out, format))
+            os.replace(record_file, parity_file(out, format))
         os.replace(made, out)
         fsync(out.absolute().parent)
-    return parity
+    return Export(path=out, format=format.name, description=format.what, parity=parity, record=record)
 
 
 @contextmanager
@@ -192,33 +193,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _summary(original: Original, format: Format, out: Path, parity: Parity) -> list[str]:
-    """Lines for the terminal."""
-    drawn, seen = parity.drawn, parity.validation
-    visible = ", ".join(f"{name} {difference:.1e}" for name, difference in parity.visible.items())
-    lines = [
-        f"{out}: {format.what}",
-        f"{drawn.n} drawn images of odd sizes and modes: probabilities differ by {drawn.largest:.1e} at most "
-        f"({drawn.at}), {drawn.mean:.1e} on average; allowed {parity.tolerance:g}"
-        f"{' on average' if format.largest_loss is not None else ''}",
-        f"for scale, what a fault in the preprocessing would have changed: {visible}",
-    ]
-    if parity.blind_to:
-        lines.append(f"note: this model is not sensitive enough to show {', '.join(parity.blind_to)}")
-    if seen is None:
-        lines.append(f"validation images not compared: {parity.not_validated}")
-    else:
-        lines.append(
-            f"{seen.n} validation images: {parity.correct} correct, {parity.correct_before} before; the same class for "
-            f"{seen.same_class}; probabilities differ by {seen.largest:.1e} at most, {seen.mean:.1e} on average"
-        )
-    precision = original.info.mixed_precision
-    if precision != "no":
-        lines.append(f"compared in fp32; the run was evaluated in {precision}, which differs by its rounding")
-    if original.temperature != 1.0:
-        lines.append(
-            f"probabilities are calibrated: logits are divided by {original.temperature:.4g} in the exported head"
-        )
-    return lines

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,52 +13,7 @@ from headstart.exporters.drawn_images import drawn_files
 from headstart.exporters.format import Probabilities
 from headstart.exporters.original import Original
 from headstart.predict.predictor import PredictionOptions, Predictor
-
-
-class Refused(Exception):
-    """The exported model gives other probabilities. The message is a clause with what differs by how much."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Of an exported model with the original on n images.
-
-    largest, mean: differences of probabilities, the largest per image; at: the image with the largest; same_class:
-    images with the same most probable class."""
-
-    n: int
-    largest: float
-    mean: float
-    at: str
-    same_class: int
-
-
-@dataclass(frozen=True)
-class Parity:
-    """The comparison that an accepted model has passed.
-
-    visible: what mistakes in preprocessing would have changed on the drawn images, by name: the largest difference;
-    validation: on images of the run, with the numbers of correct ones; not_validated: why there is none."""
-
-    tolerance: float
-    drawn: Agreement
-    visible: Mapping[str, float]
-    validation: Agreement | None = None
-    correct_before: int | None = None
-    correct: int | None = None
-    not_validated: str | None = None
-
-    @property
-    def loss(self) -> float:
-        """Of accuracy, 0.01 is one point; 0 without validation images."""
-        if self.validation is None or self.correct is None or self.correct_before is None:
-            return 0.0
-        return (self.correct_before - self.correct) / self.validation.n
-
-    @property
-    def blind_to(self) -> list[str]:
-        """Mistakes that the drawn images would not have shown with this model."""
-        return [name for name, difference in self.visible.items() if difference <= self.tolerance]
+from headstart.results import Agreement, ExportRefused, Parity
 
 
 class Reference:
@@ -91,7 +46,7 @@ def check(
 
     drawn: names and contents of image files, by default all of `drawn_files`. largest_loss: of accuracy, for a format
     that rounds the weights; then `tolerance` holds for the mean of the differences on the drawn images and single ones
-    may be larger. Raises Refused."""
+    may be larger. Raises ExportRefused."""
     reference = Reference(original)
     drawn = drawn_files() if drawn is None else drawn
     spec = original.info.preprocess
@@ -102,7 +57,7 @@ def check(
     found = agreement.largest if exact else agreement.mean
     if not found <= tolerance:  # also for NaN
         kind = f"{found:.2g} at {agreement.at}" if exact else f"{found:.2g} on average"
-        raise Refused(
+        raise ExportRefused(
             f"its probabilities differ from predict's by {kind} of {agreement.n} drawn images, more than {tolerance:g}"
         )
     parity = Parity(tolerance, agreement, _visible(reference, spec, [content for _, content in drawn[::3]]))
@@ -132,12 +87,12 @@ def _validated(
     agreement = _agreement(rows)
     parity = replace(parity, validation=agreement, correct_before=correct_before, correct=correct)
     if largest_loss is None and not agreement.largest <= parity.tolerance:
-        raise Refused(
+        raise ExportRefused(
             f"its probabilities differ from predict's by {agreement.largest:.2g} at {agreement.at}, "
             f"more than {parity.tolerance:g}"
         )
     if largest_loss is not None and parity.loss > largest_loss:
-        raise Refused(
+        raise ExportRefused(
             f"it classifies {correct} of {agreement.n} validation images correctly and predict {correct_before}, "
             f"a loss of {100 * parity.loss:.1f} points, more than {100 * largest_loss:g}"
         )
@@ -152,9 +107,9 @@ def _agreement(rows: list[tuple[str, dict[str, float], Mapping[str, float]]]) ->
 
 
 def _difference(expected: Mapping[str, float], got: Mapping[str, float]) -> float:
-    """Raises Refused if they are not of the same classes."""
+    """Raises ExportRefused if they are not of the same classes."""
     if expected.keys() != got.keys():
-        raise Refused(f"its classes are {', '.join(got)} and not {', '.join(expected)}")
+        raise ExportRefused(f"its classes are {', '.join(got)} and not {', '.join(expected)}")
     values = [abs(expected[name] - got[name]) for name in expected]
     return math.nan if any(map(math.isnan, values)) else max(values)
 

@@ -141,7 +141,8 @@ def fill(
         if stop.agreed(accelerator):
             raise Stopped(
                 f"stopped by {stop.signal_name or 'a signal'} while computing features; the finished ones are stored "
-                f"in {bank.path}, and the same command continues"
+                f"in {bank.path}, and the same command continues",
+                signal_name=stop.signal_name,
             )
     # also for rows that another run stored after this process had opened the bank
     bank.refresh()

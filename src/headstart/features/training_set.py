@@ -13,6 +13,7 @@ from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, BankRows, bank_key, default_location
 from headstart.features.extraction import BankTransform, Extraction, features_of, fill, rows_of
+from headstart.messages import info
 from headstart.model.backbones import FEATURES
 from headstart.model.forward import FrozenNetwork, bank_form
 from headstart.model.weights import Weights
@@ -46,7 +47,7 @@ def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spe
     location = Path(config.runtime.bank) if config.runtime.bank else default_location()
     bank = Bank(location, key, width=FEATURES)
     for damaged in bank.damaged:
-        accelerator.print(f"{damaged.path} is damaged ({damaged.reason}); its features are computed again")
+        info(accelerator, f"{damaged.path} is damaged ({damaged.reason}); its features are computed again")
     return bank
 
 
@@ -81,7 +82,7 @@ def bank_features(
         num_workers=config.data.num_workers,
         stop=stop,
     )
-    accelerator.print(describe_extraction(extraction, bank))
+    info(accelerator, describe_extraction(extraction, bank))
     return BankFeatures(
         train=features_of(bank, train_rows),
         train_labels=np.repeat(train_samples.codes(manifest.classes), len(transforms)),

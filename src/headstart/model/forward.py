@@ -31,7 +31,7 @@ class FrozenNetwork:
         the memory format of the plain form."""
         self.device, self.dtype, self.folded = device, DTYPES[precision], folded
         self._layout = torch.channels_last if folded or channels_last else torch.contiguous_format
-        network = network_of(tensors)
+        network = network_of(tensors).requires_grad_(False)
         head = network.fc
         network.fc = nn.Identity()  # type: ignore[assignment]
         if folded:

@@ -12,7 +12,6 @@ A 16-bit gray value is 256 v + (x + y) % 256 of channel 0, an alpha (x + 2 y) % 
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from PIL import Image
 
 from headstart.data.transforms import Preprocess
 from headstart.model.forward import FrozenNetwork
+from headstart.results import GoldenCheck, GoldenInput
 
 if TYPE_CHECKING:
     from headstart.model.model_file import ModelInfo
@@ -33,45 +33,15 @@ JPEG_TOLERANCE = 0.05
 """The same for the JPEG file if its decoder gives other pixels."""
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """mode: of Pillow; orientation: of EXIF, 1 is upright."""
-
-    name: str
-    mode: str
-    width: int
-    height: int
-    orientation: int = 1
-    format: str = "PNG"
-
-
 DRAWINGS = (
-    Drawing("landscape", "RGB", 301, 203),
-    Drawing("upright gray", "L", 97, 131),
-    Drawing("palette", "P", 180, 241),
-    Drawing("alpha", "RGBA", 333, 127),
-    Drawing("16-bit gray", "I;16", 151, 90),
-    Drawing("turned", "RGB", 260, 181, orientation=6),
-    Drawing("jpeg", "RGB", 427, 640, format="JPEG"),
+    GoldenInput("landscape", "RGB", 301, 203),
+    GoldenInput("upright gray", "L", 97, 131),
+    GoldenInput("palette", "P", 180, 241),
+    GoldenInput("alpha", "RGBA", 333, 127),
+    GoldenInput("16-bit gray", "I;16", 151, 90),
+    GoldenInput("turned", "RGB", 260, 181, orientation=6),
+    GoldenInput("jpeg", "RGB", 427, 640, format="JPEG"),
 )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One golden input on this machine. difference: the largest of a logit; tolerance: what it must not exceed;
-    decoded, transform: whether the RGB image and what the network sees of it are the same to the bit."""
-
-    drawing: Drawing
-    difference: float
-    tolerance: float
-    decoded: bool
-    transform: bool
-
-    @property
-    def passed(self) -> bool:
-        """Pixels are whole numbers and must agree, but for the JPEG file, whose decoder is not ours."""
-        same = self.transform or (self.drawing.format == "JPEG" and not self.decoded)
-        return same and self.difference <= self.tolerance
 
 
 def draw(number: int) -> bytes:
@@ -133,7 +103,7 @@ def compare(
     spec: Preprocess,
     tolerance: float,
     logits_of: Callable[[torch.Tensor], np.ndarray],
-) -> list[Comparison]:
+) -> list[GoldenCheck]:
     """The golden inputs of a model file beside those of this machine. tolerance: one of TOLERANCE; logits_of: uint8
     (n, 3, S, S) -> (n, C) in the order of `classes`.
 
@@ -153,7 +123,7 @@ def compare(
         decoded = then["rgb_sha256"] == now["rgb_sha256"]
         share = tolerance + (JPEG_TOLERANCE if drawing.format == "JPEG" and not decoded else 0.0)
         same = then["view_sha256"] == now["view_sha256"]
-        found.append(Comparison(drawing, float(difference), share * scale, decoded, same))
+        found.append(GoldenCheck(drawing, float(difference), share * scale, decoded, same))
     return found
 
 

@@ -20,6 +20,7 @@ from headstart.model.calibration import Calibration
 from headstart.model.header import check_fields, encode_fields, read_fields
 from headstart.model.network import Network, backbone_shapes, network_of, not_usable
 from headstart.tensor_file import MALFORMED, encode_header
+from headstart.wording import one_line
 
 SCHEMA = 1
 
@@ -156,17 +157,29 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
     return tensors, info
 
 
-def find_model(run: str | Path) -> Path:
+def _downloaded(address: str) -> Path:
+    """The model file of hf://OWNER/NAME, from the cache of huggingface_hub or downloaded. Raises InputError."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(address.removeprefix("hf://"), "model.safetensors"))
+    except Exception as error:  # huggingface_hub, its HTTP library and the file system raise many things
+        raise InputError(f"{address} cannot be loaded: {one_line(error)[:300]}") from None
+
+
+def find_model(run: str | os.PathLike[str]) -> Path:
     """The model file that a run folder or a path names. Raises InputError."""
     if not isinstance(run, str | os.PathLike):
         raise InputError(f"the run is {run!r}; name a run folder or a model.safetensors")
+    if str(run).startswith("hf://"):
+        return _downloaded(str(run))
     path = Path(run)
     if path.is_dir():
         path = path / "model.safetensors"
         if not path.is_file():
             raise InputError(f"{run} has no model.safetensors; name a finished run folder or a model file")
     elif not path.is_file():
-        raise InputError(f"{run} does not exist; name a run folder or a model.safetensors")
+        raise InputError(f"{run} does not exist; name a run folder, a model.safetensors or hf://OWNER/NAME")
     elif path.suffix != ".safetensors":
         raise InputError(f"{run} is not a .safetensors file; name a run folder or a model.safetensors")
     return path

@@ -16,7 +16,7 @@ from headstart.model.conformal import Limits, limits_from_json, limits_to_json, 
 WRONGLY_FLAGGED = 0.05  # default share of images of the classes that are flagged as none of them
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 REFERENCE_IMAGES = 1000  # number of images whose features are stored, at most: 2 MB
-NEIGHBOUR = 10  # the score is the distance to the 10th nearest image; compared with others in docs/statistics.md
+NEIGHBOUR = 10  # the score is the distance to the 10th nearest image; compared in docs/explanation/statistics.md
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no equality

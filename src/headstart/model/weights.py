@@ -21,8 +21,9 @@ from numpy._core.multiarray import scalar as _scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from headstart.errors import InputError, warn
+from headstart.errors import InputError
 from headstart.files import write_atomically
+from headstart.messages import warn
 from headstart.model.backbones import RESNET18
 from headstart.model.network import backbone_shapes, not_usable
 from headstart.runtime.processes import from_all, on_each_host

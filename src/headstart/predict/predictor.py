@@ -1,9 +1,11 @@
 """Predictions of a finished model. Everything they depend on is read from the model file."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +21,10 @@ from headstart.model.model_file import ModelInfo, find_model, load_tensors
 from headstart.model.open_set import WRONGLY_FLAGGED
 from headstart.model.softmax import softmax
 from headstart.predict.image_inputs import One, each, rgb_image
+from headstart.predict.image_paths import images as images_in
 from headstart.runtime.accelerator import best_device
 from headstart.runtime.precision import choose_precision
+from headstart.wording import plural
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
@@ -45,6 +49,10 @@ class Prediction:
     distance: float | None = None
     embedding: np.ndarray | None = None
     error: str | None = None
+
+    def __repr__(self) -> str:
+        result = f"error: {self.error}" if self.error else f"{self.label} {self.probability:.1%}"
+        return f"Prediction({f'{self.path}: ' if self.path else ''}{result})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,7 @@ class Predictor:
     logits are those that its metrics were computed from."""
 
     def __init__(
-        self, run: str | Path, *, device: str | torch.device | None = None, precision: str = "measured"
+        self, run: str | os.PathLike[str], *, device: str | torch.device | None = None, precision: str = "measured"
     ) -> None:
         """run: run folder or model file. device: None for the GPU if there is one. precision: measured (that of the
         file; fp16 becomes fp32 where there is no GPU), fp32, bf16, fp16 or auto (the fastest that this device
@@ -117,12 +125,22 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
         return self.info.classes
+
+    def __repr__(self) -> str:
+        precision = "fp32" if self.precision == "no" else self.precision
+        return f"Predictor({str(self.path)!r}: {plural(len(self.classes), 'class')}, {precision} on {self.device})"
+
+    def __dir__(self) -> list[str]:
+        """What completion offers: the documented part."""
+        return ["classes", "device", "info", "path", "precision", "predict", "transform"]
 
     def predict(
         self,
         images: "One | Iterable[One]",
         *,
+        errors: Literal["raise", "row"] = "raise",
         top: int = 5,
         embeddings: bool = False,
         calibrated: bool = True,
@@ -130,11 +148,18 @@ class Predictor:
         wrongly_flagged: float = WRONGLY_FLAGGED,
         batch_size: int = 16,
     ) -> list[Prediction]:
-        """One prediction per image, in order. Images: see `headstart.predict.image_inputs`; options:
-        `PredictionOptions`.
+        """One prediction per image, in order.
 
-        An image that cannot be decoded gives a prediction with `error`. Raises InputError for anything that is not
-        an image."""
+        images: path of an image or of a folder (all image files below it, sorted by path), PIL image, content of a file
+        as bytes, array or tensor, or an iterable of these (`headstart.predict.image_inputs` has the shapes). errors:
+        "raise" raises InputError for the first image that cannot be read, "row" returns a prediction with its `error`.
+        Other options: `PredictionOptions`. batch_size: images per forward pass.
+
+        Raises InputError for anything that is not an image, and for options that the model file does not support."""
+        if errors not in ("raise", "row"):
+            raise InputError(f"errors is {errors!r}; it must be 'raise' or 'row'")
+        if isinstance(images, str | Path) and Path(images).is_dir():
+            images = [listed.path for listed in images_in([str(images)])]
         options = PredictionOptions(
             top=top,
             embeddings=embeddings,
@@ -152,6 +177,11 @@ class Predictor:
             rows = iter(range(len(pixels)))
             for image, reason in zip(batch, reasons, strict=True):
                 path = str(image) if isinstance(image, str | Path) else None
+                if reason is not None and errors == "raise":
+                    raise InputError(
+                        f"{path or f'image {len(found)}'} cannot be read ({reason}); errors='row' returns such images "
+                        "as rows with an error"
+                    )
                 found.append(
                     self.prediction(predictions, next(rows), path) if reason is None else _unreadable(path, reason)
                 )

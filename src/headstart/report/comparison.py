@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from headstart.errors import InputError
 from headstart.evaluation.metrics import log_losses
 from headstart.evaluation.statistics import bootstrap, holm, images_needed, paired, wilson
+from headstart.results import ComparedRun, Disagreement, PairedComparison
 from headstart.runs.files import damaged, labels_and_probabilities, mapping_with, read_json, read_table
 from headstart.wording import listed, plural
 
@@ -43,18 +43,18 @@ class EvaluatedRun:
         """(n,) bool."""
         return np.asarray(self.predicted == self.labels)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> ComparedRun:
         """Accuracy with its Wilson interval, and log loss."""
         n, correct = len(self.keys), int(self.is_correct.sum())
-        return {
-            "path": self.path,
-            "strategy": self.strategy,
-            "n": n,
-            "correct": correct,
-            "accuracy": correct / n,
-            "accuracy_ci95": list(wilson(correct, n)),
-            "loss": float(log_losses(self.probabilities, self.labels).mean()),
-        }
+        return ComparedRun(
+            path=self.path,
+            strategy=self.strategy,
+            n=n,
+            correct=correct,
+            accuracy=correct / n,
+            accuracy_ci95=wilson(correct, n),
+            loss=float(log_losses(self.probabilities, self.labels).mean()),
+        )
 
     def select(self, keys: Sequence[tuple[str, str, int]]) -> "EvaluatedRun":
         """The same run on these images, in this order."""
@@ -75,59 +75,7 @@ class EvaluatedRun:
         return replace(self, classes=tuple(classes), labels=labels, probabilities=self.probabilities[:, columns])
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """`second` against `first`, in differences second - first.
-
-    gained, lost: images that only the second, or only the first, classifies correctly; difference: of the accuracies,
-    with Newcombe's 95% interval; loss_difference: of the mean log losses, with the interval of a paired bootstrap, None
-    if it does not vary; p_value: exact McNemar test; p_holm: adjusted for the number of comparisons; verdict: better,
-    worse or not proven; images_needed: to detect the observed difference with a power of 0.8."""
-
-    first: str
-    second: str
-    n: int
-    gained: int
-    lost: int
-    difference: float
-    ci95: tuple[float, float]
-    loss_difference: float
-    loss_ci95: tuple[float, float] | None
-    p_value: float
-    p_holm: float
-    verdict: str
-    images_needed: int | None
-
-    @property
-    def points(self) -> str:
-        """'+15.0 points [+7.4, +23.2]': the difference of the accuracies."""
-        low, high = self.ci95
-        return f"{100 * self.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-
-    def in_words(self) -> str:
-        """One or two sentences."""
-        evidence = (
-            f"accuracy {self.points}, {self.gained} gained and {self.lost} lost of {plural(self.n, 'image')}, "
-            f"p = {self.p_holm:.2g}"
-        )
-        if self.verdict != "not proven":
-            return f"{self.second} is {self.verdict} than {self.first}: {evidence}"
-        sentence = f"No significant difference between {self.second} and {self.first}: {evidence}. "
-        if self.images_needed is None:
-            return sentence + "Both have the same accuracy, so the number of images needed cannot be estimated."
-        return sentence + (
-            f"About {self.images_needed:,} images would detect a true difference of this size with 80% power."
-        )
-
-    def loss_in_words(self) -> str:
-        """'+0.0123 [-0.0100, +0.0400]', or without an interval if there is none."""
-        if self.loss_ci95 is None:
-            return f"{self.loss_difference:+.4f} (no interval: it does not vary)"
-        low, high = self.loss_ci95
-        return f"{self.loss_difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
-def compare(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
+def compare(runs: Sequence[EvaluatedRun]) -> list[PairedComparison]:
     """Every other run against the first one. The runs must have the same keys in the same order."""
     first = runs[0]
     tests = [paired(first.is_correct.tolist(), other.is_correct.tolist()) for other in runs[1:]]
@@ -138,7 +86,7 @@ def compare(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
         losses = log_losses(other.probabilities, other.labels) - first_losses
         n, level = len(first.keys), LEVEL / len(tests)
         comparisons.append(
-            Comparison(
+            PairedComparison(
                 first=first.path,
                 second=other.path,
                 n=n,
@@ -148,6 +96,7 @@ def compare(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
                 p_holm=p_holm,
                 verdict="not proven" if p_holm >= LEVEL else "better" if test.difference > 0 else "worse",
                 images_needed=images_needed(gained=test.gained, lost=test.lost, total=n, power=POWER, level=level),
+                disagreements=disagreements(first, other),
             )
         )
     return comparisons
@@ -213,24 +162,24 @@ def on_the_same_images(runs: Sequence[EvaluatedRun], *, common: bool) -> list[Ev
     return [run.select(keys) for run in runs]
 
 
-def disagreements(first: EvaluatedRun, second: EvaluatedRun) -> list[dict[str, Any]]:
-    """The images for which the two predict different classes: path, label, and both predictions with confidence."""
+def disagreements(first: EvaluatedRun, second: EvaluatedRun) -> tuple[Disagreement, ...]:
+    """The images for which the two predict different classes."""
     classes = first.classes
     found = []
     for row in np.flatnonzero(first.predicted != second.predicted).tolist():
         a, b, label = int(first.predicted[row]), int(second.predicted[row]), int(first.labels[row])
         found.append(
-            {
-                "path": first.paths[row],
-                "label": classes[label],
-                "first": classes[a],
-                "first_probability": float(first.probabilities[row, a]),
-                "second": classes[b],
-                "second_probability": float(second.probabilities[row, b]),
-                "correct": "first" if a == label else "second" if b == label else "neither",
-            }
+            Disagreement(
+                path=first.paths[row],
+                label=classes[label],
+                first=classes[a],
+                first_probability=float(first.probabilities[row, a]),
+                second=classes[b],
+                second_probability=float(second.probabilities[row, b]),
+                correct="first" if a == label else "second" if b == label else "neither",
+            )
         )
-    return found
+    return tuple(found)
 
 
 def _differences(first: EvaluatedRun, other: EvaluatedRun, *, num_shared: int) -> str:

@@ -1,13 +1,15 @@
 """The self-contained page of `headstart compare`, with the images on which two runs disagree."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from headstart.data.decode import decode
 from headstart.html import environment, jpeg_uri
-from headstart.report.comparison import Comparison, EvaluatedRun, disagreements
+from headstart.report.comparison import EvaluatedRun
 from headstart.report.original_images import OriginalImages, image_reader
+from headstart.results import PairedComparison
 from headstart.runs.files import mapping_with, read_yaml
 
 THUMBNAIL_PX = 144
@@ -20,7 +22,7 @@ TITLES = {
 
 
 def render_comparison(
-    runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison], notes: Sequence[str]
+    runs: Sequence[EvaluatedRun], comparisons: Sequence[PairedComparison], notes: Sequence[str]
 ) -> tuple[str, list[str]]:
     """The page as HTML, and a sentence about images that cannot be read in the data folder of the first run."""
     first, folder = runs[0], Path(runs[0].path)
@@ -34,17 +36,16 @@ def render_comparison(
 
 
 def _section(
-    first: EvaluatedRun, second: EvaluatedRun, comparison: Comparison, images: OriginalImages
+    first: EvaluatedRun, second: EvaluatedRun, comparison: PairedComparison, images: OriginalImages
 ) -> dict[str, Any]:
     """bar: low end, value and high end of the difference in percent of the scale; limit: end of the scale in points."""
     low, high = comparison.ci95
     limit = max(abs(low), abs(high), 0.01) * 1.1
-    rows = disagreements(first, second)
     groups = []
     for correct, title in TITLES.items():
-        group = [row for row in rows if row["correct"] == correct]
+        group = [row for row in comparison.disagreements if row.correct == correct]
         if group:
-            shown = [row | {"picture": _picture(images, row["path"])} for row in group[:MAX_IMAGES]]
+            shown = [asdict(row) | {"picture": _picture(images, row.path)} for row in group[:MAX_IMAGES]]
             groups.append((title.format(first=first.path, second=second.path), len(group), shown))
     both = int((first.is_correct & second.is_correct).sum())
     return {

@@ -1,46 +1,43 @@
 """`headstart evaluate`: a finished run on labelled images, each image once."""
 
-import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_eval_manifest
 from headstart.data.samples import Manifest
-from headstart.data.source import summarize
+from headstart.data.source import Skipped
 from headstart.data.sources.columns import ALL
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
-from headstart.evaluation.predictions import Predictions, collect, describe, headline, round_up
-from headstart.files import check_out, write_atomically
+from headstart.evaluation.predictions import Predictions, collect, describe, round_up
+from headstart.files import write_atomically
 from headstart.model.model_file import ModelInfo, find_model, load_model
+from headstart.results import ClassMetrics, Evaluation, SkippedFile
 from headstart.runs.files import mapping_with, read_table, read_yaml
-from headstart.runtime.accelerator import set_threads, start_accelerator
+from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.processes import on_main
 from headstart.runtime.signals import StopRequest
 
 
-def evaluate_command(
+def evaluate_run(
     run: str,
     *,
     data: str,
-    out: str | None,
     on_bad_file: str,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Evaluate, print the metrics and return them, as evaluation.predictions.describe does. split: as in
-    build_eval_manifest. columns: values of the keys data.*_column that replace those of the run.
+) -> Evaluation:
+    """The metrics, the same in all processes. split: as in build_eval_manifest. columns: values of the keys
+    data.*_column that replace those of the run.
 
-    Raises InputError for data that cannot be evaluated on, a damaged run folder, and `out` that cannot be written."""
-    check_out(out)
-    set_threads(None)
+    Raises InputError for data that cannot be evaluated on and for a damaged run folder."""
     model, info = load_model(find_model(run))
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
@@ -58,21 +55,38 @@ def evaluate_command(
             decoder=info.preprocess.decode,
         ),
     )
-    if manifest.skipped:
-        accelerator.print(f"skipped {len(manifest.skipped)}: {summarize(manifest.skipped)}")
     predict = _predict_from_features if info.measured_on == "feature bank" else _predict
     with StopRequest() as stop:
         predictions = predict(accelerator, manifest, model, info, stop)
-    values = describe(predictions, info.classes)
-    if accelerator.is_main_process:
-        _print(values)
-        if out is not None:
-            text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            try:
-                write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
-            except OSError as error:
-                raise InputError(f"--out {out}: {error.strerror}") from None
-    return values
+    return evaluation_of(describe(predictions, info.classes), skipped=manifest.skipped)
+
+
+def evaluation_of(values: Mapping[str, Any], *, skipped: Sequence[Skipped] = ()) -> Evaluation:
+    """values: of evaluation.predictions.describe."""
+    per_class = {name: ClassMetrics(**_with_tuples(row)) for name, row in values["per_class"].items()}
+    confusion = tuple(tuple(row) for row in values["confusion_matrix"])
+    left_out = tuple(SkippedFile(file.path, file.reason) for file in skipped)
+    return Evaluation(
+        **{"top5_accuracy": None}
+        | _with_tuples(values)
+        | {"per_class": per_class, "confusion_matrix": confusion, "skipped": left_out}
+    )
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Intervals as tuples."""
+    return {name: tuple(value) if name.endswith("_ci95") and value else value for name, value in values.items()}
+
+
+def write_evaluation(evaluation: Evaluation, out: str) -> None:
+    """Write the JSON file, in the main process only. Raises InputError if that fails."""
+    if not PartialState().is_main_process:
+        return
+    text = evaluation.to_json() + "\n"
+    try:
+        write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}") from None
 
 
 def _predict(
@@ -148,26 +162,3 @@ def _training_images(folder: Path) -> Callable[[str, str], bool]:
     trained = {(row["sha256"], row["path"]) for row in rows if row["split"] == "train"}
     only_trained = {sha256 for sha256, _ in trained} - validated
     return lambda sha256, path: sha256 in only_trained or (sha256, path) in trained
-
-
-def _print(values: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    error = f"calibration error {values['ece']:.4f}" if values["ece"] else "no calibration error detected"
-    lines = (
-        headline(values),
-        f"loss {values['loss']:.4f}, balanced accuracy {values['balanced_accuracy']:.4f}, "
-        f"macro F1 {values['macro_f1']:.4f}",
-        f"Brier score {values['brier']:.4f}, {error} (up to {values['ece_by_chance95']:.4f} would be chance)",
-    )
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print("\n".join(lines))
-    table = Table("class", "n", "precision", "recall", "95% interval")
-    for name, row in values["per_class"].items():
-        cells = ["-", "-", "-"]
-        if row["n"]:
-            low, high = row["recall_ci95"]
-            cells = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"]
-        table.add_row(name, str(row["n"]), *cells)
-    console.print(table)

@@ -9,6 +9,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from headstart.messages import ProgressStyle
+
 LINE_EVERY_S = 5.0
 SMOOTHING = 0.9  # factor of older steps per step, in the displayed loss and accuracy
 
@@ -51,12 +53,14 @@ class Status:
 
 
 class Display:
-    """Prints statuses: a bar in a terminal, else a line at most every LINE_EVERY_S. enabled: False prints nothing."""
+    """Prints statuses: a bar in a terminal or a notebook, else a line at most every LINE_EVERY_S."""
 
-    def __init__(self, status: Status, *, enabled: bool) -> None:
-        self.console = Console(quiet=not enabled, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    def __init__(self, status: Status, *, style: ProgressStyle = "terminal") -> None:
+        self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        has_bar = self.console.is_terminal or self.console.is_jupyter
+        self.console.quiet = style == "silent" or (style == "auto" and not has_bar)
         self._bar: Progress | None = None
-        if self.console.is_terminal and enabled:
+        if has_bar and not self.console.quiet:
             columns = (
                 TextColumn("epoch {task.fields[status].epoch}/{task.fields[status].epochs}"),
                 BarColumn(bar_width=24),
@@ -105,11 +109,11 @@ class TrainingProgress(Display):
         ends: Sequence[int],
         start_step: int,
         batch_size: int,
-        enabled: bool,
+        style: ProgressStyle = "terminal",
         memory: Callable[[], int | None] = lambda: None,
     ) -> None:
         """ends: last step of each epoch. memory: returns the bytes in use; called once per displayed status."""
-        super().__init__(Status.at(start_step, ends), enabled=enabled)
+        super().__init__(Status.at(start_step, ends), style=style)
         self._ends, self._step, self._batch_size, self._memory = ends, start_step, batch_size, memory
         self._rate_since = (time.perf_counter(), start_step)
         self._sums = (0.0, 0.0, 0.0)  # loss, correct predictions and images, exponentially smoothed

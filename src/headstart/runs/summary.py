@@ -27,6 +27,11 @@ class _Json:
                 raise damaged(path, f"{name} is {values[name]!r}")
         return cls(**{name: values[name] for name in hints if name in values})
 
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises InputError if the file is missing, damaged, or of another kind of run."""
+        return cls.from_json(folder / SUMMARY, read_json(folder, SUMMARY))
+
     def to_json(self) -> dict[str, Any]:
         optional = {field.name for field in fields(self) if field.default is None}
         return {name: value for name, value in asdict(self).items() if value is not None or name not in optional}
@@ -60,11 +65,6 @@ class Summary(_Json):
     calibration: dict[str, Any]  # evaluation.predictions.describe_calibration
     probe: dict[str, Any] | None = None  # how a head on cached features was fitted, and what tuning made of it
     features: dict[str, Any] | None = None  # the feature bank and what was computed for it
-
-    @staticmethod
-    def read(folder: Path) -> "Summary":
-        """Raises InputError if the file is missing, damaged, or of another kind of run."""
-        return Summary.from_json(folder / SUMMARY, read_json(folder, SUMMARY))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def _follow(path: Path, pause: Callable[[float], None]) -> None:
     """Follow a single run."""
     num_printed, step, since = 0, -1, 0.0
     progress = _read_progress(path)
-    with Display(progress.status if progress else Status(0, 1, 1, 1), enabled=True) as display:
+    with Display(progress.status if progress else Status(0, 1, 1, 1)) as display:
         while True:
             finished, over = _result(path), is_over(path)  # before the lines, so that the last ones are read
             progress = _read_progress(path)

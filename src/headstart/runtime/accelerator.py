@@ -10,6 +10,7 @@ import torch
 
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError
+from headstart.messages import LOG
 from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import end_with_launcher
@@ -49,7 +50,7 @@ def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Acce
         timeout = timedelta(minutes=runtime.timeout_minutes)
         handlers.append(InitProcessGroupKwargs(backend="gloo" if on_cpu else None, timeout=timeout))
     elif os.environ.get("MASTER_ADDR") and "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ:
-        print(
+        LOG.info(
             "the launcher requested several processes but started only this one, as accelerate launch does on a CPU; "
             "for N processes use ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m headstart train ..., or "
             "./launch.sh --processes N"
@@ -72,8 +73,8 @@ def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Acce
     )
     if accelerator.gradient_accumulation_steps != accumulation:
         raise InputError(
-            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accelerator.gradient_accumulation_steps} in the environment "
-            f"contradicts train.accumulation {accumulation}; unset it"
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {accelerator.gradient_accumulation_steps} in the environment "
+            f"but train.accumulation is {accumulation}; unset the variable"
         )
     return accelerator
 

@@ -8,8 +8,6 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from headstart.runtime.processes import agree
-
 if TYPE_CHECKING:  # prediction does not need accelerate, so it is imported only in functions
     from accelerate import Accelerator
 
@@ -31,12 +29,15 @@ def end_with_launcher() -> None:
 
 
 class StopRequest:
-    """Context manager that stores the first of STOP_SIGNALS instead of ending the process. A second signal ends the
-    process at once, with exit code 143.
+    """Context manager that stores the first of STOP_SIGNALS instead of acting on it. What is saved after it is the
+    business of its user. A second signal acts at once: Ctrl-C raises KeyboardInterrupt, other signals do what they did
+    before; on the command line both end the process with exit code 143.
 
     Signals within SAME_REQUEST_S count as one request, because a launcher forwards signals that its processes also
     receive. SIGHUP (a closed terminal) often arrives several times, so it is never a second request, and the signal
     after it is the first one. If SIGHUP is ignored (nohup), it stays ignored."""
+
+    second_signal_ends_process = False
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -59,9 +60,16 @@ class StopRequest:
         if first is not None and (name == "SIGHUP" or time.monotonic() - self._received_at < SAME_REQUEST_S):
             return
         if first not in (None, "SIGHUP"):
-            os._exit(143)
+            if self.second_signal_ends_process:
+                os._exit(143)
+            else:
+                self.__exit__()
+                signal.raise_signal(number)
+                return
         self.signal_name, self._received_at = name, time.monotonic()
 
     def agreed(self, accelerator: "Accelerator") -> bool:
         """Whether any process received a signal; the same value in all processes."""
+        from headstart.runtime.processes import agree
+
         return agree(accelerator, self.signal_name is not None)[0]

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically
+from headstart.messages import LOG
 
 KEEP = 2
 _NAME = re.compile(r"step_(\d{6,})(\.old)?$")  # .old: about to be replaced by one of the same step
@@ -85,7 +86,7 @@ def _discard(paths: list[Path]) -> None:
         shutil.rmtree(gone)
 
 
-def find(resume: str, folder: Path, *, report: Callable[[str], object]) -> Path | None:
+def find(resume: str, folder: Path) -> Path | None:
     """The checkpoint that `train.resume` names: never -> None, auto -> the newest in `folder` that is whole or None,
     or a path. `report` is called for each damaged one.
 
@@ -107,7 +108,7 @@ def find(resume: str, folder: Path, *, report: Callable[[str], object]) -> Path 
         fault = _fault(path)
         if fault is None:
             return path
-        report(f"{fault}; looking for the one before")
+        LOG.info(f"{fault}; looking for the one before")
     if found:
         raise InputError(f"no checkpoint in {folder} is whole; remove them to start anew")
     return None

@@ -12,8 +12,8 @@ import torch
 
 from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
-from headstart.errors import warn
 from headstart.evaluation.predictions import Predictions, describe, describe_calibration, headline
+from headstart.messages import LOG, warn
 from headstart.model.calibration import calibrate
 from headstart.model.golden_inputs import record as record_golden
 from headstart.model.model_file import ModelInfo, save_model_tensors
@@ -104,8 +104,8 @@ def finish(session: Session, result: Result) -> None:
         session.running.release()
         session.trackers.finish(folder.model_file, summary)
         for note in result.notes:
-            print(note)
-        print(
+            LOG.info(note)
+        LOG.info(
             f"{headline(val)}, {result.found}, {summary.wall_s:.{0 if summary.wall_s >= 10 else 1}f} s\n"
             f"{session.path}: model.safetensors, report.html, summary.json, predictions.parquet and more\n"
             f"next: headstart predict {session.path} IMAGES..."

@@ -56,7 +56,7 @@ def fit_by_steps(accelerator: Accelerator, config: RunConfig, manifest: Manifest
         config,
         state,
         [group["name"] for group in groups],
-        TrainingProgress(ends=ends, start_step=0, batch_size=1, enabled=False),
+        TrainingProgress(ends=ends, start_step=0, batch_size=1, style="silent"),
         folder=None,
         write=lines.append,
         keep_best=lambda metrics: best.append(_float64_head(bare)),

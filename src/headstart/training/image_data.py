@@ -19,6 +19,7 @@ from headstart.data.transforms import PixelCache, Transform, train_transform
 from headstart.data_doctor.quick_check import describe_data
 from headstart.errors import InputError
 from headstart.evaluation.predictions import round_up
+from headstart.messages import info
 from headstart.model.network import Network
 from headstart.report.image_grid import image_grid
 from headstart.runtime.processes import on_main
@@ -53,7 +54,6 @@ def load_data(session: Session) -> Images:
             open_source(config.data),
             config.data,
             seed=config.seed,
-            say=print,
             decoder=session.spec.decode,
             cache=PixelCache(train=[transform], val=[val_transform]),
         ),
@@ -63,7 +63,7 @@ def load_data(session: Session) -> Images:
         raise InputError(
             f"train.batch_size {size} exceeds the {len(samples)} training images; use at most {len(samples)}"
         )
-    session.accelerator.print(describe_data(manifest))
+    info(session.accelerator, describe_data(manifest))
     blocks = None
     if config.data.sampling != "balanced":
         blocks = Blocks.of(samples.column("block"), samples.column("size"), size=config.data.shuffle_images)
@@ -86,7 +86,7 @@ def load_batches(session: Session, images: Images, model: Network, *, start_step
         share = config.train.batch_size // accelerator.num_processes // config.train.accumulation
         sources = TransformedImages(rows, manifest.source, images.transform, seed=config.seed)
         num_workers, why = measure_num_workers(accelerator, model, sources, session.spec, share=share)
-        accelerator.print(f"{plural(num_workers, 'decoding worker')} each: {why}")
+        info(accelerator, f"{plural(num_workers, 'decoding worker')} each: {why}")
     batches = train_loader(
         rows,
         manifest.source,

@@ -17,6 +17,7 @@ import torch
 from headstart.config import RunConfig
 from headstart.config_io import to_yaml
 from headstart.errors import InputError, Stopped
+from headstart.messages import LOG
 from headstart.runtime.signals import StopRequest
 
 PATIENCE_S = 120.0  # for a run that was asked to stop to save itself
@@ -72,7 +73,8 @@ def run_on_gpus(configs: Mapping[str, RunConfig], gpus: Sequence[str]) -> None:
             _stop(running)  # an exception here must not leave them behind
     if stop.signal_name is not None:
         raise Stopped(
-            f"stopped by {stop.signal_name}, every run saved; the same command with --train.resume auto continues"
+            f"stopped by {stop.signal_name}, every run saved; the same command with --train.resume auto continues",
+            signal_name=stop.signal_name,
         )
     if failed is not None:
         name, code, complaints = failed
@@ -94,12 +96,12 @@ def _start(name: str, config: RunConfig, gpu: str, folder: Path, *, at_once: int
         errors="replace",
         start_new_session=True,  # Ctrl-C is for us, who hand it on once
     )
-    print(f"{name}: on GPU {gpu}", flush=True)
+    LOG.info(f"{name}: on GPU {gpu}")
     complaints: list[str] = []
     assert process.stdout is not None
     assert process.stderr is not None
     readers = [
-        threading.Thread(target=_say, args=(name, process.stdout), daemon=True),
+        threading.Thread(target=_log, args=(name, process.stdout), daemon=True),
         threading.Thread(target=_keep, args=(process.stderr, complaints), daemon=True),
     ]
     for reader in readers:
@@ -107,10 +109,10 @@ def _start(name: str, config: RunConfig, gpu: str, folder: Path, *, at_once: int
     return _Running(name, gpu, process, readers, complaints)
 
 
-def _say(name: str, lines: TextIO) -> None:
+def _log(name: str, lines: TextIO) -> None:
     with lines:
         for line in lines:
-            print(f"{name}: {line}", end="", flush=True)
+            LOG.info(f"{name}: {line.rstrip(chr(10))}")
 
 
 def _keep(lines: TextIO, kept: list[str]) -> None:

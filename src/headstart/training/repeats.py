@@ -15,6 +15,7 @@ from headstart.data.manifest import check_splits
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
+from headstart.messages import info
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder
 from headstart.runs.lock import RUNNING, RunLock
 from headstart.runs.summary import Summary, is_finished
@@ -22,7 +23,7 @@ from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.processes import end_run, on_main
 from headstart.training.one_per_gpu import run_on_gpus, usable_gpus
 from headstart.training.state import check_same_recipe
-from headstart.training.summarize_repeats import Repeat, print_repeats, summarize_repeats
+from headstart.training.summarize_repeats import Repeat, summarize_repeats
 
 
 class RunOnce(Protocol):
@@ -54,7 +55,6 @@ def run_repeats(config: RunConfig, run_once: RunOnce) -> Path:
             summary = summarize_repeats(config, path, repeats, wall_s=time.perf_counter() - began)
             summary.write(RunFolder(path))
             running.release()
-            print_repeats(summary, path)
     end_run(accelerator, last=True)
     return path
 
@@ -67,7 +67,7 @@ def _run_all(accelerator: Accelerator, configs: dict[str, RunConfig], path: Path
         run_on_gpus({name: configs[name] for name in todo}, gpus)
         return
     for number, name in enumerate(todo, start=len(configs) - len(todo) + 1):
-        accelerator.print(f"\n{name}: {number} of {len(configs)}")
+        info(accelerator, f"\n{name}: {number} of {len(configs)}")
         try:
             run_once(configs[name], last=False)
         except InputError as error:
@@ -75,7 +75,8 @@ def _run_all(accelerator: Accelerator, configs: dict[str, RunConfig], path: Path
                 _remove_if_nothing_began(path)
             raise InputError(f"{name}: {error}") from None
         except Stopped as stop:
-            raise Stopped(f"{name}: {stop}; to continue all of them: --out {path} --train.resume auto") from None
+            message = f"{name}: {stop}; to continue all of them: --out {path} --train.resume auto"
+            raise Stopped(message, signal_name=stop.signal_name) from None
 
 
 def configs_of_repeats(config: RunConfig, path: Path) -> dict[str, RunConfig]:
@@ -119,7 +120,7 @@ def _check_splits(configs: Mapping[str, RunConfig], path: Path) -> None:
     if not all(is_finished(path / name) for name in configs):
         data = next(iter(configs.values())).data
         recipes = {name: (config.data, config.seed) for name, config in configs.items()}
-        check_splits(open_source(data), recipes, say=print, decoder=Preprocess.of(data).decode)
+        check_splits(open_source(data), recipes, decoder=Preprocess.of(data).decode)
 
 
 def _remove_if_nothing_began(path: Path) -> None:

@@ -1,35 +1,27 @@
 """Train as configured: once or several times, on images or on cached features."""
 
-import contextlib
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from headstart.config import RunConfig, flat, may_change
 from headstart.errors import InputError
+from headstart.messages import LOG, ProgressStyle
 from headstart.runs.summary import is_finished
 
 
-def run(config: RunConfig) -> Path:
-    """Train as configured, once or several times, and return the run folder. Raises InputError and Stopped."""
-    if not config.runtime.quiet:
-        return _run(config)
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):  # warnings go to stderr
-        path = _run(config)
-    if os.environ.get("RANK", "0") == "0":
-        print(path)
-    return path
-
-
-def _run(config: RunConfig) -> Path:
+def run(config: RunConfig, *, progress: ProgressStyle = "terminal") -> Path:
+    """Train as configured, once or several times, and return the run folder. progress: how it is shown, besides the
+    messages that are logged. Raises InputError and Stopped."""
     if config.train.seeds > 1 or config.train.folds:
         from headstart.training.repeats import run_repeats
 
-        return run_repeats(config, run_once)
-    return run_once(config)
+        return run_repeats(config, partial(run_once, progress=progress))
+    return run_once(config, progress=progress)
 
 
-def run_once(config: RunConfig, *, last: bool = True) -> Path:
+def run_once(config: RunConfig, *, progress: ProgressStyle = "terminal", last: bool = True) -> Path:
     """One run, from its start to its end; a finished run that is to be resumed is left as it is.
 
     last: whether the processes may end afterwards.
@@ -37,13 +29,13 @@ def run_once(config: RunConfig, *, last: bool = True) -> Path:
     if config.train.resume == "auto" and config.out and is_finished(Path(config.out)):
         _check_same(config, Path(config.out))
         if os.environ.get("RANK", "0") == "0":
-            print(f"{config.out} is finished, so there is nothing to resume; train in another --out")
+            LOG.info(f"{config.out} is finished, so there is nothing to resume; train in another --out")
         return Path(config.out)
     from headstart.runtime.processes import end_run
     from headstart.training.finish import finish
     from headstart.training.session import start
 
-    with start(config) as session:
+    with start(config, progress=progress) as session:
         if session.config.trains_on_features:
             from headstart.training.train_head import train_head
 

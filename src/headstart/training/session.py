@@ -14,6 +14,7 @@ from headstart.config_io import to_yaml
 from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
+from headstart.messages import ProgressStyle, info
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, create_folder
 from headstart.runs.lock import RunLock
 from headstart.runs.summary import is_finished
@@ -40,6 +41,7 @@ class Session:
     resume_from: Path | None
     tracker_names: list[str]
     began: float
+    progress: ProgressStyle
     folder: RunFolder = field(init=False)
     running: RunLock = field(init=False)
     trackers: Trackers = field(init=False)
@@ -82,7 +84,7 @@ class Session:
             trackers.log_image("training images", picture, step=0)
 
 
-def start(config: RunConfig) -> Session:
+def start(config: RunConfig, *, progress: ProgressStyle) -> Session:
     """Start the processes of a run, resolve its configuration and choose its folder; reports both in one line.
 
     Raises InputError, in all processes, if the configuration cannot be run; nothing is written.
@@ -116,21 +118,22 @@ def start(config: RunConfig) -> Session:
         how = f"global batch {config.train.batch_size}"
         if config.data.num_workers is not None:  # else `load_batches` measures and reports it
             how = f"{plural(config.data.num_workers, 'decoding worker')} each, {how}"
-    accelerator.print(
+    info(
+        accelerator,
         f"{plural(accelerator.num_processes, 'process')} on {accelerator.device.type}, "
-        f"{describe_precision(precision, why)}, {plural(threads, 'thread')} each, {how}"
+        f"{describe_precision(precision, why)}, {plural(threads, 'thread')} each, {how}",
     )
     path, resume_from = on_main(accelerator, lambda: _choose_start(resolved))
     if unused := describe_unused_keys(config):
-        accelerator.print(unused)
-    return Session(resolved, accelerator, spec, path, resume_from, tracker_names, began)
+        info(accelerator, unused)
+    return Session(resolved, accelerator, spec, path, resume_from, tracker_names, began, progress)
 
 
 def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
     """The run folder, and the checkpoint to continue from. Raises InputError if neither a new run can start there
     nor an interrupted one continue."""
     path = choose_folder(config.out, strategy=config.strategy.name)
-    resume_from = checkpoint.find(config.train.resume, path / "checkpoints", report=print)
+    resume_from = checkpoint.find(config.train.resume, path / "checkpoints")
     if resume_from is None:
         check_start(path, resume=config.train.resume)
     elif resume_from.resolve().parent.parent != path.resolve():

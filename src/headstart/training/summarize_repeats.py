@@ -158,24 +158,6 @@ def _pool_folds(path: Path, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     return describe(Predictions(logits, labels), classes)
 
 
-def print_repeats(summary: RepeatsSummary, path: Path) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-    names = ("accuracy", "correct", "loss", "best epoch", "seconds")
-    table = Table("run", *(Column(name, justify="right", no_wrap=True) for name in names))
-    for run in summary.runs:
-        correct, seconds = f"{run['correct']} of {run['n']}", f"{run['wall_s']:.0f}"
-        row = (f"{run['accuracy']:.1%}", correct, f"{run['loss']:.4f}", str(run["best_epoch"]), seconds)
-        table.add_row(run["folder"], *row)
-    console.print()
-    console.print(table)
-    for line in repeats_in_words(summary):
-        console.print(line)
-    console.print(f"{path}: summary.json and a folder of each run")
-
-
 def repeats_in_words(summary: RepeatsSummary) -> list[str]:
     """The result, in a few lines."""
     spread, val, count = summary.spread["accuracy"], summary.val, summary.val["n"]

@@ -12,8 +12,9 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
 from PIL import Image
 
 from headstart.config import RuntimeConfig, flat
-from headstart.errors import InputError, warn
+from headstart.errors import InputError
 from headstart.files import write_atomically
+from headstart.messages import warn
 from headstart.runs.summary import Summary
 
 RUN_IDS = "trackers.json"

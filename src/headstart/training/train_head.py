@@ -22,6 +22,7 @@ from headstart.features.bank import EVAL_TRANSFORM, Bank, row_name
 from headstart.features.extraction import BankTransform, bank_transforms
 from headstart.features.nearest_neighbours import knn_accuracy, searched_rows
 from headstart.features.training_set import BankFeatures, backbone_of, bank_features, open_bank
+from headstart.messages import info
 from headstart.model.open_set import reference_rows
 from headstart.model.weights import Weights, obtain_weights
 from headstart.report.image_grid import image_grid
@@ -101,13 +102,12 @@ def load_data(
             open_source(data),
             data,
             seed=config.seed,
-            say=print,
             decoder=spec.decode,
             known=lambda sha256: row_name(sha256, EVAL_TRANSFORM) in bank,
             cache=cache,
         ),
     )
-    accelerator.print(describe_data(manifest, pooled=pooled))
+    info(accelerator, describe_data(manifest, pooled=pooled))
     return weights, bank, transforms, manifest
 
 

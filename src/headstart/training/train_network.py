@@ -10,6 +10,7 @@ from torch import nn
 
 from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions, collect
+from headstart.messages import info
 from headstart.model.model_file import load_tensors, save_model_tensors
 from headstart.model.network import Network, build_model
 from headstart.model.weights import Weights, obtain_weights
@@ -130,9 +131,10 @@ def build(session: Session, weights: Weights, *, num_classes: int) -> tuple[Netw
         if accelerator.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         else:
-            accelerator.print(
+            info(
+                accelerator,
                 "each process computes BatchNorm statistics on its own share of the batch (torch synchronizes them on "
-                "GPUs only); --strategy.batchnorm freeze makes the run independent of the number of processes"
+                "GPUs only); --strategy.batchnorm freeze makes the run independent of the number of processes",
             )
     strategy = plan(model, config.strategy, config.optim)
     model.keep_in_eval(strategy.eval_modules)
@@ -151,9 +153,10 @@ def restore(session: Session, images: Images, model: Network) -> tuple[TrainingS
     changed = check_same_run(session.config, images.manifest, saved.state, RunFolder(session.path), layout=layout)
     state = TrainingState(**{field.name: saved.state[field.name] for field in fields(TrainingState)})
     model.load_state_dict(saved.model, strict=True)
-    session.accelerator.print(
+    info(
+        session.accelerator,
         f"continuing {session.path} after step {state.step} of {images.epoch_ends[-1]}"
-        + (f", with {changed}" if changed else "")
+        + (f", with {changed}" if changed else ""),
     )
     return state, saved
 
@@ -187,7 +190,7 @@ def progress_of(session: Session, images: Images, state: TrainingState) -> Train
         ends=images.epoch_ends,
         start_step=state.step,
         batch_size=session.config.train.batch_size,
-        enabled=session.accelerator.is_main_process,
+        style=session.progress if session.accelerator.is_main_process else "silent",
         memory=partial(memory_in_use, session.accelerator.device),
     )
 

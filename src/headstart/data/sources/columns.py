@@ -84,7 +84,7 @@ def required(key: str, data: DataConfig, names: Sequence[str], *, where: str) ->
 def _find(asked: str | None, known: Sequence[str], names: Sequence[str], *, key: str, where: str) -> str | None:
     if asked is not None:
         if asked not in names:
-            raise InputError(f"{key} is {asked!r}, and {where} has the columns {', '.join(names)}")
+            raise InputError(f"{where} has no column {asked!r} ({key}); its columns are {', '.join(names)}")
         return asked
     lowered = {name.lower(): name for name in reversed(names)}
     return next((lowered[name] for name in known if name in lowered), None)
@@ -109,7 +109,9 @@ def class_name(value: Any, names: Sequence[str], *, where: str) -> str:
     if not names or isinstance(value, str):
         return text(value)
     if not isinstance(value, int) or not 0 <= value < len(names):
-        raise InputError(f"{where}: the class is {value!r}, and the data name {len(names)} classes, numbered from 0")
+        raise InputError(
+            f"{where}: the class is {value!r}; it must be an index of the {len(names)} classes, counted from 0"
+        )
     return names[value]
 
 
@@ -161,7 +163,7 @@ def collect(entries: Iterable[Entry], skipped: list[Skipped], *, where: str, num
 def check_name(path: str) -> None:
     """Raise InputError for a name that cannot be written to a table."""
     if "\0" in path:
-        raise InputError(f"{path!a}: a name holds the character NUL, which no file has; repair the list of names")
+        raise InputError(f"{path!a}: the name contains a NUL character; correct the list of names")
     if not is_text(path):
         raise InputError(f"{path!a}: the name is not valid UTF-8; rename the file or folder")
 

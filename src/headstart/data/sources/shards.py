@@ -28,13 +28,13 @@ def open_shards(data: DataConfig, *, tests: bool = False) -> Source:
     shards = _find(root)
     kinds = {_kind(short) for short in shards}
     if not shards:
-        raise InputError(f"{root} names no .tar or .parquet file")
+        raise InputError(f"{root} matches no .tar or .parquet file; name such a file, or a folder or pattern of them")
     if "gz" in kinds:
         name = next(shard.name for short, shard in shards.items() if _kind(short) == "gz")
-        raise InputError(f"{name} is compressed, so no image can be read on its own; decompress it (gunzip)")
+        raise InputError(f"{name} is compressed, so single images cannot be read; decompress it with gunzip")
     if len(kinds) > 1 or "" in kinds:
         what = " and ".join(f".{kind}" if kind else "other" for kind in sorted(kinds))
-        raise InputError(f"{root} names {what} files; name .tar or .parquet files alone")
+        raise InputError(f"{root} matches {what} files; name only .tar or only .parquet files")
     if kinds == {"tar"}:
         from headstart.data.sources.tar_shards import TarShards
 

@@ -81,7 +81,7 @@ def _columns(path: Path) -> list[str]:
     else:
         names = [name for name in next(_rows(path), {}) if name]
     if not names:
-        raise InputError(f"{path} has no rows")
+        raise InputError(f"{path} has no rows; add one for each image, with its path and class")
     return names
 
 

@@ -1,0 +1,197 @@
+"""What the commands print of the results that the public functions return."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headstart.results import Comparison, DataReport, Evaluation, Export, Verification
+
+
+def print_evaluation(found: "Evaluation") -> None:
+    """The metrics with their intervals, and a table of the classes; in the main process of several."""
+    from accelerate import PartialState
+    from rich.console import Console
+    from rich.table import Table
+
+    from headstart.data.source import Skipped, summarize
+    from headstart.evaluation.predictions import headline
+
+    if not PartialState().is_main_process:
+        return
+    if found.skipped:
+        print(f"skipped {len(found.skipped)}: {summarize([Skipped(*file) for file in found.skipped])}")
+    error = f"calibration error {found.ece:.4f}" if found.ece else "no calibration error detected"
+    lines = (
+        headline(found.to_dict()),
+        f"loss {found.loss:.4f}, balanced accuracy {found.balanced_accuracy:.4f}, macro F1 {found.macro_f1:.4f}",
+        f"Brier score {found.brier:.4f}, {error} (up to {found.ece_by_chance95:.4f} would be chance)",
+    )
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print("\n".join(lines))
+    table = Table("class", "n", "precision", "recall", "95% interval")
+    for name, row in found.per_class.items():
+        cells = ["-", "-", "-"]
+        if row.n and row.recall_ci95 is not None:
+            low, high = row.recall_ci95
+            cells = [f"{row.precision:.3f}", f"{row.recall:.3f}", f"{low:.3f} to {high:.3f}"]
+        table.add_row(name, str(row.n), *cells)
+    console.print(table)
+
+
+def print_comparison(found: "Comparison", *, out: str | None) -> None:
+    """A table of the runs, then a sentence for each comparison, the notes and the path of the page `out`."""
+    from rich.table import Column, Table
+
+    from headstart.html import interval
+
+    console = _console()
+    names = ("95% interval", "correct", "loss")
+    table = Table(
+        Column("run", overflow="fold"), "strategy", "accuracy", *(Column(name, no_wrap=True) for name in names)
+    )
+    for run in found.runs:
+        table.add_row(
+            run.path,
+            run.strategy,
+            f"{run.accuracy:.1%}",
+            interval(run.accuracy_ci95),
+            f"{run.correct} of {run.n}",
+            f"{run.loss:.4f}",
+        )
+    console.print(table)
+    for comparison in found.comparisons:
+        console.print(comparison.in_words(), soft_wrap=True)
+        console.print(f"  loss {comparison.loss_in_words()}", soft_wrap=True)
+    for note in found.notes:
+        console.print(note, soft_wrap=True)
+    if out is not None:
+        console.print(f"{out}: the images with different predictions")
+
+
+def print_export(found: "Export") -> None:
+    """The file or folder, and how it compares with the original on drawn and on validation images."""
+    parity, precision = found.parity, found.record["measured_in"]
+    drawn, seen = parity.drawn, parity.validation
+    visible = ", ".join(f"{name} {difference:.1e}" for name, difference in parity.visible.items())
+    lines = [
+        f"{found.path}: {found.description}",
+        f"{drawn.n} drawn images of odd sizes and modes: probabilities differ by {drawn.largest:.1e} at most "
+        f"({drawn.at}), {drawn.mean:.1e} on average; allowed {parity.tolerance:g}"
+        f"{' on average' if found.format == 'int8' else ''}",
+        f"for scale, what a fault in the preprocessing would have changed: {visible}",
+    ]
+    if parity.blind_to:
+        lines.append(f"note: this model is not sensitive enough to show {', '.join(parity.blind_to)}")
+    if seen is None:
+        lines.append(f"validation images not compared: {parity.not_validated}")
+    else:
+        lines.append(
+            f"{seen.n} validation images: {parity.correct} correct, {parity.correct_before} before; the same class for "
+            f"{seen.same_class}; probabilities differ by {seen.largest:.1e} at most, {seen.mean:.1e} on average"
+        )
+    if precision != "no":
+        lines.append(f"compared in fp32; the run was evaluated in {precision}, which differs by its rounding")
+    if found.temperature != 1.0:
+        lines.append(
+            f"probabilities are calibrated: logits are divided by {found.temperature:.4g} in the exported head"
+        )
+    print("\n".join(lines))
+
+
+def print_verification(found: "Verification") -> None:
+    """The versions, a table of the golden inputs, the largest difference in each precision, and the likely cause."""
+    from rich.table import Table
+
+    console = _console()
+    here, then = found.versions, found.written_with
+    console.print(f"{found.model} on {found.device}")
+    console.print(
+        ", ".join(
+            f"{name} {here[name]}"
+            + ("" if then.get(name) == here[name] else f" (written with {then.get(name, 'unknown')})")
+            for name in ("headstart", "torch", "pillow", "numpy", "python")
+        )
+    )
+    table = Table("precision", "golden input", "image", "pixels", "largest difference", "tolerance", "")
+    for precision, checks in found.checks.items():
+        for check in checks:
+            drawing = check.drawing
+            table.add_row(
+                precision,
+                drawing.name,
+                f"{drawing.width}x{drawing.height} {drawing.mode} {drawing.format}",
+                "same" if check.transform else "differ" if check.decoded else "decoded differently",
+                f"{check.difference:.2g}",
+                f"{check.tolerance:.2g}",
+                "pass" if check.passed else "FAIL",
+            )
+    console.print(table)
+    tensors = {None: "not checked, the file has no hash of them", True: "unchanged", False: "FAIL, changed"}
+    console.print(f"tensors: {tensors[found.tensors_unchanged]}")
+    for precision, checks in found.checks.items():
+        worst = max(checks, key=lambda check: check.difference / check.tolerance)
+        console.print(
+            f"{precision}: {'pass' if all(check.passed for check in checks) else 'FAIL'}, largest difference of a "
+            f"logit {worst.difference:.2g} ({worst.drawing.name}), tolerance {worst.tolerance:.2g}"
+        )
+    if any(check.decoded and not check.transform for check in found.failed):
+        console.print("the images are decoded as before, but transformed differently: resize, crop or channels differ")
+    elif any(not check.decoded for check in found.failed):
+        console.print("the images are decoded differently than when the file was written")
+    elif found.failed:
+        console.print("the input is the same, but the logits differ: weights, class order or arithmetic differ")
+
+
+@contextmanager
+def file_progress() -> Iterator[Callable[[int], None] | None]:
+    """A bar on standard error that counts files; None if it is not a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("files", total=None)
+        yield lambda done: progress.advance(task, done)
+
+
+def print_data_report(found: "DataReport", *, out: str | None) -> None:
+    """A description of the data, a table of the kinds of problems, and what was written to the folder `out`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from headstart.data_doctor.command import REPORT_FILES, summary_lines
+    from headstart.data_doctor.findings import KINDS, number_of
+    from headstart.wording import listed, shown
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    for line in summary_lines(found):
+        console.print(line)
+    if not found.findings:
+        console.print("no problems found")
+    else:
+        table = Table("what", "how many", "for example")
+        for kind, count in found.counts.items():
+            one = next(finding for finding in found.findings if finding.kind == kind)
+            example = f"{listed(one.paths, limit=2)}: {shown(one.message)}"
+            table.add_row(KINDS[kind].title, number_of(kind, count), example)
+        width = None if sys.stdout.isatty() else 140
+        Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+    if out is not None:
+        print(f"{out}: {', '.join(REPORT_FILES)}")
+        if found.findings and found.is_image_folder:
+            print(
+                f"next: edit {out}/fixes.csv, then headstart data apply {out}/fixes.csv --data {found.root} --out NEW"
+            )
+
+
+def _console() -> "Console":
+    """130 columns where the output is not a terminal, so that tables are not cut."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 130)
