@@ -27,19 +27,23 @@ go to `logging.getLogger("headstart")`. A complete configuration is a RunConfig 
 The public interface consists of the names listed here and of the module `headstart.results`.
 """
 
-from headstart.api import Run, check_data, compare, evaluate, export, load, train, verify
-from headstart.config import (
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    ProbeConfig,
-    RunConfig,
-    RuntimeConfig,
-    StrategyConfig,
-    TrainConfig,
-)
-from headstart.errors import InputError, Stopped
-from headstart.results import Comparison, DataReport, Evaluation, Export, ExportRefused, Verification
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headstart.api import Run, check_data, compare, evaluate, export, load, train, verify
+    from headstart.config import (
+        DataConfig,
+        ModelConfig,
+        OptimConfig,
+        ProbeConfig,
+        RunConfig,
+        RuntimeConfig,
+        StrategyConfig,
+        TrainConfig,
+    )
+    from headstart.errors import InputError, Stopped
+    from headstart.results import Comparison, DataReport, Evaluation, Export, ExportRefused, Verification
 
 __version__ = "0.1.0"
 
@@ -70,3 +74,19 @@ __all__ = [
     "train",
     "verify",
 ]
+
+_HOMES = ("api", "config", "errors", "results")  # the modules that define the names of __all__
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is used first, so that `import headstart` and the command line start at once."""
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"headstart.{home}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module 'headstart' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

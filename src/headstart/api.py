@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run, or several with different seeds or folds. Shown as a table with the images in notebooks."""
+    """A finished run, or several with different seeds or folds. A notebook shows it with its predictions."""
 
     path: Path
 
@@ -186,15 +186,9 @@ def train(
             [os.fspath(name) for name in files], {key: _as_text(value) for key, value in given.items()}
         )
     _check_choice("progress", progress, get_args(ProgressStyle))
-    import torch
-
     from headstart.training.run import run
 
-    threads = torch.get_num_threads()  # `restored_process` knows them only if torch was imported before
-    try:
-        return Run(run(resolved, progress="silent" if resolved.runtime.quiet else progress))
-    finally:
-        torch.set_num_threads(threads)
+    return Run(run(resolved, progress="silent" if resolved.runtime.quiet else progress))
 
 
 def _as_text(value: object) -> str | None:

@@ -219,7 +219,7 @@ class Evaluation:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         low, high = self.accuracy_ci95
         return (
-            f"Evaluation(accuracy {self.accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}], "
+            f"Evaluation(accuracy {self.accuracy:.1%} [{low:.1%}, {high:.1%}], "
             f"{self.correct} of {self.n} correct{skipped})"
         )
 

@@ -353,6 +353,9 @@ def test_only_a_few_batches_are_read_ahead(model, tiny_data) -> None:
 # ------------------------------------------------------------------------------------------------- parts
 
 
+SMALL_PARTS = ("--part_rows", 3, "--batch_size", 2, "--embeddings")
+
+
 def table_of(folder: Path) -> list[str]:
     return pq.read_table(folder)["path"].to_pylist()
 
@@ -360,19 +363,7 @@ def table_of(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, tmp_path, capsys) -> None:
     out = tmp_path / "parts"
-    arguments = (
-        "predict",
-        model,
-        mixed_list,
-        mixed_list,
-        "--part_rows",
-        3,
-        "--batch_size",
-        2,
-        "--embeddings",
-        "--top",
-        3,
-    )
+    arguments = ("predict", model, mixed_list, mixed_list, *SMALL_PARTS, "--top", 3)
     assert exit_code(*arguments, "--out", f"{out}/") == 0
     names = sorted(path.name for path in out.iterdir() if path.name[0] != "_")
     assert names == [f"part-{at:012d}-{min(at + 3, 16):012d}.parquet" for at in range(0, 16, 3)]
@@ -395,20 +386,7 @@ def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, 
 def test_a_missing_part_is_made_again_to_the_bit(num_workers: int, model, mixed_list, tmp_path) -> None:
     """Three images a part and two a batch: a batch must not span two parts, and its last one is not full."""
     out = tmp_path / "parts"
-    arguments = (
-        "predict",
-        model,
-        mixed_list,
-        mixed_list,
-        "--part_rows",
-        3,
-        "--batch_size",
-        2,
-        "--embeddings",
-        "--out",
-        f"{out}/",
-        "--num_workers",
-    )
+    arguments = ("predict", model, mixed_list, mixed_list, *SMALL_PARTS, "--out", f"{out}/", "--num_workers")
     assert exit_code(*arguments, num_workers) == 0
     parts = {part: part.read_bytes() for part in sorted(out.glob("part-*"))}
     assert len(parts) == 6

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support.runs import small
+from support.runs import RUN_FILES, small
 from torchvision.models import resnet18
 
 import headstart
@@ -23,19 +23,6 @@ from headstart.data.decode import decode
 from headstart.model.model_file import load_model, read_info, save_model
 from headstart.training.run import run
 
-FILES = {
-    "README.md",
-    "checkpoints",
-    "config.yaml",
-    "manifest.parquet",
-    "metrics.jsonl",
-    "model.safetensors",
-    "predictions.parquet",
-    "report.html",
-    "summary.json",
-    "train_batch.png",
-    "val_predictions.png",
-}
 SUMMARY = {
     "strategy",
     "classes",
@@ -67,7 +54,7 @@ def exit_code(*argv):
 
 
 def test_it_holds_the_documented_files_and_no_temporary_ones(folder):
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
     assert not list(folder.rglob("*.tmp"))
 
 

@@ -7,6 +7,21 @@ from pathlib import Path
 from headstart.config import DataConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, StrategyConfig, TrainConfig
 from support.processes import Finished, Started, headstart_with_fault
 
+RUN_FILES = {
+    "README.md",
+    "checkpoints",
+    "config.yaml",
+    "manifest.parquet",
+    "metrics.jsonl",
+    "model.safetensors",
+    "predictions.parquet",
+    "report.html",
+    "summary.json",
+    "train_batch.png",
+    "val_predictions.png",
+}
+"""Of a finished run."""
+
 
 def small(root: Path, out: Path, *, strategy: str = "fine_tune", **sections: dict) -> RunConfig:
     """ResNet-18 at 32 px, fp32, one thread, no workers: seconds per run. sections: changes per section."""

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from support.processes import Started
 from support.processes import headstart as headstart_command
-from support.runs import lines, losses, small, stopped_at, summary
+from support.runs import RUN_FILES, lines, losses, small, stopped_at, summary
 from torchvision.models import resnet18
 
 import headstart
@@ -39,20 +39,6 @@ from headstart.model.weights import load_weights
 from headstart.training.run import run
 
 pytestmark = pytest.mark.slow
-
-FILES = {
-    "README.md",
-    "checkpoints",
-    "config.yaml",
-    "manifest.parquet",
-    "metrics.jsonl",
-    "model.safetensors",
-    "predictions.parquet",
-    "report.html",
-    "summary.json",
-    "train_batch.png",
-    "val_predictions.png",
-}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +70,7 @@ def recomputed_logits(folder: Path, root: Path) -> tuple[np.ndarray, list[dict]]
 
 
 def test_the_run_folder_is_that_of_every_run(probed) -> None:
-    assert {path.name for path in probed.iterdir()} == FILES
+    assert {path.name for path in probed.iterdir()} == RUN_FILES
     found = summary(probed)
     assert found["strategy"] == "frozen_head"
     assert found["val"]["n"] == 15

@@ -113,7 +113,8 @@ def _per_class(confusion: np.ndarray, classes: tuple[str, ...], *, repeats: int)
 def _learning_curve(
     features: np.ndarray, labels: np.ndarray, ids: list[str], *, num_classes: int, l2: float, repeats: int, seed: int
 ) -> list[dict[str, float]]:
-    """A fifth of the images is held out; of the others so many per class train. The larger sets contain the smaller."""
+    """20% of the images are held out. Training sets of increasing size per class are drawn from the others; each
+    contains the smaller ones."""
     smallest = int(np.bincount(labels, minlength=num_classes).min())
     accuracies: dict[int, list[float]] = {size: [] for size in LEARNING_CURVE if size <= smallest * 0.8}
     for repeat in range(repeats):

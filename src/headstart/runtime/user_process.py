@@ -9,12 +9,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import torch
+
 
 @contextlib.contextmanager
 def restored_process() -> Iterator[None]:
     """Restore what libraries change for the whole process: the environment, signal handlers, the random states of
-    Python, numpy and torch, torch's threads, dtype and determinism, and the state of Accelerate. Imports neither
-    numpy nor torch itself."""
+    Python, numpy and torch, torch's threads, dtype and determinism, and the state of Accelerate."""
     environment, handlers, states = dict(os.environ), _signal_handlers(), _states()
     try:
         yield
@@ -43,41 +45,33 @@ def _restore_handlers(handlers: dict[int, Any]) -> None:
 
 
 def _states() -> dict[str, Any]:
-    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    accelerate = sys.modules.get("accelerate.state")
     return {
         "python": random.getstate(),
-        "accelerate": accelerate and [dict(shared) for shared in _accelerate_states(accelerate)],
-        "numpy": numpy and numpy.random.get_state(),
-        "torch": torch
-        and {
-            "seed": torch.get_rng_state(),
-            "threads": torch.get_num_threads(),
-            "dtype": torch.get_default_dtype(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-        },
+        "numpy": np.random.get_state(),  # noqa: NPY002 - the state of the user
+        "accelerate": [dict(shared) for shared in _accelerate_states()],
+        "seed": torch.get_rng_state(),
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
     }
 
 
-def _restore(states: dict[str, Any]) -> None:
-    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    random.setstate(states["python"])
-    if accelerate := sys.modules.get("accelerate.state"):
-        for shared, before in zip(_accelerate_states(accelerate), states["accelerate"] or (), strict=False):
-            if before:  # of an Accelerator of the user
-                shared.clear()
-                shared.update(before)
-    if numpy and states["numpy"] is not None:
-        numpy.random.set_state(states["numpy"])
-    if torch and states["torch"] is not None:
-        before = states["torch"]
-        torch.set_rng_state(before["seed"])
-        torch.set_num_threads(before["threads"])
-        torch.set_default_dtype(before["dtype"])
-        torch.use_deterministic_algorithms(before["deterministic"], warn_only=before["warn_only"])
+def _restore(before: dict[str, Any]) -> None:
+    random.setstate(before["python"])
+    np.random.set_state(before["numpy"])  # noqa: NPY002
+    for shared, kept in zip(_accelerate_states(), before["accelerate"], strict=False):
+        if kept:  # of an Accelerator of the user
+            shared.clear()
+            shared.update(kept)
+    torch.set_rng_state(before["seed"])
+    torch.set_num_threads(before["threads"])
+    torch.set_default_dtype(before["dtype"])
+    torch.use_deterministic_algorithms(before["deterministic"], warn_only=before["warn_only"])
 
 
-def _accelerate_states(module: Any) -> list[dict[str, Any]]:
-    """What all Accelerators of a process share."""
-    return [getattr(module, name)._shared_state for name in ("PartialState", "AcceleratorState", "GradientState")]
+def _accelerate_states() -> list[dict[str, Any]]:
+    """What all Accelerators of the process share; nothing if the library is not imported yet."""
+    module = sys.modules.get("accelerate.state")
+    names = ("PartialState", "AcceleratorState", "GradientState") if module else ()
+    return [getattr(module, name)._shared_state for name in names]

@@ -72,5 +72,5 @@ def _of_bank(config: RunConfig, optim: set[str]) -> set[str]:
             idle |= {"train.epochs", "train.batch_size", "optim.warmup_epochs", "optim.step_epochs", "optim.step_gamma"}
             idle |= {"optim.clip_norm"} | (set() if config.optim.schedule == "constant" else {"optim.schedule"})
         case "sgd":
-            pass  # the recipe of the loop
+            pass  # uses the same keys as training on images
     return idle
