@@ -68,14 +68,9 @@ demo() { # $1: processes or ""
   cd "$home"
   "$python" -m headstart data demo data/solar_cells
   for strategy in frozen_head fine_tune; do
-    if [ -f "runs/demo-$strategy/summary.json" ]; then
-      say "runs/demo-$strategy is there already; remove it to train again"
-    else
-      rm -rf "runs/demo-$strategy" # what an interrupted demo left
-      options="--data.root data/solar_cells --model.weights bundled" # all that an exact head looks at
-      [ "$strategy" = frozen_head ] || options="--config configs/demo.yaml"
-      headstart "$1" train --config "configs/$strategy.yaml" $options --out "runs/demo-$strategy"
-    fi
+    options="--data.root data/solar_cells --model.weights bundled" # all that an exact head looks at
+    [ "$strategy" = frozen_head ] || options="--config configs/demo.yaml"
+    headstart "$1" train --config "configs/$strategy.yaml" $options --out "runs/demo-$strategy" --train.resume auto
   done
   printf '\n'
   "$python" scripts/table.py runs/demo-frozen_head runs/demo-fine_tune

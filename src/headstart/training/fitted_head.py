@@ -27,7 +27,7 @@ class FittedHead:
 
     def __str__(self) -> str:
         if self.details["solver"] == "lbfgs":
-            return f"l2 {self.details['l2']:.3g}, gradient {self.details['gradient_norm']:.0e}"
+            return f"l2 {self.details['l2']:.3g}, converged (gradient {self.details['gradient_norm']:.0e})"
         if self.chosen_on_val:
             return f"epoch {self.best_epoch} of {self.epochs}"
         return f"after {self.details['steps']} steps"
