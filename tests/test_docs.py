@@ -3,6 +3,7 @@
 A block is not run if the line above it is `<!-- not run by the tests: REASON -->`.
 """
 
+import json
 import os
 import re
 import runpy
@@ -128,7 +129,10 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_block(code: str, folder: Path, language: str = "bash") -> None:
     code = code.replace("headstart train", f"headstart train {SMALL}")
-    command = ["bash", "-eo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    run_in(folder, ["bash", "-eo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code])
+
+
+def run_in(folder: Path, command: list[str]) -> None:
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY / "src"),
@@ -139,7 +143,37 @@ def run_block(code: str, folder: Path, language: str = "bash") -> None:
     done = subprocess.run(
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_python_lines_of_the_readme_run_in_a_notebook(drawn, tmp_path) -> None:
+    for package in ("nbconvert", "ipykernel"):
+        pytest.importorskip(package, reason=f"{package} is part of the extra dev")
+    shutil.copytree(drawn / "photos", tmp_path / "photos")
+    code = next(block.code for block in blocks(PAGES[0]) if block.language == "python")
+    cells = [code, "run", "headstart.load(run)", "run.path.exists()"]
+    notebook = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        "cells": [
+            {"cell_type": "code", "id": str(n), "metadata": {}, "execution_count": None, "outputs": [], "source": cell}
+            for n, cell in enumerate(cells)
+        ],
+    }
+    (tmp_path / "readme.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    run_in(tmp_path, ["jupyter", "nbconvert", "--execute", "--to", "notebook", "--output", "ran", "readme.ipynb"])
+
+    ran = json.loads((tmp_path / "ran.ipynb").read_text(encoding="utf-8"))
+    printed, run, predictor, exists = (cell["outputs"] for cell in ran["cells"])
+    text = "".join("".join(output["text"]) for output in printed if output["output_type"] == "stream")
+    assert "runs/frozen_head-001/report.html" in text
+    assert "photos/ants/0.jpg" in text
+    page = "".join(run[0]["data"]["text/html"])
+    assert "accuracy" in page and "data:image/png;base64," in page
+    assert "Predictor(" in "".join(predictor[0]["data"]["text/plain"])
+    assert exists[0]["data"]["text/plain"] == ["True"]
 
 
 @pytest.mark.extended
