@@ -34,7 +34,7 @@ def planted(root: Path, *, good: int, each: int, bank: str) -> None:
     started = time.perf_counter()
     report = inspect(replace(config, data=DataConfig(root=str(root))), labels=False)
     seconds = time.perf_counter() - started
-    found = {(finding.kind, finding.paths) for finding in report.findings}
+    found = {(finding.kind, finding.paths) for finding in report.result.findings}
     print(
         f"{(train + val) * len(CLASSES)} good images, {len(expected)} planted faults "
         f"of {len({k for k, _ in expected})} "

@@ -46,7 +46,7 @@ def main() -> None:
             data=DataConfig(root=str(root)), model=ModelConfig(weights="bundled"), runtime=RuntimeConfig(bank=args.bank)
         )
         report = inspect(config, labels=False)
-        groups = [set(f.paths) for f in report.findings if f.kind == "near_duplicate_across_splits"]
+        groups = [set(f.paths) for f in report.result.findings if f.kind == "near_duplicate_across_splits"]
         named = [leak for leak in leaks if any(set(leak) <= group for group in groups)]
         print(f"{len(named)} of {len(leaks)} leaks named; near-duplicates across splits in all: {len(groups)} groups")
 

@@ -171,7 +171,8 @@ def test_the_python_lines_of_the_readme_run_in_a_notebook(drawn, tmp_path) -> No
     assert "runs/frozen_head-001/report.html" in text
     assert "photos/ants/0.jpg" in text
     page = "".join(run[0]["data"]["text/html"])
-    assert "accuracy" in page and "data:image/png;base64," in page
+    assert "accuracy" in page
+    assert "data:image/png;base64," in page
     assert "Predictor(" in "".join(predictor[0]["data"]["text/plain"])
     assert exists[0]["data"]["text/plain"] == ["True"]
 

@@ -14,7 +14,7 @@ from headstart.exporters.options import check_options
 from headstart.files import check_out
 from headstart.messages import ProgressStyle
 from headstart.results import Comparison, DataReport, Evaluation, Export, Verification
-from headstart.wording import nearest
+from headstart.wording import headline, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -73,20 +73,18 @@ class Run:
         return load(self.report_path.parent, device=device, precision=precision)
 
     def __repr__(self) -> str:
-        low, high = self.accuracy_ci95
-        text = f"accuracy {self.accuracy:.1%} [{low:.1%}, {high:.1%}]"
         if self._folders:
-            text += f", {len(self._folders)} runs"
+            low, high = self.accuracy_ci95
+            text = f"accuracy {self.accuracy:.1%} [{low:.1%}, {high:.1%}], {len(self._folders)} runs"
         else:
-            text += f", {self.summary.val['correct']} of {self.summary.val['n']} correct"
+            text = f"{headline(self.summary.val)} correct"
         return f"Run({str(self.path)!r}: {text})"
 
     def _repr_html_(self) -> str:
         from base64 import b64encode
         from html import escape
 
-        picture = self.report_path.parent / "val_predictions.png"
-        image = ""
+        picture, image = self.report_path.with_name("val_predictions.png"), ""
         if picture.is_file():
             encoded = b64encode(picture.read_bytes()).decode()
             image = f'<br><img style="max-width: 100%" alt="Predictions" src="data:image/png;base64,{encoded}">'
@@ -208,7 +206,7 @@ def load(
         source: a Run, a run folder, a model.safetensors, or "hf://OWNER/NAME" for a repository that `headstart push`
             made.
         device: "cpu", "cuda", "cuda:1", "mps" or "xpu"; None for the GPU if there is one.
-        precision: "measured" (that of the evaluation; fp16 becomes fp32 without a GPU), "fp32", "bf16", "fp16" or
+        precision: "measured" (as in the run's evaluation; fp16 becomes fp32 without a GPU), "fp32", "bf16", "fp16" or
             "auto" (the fastest that the device supports natively).
 
     Returns:
@@ -312,7 +310,7 @@ def verify(
     Args:
         run: a Run, a run folder or a model.safetensors.
         device: "cpu", "cuda", "cuda:1", "mps" or "xpu"; None for the GPU if there is one.
-        precision: "fp32", "bf16", "fp16", "auto" or "measured" (that of the evaluation); None for both "fp32" and
+        precision: "fp32", "bf16", "fp16", "auto" or "measured" (as in the run's evaluation); None for both "fp32" and
             "measured".
 
     Returns:
@@ -433,5 +431,4 @@ def check_data(
 
 
 def _given(**columns: str | None) -> dict[str, Any]:
-    """The columns that are not None."""
     return {key: name for key, name in columns.items() if name is not None}

@@ -33,64 +33,71 @@ class DataConfig:
     """Images, splits and augmentation."""
 
     root: str = ""
-    """Source of the images; required. A folder with train/ and val/ of class folders, or just class folders (split by
-    val_fraction); a .zip of one; a .csv, .tsv, .jsonl or .parquet table of images; .tar or .parquet shards (a folder, a
-    pattern or a URL); a dataset saved with the library datasets; or hf://NAME on the Hub."""
+    """Source of the images; required. One of: a folder with train/ and val/ that contain class folders; a folder of
+    class folders, which is split by val_fraction; a .zip of either; a .csv, .tsv, .jsonl or .parquet table of
+    images; .tar or .parquet shards (a folder, a pattern or a URL); a dataset saved with the Hugging Face library
+    datasets; hf://NAME on the Hub."""
     image_column: str | None = None
-    """Table column of the images or their paths. null: found by name and type."""
+    """Table column with the images or their paths. null: found by name and type."""
     label_column: str | None = None
-    """Table column of the classes. null: found by name."""
+    """Table column with the classes. null: found by name."""
     split_column: str | None = None
-    """Table column of the splits train and val. null: found by name, if there is one."""
+    """Table column with the split, train or val. null: found by name, if there is one."""
     group_column: str | None = None
-    """Table column of groups that are never split, such as patients. null: no groups."""
+    """Table column with groups of images that stay on one side of a new split, such as those of a patient. null: no
+    groups."""
     split: Literal["folder", "stratified", "stable"] = "folder"
-    """Split into train and val. folder: that of the source, if it has both; otherwise stratified. stratified: a new
-    split with the same share of each class. stable: a new split by a hash of each image, so that no image changes sides
-    when images are added."""
+    """Way to split the images into train and val. folder: as in the source if it has both, otherwise stratified.
+    stratified: a new split with the same share of each class on both sides. stable: a new split by a hash of each
+    image, so that no image changes sides when images are added."""
     val_fraction: float = 0.2
     """Share of the images that is held out for validation in a new split. The split depends on the seed and is stored
-    in the manifest."""
+    in the manifest, the table of images in the run folder."""
     folds: int = 0
     """K for K-fold cross-validation; fold `data.fold` is the validation set. 0: no folds."""
     fold: int = 0
     """Index of the validation fold, counted from 0."""
     groups: str = ""
-    """Groups of images that are never split: a regular expression with one group for the path, such as
-    '(patient[0-9]+)', or a .csv file with the columns path and group. Copies of a file always stay together."""
+    """Groups of images that stay on one side of a new split: a regular expression with one group that is searched in
+    the path, such as '(patient[0-9]+)', or a .csv file with the columns path and group. Identical files always stay
+    together."""
     on_bad_file: Literal["refuse", "skip"] = "refuse"
-    """Handling of unreadable files, and of classes that are empty or on one side only. refuse: stop and list them.
-    skip: leave them out and list them."""
+    """Treatment of unreadable files, and of classes that are empty, only in train or only in val. refuse: stop and list
+    them. skip: leave them out and list them."""
     rescan: bool = False
-    """Rescan of every file, even if its size, time and inode are those of the last scan."""
+    """Full scan of every file, even if its size, modification time and inode have not changed since the last scan."""
     image_size: int = 224
     """Side of the square network input, in pixels."""
     resize_size: int | None = None
-    """Short side before the centre crop in evaluation, in pixels. null: image_size * 256 / 224."""
+    """Length of the short side before the centre crop in evaluation, in pixels. null: image_size * 256 / 224."""
     min_crop_scale: float = 0.25
-    """Smallest area of a random training crop, as a share of the image. 1 disables random cropping."""
+    """Smallest area of a random training crop, as a share of the image area. 1 disables random cropping."""
     hflip: bool = True
     """Random horizontal flips of training images."""
     vflip: bool = False
-    """Random vertical flips of training images, for images without a fixed top, such as cells or aerial photographs."""
+    """Random vertical flips of training images, for images without a natural top, such as cells or aerial
+    photographs."""
     sampling: Literal["natural", "balanced"] = "natural"
-    """Sampling of the training images in an epoch. natural: each image once. balanced: as many images in total, equally
-    many of each class; images of rare classes are repeated with different augmentations (docs/how-to/imbalance.md)."""
+    """Sampling of the training images in an epoch. natural: each image once. balanced: the same total number, with
+    equally many of each class; images of rare classes are repeated with different augmentations
+    (docs/how-to/imbalance.md)."""
     augment_on: Literal["workers", "device"] = "workers"
-    """Place where training images are cropped, resized and flipped. workers: decoding processes. device: the GPU, with
-    the same result except for rounding (docs/reference/images.md)."""
+    """Place where training images are cropped, resized and flipped. workers: in the decoding processes. device: on the
+    GPU, with the same result except for rounding (docs/reference/images.md)."""
     jpeg: Literal["exact", "scaled"] = "exact"
     """Decoding of JPEG files. exact: at full size. scaled: at 1/2, 1/4 or 1/8 of their size, in training and
-    prediction, while twice the pixels of the smallest crop remain; 1.6 times as fast for 12 megapixels
-    (docs/reference/images.md)."""
+    prediction, as long as each side keeps twice the pixels that the smallest crop needs; 1.6 times as fast for 12
+    megapixels (docs/reference/images.md)."""
     shuffle_images: int = 10_000
-    """Largest number of images of Parquet shards that are shuffled together, in at most 128 MiB of row groups."""
+    """Largest number of images of Parquet shards that are shuffled together. They come from at most 128 MiB of row
+    groups."""
     cache: Literal["auto", "disk", "off"] = "auto"
-    """Cache of decoded images, which does not change the result. auto: up to a quarter of the free memory. disk: a
-    memory-mapped file of up to a quarter of the free disk under ~/.cache, deleted with the run. off: no cache."""
+    """Cache of decoded images, which does not change the result. auto: in memory, up to a quarter of the free memory.
+    disk: in a memory-mapped file under ~/.cache, up to a quarter of the free disk space, deleted with the run. off: no
+    cache."""
     num_workers: int | None = None
-    """Decoding processes per training process, which do not change the result. null: 1 on a CPU; measured at the start
-    on other devices."""
+    """Number of decoding processes per training process, which does not change the result. null: 1 on a CPU; on other
+    devices chosen by a measurement at the start."""
 
     def __post_init__(self) -> None:
         _check_numbers("data", self, at_least={"shuffle_images": 1, "num_workers": 0})
@@ -135,8 +142,9 @@ class ModelConfig:
     """Network: ResNet-18 with a new head."""
 
     weights: str = "imagenet"
-    """Pretrained weights. imagenet: torchvision's IMAGENET1K_V1, downloaded once. bundled: headstart's own, inside the
-    package. none: random. Otherwise the path of a .safetensors or .pth file with torchvision's keys."""
+    """Pretrained weights. imagenet: torchvision's IMAGENET1K_V1, downloaded once. bundled: headstart's own, part of the
+    package. none: random initialisation. Otherwise the path of a .safetensors or .pth file with torchvision's tensor
+    names."""
     head_init: Literal["zero", "normal"] = "zero"
     """Initial weights of the head. zero: the first loss is ln(number of classes). normal: PyTorch's default."""
 
@@ -147,12 +155,14 @@ class StrategyConfig:
 
     name: Literal["fine_tune", "frozen_head", "probe_then_tune"] = "fine_tune"
     """Parameters to train. fine_tune: all. frozen_head: only the new head; the backbone does not change.
-    probe_then_tune: first the head as in frozen_head, then all; the better of the two is kept."""
+    probe_then_tune: first the head as in frozen_head, then all; the result that is better on the validation images is
+    kept."""
     features: Literal["bank", "recompute"] = "bank"
-    """Features in frozen_head. bank: computed once and stored; the head is fitted to them (section probe). recompute:
-    computed in every epoch, as in the tutorials; the head is trained by epochs (sections optim and train)."""
+    """Source of the features in frozen_head. bank: computed once and stored; the head is fitted to them (section
+    probe). recompute: computed in every epoch, as in the tutorials; the head is trained by epochs (sections optim and
+    train)."""
     batchnorm: Literal["train", "freeze"] = "train"
-    """BatchNorm statistics in fine_tune. train: updated. freeze: those of the pretrained network. frozen_head never
+    """BatchNorm statistics in fine_tune. train: updated. freeze: kept from the pretrained network. frozen_head never
     updates them."""
 
 
@@ -161,17 +171,17 @@ class ProbeConfig:
     """Head on cached features."""
 
     solver: Literal["lbfgs", "sgd", "full_batch"] = "lbfgs"
-    """Solver of the head. lbfgs: logistic regression, trained to convergence in float64. sgd: minibatches (sections
+    """Solver for the head. lbfgs: logistic regression in float64, trained to convergence. sgd: minibatches (sections
     optim and train). full_batch: `probe.steps` gradient steps, each on all images (section optim)."""
     augmented_copies: int = 0
     """Augmented copies of each training image, in addition to the image itself. They depend on the seed."""
     l2: float | None = None
-    """L2 penalty of solver lbfgs: weight of |W|^2 / 2 against the sum of the losses, on standardised features. null: by
-    cross-validation."""
+    """Strength of the L2 penalty with solver lbfgs: the factor of |W|^2 / 2 beside the sum of the losses, for
+    standardised features. null: chosen by cross-validation."""
     folds: int = 5
     """Folds of the cross-validation that chooses l2."""
     steps: int = 1000
-    """Gradient steps of solver full_batch."""
+    """Gradient steps with solver full_batch."""
 
     def __post_init__(self) -> None:
         _check_numbers("probe", self, at_least={"augmented_copies": 0, "folds": 2, "steps": 1}, above={"l2": 0})
@@ -186,30 +196,31 @@ class OptimConfig:
     lr: float = 0.01
     """Peak learning rate of the head."""
     backbone_lr: float | None = 0.0001
-    """Peak learning rate of the backbone. null: that of the head."""
+    """Peak learning rate of the backbone. null: the same as for the head."""
     momentum: float = 0.9
     """SGD momentum."""
     eps: float = 1e-5
-    """AdamW epsilon. With PyTorch's default of 1e-8, rounding differences between numbers of processes grow
+    """AdamW epsilon. PyTorch's default of 1e-8 amplifies rounding differences between numbers of processes
     (docs/explanation/determinism.md)."""
     weight_decay: float = 0.0
-    """Weight decay, which does not apply to biases and normalisation layers."""
+    """Weight decay. It does not apply to biases and normalisation layers."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """Learning rate schedule after the warm-up. constant: the peak. cosine: falls to 0 at the end. step: multiplied by
-    step_gamma every step_epochs."""
+    """Learning rate schedule after the warm-up. constant: stays at the peak. cosine: falls to 0 at the end. step:
+    multiplied by step_gamma every step_epochs epochs."""
     warmup_epochs: float = 0.5
-    """Length of the linear warm-up, in epochs; may be a fraction."""
+    """Length of the linear warm-up, in epochs; fractions are allowed."""
     step_epochs: float = 7.0
-    """Interval between two changes of schedule step, in epochs."""
+    """Epochs between two changes of the learning rate in schedule step."""
     step_gamma: float = 0.1
-    """Factor of each change of schedule step."""
+    """Factor of the learning rate at each change in schedule step."""
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over all classes in training."""
+    """Share of the target probability that is spread evenly over all classes in training."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weights of the classes in the loss. none: equal. balanced: inversely proportional to their numbers of images."""
+    """Class weights in the loss. none: all equal. balanced: inversely proportional to the number of images of the
+    class."""
     logit_adjustment: float = 0.0
-    """Factor of log(share of the class), which is added to the logits in training. 0: off. 1: optimises the mean
-    recall of the classes (Menon et al. 2021)."""
+    """Factor of log(share of the class), which is added to the logits in training. 0: off. 1: optimises the mean recall
+    over the classes (Menon et al. 2021)."""
     clip_norm: float | None = None
     """Maximum norm of the gradient. null: no clipping."""
 
@@ -237,27 +248,27 @@ class TrainConfig:
     """Epochs, batch sizes, checkpoints."""
 
     epochs: int = 8
-    """Passes over the training images, with a validation after each."""
+    """Passes over the training images, each followed by a validation."""
     batch_size: int = 32
-    """Images per optimizer step, over all processes and accumulated passes."""
+    """Images per optimizer step: the total over all processes and gradient accumulation steps."""
     accumulation: int = 1
-    """Backward passes per optimizer step. A larger number needs less memory."""
+    """Backward passes per optimizer step (gradient accumulation). More passes need less memory."""
     eval_batch_size: int = 64
-    """Images per forward pass in evaluation, over all processes, rounded up to a multiple of the number of
+    """Images per forward pass in evaluation, in total over all processes. Rounded up to a multiple of the number of
     processes."""
     seeds: int = 1
-    """Number of runs, with the seeds `seed`, `seed` + 1 and so on, in --out/seed_0 and so on. The summary has mean,
-    spread and interval."""
+    """Number of runs, with the seeds `seed`, `seed` + 1 and so on, in --out/seed_0 and so on. The summary has their
+    mean, spread and interval."""
     folds: int = 0
     """K for K-fold cross-validation, with K runs in --out/fold_0 and so on. Each image is evaluated once, by a network
     that was not trained on it. 0: a single run."""
     resume: str = "never"
-    """Checkpoint to resume from. never: a new run. auto: the last one in --out, if there is one. Otherwise the path of
-    a checkpoint."""
+    """Checkpoint to resume from. never: a new run. auto: the last checkpoint in --out, or a new run if there is none.
+    Otherwise the path of a checkpoint."""
     checkpoint_steps: int = 0
-    """Interval between two checkpoints, in optimizer steps. 0: only by time. A signal always saves one."""
+    """Optimizer steps between two checkpoints. 0: checkpoints only by time. A signal always saves one."""
     checkpoint_minutes: float = 10.0
-    """Interval between two checkpoints, in minutes. 0: only by steps."""
+    """Time between two checkpoints, in minutes. 0: checkpoints only by steps."""
 
     def __post_init__(self) -> None:
         ones = dict.fromkeys(("epochs", "batch_size", "accumulation", "eval_batch_size", "seeds"), 1)
@@ -279,24 +290,26 @@ class RuntimeConfig:
     """Hardware and output, which change the result only by rounding."""
 
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "auto"
-    """Precision of the network. no: fp32. auto: bf16 where it is native, otherwise fp16 on CUDA, otherwise no."""
+    """Precision of the network. no: fp32. auto: bf16 where it is native, otherwise fp16 on CUDA and fp32 elsewhere."""
     channels_last: bool = True
     """Channels-last memory layout, which is faster on CPUs and recent GPUs."""
     cpu: bool = False
     """Training on the CPU even if there is a GPU."""
     bank: str = ""
-    """Folder of the feature bank. Empty: headstart/bank in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    """Folder of the feature bank. Empty: headstart/bank in the user's cache folder (XDG_CACHE_HOME, or else
+    ~/.cache)."""
     quiet: bool = False
-    """Quiet output: only warnings, errors and, at the end, the run folder."""
+    """Reduced output: only warnings, errors and, at the end, the run folder."""
     trackers: str = ""
     """Experiment trackers to log to, separated by commas: tensorboard, trackio, mlflow, wandb. See
     docs/how-to/tracking.md."""
     tracker_project: str = "headstart"
-    """Project, or experiment, of the trackers."""
+    """Name of the project in the trackers, or of the experiment in MLflow."""
     compile: bool = False
-    """Compilation of the network by torch.compile (inductor). It needs a C++ compiler on a CPU."""
+    """Compilation of the network with torch.compile (inductor). On a CPU, it needs a C++ compiler."""
     timeout_minutes: float = 30.0
-    """Longest time that processes wait for each other, in minutes. It must exceed the longest scan of the images."""
+    """Longest time that processes wait for each other, in minutes. It must exceed the time of the longest image
+    scan."""
     threads: int | None = None
     """PyTorch threads per process. null: usable cores / processes on this machine."""
 
@@ -386,6 +399,14 @@ def check_divisible(train: TrainConfig, *, num_processes: int) -> None:
         raise InputError(
             f"train.batch_size {train.batch_size} is not divisible by {num_processes} processes"
             f" x {train.accumulation} accumulation = {parts}; use {_nearest_multiple(train.batch_size, parts)}"
+        )
+
+
+def check_batch_size(train: TrainConfig, *, num_images: int) -> None:
+    """Raise InputError if a batch needs more than the training images."""
+    if train.batch_size > num_images:
+        raise InputError(
+            f"train.batch_size {train.batch_size} exceeds the {num_images} training images; use at most {num_images}"
         )
 
 

@@ -95,7 +95,6 @@ _Texts.yaml_implicit_resolvers = {
 
 
 def _values_in(text: str, where: str | Path) -> dict[str, Any]:
-    """Dotted key -> typed value."""
     try:
         tree = yaml.load(text, Loader=_Texts)
     except (yaml.YAMLError, ValueError) as error:

@@ -16,11 +16,16 @@ def check_out(out: str | None) -> None:
     """Raise InputError unless a file can be written there: before the work, not after it. None: nothing to check."""
     if out is None:
         return
-    folder = Path(out).absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"--out {out}: {folder} is not a folder; create it first")
     if Path(out).is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it")
+    check_parent(Path(out))
+
+
+def check_parent(out: Path) -> None:
+    """Raise InputError unless the folder of `out` exists and can be written to."""
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"--out {out}: {folder} is not a folder; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"--out {out}: no permission to write in {folder}; name another place")
 
@@ -37,10 +42,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         staging.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """UTF-8, written atomically."""
+    write_atomically(path, lambda staging: staging.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, values: Any) -> None:
     """Indented JSON, written atomically. Raises ValueError for NaN and infinity."""
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda staging: staging.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def incomplete(out: Path) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from headstart.wording import counted, plural, shown
+from headstart.wording import counted, headline, plural, shown
 
 
 @dataclass(frozen=True)
@@ -217,11 +217,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        low, high = self.accuracy_ci95
-        return (
-            f"Evaluation(accuracy {self.accuracy:.1%} [{low:.1%}, {high:.1%}], "
-            f"{self.correct} of {self.n} correct{skipped})"
-        )
+        return f"Evaluation({headline(vars(self))} correct{skipped})"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Paths, lists, suggestions and errors in messages."""
+"""Paths, lists, suggestions, errors and results in messages."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def shown(path: str) -> str:
@@ -29,6 +30,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.9)  # train.fold: train.folds, not data.fold
     close = close or difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """'accuracy 88.2% [82.1%, 92.4%], 135 of 153'."""
+    low, high = metrics["accuracy_ci95"]
+    return f"accuracy {metrics['accuracy']:.1%} [{low:.1%}, {high:.1%}], {metrics['correct']} of {metrics['n']}"
 
 
 def one_line(error: Exception) -> str:

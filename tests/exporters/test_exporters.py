@@ -205,6 +205,11 @@ def test_the_gate_refuses_an_int8_model_that_loses_more_accuracy_than_allowed(di
     assert differs_on_photographs(rolled, tolerance=0.02, largest_loss=1.0).loss > 0.1
 
 
+def test_the_gate_refuses_an_int8_model_that_gives_nan_for_photographs(differs_on_photographs) -> None:
+    with pytest.raises(ExportRefused, match=r"\bnan at val/"):
+        differs_on_photographs(lambda values: [float("nan")] * len(values), tolerance=0.02, largest_loss=1.0)
+
+
 def test_the_exported_probabilities_are_calibrated(original, few_drawn, tmp_path) -> None:
     tensors = load_file(original.path)
     info = read_info(original.path)

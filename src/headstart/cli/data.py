@@ -5,7 +5,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import Parser, add_bad_files, add_columns, check_at_least, columns_of, command_parser
+from headstart.cli import options
+from headstart.cli.options import Parser, command_parser
 
 if TYPE_CHECKING:
     from headstart.config import RunConfig
@@ -20,13 +21,7 @@ def data_parser() -> Parser:
         "apply checked/fixes.csv --data photos --out photos_clean",
         "demo solar_cells",
     )
-    what = parser.add_subparsers(dest="what", required=True, metavar="check | apply | demo | bank")
-
-    def add(name: str, short: str, purpose: str, *examples: str) -> Parser:
-        lines = [f"{parser.prog} {name} {example}".rstrip() for example in examples]
-        added: Parser = what.add_parser(name, help=short, description=purpose, examples=lines)
-        return added
-
+    add = parser.commands("check | apply | demo | bank")
     check = add(
         "check",
         "Report of all problems: broken files, copies, leaks, small classes, wrong labels.",
@@ -36,49 +31,55 @@ def data_parser() -> Parser:
         "photos --labels --out checked",
         "labels.csv --image_column file --label_column species",
     )
-    check.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as data.root of headstart train.")
+    check.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as for --data.root of train.")
     check.add_argument(
-        "--out", metavar="FOLDER", help="Folder for doctor.html, doctor.json and fixes.csv (default: none)."
+        "--out",
+        metavar="FOLDER",
+        help="Folder for doctor.html, doctor.json, fixes.csv, and groups.csv, the list of copies and near copies "
+        "(default: none).",
     )
-    check.add_argument("--labels", action="store_true", help="Search for wrong labels as well.")
+    check.add_argument("--labels", action="store_true", help="Additional search for wrong labels.")
     _add_backbone(check, weights="bundled", folds="Folds of the search for wrong labels")
     check.set_defaults(command=_check)
     apply = add(
         "apply",
         "New folder of links according to an edited fixes.csv.",
-        "Create a new folder of links, without dropped files and with moved files in their new place. The folder that "
-        "was checked is never changed.",
+        "Apply an edited fixes.csv: create a new folder of links to the checked files, where those marked drop are "
+        "left out and those marked move FOLDER are in that folder. The checked folder never changes.",
         "checked/fixes.csv --data photos --out photos_clean",
         "fixes.csv --data photos --out /data/photos_clean",
         "reviewed.csv --data photos/original --out photos/clean",
     )
-    apply.add_argument("fixes", metavar="FIXES.csv", help="File of headstart data check --out, edited by you.")
+    apply.add_argument(
+        "fixes", metavar="FIXES.csv", help="The fixes.csv of headstart data check --out, with your edits."
+    )
     apply.add_argument("--data", required=True, metavar="DIR", help="Folder that was checked.")
     apply.add_argument("--out", required=True, metavar="NEW", help="Folder to create.")
     apply.set_defaults(command=_apply)
     demo = add(
         "demo",
         "Demo data: 2,624 images of solar cells.",
-        "Write the 2,624 solar cells of elpv-dataset as an image folder. Needs the extra demo (pip install "
+        "Write the 2,624 solar cell images of elpv-dataset as an image folder. Needs the extra demo (pip install "
         "'headstart[demo]').",
         "solar_cells",
         "data/solar_cells",
         "solar_cells_1 --seed 1",
     )
     demo.add_argument("dir", metavar="DIR", help="Folder to create.")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the 75/25 split (default: 0).")
+    options.add_number(demo, "--seed", 0, "Seed of the 75/25 split")
     demo.set_defaults(command=_demo)
     bank = add(
         "bank",
-        "Content of the feature bank, or deletion from it.",
-        "List the keys of the feature bank with their sizes, or delete some of them.",
+        "Content of the feature bank, or deletion of parts of it.",
+        "List the entries of the feature bank, where headstart stores features, with their sizes, or delete some. An "
+        "entry, named by its key, holds the features of all images for one backbone and one preprocessing.",
         "",
         "--prune_unused 30",
         "--prune all",
     )
-    bank.add_argument("--prune", metavar="KEY", help="Deletion of the keys whose names begin with KEY, or of all.")
+    bank.add_argument("--prune", metavar="KEY", help="Entries to delete: those whose keys begin with KEY, or all.")
     bank.add_argument(
-        "--prune_unused", metavar="DAYS", type=float, help="Deletion of the keys that were not used for DAYS days."
+        "--prune_unused", metavar="DAYS", type=float, help="Entries to delete: those that were not used for DAYS days."
     )
     bank.add_argument("--bank", metavar="FOLDER", help="Folder of the bank (default: in the user's cache folder).")
     bank.set_defaults(command=_bank)
@@ -86,16 +87,15 @@ def data_parser() -> Parser:
 
 
 def data(argv: list[str]) -> None:
-    parser = data_parser()
-    args = parser.parse_args(argv)
+    args = data_parser().parse_args(argv)
     args.command(args)
 
 
 def probe_parser() -> Parser:
     parser = command_parser(
         "probe",
-        "Estimate the accuracy of a frozen backbone on a data set in seconds, by cross-validation and with a learning "
-        "curve. Only the features are stored.",
+        "Estimate the accuracy of a frozen backbone on a data set in seconds, by cross-validation, and print a "
+        "learning curve. Only the features are stored.",
         "photos",
         "photos --weights bundled --out probe.json",
         "labels.csv --image_column file --label_column species",
@@ -103,37 +103,41 @@ def probe_parser() -> Parser:
     parser.add_argument(
         "dir",
         metavar="SOURCE",
-        help="Folder, table or other source, as data.root of headstart train; train and val are used as one set.",
+        help="Folder, table or other source, as for --data.root of train; train and val are used as one set.",
     )
     parser.add_argument("--out", metavar="FILE.json", help="File for the results (default: none).")
-    parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="Cross-validations, each with other folds (default: 5)."
-    )
-    add_bad_files(parser)
+    options.add_number(parser, "--repeats", 5, "Repetitions of the cross-validation, each with other folds")
+    options.add_bad_files(parser)
     _add_backbone(parser, weights="imagenet", folds="Folds of the cross-validation")
     return parser
 
 
 def probe(argv: list[str]) -> None:
-    parser = probe_parser()
-    args = parser.parse_args(argv)
-    check_at_least(args, repeats=1)
+    args = probe_parser().parse_args(argv)
+    options.check_at_least(args, repeats=1)
     # the split is irrelevant here, so a source without val will do
     config = _config(args, split="stratified", on_bad_file=args.on_bad_file)
+    from headstart.cli.print_results import print_probe
     from headstart.diagnostics.probe import probe_command
 
-    probe_command(config, repeats=args.repeats, out=args.out)
+    found, seconds = probe_command(config, repeats=args.repeats, out=args.out)
+    print_probe(found, folds=args.folds, seconds=seconds)
 
 
 def _add_backbone(parser: ArgumentParser, *, weights: str, folds: str) -> None:
     """What the features of a source depend on, for `_config`. weights: the default; folds: what they are for."""
-    add = parser.add_argument_group("Features").add_argument
-    add("--weights", default=weights, metavar="NAME", help=f"Weights, as model.weights of train (default: {weights}).")
-    add("--image_size", type=int, default=224, metavar="N", help="Side of the input, in pixels (default: 224).")
-    add("--folds", type=int, default=5, metavar="N", help=f"{folds} (default: 5).")
-    add("--seed", type=int, default=0, metavar="N", help="Seed of the folds (default: 0).")
-    add("--bank", metavar="FOLDER", help="Folder of the feature bank (default: in the user's cache folder).")
-    add_columns(parser, default="found by name")
+    group = parser.add_argument_group("Features")
+    add = group.add_argument
+    add("--weights", default=weights, metavar="NAME", help=f"Weights, as for --model.weights (default: {weights}).")
+    options.add_number(group, "--image_size", 224, "Side of the square network input, in pixels")
+    options.add_number(group, "--folds", 5, folds)
+    options.add_number(group, "--seed", 0, "Seed of the folds")
+    add(
+        "--bank",
+        metavar="FOLDER",
+        help="Folder of the feature bank, where headstart stores features (default: in the user's cache folder).",
+    )
+    options.add_columns(parser, default="found by name")
 
 
 def _config(args: Namespace, **data: Any) -> "RunConfig":
@@ -141,7 +145,7 @@ def _config(args: Namespace, **data: Any) -> "RunConfig":
 
     return RunConfig(
         seed=args.seed,
-        data=DataConfig(root=args.dir, image_size=args.image_size, **data, **columns_of(args)),
+        data=DataConfig(root=args.dir, image_size=args.image_size, **data, **options.columns_of(args)),
         model=ModelConfig(weights=args.weights),
         strategy=StrategyConfig(name="frozen_head"),
         probe=ProbeConfig(folds=args.folds),

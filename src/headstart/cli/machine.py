@@ -2,10 +2,9 @@
 
 import json
 import signal
-import sys
 from argparse import Namespace
 
-from headstart.cli.options import Parser, add_json, check_at_least, command_parser
+from headstart.cli.options import Parser, add_json, add_number, check_at_least, command_parser
 from headstart.errors import InputError
 
 
@@ -18,52 +17,51 @@ def bench_parser() -> Parser:
         "data --data photos --image_size 160 --batch_size 64",
         "features --data photos",
     )
-    what = parser.add_subparsers(dest="what", required=True, metavar="features | data")
-    features: Parser = what.add_parser(
+    add_command = parser.commands("features | data")
+    features = add_command(
         "features",
-        help="Speed of feature extraction.",
-        description="Measure the speed of feature extraction, and of the same network on images in memory.",
-        examples=[
-            "headstart bench features --data photos",
-            "headstart bench features --data photos --rounds 5",
-            "headstart bench features --data photos --weights imagenet --mixed_precision no",
-        ],
+        "Speed of feature extraction.",
+        "Measure the speed of feature extraction from image files, and of the network alone, on images in memory.",
+        "--data photos",
+        "--data photos --rounds 5",
+        "--data photos --weights imagenet --mixed_precision no",
     )
-    data: Parser = what.add_parser(
+    data = add_command(
         "data",
-        help="Bottleneck of training, and the settings to choose.",
-        description="Measure each stage of the input, and training on loaded and on in-memory batches. Prints the "
-        "bottleneck and the settings to choose.",
-        examples=[
-            "headstart bench data --data photos",
-            "headstart bench data --data photos --image_size 160 --batch_size 64",
-            "headstart bench data --data photos --rounds 5 --steps 12",
-        ],
+        "Bottleneck of training, and recommended settings.",
+        "Measure the speed of each stage of the input pipeline, of training as usual, and of training on batches that "
+        "are already in memory. Prints the bottleneck and the recommended settings.",
+        "--data photos",
+        "--data photos --image_size 160 --batch_size 64",
+        "--data photos --rounds 5 --steps 12",
     )
     for command in (features, data):
         add = command.add_argument
         add("--data", required=True, metavar="DIR", help="Image folder.")
-        add("--weights", default="bundled", metavar="NAME", help="Weights, as model.weights (default: bundled).")
+        add(
+            "--weights",
+            default="bundled",
+            metavar="NAME",
+            help="Weights, as for --model.weights of train (default: bundled).",
+        )
         add(
             "--mixed_precision",
             choices=["no", "bf16", "fp16", "auto"],
             default="auto",
-            help="Precision, as runtime.mixed_precision of headstart train (default: auto).",
+            help="Precision, as for --runtime.mixed_precision of train (default: auto).",
         )
-        add("--rounds", type=int, default=3, metavar="N", help="Repetitions of each measurement (default: 3).")
-    add = data.add_argument
-    add("--image_size", type=int, default=224, metavar="N", help="Side of the input, in pixels (default: 224).")
-    add("--batch_size", type=int, default=32, metavar="N", help="Images per step (default: 32).")
-    add("--steps", type=int, default=8, metavar="N", help="Steps of each measurement (default: 8).")
-    add("--threads", type=int, metavar="N", help="PyTorch threads (default: the usable cores).")
+        add_number(command, "--rounds", 3, "Repetitions of each measurement")
+    add_number(data, "--image_size", 224, "Side of the square network input, in pixels")
+    add_number(data, "--batch_size", 32, "Images per step")
+    add_number(data, "--steps", 8, "Steps of each measurement")
+    data.add_argument("--threads", type=int, metavar="N", help="PyTorch threads (default: the usable cores).")
     features.set_defaults(command=_bench_features)
     data.set_defaults(command=_bench_data)
     return parser
 
 
 def bench(argv: list[str]) -> None:
-    parser = bench_parser()
-    args = parser.parse_args(argv)
+    args = bench_parser().parse_args(argv)
     check_at_least(args, rounds=1, steps=1)
     args.command(args)
 
@@ -92,7 +90,7 @@ def _bench_data(args: Namespace) -> None:
 def doctor_parser() -> Parser:
     parser = command_parser(
         "doctor",
-        "Print the hardware and software of this machine, and problems found. See also headstart doctor parity --help.",
+        "Print the hardware and software of this machine, and any problems. See also headstart doctor parity --help.",
         "",
         "--json",
         "parity --config frozen_head --data.root photos",
@@ -104,8 +102,7 @@ def doctor_parser() -> Parser:
 def doctor(argv: list[str]) -> int:
     if argv[:1] == ["parity"]:
         return _parity(argv[1:])
-    parser = doctor_parser()
-    args = parser.parse_args(argv)
+    args = doctor_parser().parse_args(argv)
     from headstart.diagnostics.environment import examine, print_environment, warnings_of
 
     found = examine()
@@ -119,7 +116,7 @@ def doctor(argv: list[str]) -> int:
 def parity_parser() -> Parser:
     parser = command_parser(
         "doctor parity",
-        "Check that your configuration trains the same with other numbers of processes and workers, after an "
+        "Check that your configuration gives the same losses with other numbers of processes and workers, after an "
         "interruption, and in bf16. The exit code is 1 if a difference exceeds its tolerance.",
         "--config fine_tune --data.root photos",
         "--config fine_tune --data.root photos --processes 1 2 3",
@@ -127,14 +124,29 @@ def parity_parser() -> Parser:
     )
     parser.usage = "headstart doctor parity [options] [options of headstart train]"
     add = parser.add_argument
-    add("--steps", type=int, default=10, metavar="N", help="Optimizer steps of each run (default: 10).")
-    add("--processes", type=int, nargs="+", default=[1, 2], metavar="N", help="Numbers of processes (default: 1 2).")
-    add("--workers", type=int, nargs="+", default=[0, 2], metavar="N", help="Numbers of workers (default: 0 2).")
+    add_number(parser, "--steps", 10, "Optimizer steps of each run")
+    add(
+        "--processes",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        metavar="N",
+        help="Numbers of processes to compare (default: 1 2).",
+    )
+    add(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[0, 2],
+        metavar="N",
+        help="Numbers of workers to compare (default: 0 2).",
+    )
     add(
         "--strategies",
         nargs="+",
         choices=["fine_tune", "frozen_head"],
-        help="Strategies to check; features of a frozen head are recomputed (default: that of the configuration).",
+        help="Strategies to check (default: that of the configuration). frozen_head is checked without the feature "
+        "bank.",
     )
     return parser
 
@@ -146,10 +158,9 @@ def _parity(argv: list[str]) -> int:
         raise InputError("--steps must be at least 5, --processes at least 1, --workers at least 0")
     from dataclasses import replace
 
-    from rich.console import Console
-
+    from headstart.cli.print_results import print_parity
     from headstart.cli.train import parse_train
-    from headstart.diagnostics.parity import check_parity, table_of
+    from headstart.diagnostics.parity import check_parity
 
     checks = []
     for strategy in args.strategies or [""]:
@@ -157,5 +168,5 @@ def _parity(argv: list[str]) -> int:
         config = parse_train([*rest, *chosen])
         found = check_parity(config, steps=args.steps, processes=args.processes, workers=args.workers)
         checks += [replace(check, name=f"{strategy} {check.name}".lstrip()) for check in found]
-    Console(width=None if sys.stdout.isatty() else 130).print(table_of(checks))
+    print_parity(checks)
     return 0 if all(check.passed for check in checks) else 1

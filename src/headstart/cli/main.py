@@ -5,12 +5,15 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib import import_module
 
 from headstart import __version__
 from headstart.cli.output import outliving_the_reader, printed_messages
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
 from headstart.runtime.signals import StopRequest
+from headstart.wording import nearest
 
 HELP = """\
 headstart trains an image classifier from a folder of images, with a pretrained ResNet-18.
@@ -30,7 +33,7 @@ Train:
 Look at the result:
   evaluate        evaluate a finished run on labelled images
   compare         compare runs statistically on the same images
-  report          write report.html and the model card of a run again
+  report          regenerate report.html and the model card of a run
   inspect         print the contents of a model file
   verify          check that this machine reproduces the reference outputs
 
@@ -44,37 +47,40 @@ Data:
   data check      report broken files, copies, leaks and wrong labels
   data apply      create a folder of links without the files that you dropped
   data demo       write the demo data: 2,624 images of solar cells
-  data bank       list the feature bank, or delete from it
+  data bank       list the stored features, or delete some of them
 
 Machine:
-  doctor          print hardware, software and problems of this machine
-  doctor parity   check that your configuration trains the same on several processes
-  bench data      find the bottleneck of training, and the settings to choose
+  doctor          print the hardware and software of this machine, and any problems
+  doctor parity   check that your configuration gives the same losses on several processes
+  bench data      find the bottleneck of training, and recommend settings
   bench features  measure the speed of feature extraction
 
 To train with several processes, use torchrun --nproc_per_node N -m headstart train ..., or
 accelerate launch -m headstart train ..., or ./launch.sh.
 
-Exit codes: 0 success; 1 a check failed, the system failed, or an internal error; 2 wrong input;
-143 stopped by a signal after saving."""
+Exit codes: 0 success; 1 a failed check, a failure of the system such as a full disk, or an internal
+error; 2 wrong input; 143 stopped by a signal after saving."""
 
-_ON_RUNS = ("evaluate", "inspect", "verify", "push", "compare", "serve", "export", "report", "watch")
-COMMANDS = ("train", "predict", "data", "probe", "bench", "doctor", *_ON_RUNS)
+_FILES = {
+    "train": ("train",),
+    "predict": ("predict",),
+    "data": ("data", "probe"),
+    "machine": ("bench", "doctor"),
+    "runs": ("evaluate", "inspect", "verify", "push", "compare", "serve", "export", "report", "watch"),
+}
+COMMANDS = {command: file for file, commands in _FILES.items() for command in commands}
+"""Command -> the file in cli/ with the function that runs it. Its result is the exit code, None means 0."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
-    sys.exit(_exit_code(sys.argv[1:] if argv is None else list(argv)))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    with outliving_the_reader() if arguments[:1] == ["train"] else nullcontext():
+        code = _exit_code(arguments)
+    sys.exit(code)
 
 
 def _exit_code(argv: list[str]) -> int:
-    if argv[:1] != ["train"]:
-        return _run(argv)
-    with outliving_the_reader():
-        return _run(argv)
-
-
-def _run(argv: list[str]) -> int:
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(HELP)
@@ -82,13 +88,15 @@ def _run(argv: list[str]) -> int:
         if argv[0] == "--version":
             print("headstart", __version__)
             return 0
-        command = _command(argv[0])
+        if argv[0] not in COMMANDS:
+            raise InputError(f"unknown command {argv[0]}{nearest(argv[0], COMMANDS) or '; see headstart --help'}")
+        command = getattr(import_module(f"headstart.cli.{COMMANDS[argv[0]]}"), argv[0])
         # the decoder checks the size itself and names the file
         warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()
         StopRequest.second_signal_ends_process = True
         with printed_messages():
-            return command(argv[1:]) or 0
+            return int(command(argv[1:]) or 0)
     except InputError as error:
         if _prints_errors() or isinstance(error, OwnInputError):
             print(f"headstart: {error}", file=sys.stderr)
@@ -132,32 +140,3 @@ def prepare_environment() -> None:
 def _prints_errors() -> bool:
     """Every process finds the same mistake; only the first prints it."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _command(name: str) -> Callable[[list[str]], int | None]:
-    """What runs a command; its result is the exit code, None means 0. Only its own file is imported."""
-    match name:
-        case "train":
-            from headstart.cli import train
-
-            return train.train
-        case "predict":
-            from headstart.cli import predict
-
-            return predict.predict
-        case "data" | "probe":
-            from headstart.cli import data
-
-            return data.data if name == "data" else data.probe
-        case "bench" | "doctor":
-            from headstart.cli import machine
-
-            return machine.bench if name == "bench" else machine.doctor
-        case _ if name in _ON_RUNS:
-            from headstart.cli import runs
-
-            run: Callable[[list[str]], int | None] = getattr(runs, name)
-            return run
-    from headstart.wording import nearest
-
-    raise InputError(f"unknown command {name}{nearest(name, COMMANDS) or '; see headstart --help'}")

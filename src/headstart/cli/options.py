@@ -3,7 +3,7 @@
 import shutil
 import textwrap
 from argparse import Action, ArgumentParser, HelpFormatter, Namespace, _ActionsContainer, _SubParsersAction
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from headstart.errors import InputError
@@ -22,6 +22,17 @@ class Parser(ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="This help.")
         self.examples = tuple(examples)
         self._positionals.title, self._optionals.title = "Arguments", "Options"
+
+    def commands(self, metavar: str) -> "Callable[..., Parser]":
+        """A function that adds a sub-command by its name, help text, purpose and the arguments of its examples."""
+        what = self.add_subparsers(dest="what", required=True, metavar=metavar)
+
+        def add(name: str, text: str, purpose: str, *examples: str) -> Parser:
+            lines = [f"{self.prog} {name} {example}".rstrip() for example in examples]
+            added: Parser = what.add_parser(name, help=text, description=purpose, examples=lines)
+            return added
+
+        return add
 
     def format_help(self) -> str:
         formatter = self._get_formatter()
@@ -44,7 +55,6 @@ class Parser(ArgumentParser):
         return found
 
     def hint_for(self, option: str) -> str:
-        """A clause for an option that does not exist."""
         return nearest(option, _options(self)) or f"; see {self.prog} --help"
 
     def error(self, message: str) -> NoReturn:
@@ -106,7 +116,7 @@ def add_run(parser: ArgumentParser) -> None:
 
 
 def add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="Output as JSON.")
+    parser.add_argument("--json", action="store_true", help="Output in JSON format.")
 
 
 def add_bad_files(parser: ArgumentParser) -> None:
@@ -114,22 +124,28 @@ def add_bad_files(parser: ArgumentParser) -> None:
         "--on_bad_file",
         choices=["refuse", "skip"],
         default="refuse",
-        help="Handling of images that cannot be used (default: refuse). refuse: stop and list them. skip: leave them "
+        help="Treatment of images that cannot be used (default: refuse). refuse: stop and list them. skip: leave them "
         "out and list them.",
     )
 
 
 def add_device(parser: _ActionsContainer) -> None:
     parser.add_argument(
-        "--device", metavar="NAME", help="Device: cpu, cuda, cuda:1, mps or xpu (default: the GPU, if there is one)."
+        "--device",
+        metavar="NAME",
+        help="Device: cpu, cuda, cuda:1, mps (Apple) or xpu (Intel) (default: the GPU, if there is one).",
     )
 
 
+def add_number(to: _ActionsContainer, name: str, default: float, text: str, *, metavar: str = "N") -> None:
+    """An option with a number of the type of its default, which ends its help text."""
+    to.add_argument(name, type=type(default), default=default, metavar=metavar, help=f"{text} (default: {default:g}).")
+
+
 def add_columns(parser: ArgumentParser, *, default: str) -> None:
-    """The options that name the columns of a table, of shards or of a saved dataset."""
     group = parser.add_argument_group("Columns of a table, of shards or of a saved dataset")
-    for key, content in (("image", "images or their paths"), ("label", "classes"), ("split", "splits train and val")):
-        group.add_argument(f"--{key}_column", metavar="NAME", help=f"Column of the {content} (default: {default}).")
+    for key, content in (("image", "images or their paths"), ("label", "classes"), ("split", "split, train or val")):
+        group.add_argument(f"--{key}_column", metavar="NAME", help=f"Column with the {content} (default: {default}).")
 
 
 def columns_of(args: Namespace) -> dict[str, Any]:

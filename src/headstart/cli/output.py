@@ -24,7 +24,6 @@ class _Printer(logging.Handler):
 
 @contextlib.contextmanager
 def printed_messages() -> Iterator[None]:
-    """Inside, messages of the library are printed."""
     printer, level, propagate = _Printer(), LOG.level, LOG.propagate
     LOG.addHandler(printer)
     LOG.setLevel(logging.INFO)

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import Parser, add_device, add_model, check_at_least, command_parser
+from headstart.cli.options import Parser, add_device, add_model, add_number, check_at_least, command_parser
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out, incomplete, sha256_of
 
@@ -29,15 +29,18 @@ def predict(argv: list[str]) -> None:
     _check(args, several=several, parts=parts)
     skipped: Counter[str] = Counter()
     images = None if several else _images(args, skipped)  # several processes: only the main one lists them, below
+    from headstart.config import RuntimeConfig
     from headstart.predict.bulk import BulkPrediction
     from headstart.predict.output_table import Columns
     from headstart.predict.predictor import PredictionOptions, Predictor
-    from headstart.runtime.accelerator import set_threads
+    from headstart.runtime.accelerator import set_threads, start_accelerator
     from headstart.runtime.signals import StopRequest
 
     set_threads(None)
     with StopRequest() as stop:
-        accelerator = _accelerator(args) if several else None
+        accelerator = None
+        if several:
+            accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=args.device == "cpu"))
         device = args.device if accelerator is None else accelerator.device
         predictor = Predictor(args.run, device=device, precision=args.precision)
         options = PredictionOptions(
@@ -62,13 +65,13 @@ def predict(argv: list[str]) -> None:
 
 
 def predict_parser() -> Parser:
-    from headstart.model.conformal import CONFIDENCE
-    from headstart.model.open_set import WRONGLY_FLAGGED
+    from headstart.model.conformal import CONFIDENCE, CONFIDENCES
+    from headstart.model.open_set import SHARES, WRONGLY_FLAGGED
 
     parser = command_parser(
         "predict",
-        "Classify images with a finished run. An unreadable image is a row with an error and does not change the exit "
-        "code.",
+        "Classify images with a finished run. An unreadable image gives a row with an error and does not change the "
+        "exit code.",
         "runs/first photo.jpg",
         "runs/first new --out predictions.csv --top 3",
         "runs/first 'archive/**/*.jpg' --out predictions/",
@@ -83,41 +86,47 @@ def predict_parser() -> Parser:
     parser.add_argument(
         "--out",
         metavar="PATH",
-        help="Table to write: a .csv, .jsonl or .parquet file, or FOLDER/ for parquet parts, which several processes "
-        "can share and a second start resumes (default: the terminal).",
+        help="Table to write: a .csv, .jsonl or .parquet file, or FOLDER/ for a folder of parquet files (default: the "
+        "terminal). With FOLDER/, several processes can share the work, and the same command resumes after an "
+        "interruption.",
     )
-    parser.add_argument("--top", metavar="K", type=int, help="Column with the K most probable classes (default: none).")
+    parser.add_argument(
+        "--top", metavar="K", type=int, help="Additional column with the K most probable classes (default: none)."
+    )
     columns = parser.add_argument_group("Columns")
-    columns.add_argument("--no_probabilities", action="store_true", help="Table without a column for each class.")
+    columns.add_argument("--no_probabilities", action="store_true", help="Table without the probability of each class.")
     columns.add_argument(
-        "--embeddings", action="store_true", help="Column with the 512 features (.jsonl, .parquet, FOLDER/)."
+        "--embeddings", action="store_true", help="Additional column with the 512 features (.jsonl, .parquet, FOLDER/)."
     )
     columns.add_argument(
-        "--uncalibrated", action="store_true", help="Probabilities without the temperature of the model file."
+        "--uncalibrated", action="store_true", help="Plain softmax probabilities, without calibration."
     )
-    columns.add_argument(
+    add_number(
+        columns,
         "--confidence",
-        type=float,
-        default=CONFIDENCE,
+        CONFIDENCE,
+        "Probability with which the prediction set (the possible classes) contains the true class: "
+        + ", ".join(map(str, CONFIDENCES)),
         metavar="SHARE",
-        help=f"Confidence of the prediction sets (default: {CONFIDENCE}).",
     )
-    columns.add_argument(
+    add_number(
+        columns,
         "--wrongly_flagged",
-        type=float,
-        default=WRONGLY_FLAGGED,
+        WRONGLY_FLAGGED,
+        "Share of the images of known classes that may be wrongly flagged as none of these classes: "
+        + ", ".join(map(str, SHARES)),
         metavar="SHARE",
-        help=f"Share of images of the known classes that may be flagged as none of these (default: {WRONGLY_FLAGGED}).",
     )
     parser.add_argument_group("Input").add_argument(
-        "--image_column", metavar="NAME", help="Column of paths in a table (default: found by name)."
+        "--image_column", metavar="NAME", help="Column with the paths in a table (default: found by name)."
     )
     speed = parser.add_argument_group("Speed")
     speed.add_argument(
         "--precision",
         default="measured",
         metavar="NAME",
-        help="Precision: measured (that of the evaluation), fp32, bf16, fp16 or auto (default: measured).",
+        help="Precision: measured (the precision of the run's evaluation), fp32, bf16, fp16 or auto (default: "
+        "measured).",
     )
     add_device(speed)
     speed.add_argument(
@@ -127,11 +136,9 @@ def predict_parser() -> Parser:
         "--num_workers",
         type=int,
         metavar="N",
-        help="Processes that decode and, on a CPU, compute (default: one per core).",
+        help="Processes that decode images and, on a CPU, also compute (default: one per core).",
     )
-    speed.add_argument(
-        "--part_rows", type=int, default=4096, metavar="N", help="Images per part of FOLDER/ (default: 4096)."
-    )
+    add_number(speed, "--part_rows", 4096, "Images per file of FOLDER/")
     return parser
 
 
@@ -154,13 +161,6 @@ def _check(args: Namespace, *, several: bool, parts: bool) -> None:
     if args.embeddings and suffix == ".csv":
         raise InputError("--embeddings cannot be written to a .csv; use .parquet, .jsonl or FOLDER/")
     check_out(args.out)
-
-
-def _accelerator(args: Namespace) -> Any:
-    from headstart.config import RuntimeConfig
-    from headstart.runtime.accelerator import start_accelerator
-
-    return start_accelerator(RuntimeConfig(mixed_precision="no", cpu=args.device == "cpu"))
 
 
 def _images(args: Namespace, skipped: "Counter[str]") -> "Iterator[Listed]":
@@ -232,19 +232,18 @@ def _to_parts(
 
 
 def _print(rows: list[dict[str, Any]], total: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, emoji=False)
+    from headstart.cli.print_results import plain_console
+
+    console = plain_console()
     table = Table("image", "predicted", "probability")
     for row in rows:
-        if row["error"] is not None:
-            table.add_row(row["path"], "", f"unreadable: {row['error']}")
-        else:
-            table.add_row(row["path"], row["predicted"], f"{row['probability']:.3f}")
+        unreadable = "" if row["error"] is None else f"unreadable: {row['error']}"
+        table.add_row(row["path"], row["predicted"] or "", unreadable or f"{row['probability']:.3f}")
     console.print(table)
     if total > len(rows):
-        console.print(f"and {total - len(rows):,} more; --out FILE writes all of them", highlight=False)
+        console.print(f"and {total - len(rows):,} more; --out FILE writes all of them")
 
 
 def _conclude(

@@ -1,24 +1,34 @@
 """What the commands print of the results that the public functions return."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+    from headstart.diagnostics.parity import Check
+    from headstart.features.probe_study import Study
     from headstart.results import Comparison, DataReport, Evaluation, Export, Verification
+
+
+def plain_console(*, width: int | None = None, **options: Any) -> "Console":
+    """Prints text as it is. width: columns where the output is not a terminal, so that tables are not cut."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else width
+    return Console(markup=False, emoji=False, highlight=False, width=width, **options)
 
 
 def print_evaluation(found: "Evaluation") -> None:
     """The metrics with their intervals, and a table of the classes; in the main process of several."""
     from accelerate import PartialState
-    from rich.console import Console
-    from rich.table import Table
 
     from headstart.data.source import Skipped, summarize
-    from headstart.evaluation.predictions import headline
+    from headstart.wording import headline
 
     if not PartialState().is_main_process:
         return
@@ -30,29 +40,72 @@ def print_evaluation(found: "Evaluation") -> None:
         f"loss {found.loss:.4f}, balanced accuracy {found.balanced_accuracy:.4f}, macro F1 {found.macro_f1:.4f}",
         f"Brier score {found.brier:.4f}, {error} (up to {found.ece_by_chance95:.4f} would be chance)",
     )
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = plain_console()
     console.print("\n".join(lines))
+    console.print(_class_table({name: asdict(row) for name, row in found.per_class.items()}))
+
+
+def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> "Table":
+    from rich.table import Table
+
     table = Table("class", "n", "precision", "recall", "95% interval")
-    for name, row in found.per_class.items():
+    for name, row in per_class.items():
         cells = ["-", "-", "-"]
-        if row.n and row.recall_ci95 is not None:
-            low, high = row.recall_ci95
-            cells = [f"{row.precision:.3f}", f"{row.recall:.3f}", f"{low:.3f} to {high:.3f}"]
-        table.add_row(name, str(row.n), *cells)
-    console.print(table)
+        if row["n"]:
+            low, high = row["recall_ci95"]
+            cells = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"]
+        table.add_row(name, str(row["n"]), *cells)
+    return table
+
+
+def print_probe(found: "Study", *, folds: int, seconds: float) -> None:
+    """The accuracy, a table of the classes, and the learning curve; in the main process of several. folds: those that
+    were requested."""
+    from accelerate import PartialState
+    from rich.table import Table
+
+    if not PartialState().is_main_process:
+        return
+    console = plain_console(soft_wrap=True)
+    low, high = found.ci95
+    fewer = f" (the smallest class has {found.folds})" if found.folds < folds else ""
+    console.print(
+        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {found.folds}-fold over "
+        f"{found.n} images{fewer}, l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s"
+    )
+    console.print(_class_table(found.per_class))
+    curve = Table("training images per class", "accuracy", "sd over repeats")
+    for point in found.curve:
+        curve.add_row(f"{point['per_class']:.0f}", f"{point['accuracy']:.3f}", f"{point['sd']:.3f}")
+    console.print(curve)
+
+
+def print_parity(checks: "Sequence[Check]") -> None:
+    from rich.table import Table
+
+    names = ("largest loss difference", "tolerance", "counts", "weights", "verdict")
+    table = Table("compared with 1 process, fp32, 0 workers", *names)
+    for check in checks:
+        tolerance = "none promised" if check.tolerance is None else f"{check.tolerance:.0e}"
+        table.add_row(
+            check.name,
+            f"{check.difference:.1e}",
+            "same bits" if check.tolerance == 0 else tolerance,
+            "equal" if check.counts_equal else "differ",
+            "same bits" if check.bits_equal else "differ",
+            "pass" if check.passed else "FAIL",
+        )
+    plain_console(width=130).print(table)
 
 
 def print_comparison(found: "Comparison", *, out: str | None) -> None:
-    """A table of the runs, then a sentence for each comparison, the notes and the path of the page `out`."""
     from rich.table import Column, Table
 
     from headstart.html import interval
 
-    console = _console()
-    names = ("95% interval", "correct", "loss")
-    table = Table(
-        Column("run", overflow="fold"), "strategy", "accuracy", *(Column(name, no_wrap=True) for name in names)
-    )
+    console = plain_console(width=130)
+    columns = [Column(name, no_wrap=True) for name in ("95% interval", "correct", "loss")]
+    table = Table(Column("run", overflow="fold"), "strategy", "accuracy", *columns)
     for run in found.runs:
         table.add_row(
             run.path,
@@ -73,7 +126,6 @@ def print_comparison(found: "Comparison", *, out: str | None) -> None:
 
 
 def print_export(found: "Export") -> None:
-    """The file or folder, and how it compares with the original on drawn and on validation images."""
     parity, precision = found.parity, found.record["measured_in"]
     drawn, seen = parity.drawn, parity.validation
     visible = ", ".join(f"{name} {difference:.1e}" for name, difference in parity.visible.items())
@@ -103,10 +155,9 @@ def print_export(found: "Export") -> None:
 
 
 def print_verification(found: "Verification") -> None:
-    """The versions, a table of the golden inputs, the largest difference in each precision, and the likely cause."""
     from rich.table import Table
 
-    console = _console()
+    console = plain_console(width=130)
     here, then = found.versions, found.written_with
     console.print(f"{found.model} on {found.device}")
     console.print(
@@ -161,17 +212,14 @@ def file_progress() -> Iterator[Callable[[int], None] | None]:
 
 
 def print_data_report(found: "DataReport", *, out: str | None) -> None:
-    """A description of the data, a table of the kinds of problems, and what was written to the folder `out`."""
-    from rich.console import Console
     from rich.table import Table
 
     from headstart.data_doctor.command import REPORT_FILES, summary_lines
     from headstart.data_doctor.findings import KINDS, number_of
     from headstart.wording import listed, shown
 
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    for line in summary_lines(found):
-        console.print(line)
+    console = plain_console(soft_wrap=True)
+    console.print("\n".join(summary_lines(found)))
     if not found.findings:
         console.print("no problems found")
     else:
@@ -180,18 +228,10 @@ def print_data_report(found: "DataReport", *, out: str | None) -> None:
             one = next(finding for finding in found.findings if finding.kind == kind)
             example = f"{listed(one.paths, limit=2)}: {shown(one.message)}"
             table.add_row(KINDS[kind].title, number_of(kind, count), example)
-        width = None if sys.stdout.isatty() else 140
-        Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+        plain_console(width=140).print(table)
     if out is not None:
         print(f"{out}: {', '.join(REPORT_FILES)}")
         if found.findings and found.is_image_folder:
             print(
                 f"next: edit {out}/fixes.csv, then headstart data apply {out}/fixes.csv --data {found.root} --out NEW"
             )
-
-
-def _console() -> "Console":
-    """130 columns where the output is not a terminal, so that tables are not cut."""
-    from rich.console import Console
-
-    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 130)

@@ -2,45 +2,35 @@
 
 import sys
 
-from headstart.cli.options import (
-    Parser,
-    add_bad_files,
-    add_columns,
-    add_device,
-    add_json,
-    add_model,
-    add_run,
-    columns_of,
-    command_parser,
-)
+from headstart.cli import options
+from headstart.cli.options import Parser, command_parser
 
 
 def evaluate_parser() -> Parser:
     parser = command_parser(
         "evaluate",
-        "Evaluate a finished run on labelled images, each image once. Images that the run was trained on are refused.",
+        "Evaluate a finished run on labelled images, each image once. Images that the run was trained on are left "
+        "out and listed.",
         "runs/first --data photos",
         "runs/first --data photos --split test --out test.json",
         "runs/first/model.safetensors --data labels.csv --image_column file --label_column species",
     )
-    add_model(parser)
+    options.add_model(parser)
     parser.add_argument(
         "--data",
         required=True,
         metavar="SOURCE",
-        help="Folder, table or other source of images, as data.root of headstart train; its val split, otherwise its "
-        "test split, otherwise all images.",
+        help="Folder, table or other source of images, as for --data.root of train.",
     )
-    parser.add_argument("--split", metavar="NAME", help="Split to evaluate (default: val, otherwise test).")
+    parser.add_argument("--split", metavar="NAME", help="Split to evaluate (default: val, else test, else all images).")
     parser.add_argument("--out", metavar="FILE.json", help="File for the results (default: none).")
-    add_bad_files(parser)
-    add_columns(parser, default="that of the run")
+    options.add_bad_files(parser)
+    options.add_columns(parser, default="as in the run")
     return parser
 
 
 def evaluate(argv: list[str]) -> None:
-    parser = evaluate_parser()
-    args = parser.parse_args(argv)
+    args = evaluate_parser().parse_args(argv)
     from headstart.files import check_out
 
     check_out(args.out)
@@ -50,7 +40,7 @@ def evaluate(argv: list[str]) -> None:
 
     set_threads(None)
     found = evaluate_run(
-        args.run, data=args.data, on_bad_file=args.on_bad_file, split=args.split, columns=columns_of(args)
+        args.run, data=args.data, on_bad_file=args.on_bad_file, split=args.split, columns=options.columns_of(args)
     )
     print_evaluation(found)
     if args.out is not None:
@@ -65,14 +55,13 @@ def inspect_parser() -> Parser:
         "model.safetensors",
         "runs/first --json",
     )
-    add_model(parser)
-    add_json(parser)
+    options.add_model(parser)
+    options.add_json(parser)
     return parser
 
 
 def inspect(argv: list[str]) -> None:
-    parser = inspect_parser()
-    args = parser.parse_args(argv)
+    args = inspect_parser().parse_args(argv)
     from headstart.model.inspect_command import inspect_command
 
     inspect_command(args.run, as_json=args.json)
@@ -87,21 +76,20 @@ def verify_parser() -> Parser:
         "runs/first --device cpu --precision fp32",
         "model.safetensors --json",
     )
-    add_model(parser)
+    options.add_model(parser)
     parser.add_argument(
         "--precision",
         metavar="NAME",
-        help="Single precision to check: measured (that of the evaluation), fp32, bf16, fp16 or auto (default: fp32, "
-        "then measured).",
+        help="One precision to check: measured (the precision of the run's evaluation), fp32, bf16, fp16 or auto "
+        "(default: both fp32 and measured).",
     )
-    add_device(parser)
-    add_json(parser)
+    options.add_device(parser)
+    options.add_json(parser)
     return parser
 
 
 def verify(argv: list[str]) -> int:
-    parser = verify_parser()
-    args = parser.parse_args(argv)
+    args = verify_parser().parse_args(argv)
     from headstart.cli.print_results import print_verification
     from headstart.diagnostics.verify import verify
     from headstart.runtime.accelerator import set_threads
@@ -118,27 +106,26 @@ def verify(argv: list[str]) -> int:
 def push_parser() -> Parser:
     parser = command_parser(
         "push",
-        "Upload a finished run to a Hugging Face repository: model file, model card and report. Images of the data are "
+        "Upload a finished run to the Hugging Face Hub: model file, model card and report. Images of the data set are "
         "uploaded only with --with_pictures.",
         "runs/first your-name/ants-and-bees --dry-run",
         "runs/first your-name/ants-and-bees --private",
         "runs/first your-name/ants-and-bees --with_pictures",
     )
-    add_run(parser)
+    options.add_run(parser)
     parser.add_argument(
         "repo", metavar="REPO_ID", help="Repository, such as your-name/ants-and-bees; created if it does not exist."
     )
-    parser.add_argument("--dry-run", action="store_true", help="List of what would be uploaded; needs no network.")
-    parser.add_argument("--private", action="store_true", help="Private access to a new repository.")
+    parser.add_argument("--dry-run", action="store_true", help="Preview of what would be uploaded; needs no network.")
+    parser.add_argument("--private", action="store_true", help="Private visibility of a new repository.")
     parser.add_argument(
-        "--with_pictures", action="store_true", help="Upload of report.html even if it contains images of the data."
+        "--with_pictures", action="store_true", help="Upload of report.html even if it shows images of the data set."
     )
     return parser
 
 
 def push(argv: list[str]) -> None:
-    parser = push_parser()
-    args = parser.parse_args(argv)
+    args = push_parser().parse_args(argv)
     from headstart.exporters.hub import push_command
 
     push_command(args.run, args.repo, private=args.private, dry_run=args.dry_run, with_pictures=args.with_pictures)
@@ -152,20 +139,19 @@ def compare_parser() -> Parser:
         "runs/first runs/second runs/third --out comparison.html",
         "runs/first runs/second --common --json",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="Run folders; the others are compared with the first.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="Run folders. Each is compared with the first.")
     parser.add_argument(
-        "--out", metavar="PAGE.html", help="Page with the images that the runs disagree on (default: none)."
+        "--out", metavar="PAGE.html", help="Page to write, with the images that the runs disagree on (default: none)."
     )
     parser.add_argument(
-        "--common", action="store_true", help="Comparison on only those images that all runs were evaluated on."
+        "--common", action="store_true", help="Restriction to the images that all runs were evaluated on."
     )
-    add_json(parser)
+    options.add_json(parser)
     return parser
 
 
 def compare(argv: list[str]) -> None:
-    parser = compare_parser()
-    args = parser.parse_args(argv)
+    args = compare_parser().parse_args(argv)
     from headstart.cli.print_results import print_comparison
     from headstart.report.comparison_command import compare_runs
 
@@ -179,13 +165,13 @@ def compare(argv: list[str]) -> None:
 def export_parser() -> Parser:
     parser = command_parser(
         "export",
-        "Write a finished model for another program, and run it there on test images. The exit code is 1, and nothing "
-        "is written, if its predictions differ from those of headstart predict.",
+        "Export a finished model for another program, and check it there on test images. If its predictions differ "
+        "from those of headstart predict, nothing is written and the exit code is 1.",
         "runs/first --format onnx-uint8 --out model.onnx",
         "runs/first --format torchvision --out plain.safetensors",
         "runs/first --format int8 --out small.onnx --allow_loss 0.01",
     )
-    add_model(parser)
+    options.add_model(parser)
     parser.add_argument(
         "--format",
         required=True,
@@ -194,30 +180,23 @@ def export_parser() -> Parser:
         "openvino.",
     )
     parser.add_argument("--out", required=True, metavar="PATH", help="File or folder to create.")
-    parser.add_argument("--overwrite", action="store_true", help="Replacement of an earlier export.")
+    parser.add_argument("--overwrite", action="store_true", help="Permission to replace an earlier export.")
     check = parser.add_argument_group("Check of the result")
     check.add_argument(
-        "--data", metavar="DIR", help="Current folder of the run's images (default: the one of the run)."
+        "--data", metavar="DIR", help="Folder of the run's images, if they were moved (default: as in the run)."
     )
-    check.add_argument(
-        "--images",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="Largest number of validation images to compare (default: 1000).",
-    )
+    options.add_number(check, "--images", 1000, "Largest number of validation images to compare")
     check.add_argument(
         "--allow_loss",
         type=float,
         metavar="SHARE",
-        help="Largest loss of accuracy of int8, as a share of the images (default: 0.02).",
+        help="Largest loss of accuracy that int8 may cause, as a share of the images (default: 0.02).",
     )
     return parser
 
 
 def export(argv: list[str]) -> int:
-    parser = export_parser()
-    args = parser.parse_args(argv)
+    args = export_parser().parse_args(argv)
     from headstart.exporters.options import check_options
 
     check_options(images=args.images, allow_loss=args.allow_loss)
@@ -247,24 +226,26 @@ def export(argv: list[str]) -> int:
 def report_parser() -> Parser:
     parser = command_parser(
         "report",
-        "Write report.html and the model card (README.md) of a finished run again.",
+        "Regenerate report.html and the model card (README.md) of a finished run.",
         "runs/first",
         "runs/first --data photos",
         "runs/first --doctor checked",
     )
-    add_run(parser)
+    options.add_run(parser)
     parser.add_argument(
-        "--data", metavar="DIR", help="Current folder of the run's images (default: the one of the run)."
+        "--data", metavar="DIR", help="Folder of the run's images, if they were moved (default: as in the run)."
     )
     parser.add_argument(
-        "--doctor", metavar="FOLDER", help="Folder of headstart data check --out (default: RUN, if it contains one)."
+        "--doctor",
+        metavar="FOLDER",
+        help="Output folder of headstart data check, whose findings the report shows (default: RUN, if it has "
+        "doctor.json).",
     )
     return parser
 
 
 def report(argv: list[str]) -> None:
-    parser = report_parser()
-    args = parser.parse_args(argv)
+    args = report_parser().parse_args(argv)
     from headstart.report.command import report_command
 
     report_command(args.run, data=args.data, doctor=args.doctor)
@@ -279,13 +260,12 @@ def watch_parser() -> Parser:
         "runs/five_seeds",
     )
     parser.add_argument("run", metavar="RUN", help="Run folder, or a folder of repeated runs; it may not exist yet.")
-    parser.add_argument("--once", action="store_true", help="Single report of the progress, without waiting.")
+    parser.add_argument("--once", action="store_true", help="One progress report, without waiting.")
     return parser
 
 
 def watch(argv: list[str]) -> None:
-    parser = watch_parser()
-    args = parser.parse_args(argv)
+    args = watch_parser().parse_args(argv)
     from headstart.runs.watch import watch_command
 
     watch_command(args.run, once=args.once)
@@ -300,13 +280,13 @@ def serve_parser() -> Parser:
         "runs/first --port 9000 --access_log",
         "runs/first --host 0.0.0.0 --allow_host models.example.org",
     )
-    from headstart.cli import serve as options
+    from headstart.cli.serve import add_options
 
-    options.add_options(parser)
+    add_options(parser)
     return parser
 
 
 def serve(argv: list[str]) -> None:
-    from headstart.cli import serve as options
+    from headstart.cli.serve import run
 
-    options.run(serve_parser().parse_args(argv))
+    run(serve_parser().parse_args(argv))

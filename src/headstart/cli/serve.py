@@ -4,7 +4,7 @@ import re
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 
-from headstart.cli.options import add_model
+from headstart.cli.options import add_model, add_number
 from headstart.errors import InputError
 from headstart.serve.limits import Limits
 
@@ -14,22 +14,15 @@ HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 def add_options(parser: ArgumentParser) -> None:
     add_model(parser)
     add = parser.add_argument
-    add("--port", type=int, default=8000, metavar="N", help="Port; 0 for any free port (default: 8000).")
+    add_number(parser, "--port", 8000, "Port to listen on; 0: any free port")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on (default: 127.0.0.1).")
-    names = "Host name of this server that browsers use; may be repeated (default: none)."
+    names = "Host name by which browsers reach this server; may be repeated (default: none)."
     add("--allow_host", action="append", default=[], metavar="NAME", help=names)
     add("--threads", type=int, metavar="N", help="CPU threads of the network (default: the usable cores).")
-    add("--access_log", action="store_true", help="Log of each request.")
+    add("--access_log", action="store_true", help="Log line for each request.")
     limits = parser.add_argument_group("Limits")
     for field in fields(Limits):
-        meaning, default = field.metadata["help"], field.default
-        limits.add_argument(
-            f"--max_{field.name}",
-            type=type(default),
-            default=default,
-            metavar="N",
-            help=f"{meaning} (default: {default:g}).",
-        )
+        add_number(limits, f"--max_{field.name}", getattr(Limits, field.name), field.metadata["help"])
 
 
 def run(args: Namespace) -> None:

@@ -20,7 +20,7 @@ from headstart.messages import LOG
 
 PURPOSE = """\
 Train an image classifier on a folder of images. Every key below can also be set in a YAML file (as section: {key:
-value}); the command line wins."""
+value}); the command line takes precedence."""
 EXAMPLES = (
     "headstart train --config frozen_head --data.root photos --out runs/first",
     "headstart train --config fine_tune --data.root photos --model.weights bundled --train.epochs 4",
@@ -58,15 +58,14 @@ def train(argv: list[str]) -> None:
 
 
 def _print_repeats(path: Path) -> None:
-    """The table of repeated runs, from the summary in their folder."""
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from headstart.cli.print_results import plain_console
     from headstart.runs.summary import RepeatsSummary
     from headstart.training.summarize_repeats import repeats_in_words
 
     summary = RepeatsSummary.read(path)
-    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     names = ("accuracy", "correct", "loss", "best epoch", "seconds")
     table = Table("run", *(Column(name, justify="right", no_wrap=True) for name in names))
     for run in summary.runs:
@@ -110,8 +109,8 @@ def train_parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME",
-        help="YAML file, or a shipped configuration: "
-        f"{', '.join(shipped_configs())}. May be repeated; later files win.",
+        help="YAML file, or a configuration that comes with headstart: "
+        f"{', '.join(shipped_configs())}. May be repeated; later files take precedence.",
     )
     defaults = flat(asdict(RunConfig()))
     types = key_types()
@@ -127,7 +126,9 @@ def train_parser() -> Parser:
             default = defaults[key] if isinstance(defaults[key], str) else json.dumps(defaults[key])
             text = _with_default(text.replace("%", "%%"), default or "empty")
             group.add_argument(f"--{key}", default=SUPPRESS, metavar=_metavar(types[key]), help=text)
-    parser.add_argument("--print_config", action="store_true", help="Resolved configuration as YAML, without training.")
+    parser.add_argument(
+        "--print_config", action="store_true", help="Output of the complete configuration as YAML, without training."
+    )
     return parser
 
 

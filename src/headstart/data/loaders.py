@@ -72,7 +72,6 @@ class TransformedImages(Dataset[dict[str, Any]]):
 
     @property
     def item_bytes(self) -> int:
-        """Approximate size of one item."""
         return 3 * self.transform.image_size**2
 
     def decoded(self, index: int) -> Image.Image:

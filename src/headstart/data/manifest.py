@@ -4,16 +4,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import Any
 
 from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.classes import classes_of_one_side, lacking_classes, refuse_nothing, refuse_or_leave_out
 from headstart.data.decode import decode
-from headstart.data.read_images import ImageReader, ReadImage
+from headstart.data.read_images import ReadImage, read_images
 from headstart.data.samples import Manifest, Sample, Samples
 from headstart.data.source import PARTS, Entry, Scan, Skipped, Source, place_in, summarize
-from headstart.data.splits import is_split_by_us, split_as_configured
+from headstart.data.splits import groups_of, is_split_by_us, stratified_split, units_of
 from headstart.data.transforms import PixelCache
 from headstart.errors import InputError
 from headstart.wording import counted
@@ -29,13 +30,13 @@ def build_manifest(
     cache: PixelCache | None = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
-    """Scan the source, decode everything once, split as `data` specifies. The other arguments are those of ImageReader.
+    """Scan the source, decode everything once, split as `data` specifies. The other arguments are those of read_images.
 
     Raises InputError for data that cannot be trained on (missing, one class, an empty class, classes that differ
     between train and val) and for files that cannot be decoded. If data.on_bad_file is "skip", bad files, empty
     classes and classes of one side alone are left out and listed instead.
     """
-    usable = _usable(ImageReader(source, decoder, known, cache, num_threads), data)
+    usable = _usable(source, data, num_threads=num_threads, known=known, cache=cache, decoder=decoder)
     scan, images, lacking = usable.scan, usable.images, dict(usable.lacking)
     splits = [image.entry.split or "" for image in images]
     if usable.split_by_us:
@@ -60,7 +61,7 @@ def check_splits(
 
     They differ in the seed and the fold alone, so the source is read once. Messages begin with the name of the
     recipe."""
-    usable = _usable(ImageReader(source, decoder), next(iter(recipes.values()))[0])
+    usable = _usable(source, next(iter(recipes.values()))[0], decoder=decoder)
     if not usable.split_by_us:
         return
     left_out: dict[str, str] = {}
@@ -109,7 +110,7 @@ def build_eval_manifest(
     def wanted(entry: Entry) -> bool:
         return entry.split in parts and entry.label in classes
 
-    images, bad = ImageReader(source, decoder, num_threads=num_threads).read(scan, wanted=wanted)
+    images, bad = read_images(source, scan, wanted=wanted, decoder=decoder, num_threads=num_threads)
     _refuse_or_skip(source, bad, on_bad_file=on_bad_file)
     seen = [trained_on(image.sha256, image.entry.path) for image in images]
     left_out += bad + [Skipped(i.entry.path, "the model was trained on it") for i in compress(images, seen)]
@@ -132,16 +133,15 @@ class _Usable:
     split_by_us: bool
 
 
-def _usable(reader: ImageReader, data: DataConfig) -> _Usable:
-    """The images of train, val or no split that decode and belong to a complete class."""
-    source, skip = reader.source, data.on_bad_file == "skip"
-    scan = source.scan()
+def _usable(source: Source, data: DataConfig, **reading: Any) -> _Usable:
+    """The images of train, val or no split that decode and belong to a complete class. reading: for read_images."""
+    scan, skip = source.scan(), data.on_bad_file == "skip"
     if scan.empty and not skip:
         raise InputError(f"class folder {place_in(source, scan.empty[0])} contains no images; add some or remove it")
     entries = [entry for entry in scan.entries if entry.split in PARTS]
     refuse_nothing(source, entries, scan)
     by_us = is_split_by_us(source, entries, data)
-    images, bad = reader.read(scan, wanted=lambda entry: entry.split in PARTS, rescan=data.rescan)
+    images, bad = read_images(source, scan, wanted=lambda entry: entry.split in PARTS, rescan=data.rescan, **reading)
     _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
     lacking = lacking_classes(source, entries, [image.entry for image in images], split_by_us=by_us)
     refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
@@ -153,7 +153,16 @@ def _split(
 ) -> tuple[list[ReadImage], list[str], dict[str, str]]:
     """The images that are used, their splits, and label -> problem of each class that lies on one side alone."""
     labels = [image.entry.label for image in images]
-    splits = split_as_configured([i.entry for i in images], [i.sha256 for i in images], data, seed=seed)
+    groups = groups_of([image.entry for image in images], data.groups)
+    splits = stratified_split(
+        units_of(groups, [image.sha256 for image in images]),
+        labels,
+        val_fraction=data.val_fraction,
+        seed=seed,
+        stable=data.split == "stable",
+        folds=data.folds,
+        fold=data.fold,
+    )
     one_sided = classes_of_one_side(labels, splits)
     refuse_or_leave_out(source, one_sided, set(labels), skip=data.on_bad_file == "skip")
     complete = [label not in one_sided for label in labels]
@@ -161,7 +170,6 @@ def _split(
 
 
 def _evaluated_splits(source: Source, scan: Scan, split: str | None, *, resplit: bool) -> set[str | None]:
-    """The values of Entry.split that are evaluated."""
     there = {entry.split for entry in scan.entries}
     if split is not None:
         if split not in there:

@@ -44,9 +44,14 @@ class SharedPixels:
             # the index of small images must not take more memory than they do
             most = min(MOST_IMAGES, limit.num_bytes // 16384 + 4096)
             self._lock: Any = multiprocessing.Lock()
-            self._file, mapped = _map(limit)
-            if self._file is not None:
+            self._file: IO[bytes] | None = None
+            if limit.on_disk:
+                folder = cache_folder()
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the pixels are)
+                self._file.truncate(limit.num_bytes)
                 weakref.finalize(self, self._file.close)
+            mapped = mmap.mmap(-1 if self._file is None else self._file.fileno(), limit.num_bytes)
             self._bytes = np.frombuffer(mapped, dtype=np.uint8)
             index = np.frombuffer(mmap.mmap(-1, 32 * (most + 1)), dtype=np.int64).reshape(most + 1, 4)
             self._end, self._index = index[0], index[1:]  # bytes in use; per image: state, offset, height, width
@@ -98,17 +103,6 @@ class SharedPixels:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedPixels, (self._limit,)
-
-
-def _map(limit: CacheLimit) -> tuple[IO[bytes] | None, mmap.mmap]:
-    """The unnamed, sparse file (None: memory alone), and its bytes."""
-    if not limit.on_disk:
-        return None, mmap.mmap(-1, limit.num_bytes)
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the pixels are)
-    file.truncate(limit.num_bytes)
-    return file, mmap.mmap(file.fileno(), limit.num_bytes)
 
 
 def _allocate(file: int, offset: int, length: int) -> bool:

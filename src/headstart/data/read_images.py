@@ -26,58 +26,55 @@ class ReadImage:
     sha256: str
 
 
-@dataclass(frozen=True)
-class ImageReader:
-    """decoder: file -> RGB image, raises UnreadableImage; known: whether a content (sha256) is known to decode, and
-    need not be decoded again; cache: receives each decoded image; num_threads: None for Python's
-    default. Logs its progress."""
+def read_images(
+    source: Source,
+    scan: Scan,
+    *,
+    wanted: Callable[[Entry], bool],
+    decoder: Callable[[bytes], Image.Image] = decode,
+    known: Callable[[str], bool] | None = None,
+    cache: PixelCache | None = None,
+    num_threads: int | None = None,
+    rescan: bool = False,
+) -> tuple[list[ReadImage], list[Skipped]]:
+    """The images that can be used, and the bad ones. Logs its progress.
 
-    source: Source
-    decoder: Callable[[bytes], Image.Image] = decode
-    known: Callable[[str], bool] | None = None
-    cache: PixelCache | None = None
-    num_threads: int | None = None
+    decoder: file -> RGB image, raises UnreadableImage; known: whether a content (sha256) is known to decode, and need
+    not be decoded again; cache: receives each decoded image; num_threads: None for Python's default; rescan: read what
+    has not changed since the last scan as well."""
 
-    def read(
-        self, scan: Scan, *, wanted: Callable[[Entry], bool], rescan: bool = False
-    ) -> tuple[list[ReadImage], list[Skipped]]:
-        """The images that can be used, and the bad ones. Pillow and hashlib release the interpreter lock, so threads
-        pay.
-
-        rescan: read what has not changed since the last scan as well."""
-        cached = ScanCache.of(self.source, scan.entries, use=not rescan)
-        found: list[str | None] = [None] * len(scan.entries)
-        places = [place for place, entry in enumerate(scan.entries) if wanted(entry)]
-        bad = list(scan.bad)
-        started = reported = time.monotonic()
-        with ThreadPoolExecutor(self.num_threads) as pool:
-            for start in range(0, len(places), CHUNK):
-                chunk = places[start : start + CHUNK]
-                fresh = pool.map(self._hash, [scan.entries[p] for p in chunk if cached.sha256[p] is None])
-                for place in chunk:
-                    result = cached.sha256[place] or next(fresh)
-                    if isinstance(result, Skipped):
-                        bad.append(result)
-                    else:
-                        found[place] = result
-                now, done = time.monotonic(), min(start + CHUNK, len(places))
-                if now - reported > REPORT_S and done < len(places):
-                    LOG.info(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
-                    reported = now
-        cached.store(found)
-        return [ReadImage(e, sha) for e, sha in zip(scan.entries, found, strict=True) if sha is not None], bad
-
-    def _hash(self, entry: Entry) -> str | Skipped:
-        """The sha256 of an image that decodes, or why it does not."""
+    def hash_of(entry: Entry) -> str | Skipped:
         try:
-            data = self.source.read(entry.path)
+            data = source.read(entry.path)
             sha256 = hashlib.sha256(data).hexdigest()
-            if self.known is None or not self.known(sha256):
-                image = self.decoder(data)
-                if self.cache is not None:
-                    self.cache.add(entry.split, sha256, image)
+            if known is None or not known(sha256):
+                image = decoder(data)
+                if cache is not None:
+                    cache.add(entry.split, sha256, image)
         except UnreadableImage as error:
             return Skipped(entry.path, str(error))
         except OSError as error:
             return Skipped(entry.path, error.strerror or str(error))
         return sha256
+
+    cached = ScanCache.of(source, scan.entries, use=not rescan)
+    found: list[str | None] = [None] * len(scan.entries)
+    places = [place for place, entry in enumerate(scan.entries) if wanted(entry)]
+    bad = list(scan.bad)
+    started = reported = time.monotonic()
+    with ThreadPoolExecutor(num_threads) as pool:  # Pillow and hashlib release the interpreter lock
+        for start in range(0, len(places), CHUNK):
+            chunk = places[start : start + CHUNK]
+            fresh = pool.map(hash_of, [scan.entries[p] for p in chunk if cached.sha256[p] is None])
+            for place in chunk:
+                result = cached.sha256[place] or next(fresh)
+                if isinstance(result, Skipped):
+                    bad.append(result)
+                else:
+                    found[place] = result
+            now, done = time.monotonic(), min(start + CHUNK, len(places))
+            if now - reported > REPORT_S and done < len(places):
+                LOG.info(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
+                reported = now
+    cached.store(found)
+    return [ReadImage(e, sha) for e, sha in zip(scan.entries, found, strict=True) if sha is not None], bad

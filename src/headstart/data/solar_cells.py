@@ -21,7 +21,10 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
     never decoded. The folder appears complete or not at all; a complete one is not written again. Raises InputError if
     the optional package is missing or `target` contains something else.
     """
-    source = _package_data()
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise InputError("the demo data needs the package elpv-dataset; install it with: pip install 'headstart[demo]'")
+    source = Path(spec.origin).parent / "data"
     with (source / "labels.csv").open(encoding="utf-8") as lines:
         rows = [line.split() for line in lines if line.strip()]
     paths = [path for path, _, _ in rows]
@@ -62,10 +65,3 @@ def write_solar_cells(target: Path, *, seed: int = 0) -> dict[str, int]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return counts
-
-
-def _package_data() -> Path:
-    spec = importlib.util.find_spec("elpv_dataset")
-    if spec is None or spec.origin is None:
-        raise InputError("the demo data needs the package elpv-dataset; install it with: pip install 'headstart[demo]'")
-    return Path(spec.origin).parent / "data"

@@ -1,9 +1,9 @@
-"""What a source of images is. A new one is a class with the members of `Source`, which data/sources/open.py opens."""
+"""What a source of images is. A new one derives from `Source`, and data/sources/open.py opens it."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from headstart.wording import shown
 
@@ -15,23 +15,19 @@ WINDOW_BYTES = 128 * 2**20
 
 
 class Source(Protocol):
-    """Where images come from. Everything after it is the same for all sources."""
+    """Where images come from, the base class of all sources. Everything after it is the same for all of them."""
 
-    @property
-    def root(self) -> str:
-        """As the user named it."""
+    root: str
+    """As the user named it."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """The keys data.*_column that it uses; any other that is set is refused."""
+    instead_of_columns: ClassVar[str] = ""
+    """For that message: what takes the place of the columns that it lacks."""
 
     @property
     def identity(self) -> str:
         """Together with the name of an image: which image it is, on this machine. Key of the scan's cache."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The keys data.*_column that it uses; any other that is set is refused."""
-
-    @property
-    def instead_of_columns(self) -> str:
-        """For that message: what takes the place of the columns that it lacks."""
+        return self.root if "://" in self.root else os.path.abspath(self.root)
 
     def scan(self) -> "Scan":
         """All images and their labels, without reading them. Raises InputError if there is nothing to train on."""

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 
 from headstart.config import DataConfig
@@ -37,19 +38,6 @@ def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig) -
             f"train and val; leave it null, or {resplit}"
         )
     return False
-
-
-def split_as_configured(entries: Sequence[Entry], contents: Sequence[str], data: DataConfig, *, seed: int) -> list[str]:
-    """ "train" or "val" for each entry. Copies of one content stay together, and so do the images of one group."""
-    return stratified_split(
-        units_of(groups_of(entries, data.groups), contents),
-        [entry.label for entry in entries],
-        val_fraction=data.val_fraction,
-        seed=seed,
-        stable=data.split == "stable",
-        folds=data.folds,
-        fold=data.fold,
-    )
 
 
 def units_of(groups: Sequence[str], contents: Sequence[str]) -> list[str]:
@@ -117,7 +105,9 @@ def stratified_split(
     for stratum, group in sorted(members.items()):
         group.sort(key=lambda unit: _rank(seed, unit))
         if stable:
-            held = [unit for unit in group if _is_held_out(_uniform(seed, unit), val_fraction, folds, fold)]
+            shares = [int.from_bytes(_rank(seed, unit)[:6], "big") / 2**48 for unit in group]  # in [0, 1), as the ranks
+            is_held = [int(share * folds) == fold if folds else share < val_fraction for share in shares]
+            held = list(compress(group, is_held))
         elif folds:
             held = _fold(group, images, filled, fold=fold)
         else:
@@ -201,14 +191,5 @@ def _fold(group: Sequence[str], images: dict[str, list[int]], filled: list[int],
     return held
 
 
-def _is_held_out(share: float, val_fraction: float, folds: int, fold: int) -> bool:
-    return int(share * folds) == fold if folds else share < val_fraction
-
-
 def _rank(seed: int, unit: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{unit}".encode(), digest_size=16).digest()
-
-
-def _uniform(seed: int, unit: str) -> float:
-    """In [0, 1), in the same order as the ranks."""
-    return int.from_bytes(_rank(seed, unit)[:6], "big") / 2**48

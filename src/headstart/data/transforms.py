@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ def train_transform(data: DataConfig, spec: Preprocess, *, cache_limit: CacheLim
     if data.vflip:
         steps.append(v2.RandomVerticalFlip())
     prepare = spec.resize_and_crop if data.min_crop_scale == 1 else _as_tensor
-    vary = _Seeded(v2.Compose(steps)) if steps else None
+    vary = partial(_seeded, v2.Compose(steps)) if steps else None
     return Transform(prepare, vary, decode=spec.decode, image_size=data.image_size, cache_limit=cache_limit)
 
 
@@ -196,16 +197,11 @@ def _as_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-@dataclass(frozen=True)
-class _Seeded:
+def _seeded(transform: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, seed: int) -> torch.Tensor:
     """A torchvision transform as a function of its seed; the global random state does not change."""
-
-    transform: Callable[[torch.Tensor], torch.Tensor]
-
-    def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
-        before = torch.random.get_rng_state()
-        torch.default_generator.manual_seed(seed)
-        try:
-            return self.transform(pixels)
-        finally:
-            torch.random.set_rng_state(before)
+    before = torch.random.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        return transform(pixels)
+    finally:
+        torch.random.set_rng_state(before)

@@ -61,7 +61,7 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
     found = []
     for (split, label), count in sorted(counts.items()):
         if 0 < count < NEAR_EMPTY:
-            found.append(Finding.of("near_empty_class", _folder(split, label), counted(count, "image"), KEEP))
+            found.append(Finding.of("near_empty_class", folder_of(split, label), counted(count, "image"), KEEP))
     training = {label: count for (split, label), count in counts.items() if split in ("train", "") and count}
     if training:
         most, least = max(training, key=lambda x: (training[x], x)), min(training, key=lambda x: (training[x], x))
@@ -69,10 +69,10 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
         if ratio >= IMBALANCE:
             split = "train" if any(split == "train" for split, _ in counts) else ""
             message = f"{most} has {ratio:.1f} times the images of {least} ({training[most]} and {training[least]})"
-            paths = (_folder(split, most), _folder(split, least))
+            paths = (folder_of(split, most), folder_of(split, least))
             found.append(Finding("imbalance", paths, message, (KEEP, KEEP)))
     return found
 
 
-def _folder(split: str, label: str) -> str:
+def folder_of(split: str, label: str) -> str:
     return f"{split}/{label}" if split else label

@@ -4,7 +4,7 @@ A pHash (Zauner 2010, by ImageHash) keeps the signs of the lowest frequencies of
 bits. So do images that merely share a layout; the cosine of the backbone's features distinguishes them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,8 @@ def confirmed(pairs: Sequence[Pair], features: Features, *, rows: np.ndarray | N
     (m,) int, the row of each image in them, None if they are in the order of the images. Only rows of pairs are
     read."""
     kept = []
-    for some in _batches(pairs):
+    for start in range(0, len(pairs), 4 * _BLOCK):
+        some = pairs[start : start + 4 * _BLOCK]
         ends = np.array([(pair.first, pair.second) for pair in some])
         ends = ends if rows is None else rows[ends]
         first, second = (np.asarray(features[ends[:, end]], dtype=np.float64) for end in (0, 1))
@@ -92,11 +93,6 @@ def confirmed(pairs: Sequence[Pair], features: Features, *, rows: np.ndarray | N
         least = np.where([pair.bits <= CLOSE_BITS for pair in some], MIN_COSINE_CLOSE, MIN_COSINE)
         kept += [pair for pair, good in zip(some, cosine >= least, strict=True) if good]
     return kept
-
-
-def _batches(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    for start in range(0, len(pairs), 4 * _BLOCK):
-        yield pairs[start : start + 4 * _BLOCK]
 
 
 def clusters(sha256: Sequence[str], hashes: np.ndarray, features: Features) -> np.ndarray:

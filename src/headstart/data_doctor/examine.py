@@ -56,7 +56,8 @@ def examine(source: Source, file: Named, *, large: Callable[[], object]) -> tupl
         if unsupported:
             message = f"{extension_of(path)} is not read; it is an image of {rgb.width}x{rgb.height} px, "
             return None, [Finding.of("unsupported_type", path, f"{message}save it as .jpg or .png to use it")]
-        hashes, flat = perceptual_hashes(rgb), _spread(rgb) <= FLAT
+        hashes = perceptual_hashes(rgb)
+        flat = all(high - low <= FLAT for low, high in rgb.getextrema())  # type: ignore[misc]
     except UnreadableImage as error:
         kind, reason = error.kind, str(error)
         if unsupported:
@@ -68,11 +69,9 @@ def examine(source: Source, file: Named, *, large: Callable[[], object]) -> tupl
         return None, [Finding.of("too_large", path, "it does not fit in the memory of this machine")]
     except OSError as error:
         return None, [Finding.of("unreadable", path, error.strerror or str(error))]
-    header = _header(data)
-    good = Good(
-        file, hashlib.sha256(data).hexdigest(), rgb.size, header.mode, header.format, header.orientation, hashes
-    )
-    return good, _oddities(good, several_frames=header.several_frames, flat=flat)
+    kind, mode, orientation, several_frames = _header(data)
+    good = Good(file, hashlib.sha256(data).hexdigest(), rgb.size, mode, kind, orientation, hashes)
+    return good, _oddities(good, several_frames=several_frames, flat=flat)
 
 
 def _read(source: Source, name: str, *, large: Callable[[], object]) -> bytes:
@@ -94,16 +93,8 @@ def _read(source: Source, name: str, *, large: Callable[[], object]) -> bytes:
         return file.read(MAX_FILE_BYTES)
 
 
-@dataclass(frozen=True)
-class _Header:
-    format: str
-    mode: str
-    orientation: int
-    several_frames: bool
-
-
-def _header(data: bytes) -> _Header:
-    """Of an image that decodes."""
+def _header(data: bytes) -> tuple[str, str, int, bool]:
+    """Format, mode, orientation, and whether there are several frames. data: an image that decodes."""
     with open_image(data) as image:
         kind = "JPEG" if image.format == "MPO" else image.format or "?"
         mode = image.mode
@@ -116,7 +107,7 @@ def _header(data: bytes) -> _Header:
             image.seek(1)
         except Exception:  # EOFError, or a damaged second frame
             several = False
-        return _Header(kind, mode, orientation, several)
+        return kind, mode, orientation, several
 
 
 def _oddities(image: Good, *, several_frames: bool, flat: bool) -> list[Finding]:
@@ -135,13 +126,7 @@ def _oddities(image: Good, *, several_frames: bool, flat: bool) -> list[Finding]
     return found
 
 
-def _spread(image: Image.Image) -> int:
-    """The largest difference within a channel, 0 to 255."""
-    return max(high - low for low, high in image.getextrema())  # type: ignore[misc]
-
-
 def _is_cut(data: bytes, reason: str) -> bool:
-    """Whether the end of an image file that cannot be decoded is missing."""
     if data[:4] == b"RIFF" and len(data) >= 12:
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     missing = any(data.startswith(start) and end not in data[-4096:] for start, end in _COMPLETE_END.items())

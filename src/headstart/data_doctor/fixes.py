@@ -19,22 +19,15 @@ def write_fixes(path: Path, findings: Sequence[Finding]) -> None:
     """A line per file and finding, in the order given, without names that cannot be written to a text file
     (bad_name)."""
     named = [finding for finding in findings if finding.kind != "bad_name"]
-    _write_csv(
+    write_csv(
         path, COLUMNS, [(name, f.kind, what) for f in named for name, what in zip(f.paths, f.suggestions, strict=True)]
     )
 
 
-def write_groups(path: Path, members: Sequence[tuple[str, int]]) -> None:
-    """(path, cluster) of files that have copies or near copies, for --data.groups."""
-    _write_csv(path, ("path", "group"), members)
-
-
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
     def write(staging: Path) -> None:
         with staging.open("w", newline="", encoding="utf-8") as out:
-            rows = csv.writer(out)
-            rows.writerow(columns)
-            rows.writerows(lines)
+            csv.writer(out).writerows([columns, *lines])
 
     write_atomically(path, write)
 
@@ -122,7 +115,6 @@ def _plan(
 
 
 def _lines(fixes: Path) -> list[tuple[int, str, str]]:
-    """(number of the line, path, suggestion)."""
     try:
         with fixes.open(newline="", encoding="utf-8-sig") as text:
             reader = csv.DictReader(text)

@@ -1,12 +1,10 @@
 """The checks of a source in order: every file, exact copies, near copies, and on request the labels."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from headstart.config import RunConfig
 from headstart.data.source import Source
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.open import open_source
-from headstart.data_doctor.balance import copies, scoped
+from headstart.data_doctor.balance import copies, folder_of, scoped
 from headstart.data_doctor.check import Checked, check_files
 from headstart.data_doctor.duplicates import candidates, confirmed, joined
 from headstart.data_doctor.examine import Good
@@ -29,55 +27,16 @@ Progress = Callable[[], AbstractContextManager[Callable[[int], object] | None]]
 
 @dataclass(frozen=True)
 class Report:
-    """The result of all checks. findings: in the order of KINDS; notes: what could not be checked, and why;
-    cluster_of: the cluster of near copies of each sha256; labels: results of the label check, None without it."""
+    """The result of all checks. cluster_of: the cluster of near copies of each sha256."""
 
     checked: Checked
-    findings: list[Finding]
-    notes: list[str]
-    labels: dict[str, Any] | None
+    result: DataReport
     cluster_of: dict[str, np.int64]
 
-    def result(self) -> DataReport:
-        """What the checks found, without the images."""
-        checked, labels = self.checked, None
-        if self.labels is not None:
-            joint = tuple(tuple(row) for row in self.labels["joint"])
-            labels = LabelCheck(**self.labels | {"classes": tuple(self.labels["classes"]), "joint": joint})
-        return DataReport(
-            headstart=version("headstart"),
-            root=checked.source.root,
-            num_files=checked.num_files,
-            num_images=len(checked.good),
-            classes=tuple(sorted({label for _, label in checked.counts})),
-            images_per_class={"/".join(filter(None, key)): count for key, count in sorted(checked.counts.items())},
-            census=checked.census,
-            label_check=labels,
-            notes=tuple(self.notes),
-            findings=tuple(self.findings),
-            is_image_folder=isinstance(checked.source, ClassFolders),
-        )
 
-
-def inspect(
-    config: RunConfig,
-    *,
-    labels: bool,
-    progress: Progress = nullcontext,
-) -> Report:
+def inspect(config: RunConfig, *, labels: bool, progress: Progress = nullcontext) -> Report:
     """Run the checks on config.data.root. progress: for the time in which the files are read.
     Raises InputError if there is nothing to check."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # such files decode all the same, or are findings
-        return _inspect(config, labels=labels, progress=progress)
-
-
-def _inspect(
-    config: RunConfig,
-    *,
-    labels: bool,
-    progress: Progress,
-) -> Report:
     source = open_source(config.data, to_evaluate=True)
     with progress() as advance:
         checked = check_files(source, progress=advance)
@@ -86,20 +45,32 @@ def _inspect(
     contents = [image.sha256 for image in distinct]
     pairs = candidates(np.array([image.hashes for image in distinct])) if distinct else []
     needed = distinct if labels else [distinct[i] for i in sorted({i for p in pairs for i in (p.first, p.second)})]
-    features = features_of_images(config, checked.source, needed) if needed else np.empty((0, 0))
+    features = features_of_images(config, source, needed) if needed else np.empty((0, 0))
     row_of = {image.sha256: row for row, image in enumerate(needed)}
     rows = np.array([row_of.get(sha256, -1) for sha256 in contents], dtype=np.int64)  # of the features
     pairs = confirmed(pairs, features, rows=rows)
     cluster_of = dict(zip(contents, joined(contents, pairs), strict=True))
     findings += _near_copies(checked, {cluster_of[contents[pair.first]] for pair in pairs if pair.mirrored}, cluster_of)
     notes: list[str] = []
-    results = None
+    label_check = None
     if labels:
-        suspected, results = _labels(config, checked, features, row_of, cluster_of, notes)
+        suspected, label_check = _labels(config, checked, features, row_of, cluster_of, notes)
         findings += suspected
-    order = {kind: number for number, kind in enumerate(KINDS)}
-    findings.sort(key=lambda finding: order[finding.kind])  # stable: within a kind in the order of the checks
-    return Report(checked, findings, notes, results, cluster_of)
+    order = list(KINDS)
+    result = DataReport(
+        headstart=version("headstart"),
+        root=source.root,
+        num_files=checked.num_files,
+        num_images=len(checked.good),
+        classes=tuple(sorted({label for _, label in checked.counts})),
+        images_per_class={folder_of(*key): count for key, count in sorted(checked.counts.items())},
+        census=checked.census,
+        label_check=label_check,
+        notes=tuple(notes),
+        findings=tuple(sorted(findings, key=lambda finding: order.index(finding.kind))),  # stable within a kind
+        is_image_folder=isinstance(source, ClassFolders),
+    )
+    return Report(checked, result, cluster_of)
 
 
 def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]) -> np.ndarray:
@@ -156,7 +127,7 @@ def _labels(
     row_of: dict[str, int],
     cluster_of: dict[str, np.int64],
     notes: list[str],
-) -> tuple[list[Finding], dict[str, Any] | None]:
+) -> tuple[list[Finding], LabelCheck | None]:
     """Suspected wrong labels, and the overall results. Classes too small for cross-validation are left out, with a
     note."""
     from headstart.data_doctor.label_noise import study_labels
@@ -190,10 +161,10 @@ def _labels(
         in_split = file.split and isinstance(checked.source, ClassFolders)
         target = f"{file.path.split('/')[0]}/{other}" if in_split else other
         found.append(Finding.of("suspected_label", file.path, message, f"{MAYBE} {target}"))
-    return found, {
-        "images": len(images),
-        "accuracy": study.accuracy,
-        "estimated_wrong": float(1 - np.trace(study.joint)),
-        "classes": classes,
-        "joint": study.joint.tolist(),
-    }
+    return found, LabelCheck(
+        images=len(images),
+        accuracy=study.accuracy,
+        estimated_wrong=float(1 - np.trace(study.joint)),
+        classes=tuple(classes),
+        joint=tuple(map(tuple, study.joint.tolist())),
+    )

@@ -27,7 +27,6 @@ def quick_check(manifest: Manifest) -> list[str]:
 
 
 def _arguments(manifest: Manifest) -> str:
-    """The data, as arguments of the command."""
     data = getattr(manifest.source, "data", None)  # the configuration, in sources with columns
     keys = ("image_column", "label_column", "split_column")
     columns = [(key, getattr(data, key)) for key in keys if data is not None and getattr(data, key) is not None]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -175,31 +176,23 @@ class _Bench:
         self, config: RunConfig, accelerator: Any, manifest: Manifest, spec: Preprocess, *, steps: int
     ) -> None:
         self.config, self.accelerator, self.spec, self.steps = config, accelerator, spec, steps
-        self.manifest = manifest
         self.samples = manifest.of("train")
         self.rows = as_dataset(self.samples, manifest.classes)
-        self.weights = obtain_weights(accelerator, config.model.weights)
-        num_classes = len(manifest.classes)
-        self.model = build_model(num_classes, backbone=self.weights.tensors, head_init="zero", seed=config.seed)
-        strategy = plan(self.model, config.strategy, config.optim)
-        self.layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        self.model = self.model.to(memory_format=self.layout)
-        optimizer = build_optimizer(strategy.groups, config.optim)
+        weights, num_classes = obtain_weights(accelerator, config.model.weights), len(manifest.classes)
+        model = build_model(num_classes, backbone=weights.tensors, head_init="zero", seed=config.seed)
+        optimizer = build_optimizer(plan(model, config.strategy, config.optim).groups, config.optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        self.prepared = accelerator.prepare(self.model, optimizer, scheduler)
+        self.layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        self.prepared = accelerator.prepare(model.to(memory_format=self.layout), optimizer, scheduler)
         self.loss_of = TrainingLoss.of(
             config.optim, self.samples.codes(manifest.classes), num_classes=num_classes, device=accelerator.device
         )
-        self.batch = self._to_device(next(iter(self._loader(train_transform(config.data, spec), workers=0))))
+        batch = next(iter(self._loader(train_transform(config.data, spec), workers=0)))
+        self.batch = {name: value.to(accelerator.device) for name, value in batch.items()}
 
     def run_alone(self) -> float:
         """Images per second of the loop on a batch that is on the device already."""
-
-        def again() -> Iterator[Any]:
-            while True:
-                yield self.batch
-
-        return self._fit(again())
+        return self._fit(repeat(self.batch))
 
     def run(self, transform: Transform, workers: int) -> float:
         """Images per second of the loop on batches from the loader, as in a run."""
@@ -219,10 +212,8 @@ class _Bench:
     def input_alone(self, transform: Transform, workers: int) -> float:
         """Images per second of the loader without computation beside it."""
         stream = iter(self._loader(transform, workers=workers))
-        for _ in range(WARM_UP):
-            next(stream)
         queued = 4 * workers  # batches that the workers made before the clock started
-        for _ in range(queued):
+        for _ in range(WARM_UP + queued):
             next(stream)
         started = time.perf_counter()
         for _ in range(self.steps):
@@ -297,9 +288,6 @@ class _Bench:
                 stop=StopRequest(),
             )
         return self.steps * self.config.train.batch_size / (clock[1] - clock[0])
-
-    def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def _wait(self) -> None:
         if self.accelerator.device.type == "cuda":

@@ -39,7 +39,6 @@ def examine() -> dict[str, Any]:
 
 
 def print_environment(found: dict[str, Any]) -> None:
-    """Print what `examine` found, and the warnings."""
     for name, value in found.items():
         text = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else value
         print(f"{name}: {', '.join(text) or 'none' if isinstance(text, list) else text}")

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,6 @@ def check_parity(
 
 
 def _base(config: RunConfig, images: Path, *, epochs: int) -> RunConfig:
-    """The configuration on a folder of images, with frequent checkpoints, in fp32."""
     no_columns: dict[str, Any] = dict.fromkeys(("image_column", "label_column", "split_column", "group_column"))
     data = replace(config.data, root=str(images), num_workers=0, split="folder", folds=0, groups="", **no_columns)
     once: dict[str, Any] = {"epochs": epochs, "seeds": 1, "folds": 0, "resume": "auto"}
@@ -146,33 +146,6 @@ def _ways(base: RunConfig, *, processes: Sequence[int], workers: Sequence[int]) 
         title = f"killed on {last} processes, resumed on 1"
         yield _Way(title, base, several, processes=last, interrupt=signal.SIGKILL)
     yield _Way("bf16", replace(base, runtime=replace(base.runtime, mixed_precision="bf16")), PRECISION_TOLERANCE)
-
-
-def table_of(checks: Sequence[Check]) -> Any:
-    """A table for rich, a row per check."""
-    from rich.table import Table
-
-    table = Table(
-        "compared with 1 process, fp32, 0 workers",
-        "largest loss difference",
-        "tolerance",
-        "counts",
-        "weights",
-        "verdict",
-    )
-    for check in checks:
-        tolerance = {None: "none promised", 0.0: "same bits"}.get(
-            check.tolerance, f"{check.tolerance:.0e}" if check.tolerance else ""
-        )
-        table.add_row(
-            check.name,
-            f"{check.difference:.1e}",
-            tolerance,
-            "equal" if check.counts_equal else "differ",
-            "same bits" if check.bits_equal else "differ",
-            "pass" if check.passed else "FAIL",
-        )
-    return table
 
 
 class Runner:
@@ -227,10 +200,8 @@ class Runner:
 
 
 def _command(file: Path, processes: int) -> list[str]:
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    )
-    return [sys.executable, *launcher, "-m", "headstart", "train", "--config", str(file)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *(launcher if processes > 1 else []), "-m", "headstart", "train", "--config", str(file)]
 
 
 def _environment() -> dict[str, str]:
@@ -243,10 +214,9 @@ def _lay_out(manifest: Manifest, folder: Path, *, train_images: int) -> int:
     """Copy images of all classes in turn; return the number of training images."""
     counts = {}
     for split, wanted in (("train", train_images), ("val", VAL_IMAGES)):
-        by_class = {label: [s for s in manifest.of(split) if s.label == label] for label in manifest.classes}
-        longest = max(len(samples) for samples in by_class.values())
-        in_turn = [samples[i] for i in range(longest) for samples in by_class.values() if i < len(samples)]
-        taken = in_turn[: max(wanted, len(manifest.classes))]
+        by_class = ([s for s in manifest.of(split) if s.label == label] for label in manifest.classes)
+        in_turn = (sample for samples in zip_longest(*by_class) for sample in samples if sample is not None)
+        taken = list(islice(in_turn, max(wanted, len(manifest.classes))))
         for sample in taken:
             copy = folder / split / sample.label / f"{sample.id}{Path(sample.path).suffix or '.png'}"
             copy.parent.mkdir(parents=True, exist_ok=True)

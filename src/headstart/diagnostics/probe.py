@@ -18,10 +18,12 @@ from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import StopRequest
 from headstart.training.train_head import load_data
+from headstart.wording import plural
 
 
-def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
-    """Compute the features, evaluate probes on both splits as one set of images, print and return the results.
+def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> tuple[Study, float]:
+    """Compute the features and evaluate probes on both splits as one set of images: the results, and the seconds that
+    the probes took.
 
     out: .json file for the results. Raises InputError for a class with fewer than two images."""
     check_out(out)
@@ -34,7 +36,12 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
     samples = list({sample.sha256: sample for sample in manifest.samples}.values())  # a copy must not test itself
     codes = {name: code for code, name in enumerate(manifest.classes)}
     labels = np.array([codes[sample.label] for sample in samples])
-    _must_have_two_of_each(labels, manifest.classes)
+    for name, count in zip(manifest.classes, np.bincount(labels, minlength=len(codes)).tolist(), strict=True):
+        if count < 2:
+            raise InputError(
+                f"class {name} has {plural(count, 'image')} without copies, and cross-validation needs at least 2; add "
+                "images or remove the class (headstart data check lists the copies)"
+            )
     rows = rows_of(manifest.source, samples, transforms[:1])
     with StopRequest() as stop:
         extraction = fill(
@@ -57,42 +64,7 @@ def probe_command(config: RunConfig, *, repeats: int, out: str | None) -> Study:
         repeats=repeats,
         seed=config.seed,
     )
-    if accelerator.is_main_process:
-        _print(found, folds=config.probe.folds, seconds=time.perf_counter() - started)
-        if out is not None:
-            write_json(Path(out), asdict(found))
-    return found
-
-
-def _must_have_two_of_each(labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Raise InputError for a class that cannot be both in training and in validation."""
-    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
-        if count < 2:
-            raise InputError(
-                f"class {name} has {count} image{'' if count == 1 else 's'} without copies, and cross-validation "
-                "needs at least 2; add images or remove the class (headstart data check lists the copies)"
-            )
-
-
-def _print(found: Study, *, folds: int, seconds: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    low, high = found.ci95
-    fewer = f" (the smallest class has {found.folds})" if found.folds < folds else ""
-    console.print(
-        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {found.folds}-fold over "
-        f"{found.n} images{fewer}, l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s"
-    )
-    table = Table("class", "n", "precision", "recall", "95% interval")
-    for name, row in found.per_class.items():
-        low, high = row["recall_ci95"]
-        table.add_row(
-            name, str(row["n"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"
-        )
-    console.print(table)
-    curve = Table("training images per class", "accuracy", "sd over repeats")
-    for point in found.curve:
-        curve.add_row(f"{point['per_class']:.0f}", f"{point['accuracy']:.3f}", f"{point['sd']:.3f}")
-    console.print(curve)
+    seconds = time.perf_counter() - started
+    if accelerator.is_main_process and out is not None:
+        write_json(Path(out), asdict(found))
+    return found, seconds

@@ -33,12 +33,13 @@ def verify(run: str | Path, *, device: str | torch.device | None = None, precisi
         predictor = Predictor(path, device=device, precision=wanted)
         if NAMES[predictor.precision] in checks:
             continue
+        tf32 = predictor.device.type == "cuda" and predictor.precision == "no" and torch.backends.cudnn.allow_tf32
         try:
             found = compare(
                 golden,
                 classes=predictor.classes,
                 spec=predictor.info.preprocess,
-                tolerance=TOLERANCE["tf32" if _multiplies_in_tf32(predictor) else predictor.precision],
+                tolerance=TOLERANCE["tf32" if tf32 else predictor.precision],
                 logits_of=lambda pixels, predictor=predictor: predictor.compute(pixels).logits,  # type: ignore[misc]
             )
         except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -52,7 +53,3 @@ def verify(run: str | Path, *, device: str | torch.device | None = None, precisi
         checks=checks,
         tensors_unchanged=unchanged,
     )
-
-
-def _multiplies_in_tf32(predictor: Predictor) -> bool:
-    return predictor.precision == "no" and predictor.device.type == "cuda" and bool(torch.backends.cudnn.allow_tf32)

@@ -87,7 +87,6 @@ def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of log_losses."""
     return float(log_losses(probabilities, labels).sum() / len(labels))
 
 

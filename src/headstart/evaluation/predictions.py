@@ -98,14 +98,13 @@ def describe(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]
     counts = np.array(confusion)
     correct, predicted, actual = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
     brier = metrics.brier_scores(probabilities, labels)
-    loss_interval = statistics.bootstrap(metrics.log_losses(probabilities, labels), labels, lowest=0.0)
     return {
         **values,
-        "accuracy_ci95": list(statistics.wilson(values["correct"], values["n"])),
-        "balanced_accuracy_ci95": list(statistics.balanced_accuracy_interval(correct, actual)),
-        "loss_ci95": _listed(loss_interval),
+        "accuracy_ci95": statistics.wilson(values["correct"], values["n"]),
+        "balanced_accuracy_ci95": statistics.balanced_accuracy_interval(correct, actual),
+        "loss_ci95": statistics.bootstrap(metrics.log_losses(probabilities, labels), labels, lowest=0.0),
         "brier": float(brier.mean()),
-        "brier_ci95": _listed(statistics.bootstrap(brier, labels, lowest=0.0, highest=2.0)),
+        "brier_ci95": statistics.bootstrap(brier, labels, lowest=0.0, highest=2.0),
         **asdict(metrics.calibration_error(probabilities, labels)),
         "per_class": {
             name: {
@@ -158,19 +157,8 @@ def describe_calibration(predictions: Predictions, calibration: Calibration) -> 
     return described
 
 
-def _wilson(successes: int, total: int) -> list[float] | None:
-    """Wilson's interval, None if total is 0."""
-    return _listed(statistics.wilson(int(successes), int(total))) if total else None
-
-
-def _listed(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
-
-
-def headline(values: dict[str, Any]) -> str:
-    """'accuracy 88.2% [82.1%, 92.4%], 135 of 153'."""
-    low, high = values["accuracy_ci95"]
-    return f"accuracy {values['accuracy']:.1%} [{low:.1%}, {high:.1%}], {values['correct']} of {values['n']}"
+def _wilson(successes: int, total: int) -> tuple[float, float] | None:
+    return statistics.wilson(int(successes), int(total)) if total else None
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -1,4 +1,4 @@
-"""Confidence intervals and paired comparisons. Imports numpy, and scipy where a quantile of Student's t is needed.
+"""95% confidence intervals and paired comparisons. Imports numpy, and scipy where a quantile of Student's t is needed.
 
 docs/explanation/statistics.md explains each of them and lists how often each interval contained the true value in
 simulations.
@@ -13,6 +13,7 @@ import numpy as np
 
 DRAWS = 2000  # of a bootstrap
 _CHUNK = 1 << 22  # random numbers drawn at once
+_TAIL = 0.5 - 0.95 / 2  # of a 95% interval
 _LEAST_VARIANCE = 0.01  # of the variance of all values: a draw with less has no usable t
 
 
@@ -27,16 +28,14 @@ def wilson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[flo
     return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
-def balanced_accuracy_interval(
-    correct: np.ndarray, total: np.ndarray, *, confidence: float = 0.95
-) -> tuple[float, float]:
+def balanced_accuracy_interval(correct: np.ndarray, total: np.ndarray) -> tuple[float, float]:
     """Interval of the mean over classes of correct / total, (C,) counts each; classes without images are left out.
 
     The squared distances of the classes' Wilson limits from their recall are added (Zou and Donner 2008).
     """
     present = [(hits, count) for hits, count in zip(correct.tolist(), total.tolist(), strict=True) if count]
     shares = np.array([hits / count for hits, count in present])
-    limits = np.array([wilson(hits, count, confidence=confidence) for hits, count in present])  # (classes, 2)
+    limits = np.array([wilson(hits, count) for hits, count in present])  # (classes, 2)
     down, up = (np.sqrt(((limits - shares[:, None]) ** 2).sum(axis=0)) / len(shares)).tolist()
     mean = float(shares.mean())
     return max(0.0, mean - down), min(1.0, mean + up)
@@ -48,7 +47,6 @@ def bootstrap(
     *,
     lowest: float = -math.inf,
     highest: float = math.inf,
-    confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[float, float] | None:
@@ -77,15 +75,14 @@ def bootstrap(
             rows = slice(start, start + len(drawn))
             means[rows] += share * drawn.mean(axis=1)
             variances[rows] += share**2 * drawn.var(axis=1) / size
-    tail = 0.5 - confidence / 2
     varies = variances > _LEAST_VARIANCE * variance
-    if (~varies).mean() > tail:
+    if (~varies).mean() > _TAIL:
         unbiased = sum((len(ours) / count) ** 2 * float(ours.var(ddof=1)) / len(ours) for ours in strata)
-        reach = student_t(1 - tail, count - len(strata)) * math.sqrt(unbiased)
+        reach = student_t(1 - _TAIL, count - len(strata)) * math.sqrt(unbiased)
         low, high = mean - reach, mean + reach
     else:
         scaled = (means[varies] - mean) / np.sqrt(variances[varies])
-        least, most = np.quantile(scaled, [tail, 1 - tail])
+        least, most = np.quantile(scaled, [_TAIL, 1 - _TAIL])
         low, high = mean - float(most) * math.sqrt(variance), mean - float(least) * math.sqrt(variance)
     return max(low, lowest), min(high, highest)
 
@@ -104,9 +101,7 @@ def _strata(labels: np.ndarray) -> list[np.ndarray]:
     return strata
 
 
-def mean_interval(
-    values: Sequence[float], *, overlap: float = 0.0, confidence: float = 0.95
-) -> tuple[float, float] | None:
+def mean_interval(values: Sequence[float], *, overlap: float = 0.0) -> tuple[float, float] | None:
     """Student's t interval of the mean of a few values, None for fewer than two.
 
     overlap: validation images / training images of runs that share training images, and are therefore not independent:
@@ -116,7 +111,7 @@ def mean_interval(
     if count < 2:
         return None
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) * math.sqrt(1 / count + overlap)
-    reach = student_t(0.5 + confidence / 2, count - 1) * spread
+    reach = student_t(0.975, count - 1) * spread
     return mean - reach, mean + reach
 
 
@@ -158,12 +153,12 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     return Paired(int(gained), int(lost), (gained - lost) / total, interval, min(1.0, 2 * tail))
 
 
-def newcombe(*, gained: int, lost: int, both: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+def newcombe(*, gained: int, lost: int, both: int, total: int) -> tuple[float, float]:
     """Interval of the difference of two proportions on the same images (Newcombe 1998, method 10): it combines the two
     Wilson intervals and the correlation of the two."""
     first, second = both + lost, both + gained
-    low1, high1 = wilson(first, total, confidence=confidence)
-    low2, high2 = wilson(second, total, confidence=confidence)
+    low1, high1 = wilson(first, total)
+    low2, high2 = wilson(second, total)
     share1, share2 = first / total, second / total
     neither = total - both - gained - lost
     product = first * (total - first) * second * (total - second)

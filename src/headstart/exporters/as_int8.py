@@ -1,5 +1,6 @@
 """ONNX with 8-bit integers: weights and activations quantised, the scales taken from training images of the run."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ def write(original: Original, path: Path) -> None:
 
 
 def _reader(original: Original) -> Any:
-    """Training images of the run, as onnxruntime asks for them."""
     from onnxruntime.quantization import CalibrationDataReader
 
     images, spec = original.images, original.info.preprocess
@@ -56,20 +56,19 @@ def _reader(original: Original) -> Any:
             "name the run folder, and with --data where its images lie now"
         )
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
-        def __init__(self) -> None:
-            self._images = images.of_split("train", at_most=CALIBRATION_IMAGES)
-            self._count = 0
+    found = images.of_split("train", at_most=CALIBRATION_IMAGES)
+    first = next(found, None)
+    if first is None:
+        raise InputError(
+            "int8 is calibrated on training images of the run, and none of them is where it was; "
+            "name the place with --data"
+        )
+    inputs = (
+        {PIXELS: spec.normalize(spec.resize_and_crop(image)[None]).numpy()} for _, image, _ in chain([first], found)
+    )
 
+    class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         def get_next(self) -> dict[str, np.ndarray] | None:
-            for _, image, _ in self._images:
-                self._count += 1
-                return {PIXELS: spec.normalize(spec.resize_and_crop(image)[None]).numpy()}
-            if not self._count:
-                raise InputError(
-                    "int8 is calibrated on training images of the run, and none of them is where it was; "
-                    "name the place with --data"
-                )
-            return None
+            return next(inputs, None)
 
     return Reader()

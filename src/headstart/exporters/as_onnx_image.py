@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.data.transforms import Preprocess
-from headstart.exporters.as_onnx import LOGITS, PIXELS, describe, network_graph, session
+from headstart.exporters.as_onnx import LOGITS, OPSET, PIXELS, describe, network_graph, session
 from headstart.exporters.format import Probabilities, from_image
 from headstart.exporters.original import Original
 
@@ -23,8 +23,16 @@ def write(original: Original, path: Path) -> None:
     import onnx
 
     network = network_graph(original)
-    before, after = _preprocessing(original.info.preprocess), _softmax(len(original.info.classes))
-    before.ir_version = after.ir_version = network.ir_version
+    num_classes = len(original.info.classes)
+    before = _preprocessing(original.info.preprocess)
+    after = onnx.parser.parse_model(f"""
+        <ir_version: {network.ir_version}, opset_import: ["": {OPSET}]>
+        softmax (float[n, {num_classes}] {SCORES}) => (float[{num_classes}] {PROBABILITIES}) {{
+            each = Softmax <axis = 1> ({SCORES})
+            axes = Constant <value_ints = [0]> ()
+            {PROBABILITIES} = Squeeze (each, axes)
+        }}""")
+    before.ir_version = network.ir_version
     for name, part in (("before", before), ("after", after)):  # names of values in between must not meet
         onnx.compose.add_prefix(part, f"{name}_", rename_inputs=False, rename_outputs=False, inplace=True)
     whole = onnx.compose.merge_models(before, network, [(PREPARED, PIXELS)])
@@ -97,23 +105,7 @@ def _preprocessing(spec: Preprocess) -> "onnx.ModelProto":
     return inlined
 
 
-def _softmax(num_classes: int) -> "onnx.ModelProto":
-    from onnxscript import FLOAT, script
-    from onnxscript import opset18 as op
-
-    @script()
-    def softmax(scores):  # type: ignore[no-untyped-def]
-        probabilities = op.Squeeze(op.Softmax(scores, axis=1), [0])
-        return probabilities
-
-    model: onnx.ModelProto = softmax.to_model_proto(
-        input_types=[FLOAT["n", num_classes]], output_types=[FLOAT[num_classes]]
-    )
-    return model
-
-
 def open_it(path: Path) -> Probabilities:
-    """onnxruntime, nothing else."""
     opened, metadata = session(path)
     classes = json.loads(metadata["classes"])
     return from_image(classes, lambda image: opened.run([PROBABILITIES], {IMAGE: np.array(image)})[0])

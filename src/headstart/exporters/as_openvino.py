@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from headstart.exporters.as_onnx import LOGITS, PIXELS, network_graph
-from headstart.exporters.format import Probabilities, from_pixels, write_json
+from headstart.exporters.format import Probabilities, from_pixels
 from headstart.exporters.original import Original
+from headstart.files import write_json
 
 _NAME, _DESCRIPTION = "model.xml", "headstart.json"
 

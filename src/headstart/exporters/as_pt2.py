@@ -27,7 +27,6 @@ def write(original: Original, path: Path) -> None:
 
 
 def open_it(path: Path) -> Probabilities:
-    """torch.export's loader."""
     extra = {_EXTRA: ""}
     network = torch.export.load(path, extra_files=extra).module()
     return from_pixels(json.loads(extra[_EXTRA]), network)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.transforms import Preprocess
-from headstart.exporters.format import Probabilities, from_image, write_json
+from headstart.exporters.format import Probabilities, from_image
 from headstart.exporters.original import Original
+from headstart.files import write_json
 from headstart.model.backbones import RESNET18
 from headstart.model.model_file import save_tensors
 
@@ -36,7 +37,6 @@ def write(original: Original, path: Path) -> None:
 
 
 def pretrained_cfg(spec: Preprocess) -> dict[str, Any]:
-    """The preprocessing as timm names it."""
     return {
         "input_size": [3, spec.image_size, spec.image_size],
         "fixed_input_size": False,
@@ -57,7 +57,6 @@ def crop_pct(spec: Preprocess) -> float:
 
 
 def open_it(path: Path) -> Probabilities:
-    """timm's model and timm's transform for it."""
     import timm
 
     model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()

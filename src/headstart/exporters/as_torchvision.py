@@ -16,7 +16,6 @@ def write(original: Original, path: Path) -> None:
 
 
 def open_it(path: Path) -> Probabilities:
-    """torchvision's model and torchvision's transforms."""
     from torchvision import transforms
     from torchvision.models import resnet18
 

@@ -9,8 +9,9 @@ difference).
 from pathlib import Path
 
 from headstart.exporters.as_timm import pretrained_cfg
-from headstart.exporters.format import Probabilities, write_json
+from headstart.exporters.format import Probabilities
 from headstart.exporters.original import Original
+from headstart.files import write_json
 from headstart.model.backbones import RESNET18
 from headstart.model.header import class_codes
 from headstart.model.model_file import save_tensors
@@ -62,7 +63,6 @@ def transformers_name(name: str) -> str:
 
 
 def open_it(path: Path) -> Probabilities:
-    """transformers' pipeline."""
     from transformers import pipeline
     from transformers.utils import logging
 

@@ -1,6 +1,5 @@
 """`headstart export`: write, check, and only then give the result its name."""
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -23,11 +22,11 @@ from headstart.exporters import (
     as_torchvision,
     as_transformers,
 )
-from headstart.exporters.format import Format, write_json
+from headstart.exporters.format import Format
 from headstart.exporters.gate import check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
-from headstart.files import fsync
+from headstart.files import check_parent, fsync, sha256_of, write_json
 from headstart.model.model_file import find_model
 from headstart.results import Export, ExportRefused, Parity
 from headstart.wording import nearest
@@ -87,7 +86,6 @@ def export_run(
 
 
 def find_format(name: str) -> Format:
-    """Raises InputError with the nearest name."""
     if name not in FORMATS:
         raise InputError(
             f"unknown format {name}{nearest(name, FORMATS) or '; --format is one of ' + ', '.join(FORMATS)}"
@@ -97,15 +95,11 @@ def find_format(name: str) -> Format:
 
 def check_place(out: Path, format: Format, *, overwrite: bool) -> None:
     """Raise InputError unless the result may be put there; before the work, not after it."""
-    parent = out.absolute().parent
     if format.suffix and out.suffix != format.suffix:
         raise InputError(f"--out {out}: {format.name} is a file that ends in {format.suffix}; name one")
     if not format.suffix and out.suffix in {other.suffix for other in FORMATS.values() if other.suffix}:
         raise InputError(f"--out {out}: {format.name} is a folder; name one without {out.suffix}")
-    if not parent.is_dir():
-        raise InputError(f"--out {out}: {parent} is not a folder; make it first")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: no permission to write in {parent}; name another place")
+    check_parent(out)
     record = parity_file(out, format)
     if format.suffix and not overwrite and record.exists():
         raise InputError(f"--out {out}: {record} exists; name another place, or replace both with --overwrite")
@@ -117,7 +111,7 @@ def check_place(out: Path, format: Format, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"--out {out} exists; name another place, or replace it with --overwrite")
-    if out.is_dir() != (not format.suffix) or not parity_file(out, format).is_file():
+    if out.is_dir() != (not format.suffix) or not record.is_file():
         raise InputError(f"--out {out} was not written by headstart export; it is not replaced, name another place")
 
 
@@ -150,7 +144,7 @@ def export(original: Original, format: Format, out: Path, *, overwrite: bool = F
         )
         record, record_file = _record(original, format, parity), parity_file(made, format)
         write_json(record_file, record)
-        for path in (*sorted(made.rglob("*")), made, record_file):
+        for path in (*sorted(made.rglob("*")), made):
             fsync(path)
         if not format.suffix and overwrite and out.exists():
             os.replace(out, folder / "replaced")  # a folder cannot be replaced in one step
@@ -163,7 +157,6 @@ def export(original: Original, format: Format, out: Path, *, overwrite: bool = F
 
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, gone afterwards."""
     folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         folder.mkdir()
@@ -179,7 +172,7 @@ def _staging(out: Path) -> Iterator[Path]:
 def _record(original: Original, format: Format, parity: Parity) -> dict[str, object]:
     return {
         "format": format.name,
-        "model_sha256": hashlib.sha256(original.path.read_bytes()).hexdigest(),
+        "model_sha256": sha256_of(original.path),
         **original.description(),
         "measured_in": original.info.mixed_precision,
         "compared_in": "fp32",

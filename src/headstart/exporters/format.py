@@ -60,7 +60,3 @@ def from_pixels(metadata: Mapping[str, str], logits: Callable[[torch.Tensor], An
 def described_by(metadata: Mapping[str, str]) -> tuple[list[str], Preprocess]:
     """Class names and preprocessing out of `Original.metadata`."""
     return json.loads(metadata["classes"]), Preprocess.from_json(json.loads(metadata["preprocess"]))
-
-
-def write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

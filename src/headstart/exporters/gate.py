@@ -16,23 +16,6 @@ from headstart.predict.predictor import PredictionOptions, Predictor
 from headstart.results import Agreement, ExportRefused, Parity
 
 
-class Reference:
-    """headstart's own probabilities in fp32, as all formats are written; the run may have used another precision."""
-
-    def __init__(self, original: Original) -> None:
-        self._predictor = Predictor(original.path, device="cpu", precision="fp32")
-
-    def of_image(self, image: Image.Image | bytes) -> dict[str, float]:
-        probabilities = self._predictor.predict(image)[0].probabilities
-        assert probabilities is not None, "a drawn image, or one that was decoded before"
-        return probabilities
-
-    def of_pixels(self, pixels: torch.Tensor) -> dict[str, float]:
-        """What predict would give if the network saw this uint8 (3, S, S)."""
-        found = self._predictor.predictions(self._predictor.compute(pixels[None]), PredictionOptions())
-        return dict(zip(self._predictor.classes, found.probabilities[0].tolist(), strict=True))
-
-
 def check(
     original: Original,
     exported: Probabilities,
@@ -47,11 +30,12 @@ def check(
     drawn: names and contents of image files, by default all of `drawn_files`. largest_loss: of accuracy, for a format
     that rounds the weights; then `tolerance` holds for the mean of the differences on the drawn images and single ones
     may be larger. Raises ExportRefused."""
-    reference = Reference(original)
+    # in fp32, as all formats are written; the run may have used another precision
+    predictor = Predictor(original.path, device="cpu", precision="fp32")
     drawn = drawn_files() if drawn is None else drawn
-    spec = original.info.preprocess
+    spec, images = original.info.preprocess, original.images
     agreement = _agreement(
-        [(name, reference.of_image(content), exported(spec.decode(content))) for name, content in drawn]
+        [(name, _predicted(predictor, content), exported(spec.decode(content))) for name, content in drawn]
     )
     exact = largest_loss is None
     found = agreement.largest if exact else agreement.mean
@@ -60,36 +44,25 @@ def check(
         raise ExportRefused(
             f"its probabilities differ from predict's by {kind} of {agreement.n} drawn images, more than {tolerance:g}"
         )
-    parity = Parity(tolerance, agreement, _visible(reference, spec, [content for _, content in drawn[::3]]))
-    if original.images.missing is not None:
-        return replace(parity, not_validated=original.images.missing)
-    return _validated(original, reference, exported, parity, largest_loss, at_most)
-
-
-def _validated(
-    original: Original,
-    reference: Reference,
-    exported: Probabilities,
-    parity: Parity,
-    largest_loss: float | None,
-    at_most: int,
-) -> Parity:
+    parity = Parity(tolerance, agreement, _visible(predictor, [content for _, content in drawn[::3]]))
+    if images.missing is not None:
+        return replace(parity, not_validated=images.missing)
     rows, correct, correct_before = [], 0, 0
-    for path, image, label in original.images.of_split("val", at_most=at_most):
-        expected, got = reference.of_image(image), exported(image)
+    for path, image, label in images.of_split("val", at_most=at_most):
+        expected, got = _predicted(predictor, image), exported(image)
         rows.append((path, expected, got))
         correct_before += _best(expected) == label
         correct += _best(got) == label
-    wanted = original.images.count("val", at_most=at_most)
+    wanted = len(images.picked("val", at_most=at_most))
     if len(rows) < wanted:
         missing = f"{wanted - len(rows)} of {wanted} validation images were moved or changed"
         return replace(parity, not_validated=missing)
     agreement = _agreement(rows)
     parity = replace(parity, validation=agreement, correct_before=correct_before, correct=correct)
-    if largest_loss is None and not agreement.largest <= parity.tolerance:
+    if math.isnan(agreement.largest) or (largest_loss is None and agreement.largest > tolerance):
         raise ExportRefused(
             f"its probabilities differ from predict's by {agreement.largest:.2g} at {agreement.at}, "
-            f"more than {parity.tolerance:g}"
+            f"more than {tolerance:g}"
         )
     if largest_loss is not None and parity.loss > largest_loss:
         raise ExportRefused(
@@ -97,6 +70,12 @@ def _validated(
             f"a loss of {100 * parity.loss:.1f} points, more than {100 * largest_loss:g}"
         )
     return parity
+
+
+def _predicted(predictor: Predictor, image: Image.Image | bytes) -> dict[str, float]:
+    probabilities = predictor.predict(image)[0].probabilities
+    assert probabilities is not None, "a drawn image, or one that was decoded before"
+    return probabilities
 
 
 def _agreement(rows: list[tuple[str, dict[str, float], Mapping[str, float]]]) -> Agreement:
@@ -118,13 +97,20 @@ def _best(probabilities: Mapping[str, float]) -> str:
     return max(probabilities, key=probabilities.__getitem__)
 
 
-def _visible(reference: Reference, spec: Preprocess, contents: list[bytes]) -> dict[str, float]:
+def _visible(predictor: Predictor, contents: list[bytes]) -> dict[str, float]:
     """What each of the usual mistakes changes at most on these images: a check that cannot detect them is useless."""
+    spec = predictor.info.preprocess
+
+    def of_pixels(pixels: torch.Tensor) -> dict[str, float]:
+        """What predict would give if the network saw this uint8 (3, S, S)."""
+        found = predictor.predictions(predictor.compute(pixels[None]), PredictionOptions())
+        return dict(zip(predictor.classes, found.probabilities[0].tolist(), strict=True))
+
     largest = dict.fromkeys((*_MISTAKES, "class order"), 0.0)
     for content in contents:
         image = spec.decode(content)
-        correct = reference.of_pixels(spec.resize_and_crop(image))
-        wrong = {name: reference.of_pixels(mistake(spec, image)) for name, mistake in _MISTAKES.items()}
+        correct = of_pixels(spec.resize_and_crop(image))
+        wrong = {name: of_pixels(mistake(spec, image)) for name, mistake in _MISTAKES.items()}
         values = list(correct.values())
         wrong["class order"] = dict(zip(correct, [values[-1], *values[:-1]], strict=True))
         for name, found in wrong.items():

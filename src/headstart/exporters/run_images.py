@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -59,10 +58,8 @@ class RunImages:
 
     def of_split(self, split: str, *, at_most: int) -> Iterator[tuple[str, Image.Image, str]]:
         """(path, RGB at full size, label) of images that are what they were, evenly spread over the split."""
-        rows = self._picked(split, at_most)
-        if rows is None or self.source is None:
-            return
-        for row in rows.to_pylist():
+        assert self.source is not None
+        for row in self.picked(split, at_most=at_most):
             try:
                 content = self.source.read(row["path"])
                 if hashlib.sha256(content).hexdigest() == row["sha256"]:
@@ -70,14 +67,9 @@ class RunImages:
             except (OSError, KeyError, InputError, UnreadableImage):  # the caller counts those that are missing
                 continue
 
-    def count(self, split: str, *, at_most: int) -> int:
-        """How many `of_split` would give if all were there."""
-        rows = self._picked(split, at_most)
-        return 0 if rows is None else int(rows.num_rows)
-
-    def _picked(self, split: str, at_most: int) -> pa.Table | None:
-        """Every k-th row of the split."""
-        if self.rows is None:
-            return None
+    def picked(self, split: str, *, at_most: int) -> list[dict[str, str]]:
+        """Every k-th row of the split. None may be missing."""
+        assert self.rows is not None
         rows = self.rows.filter(pc.equal(self.rows.column("split"), split))
-        return rows.take(np.arange(0, rows.num_rows, max(1, -(-rows.num_rows // at_most))))
+        picked: list[dict[str, str]] = rows[:: max(1, -(-rows.num_rows // at_most))].to_pylist()
+        return picked

@@ -45,7 +45,8 @@ def each(images: "One | Iterable[One]") -> Iterator[One]:
         images = [images]
     elif not isinstance(images, Iterable):
         raise InputError(
-            f"images is {_kind(images)}; give paths, bytes, PIL images, arrays or tensors, or a list of them"
+            f"images is of type {type(images).__name__}; give paths, bytes, PIL images, arrays or tensors, or a list "
+            "of them"
         )
     for place, image in enumerate(images):
         if isinstance(image, np.ndarray | torch.Tensor):
@@ -53,7 +54,9 @@ def each(images: "One | Iterable[One]") -> Iterator[One]:
         elif isinstance(image, str | Path | bytes | Image.Image):
             yield image
         else:
-            raise InputError(f"image {place} is {_kind(image)}; give paths, bytes, PIL images, arrays or tensors")
+            raise InputError(
+                f"image {place} is of type {type(image).__name__}; give paths, bytes, PIL images, arrays or tensors"
+            )
 
 
 def rgb_image(image: One, spec: Preprocess) -> Image.Image:
@@ -64,21 +67,18 @@ def rgb_image(image: One, spec: Preprocess) -> Image.Image:
         return spec.decode(read_regular(Path(image)))
     if isinstance(image, bytes):
         return spec.decode(image)
-    return spec.resizable(rgb_of(Image.fromarray(image)) if isinstance(image, np.ndarray) else _rgb_of_opened(image))
-
-
-def _rgb_of_opened(image: "Image.Image | torch.Tensor") -> Image.Image:
+    if isinstance(image, np.ndarray):
+        return spec.resizable(rgb_of(Image.fromarray(image)))
     assert isinstance(image, Image.Image)
     try:
         if image.width < 1 or image.height < 1:
             raise UnreadableImage("an image without pixels")
-        return rgb_of(image.copy())
+        rgb = rgb_of(image.copy())
     except UnreadableImage:
         raise
-    except (
-        Exception
-    ) as error:  # a lazily opened file is read only here, and Pillow's plugins raise exceptions of any type
+    except Exception as error:  # a lazily opened file is read only here, and Pillow's plugins raise any type
         raise UnreadableImage(one_line(error)) from None
+    return spec.resizable(rgb)
 
 
 def _arrays_of(given: "np.ndarray | torch.Tensor", place: int) -> Iterator[np.ndarray]:
@@ -131,7 +131,3 @@ def _eight_bits(values: np.ndarray, place: int, kind: str) -> np.ndarray:
             "1, neither in 0 to 255 nor normalised"
         )
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
-
-
-def _kind(value: object) -> str:
-    return f"of type {type(value).__name__}"

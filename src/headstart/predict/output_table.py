@@ -49,47 +49,30 @@ class Columns:
         """One row per image, in order; for an unreadable image only path and error."""
         found = self.predictor.predictions(computed.outputs, self.options)
         classes = self.predictor.classes
-        unreadable = np.array([reason is not None for reason in computed.reasons], dtype=bool)
-        place = np.cumsum(~unreadable) - 1  # index among the readable images
-
-        def numbers(values: np.ndarray) -> pa.Array:
-            spread = np.zeros((len(unreadable), *values.shape[1:]), values.dtype)
-            spread[~unreadable] = values
-            if spread.ndim == 1:
-                return pa.array(spread, mask=unreadable)
-            flat = pa.array(spread.reshape(-1))
-            return pa.FixedSizeListArray.from_arrays(flat, spread.shape[1], mask=pa.array(unreadable))
-
-        def each(value: Any) -> list[Any]:
-            return [None if unreadable[row] else value(place[row]) for row in range(len(unreadable))]
-
         best = np.take_along_axis(found.probabilities, found.best, axis=1)
         columns: dict[str, Any] = {
-            "path": [image.path for image in computed.images],
-            "predicted": each(lambda row: classes[found.best[row, 0]]),
-            "probability": numbers(best[:, 0]),
-            "error": list(computed.reasons),
+            "predicted": [classes[code] for code in found.best[:, 0]],
+            "probability": best[:, 0],
         }
         if found.inside is not None:
-            inside = found.inside
-            columns["prediction_set"] = each(lambda row: [classes[code] for code in np.flatnonzero(inside[row])])
+            columns["prediction_set"] = [[classes[code] for code in np.flatnonzero(row)] for row in found.inside]
         if found.none_of_these is not None and found.distance is not None:
-            columns |= {"none_of_these": numbers(found.none_of_these), "distance": numbers(found.distance)}
+            columns |= {"none_of_these": found.none_of_these, "distance": found.distance}
         if self._top:
-            columns["top"] = each(
-                lambda row: [
-                    {"class": classes[code], "probability": value}
-                    for code, value in zip(found.best[row], best[row].tolist(), strict=True)
-                ]
-            )
+            columns["top"] = [
+                [{"class": classes[code], "probability": value} for code, value in zip(codes, values, strict=True)]
+                for codes, values in zip(found.best, best.tolist(), strict=True)
+            ]
         if self._probabilities:
-            columns |= {
-                f"{PROBABILITY}{name}": numbers(found.probabilities[:, code]) for code, name in enumerate(classes)
-            }
+            columns |= {f"{PROBABILITY}{name}": found.probabilities[:, code] for code, name in enumerate(classes)}
         if found.embeddings is not None:
-            columns["embedding"] = numbers(found.embeddings)
-        arrays = [pa.array(columns[field.name], field.type) for field in self.schema]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+            columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(found.embeddings.reshape(-1)), FEATURES)
+        unreadable = np.array([reason is not None for reason in computed.reasons], dtype=bool)
+        place = pa.array(np.cumsum(~unreadable) - 1, mask=unreadable)  # index among the readable images
+        arrays = {name: pa.array(values, self.schema.field(name).type).take(place) for name, values in columns.items()}
+        arrays["path"] = pa.array([image.path for image in computed.images], pa.string())
+        arrays["error"] = pa.array(computed.reasons, pa.string())
+        return pa.RecordBatch.from_arrays([arrays[field.name] for field in self.schema], schema=self.schema)
 
 
 class TableFile:

@@ -68,10 +68,8 @@ class PartsFolder:
 
     def write_part(self, start: int, rows: Sequence[pa.RecordBatch], schema: pa.Schema) -> None:
         """The rows from `start` on."""
-        stop = start + sum(len(batch) for batch in rows)
-
         table = pa.Table.from_batches(rows, schema)
-        path = self.folder / f"part-{start:012d}-{stop:012d}.parquet"
+        path = self.folder / f"part-{start:012d}-{start + len(table):012d}.parquet"
         write_atomically(path, lambda staging: pq.write_table(table, staging, row_group_size=BUFFERED_ROWS))
 
     def parts(self) -> list[tuple[int, int, Path]]:
@@ -79,8 +77,9 @@ class PartsFolder:
         found = [(match, path) for path in self.folder.iterdir() if (match := _PART.fullmatch(path.name))]
         return sorted((int(match[1]), int(match[2]), path) for match, path in found)
 
-    def summarize(self) -> dict[str, Any] | None:
-        """The counts of all parts; None while rows are missing. Raises InputError for an altered part."""
+    def finish(self) -> dict[str, Any] | None:
+        """Write the summary, the counts of all parts, if no row is missing; the content is the same whichever process
+        writes it. Raises InputError for an altered part."""
         parts = self.parts()
         at = 0
         for start, stop, path in parts:
@@ -101,15 +100,10 @@ class PartsFolder:
                 raise _altered(path)
             counts.update(predicted)
         unreadable = counts.pop(None, 0)
-        return {"images": self.num_images, "unreadable": unreadable, "predicted": dict(sorted(counts.items()))}
-
-    def finish(self) -> dict[str, Any] | None:
-        """Write the summary if no row is missing; the content is the same whichever process writes it."""
-        summary = self.summarize()
-        if summary is not None:
-            write_json(self.folder / SUMMARY, summary)
-            for leftover in self.folder.glob(".part-*.tmp"):  # of a killed process
-                leftover.unlink(missing_ok=True)
+        summary = {"images": self.num_images, "unreadable": unreadable, "predicted": dict(sorted(counts.items()))}
+        write_json(self.folder / SUMMARY, summary)
+        for leftover in self.folder.glob(".part-*.tmp"):  # of a killed process
+            leftover.unlink(missing_ok=True)
         return summary
 
 
@@ -126,9 +120,18 @@ def begin_or_continue(
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**settings, "part_rows": block_rows}
     if (folder / SETTINGS).exists():
-        before = _read(folder / SETTINGS)
-        _check_same(folder, before["settings"], settings)
-        parts = PartsFolder(folder, before["num_images"], block_rows)
+        try:
+            stored = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            before, num_images = stored["settings"], stored["num_images"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder / SETTINGS} is damaged ({error}); name a new folder") from None
+        for name in [*before, *settings]:
+            if before.get(name) != settings.get(name):
+                raise InputError(
+                    f"--out {folder} was started with {name} {_short(before.get(name))}, not "
+                    f"{_short(settings.get(name))}; repeat the first command, or name a new folder"
+                )
+        parts = PartsFolder(folder, num_images, block_rows)
         _check_list(parts, images)
         return parts
     other = next((p.name for p in sorted(folder.iterdir()) if p.name != LIST and not p.name.startswith(".")), None)
@@ -148,24 +151,6 @@ def begin_or_continue(
     write_atomically(folder / LIST, write)
     write_json(folder / SETTINGS, {"settings": settings, "num_images": num_images})
     return PartsFolder(folder, num_images, block_rows)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["settings"], values["num_images"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); name a new folder") from None
-    return dict(values)
-
-
-def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in [*before, *now]:
-        if before.get(name) != now.get(name):
-            raise InputError(
-                f"--out {folder} was started with {name} {_short(before.get(name))}, not {_short(now.get(name))}; "
-                "repeat the first command, or name a new folder"
-            )
 
 
 def _check_list(parts: PartsFolder, images: Iterable[Listed]) -> None:

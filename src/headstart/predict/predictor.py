@@ -40,10 +40,10 @@ class Prediction:
     model file is calibrated. embedding: (512,) float32, the pooled features, if requested."""
 
     path: str | None
-    label: str | None
-    probability: float | None
-    probabilities: dict[str, float] | None
-    top: tuple[tuple[str, float], ...]
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    top: tuple[tuple[str, float], ...] = ()
     prediction_set: tuple[str, ...] | None = None
     none_of_these: bool | None = None
     distance: float | None = None
@@ -182,9 +182,10 @@ class Predictor:
                         f"{path or f'image {len(found)}'} cannot be read ({reason}); errors='row' returns such images "
                         "as rows with an error"
                     )
-                found.append(
-                    self.prediction(predictions, next(rows), path) if reason is None else _unreadable(path, reason)
-                )
+                if reason is None:
+                    found.append(self.prediction(predictions, next(rows), path))
+                else:
+                    found.append(Prediction(path=path, error=reason))
         return found
 
     def transform(self, image: One) -> torch.Tensor:
@@ -274,10 +275,6 @@ def decode_batch(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor,
     return pixels[:count], reasons
 
 
-def _unreadable(path: str | None, reason: str) -> Prediction:
-    return Prediction(path=path, label=None, probability=None, probabilities=None, top=(), error=reason)
-
-
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -298,7 +295,6 @@ def _device(requested: "str | torch.device | None") -> torch.device:
 
 
 def _precision(requested: str, info: ModelInfo, device: torch.device) -> str:
-    """no, bf16 or fp16."""
     if requested not in PRECISIONS:
         raise InputError(f"precision is {requested}; it must be one of {', '.join(PRECISIONS)}")
     if requested == "fp16" and device.type != "cuda":

@@ -5,6 +5,7 @@ workers only decode. features/extraction.py explains why."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -45,7 +46,7 @@ def stream(
     batches = _batches(images, size)
     first = list(islice(batches, 2))
     if len(first) > 1:
-        yield from _computed(predictor, chain(first, batches), size, _num_workers(num_workers), stopped)
+        yield from _computed(predictor, chain(first, batches), size, num_workers, stopped)
     else:
         yield from _computed(predictor, first, 0, 0, stopped)
 
@@ -64,7 +65,6 @@ def stream_repeatably(
     it and on the number of threads, so every batch has the same shape and is computed with one thread."""
     size = _batch_size(predictor, batch_size)
     batches = chain.from_iterable(_batches(group, size) for group in groups)
-    num_workers = _num_workers(num_workers)
     if num_workers == 0 and predictor.device.type == "cpu":
         torch.set_num_threads(1)
     yield from _computed(predictor, batches, size, num_workers, stopped)
@@ -80,15 +80,11 @@ def _batch_size(predictor: Predictor, requested: int | None) -> int:
     return requested or (BATCH_CPU if predictor.device.type == "cpu" else BATCH_GPU)
 
 
-def _num_workers(requested: int | None) -> int:
-    return cores_per_process() if requested is None else requested
-
-
 def _computed(
     predictor: Predictor,
     waiting: Iterable[list[Listed]],
     padded_to: int,
-    num_workers: int,
+    num_workers: int | None,
     stopped: Callable[[], bool],
 ) -> Iterator[Computed]:
     """padded_to: images of every batch that the network computes; 0: as many as there are."""
@@ -100,34 +96,28 @@ def _computed(
                 return
             yield batch
 
-    network = _Padded(predictor, padded_to)
+    network = partial(_compute, predictor, padded_to)
     work = _Work(predictor.info.preprocess, network if on_cpu else None)
+    workers = cores_per_process() if num_workers is None else num_workers
     result_bytes = max(padded_to, 1) * 3 * predictor.info.preprocess.image_size**2
-    for batch, reasons, done in in_workers(work, batches, num_workers=num_workers, result_bytes=result_bytes):
+    for batch, reasons, done in in_workers(work, batches, num_workers=workers, result_bytes=result_bytes):
         yield Computed(batch, reasons, done if on_cpu else network(done))
 
 
-@dataclass(frozen=True)
-class _Padded:
-    """The network on batches that are padded to `size` images; 0: no padding."""
-
-    predictor: Predictor
-    size: int
-
-    def __call__(self, pixels: torch.Tensor) -> Outputs:
-        """uint8 (m, 3, S, S), m at most `size` -> outputs of m images."""
-        count = len(pixels)
-        if 0 < count < self.size:
-            black = torch.zeros((self.size - count, *pixels.shape[1:]), dtype=torch.uint8)
-            pixels = torch.cat([pixels, black]).contiguous(memory_format=torch.channels_last)
-        outputs = self.predictor.compute(pixels)
-        return Outputs(outputs.features[:count], outputs.logits[:count])
+def _compute(predictor: Predictor, padded_to: int, pixels: torch.Tensor) -> Outputs:
+    """uint8 (m, 3, S, S) -> outputs of m images."""
+    count = len(pixels)
+    if 0 < count < padded_to:
+        black = torch.zeros((padded_to - count, *pixels.shape[1:]), dtype=torch.uint8)
+        pixels = torch.cat([pixels, black]).contiguous(memory_format=torch.channels_last)
+    outputs = predictor.compute(pixels)
+    return Outputs(outputs.features[:count], outputs.logits[:count])
 
 
 class _Work(Dataset[tuple[list[Listed], list[str | None], Any]]):
     """Item: a batch of names -> the same, reasons, and Outputs or, without a network, uint8 pixels (m, 3, S, S)."""
 
-    def __init__(self, spec: Preprocess, network: _Padded | None) -> None:
+    def __init__(self, spec: Preprocess, network: Callable[[torch.Tensor], Outputs] | None) -> None:
         self.spec, self.network = spec, network
 
     def __getitem__(self, batch: list[Listed]) -> tuple[list[Listed], list[str | None], Any]:

@@ -35,19 +35,14 @@ class TrainingLoss:
             offsets = torch.from_numpy(logit_offsets(optim, labels, num_classes=num_classes)).float().to(device)
         return TrainingLoss(optim.label_smoothing, weights, offsets)
 
-    def of_each(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits: (n, C) float; labels: (n,) int64 -> (n,)."""
-        losses = F.cross_entropy(self._adjusted(logits), labels, reduction="none", label_smoothing=self.label_smoothing)
-        return losses if self.weights is None else losses * self.weights[labels]
-
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean of a batch, or of a part of it. logits: (n, C) float; labels: (n,) int64 -> scalar."""
+        if self.offsets is not None:
+            logits = logits + self.offsets
         if self.weights is None:
-            return F.cross_entropy(self._adjusted(logits), labels, label_smoothing=self.label_smoothing)
-        return self.of_each(logits, labels).mean()
-
-    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits if self.offsets is None else logits + self.offsets
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        return (losses * self.weights[labels]).mean()
 
 
 def logit_offsets(optim: OptimConfig, labels: np.ndarray, *, num_classes: int) -> np.ndarray:

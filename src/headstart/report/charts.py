@@ -37,7 +37,6 @@ class Mark:
 
 
 def short(value: float) -> str:
-    """Three significant digits."""
     return f"{value:.3g}"
 
 
@@ -172,9 +171,5 @@ def _thinned(line: Line) -> Line:
         return line
     edges = [round(i * len(line.x) / MAX_POINTS) for i in range(MAX_POINTS + 1)]
     spans = list(pairwise(edges))
-    return Line(
-        line.name,
-        line.kind,
-        [sum(line.x[a:b]) / (b - a) for a, b in spans],
-        [sum(line.y[a:b]) / (b - a) for a, b in spans],
-    )
+    x, y = ([sum(values[a:b]) / (b - a) for a, b in spans] for values in (line.x, line.y))
+    return Line(line.name, line.kind, x, y)

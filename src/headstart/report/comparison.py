@@ -44,7 +44,6 @@ class EvaluatedRun:
         return np.asarray(self.predicted == self.labels)
 
     def result(self) -> ComparedRun:
-        """Accuracy with its Wilson interval, and log loss."""
         n, correct = len(self.keys), int(self.is_correct.sum())
         return ComparedRun(
             path=self.path,
@@ -56,23 +55,19 @@ class EvaluatedRun:
             loss=float(log_losses(self.probabilities, self.labels).mean()),
         )
 
-    def select(self, keys: Sequence[tuple[str, str, int]]) -> "EvaluatedRun":
-        """The same run on these images, in this order."""
+    def aligned(self, classes: Sequence[str], keys: Sequence[tuple[str, str, int]]) -> "EvaluatedRun":
+        """The same run on these images, with images and classes in this order."""
         place = {key: row for row, key in enumerate(self.keys)}
         rows = [place[key] for key in keys]
+        columns = [self.classes.index(name) for name in classes]
         return replace(
             self,
+            classes=tuple(classes),
             keys=list(keys),
             paths=[self.paths[row] for row in rows],
-            labels=self.labels[rows],
-            probabilities=self.probabilities[rows],
+            labels=np.argsort(columns)[self.labels[rows]],
+            probabilities=self.probabilities[np.ix_(rows, columns)],
         )
-
-    def with_classes(self, classes: Sequence[str]) -> "EvaluatedRun":
-        """The same run with its classes in this order."""
-        columns = [self.classes.index(name) for name in classes]
-        labels = np.argsort(columns)[self.labels]
-        return replace(self, classes=tuple(classes), labels=labels, probabilities=self.probabilities[:, columns])
 
 
 def compare(runs: Sequence[EvaluatedRun]) -> list[PairedComparison]:
@@ -150,7 +145,6 @@ def on_the_same_images(runs: Sequence[EvaluatedRun], *, common: bool) -> list[Ev
                 f"{other.path} has the classes {', '.join(other.classes)} and {first.path} has "
                 f"{', '.join(first.classes)}; only runs with the same classes can be compared"
             )
-    runs = [first, *(other.with_classes(first.classes) for other in runs[1:])]
     shared = set(first.keys).intersection(*(other.keys for other in runs[1:]))
     if not common:
         for other in runs[1:]:
@@ -159,11 +153,10 @@ def on_the_same_images(runs: Sequence[EvaluatedRun], *, common: bool) -> list[Ev
     if not shared:
         raise InputError(f"{' and '.join(run.path for run in runs)} have no validation image in common")
     keys = [key for key in first.keys if key in shared]
-    return [run.select(keys) for run in runs]
+    return [run.aligned(first.classes, keys) for run in runs]
 
 
 def disagreements(first: EvaluatedRun, second: EvaluatedRun) -> tuple[Disagreement, ...]:
-    """The images for which the two predict different classes."""
     classes = first.classes
     found = []
     for row in np.flatnonzero(first.predicted != second.predicted).tolist():

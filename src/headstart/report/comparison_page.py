@@ -59,7 +59,6 @@ def _section(
 
 
 def _picture(images: OriginalImages, path: str) -> str | None:
-    """The image as a small JPEG in a data URI."""
     image = images.image(path)
     if image is None:
         return None

@@ -66,7 +66,9 @@ def make_gallery(run: FinishedRun, read: ReadImage) -> Gallery:
     rows = [*errors, *unconfident]
     inputs = _inputs(run, images, [run.paths[row] for row in rows])
     pictures = _pictures(run, {row: inputs[run.paths[row]] for row in rows if run.paths[row] in inputs})
-    suspects = _inputs(run, images, _suspected(run))
+    findings = [] if run.doctor is None else run.doctor["findings"]
+    suspected = [one["paths"][0] for one in findings if one["kind"] == "suspected_label"]
+    suspects = _inputs(run, images, suspected[:MAX_FINDINGS])
     cards = [_card(run, row, *pictures.get(row, (None, None))) for row in rows]
     return Gallery(
         errors=cards[: len(errors)],
@@ -109,12 +111,6 @@ def gradcam(model_file: Path, info: ModelInfo, pixels: "torch.Tensor", predicted
         part = slice(start, start + GRADCAM_BATCH)
         found.append(heat(trunk.maps(info.preprocess.normalize(pixels[part])), weights[part]))
     return torch.cat(found).numpy()
-
-
-def _suspected(run: FinishedRun) -> list[str]:
-    """The images whose labels the data doctor suspects, as many as the page lists."""
-    findings = [] if run.doctor is None else run.doctor["findings"]
-    return [one["paths"][0] for one in findings if one["kind"] == "suspected_label"][:MAX_FINDINGS]
 
 
 def _card(run: FinishedRun, row: int, picture: str | None, gradcam: str | None) -> Card:

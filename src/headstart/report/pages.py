@@ -41,7 +41,6 @@ STRATEGIES = {
 
 
 def render_report(run: FinishedRun, gallery: Gallery) -> str:
-    """The whole page as HTML."""
     confusion = np.array(run.summary.val["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, run.classes, run.num_training_images)
     most_frequent = max(rows, key=lambda row: row.num_training)

@@ -17,7 +17,7 @@ from headstart.data.sources.columns import ALL
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions, collect, describe, round_up
-from headstart.files import write_atomically
+from headstart.files import write_text
 from headstart.model.model_file import ModelInfo, find_model, load_model
 from headstart.results import ClassMetrics, Evaluation, SkippedFile
 from headstart.runs.files import mapping_with, read_table, read_yaml
@@ -63,28 +63,20 @@ def evaluate_run(
 
 def evaluation_of(values: Mapping[str, Any], *, skipped: Sequence[Skipped] = ()) -> Evaluation:
     """values: of evaluation.predictions.describe."""
-    per_class = {name: ClassMetrics(**_with_tuples(row)) for name, row in values["per_class"].items()}
-    confusion = tuple(tuple(row) for row in values["confusion_matrix"])
-    left_out = tuple(SkippedFile(file.path, file.reason) for file in skipped)
-    return Evaluation(
-        **{"top5_accuracy": None}
-        | _with_tuples(values)
-        | {"per_class": per_class, "confusion_matrix": confusion, "skipped": left_out}
-    )
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Intervals as tuples."""
-    return {name: tuple(value) if name.endswith("_ci95") and value else value for name, value in values.items()}
+    results = {
+        "per_class": {name: ClassMetrics(**row) for name, row in values["per_class"].items()},
+        "confusion_matrix": tuple(map(tuple, values["confusion_matrix"])),
+        "skipped": tuple(SkippedFile(file.path, file.reason) for file in skipped),
+    }
+    return Evaluation(**{"top5_accuracy": None, **values, **results})
 
 
 def write_evaluation(evaluation: Evaluation, out: str) -> None:
     """Write the JSON file, in the main process only. Raises InputError if that fails."""
     if not PartialState().is_main_process:
         return
-    text = evaluation.to_json() + "\n"
     try:
-        write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(Path(out), evaluation.to_json() + "\n")
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}") from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.errors import InputError
-from headstart.files import fsync, write_atomically
+from headstart.files import fsync, write_atomically, write_text
 from headstart.runs.lock import RUNNING, writer_of
 
 if TYPE_CHECKING:  # only tables need pyarrow, so it is imported only in functions
@@ -37,10 +37,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def write_text(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
-
-    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(self.path / name, text)
 
     def write_table(self, name: str, table: "pa.Table") -> None:
         import pyarrow.parquet as pq

@@ -4,13 +4,12 @@ import json
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
 import yaml
 
-from headstart.files import write_atomically
+from headstart.files import write_text
 
 RUNNING = "running.json"
 
@@ -25,15 +24,13 @@ class RunLock:
         if self._path is not None:
             process = psutil.Process()
             owner = {"pid": process.pid, "host": socket.gethostname(), "since": process.create_time()}
-            write_atomically(self._path, lambda staging: staging.write_text(json.dumps(owner) + "\n"))
+            write_text(self._path, json.dumps(owner) + "\n")
 
     def __enter__(self) -> "RunLock":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
             self.release()
 
     def release(self) -> None:

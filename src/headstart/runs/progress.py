@@ -123,12 +123,10 @@ class TrainingProgress(Display):
         return self._ends[-1]
 
     def add(self, loss_sum: float, correct: float, count: float) -> None:
-        """Add the sums over the images of a step."""
         old_loss, old_correct, old_count = (SMOOTHING * value for value in self._sums)
         self._sums = (old_loss + loss_sum, old_correct + correct, old_count + count)
 
     def step_done(self) -> None:
-        """Count one optimizer step."""
         self._step += 1
         if not self.due:
             return

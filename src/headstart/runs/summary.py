@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from headstart.files import write_json
 from headstart.runs.files import damaged, mapping_with, read_json
 from headstart.runs.folder import RunFolder
 
@@ -37,7 +38,7 @@ class _Json:
         return {name: value for name, value in asdict(self).items() if value is not None or name not in optional}
 
     def write(self, folder: RunFolder) -> None:
-        folder.write_json(SUMMARY, self.to_json())
+        write_json(folder.path / SUMMARY, self.to_json())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from headstart.errors import InputError
 from headstart.runs.files import read_metrics
 from headstart.runs.lock import has_begun, is_over, repeated_runs
 from headstart.runs.progress import Display, Status, epoch_line
+from headstart.wording import headline
 
 POLL_S = 0.5
 RECENT_STEPS = 20  # whose mean time, loss and accuracy are shown
@@ -38,21 +39,19 @@ def watch_command(run: str, *, once: bool, pause: Callable[[float], None] = time
             raise InputError(f"{run} does not exist; name a run folder, or omit --once to wait for the run")
         print("\n".join(_current_lines(path)))
         return
-    if not _exists(path) and not repeated_runs(path):
+    if not _exists(path):
         print(f"waiting for a run in {run}", flush=True)
-    while not _exists(path) and not repeated_runs(path):
+    while not _exists(path):
         pause(POLL_S)
-    if repeated_runs(path):
-        _follow_all(path, pause)
-    else:
-        _follow(path, pause)
+    follow = _follow_all if repeated_runs(path) else _follow
+    follow(path, pause)
 
 
 def _follow_all(path: Path, pause: Callable[[float], None]) -> None:
     """Follow repeated runs: the first one in progress, then the next one."""
     followed: set[str] = set()
     while True:
-        finished, over = _result(path), is_over(path)
+        over = _result(path) is not None or is_over(path)
         names = repeated_runs(path)
         waiting = [name for name in names if name not in followed and _exists(path / name)]
         # a run that was interrupted will be resumed, and is followed then
@@ -64,20 +63,19 @@ def _follow_all(path: Path, pause: Callable[[float], None]) -> None:
                 print(done, flush=True)
             else:
                 _follow(path / name, pause)
-        elif finished or over:
+        elif over:
             break
         else:
             pause(POLL_S)
-    print(finished or _interrupted(path))
+    print(_outcome(path))
 
 
 def _follow(path: Path, pause: Callable[[float], None]) -> None:
-    """Follow a single run."""
     num_printed, step, since = 0, -1, 0.0
     progress = _read_progress(path)
     with Display(progress.status if progress else Status(0, 1, 1, 1)) as display:
         while True:
-            finished, over = _result(path), is_over(path)  # before the lines, so that the last ones are read
+            over = _result(path) is not None or is_over(path)  # before the lines, so that the last ones are read
             progress = _read_progress(path)
             if progress is not None:
                 status = progress.status
@@ -90,21 +88,21 @@ def _follow(path: Path, pause: Callable[[float], None]) -> None:
                 if status.left_s is not None:  # counts down between the steps that are logged
                     status = replace(status, left_s=max(0.0, status.left_s - (time.perf_counter() - since)))
                 display.show(status)
-            if finished or over:
+            if over:
                 break
             pause(POLL_S)
-    print(finished or _interrupted(path), flush=True)
+    print(_outcome(path), flush=True)
 
 
-def _interrupted(path: Path) -> str:
-    return (
+def _outcome(path: Path) -> str:
+    return _result(path) or (
         f"{path}: the run was interrupted: its process has ended and there is no summary.json; "
         "--train.resume auto resumes it"
     )
 
 
 def _exists(path: Path) -> bool:
-    return has_begun(path) or (path / "summary.json").is_file()
+    return has_begun(path) or (path / "summary.json").is_file() or bool(repeated_runs(path))
 
 
 def _current_lines(path: Path) -> list[str]:
@@ -144,9 +142,7 @@ def _result(path: Path) -> str | None:
             f"from {spread['lowest']:.1%} to {spread['highest']:.1%}"
         )
     else:
-        val = summary["val"]
-        low, high = val["accuracy_ci95"]
-        result = f"accuracy {val['accuracy']:.1%} [{low:.1%}, {high:.1%}], {val['correct']} of {val['n']}"
+        result = headline(summary["val"])
     return f"{path}: finished, {result}, {summary['wall_s']:.0f} s"
 
 

@@ -72,10 +72,7 @@ def agree(accelerator: "Accelerator", *flags: bool) -> list[bool]:
 
 
 def end_run(accelerator: "Accelerator", *, last: bool) -> None:
-    """Finish the trackers of a run. last: also leave the process group, which the next run would need."""
+    """Wait for all processes. last: also leave the process group, which the next run would need."""
     accelerator.wait_for_everyone()
     if last:
         accelerator.end_training()
-    else:
-        for tracker in accelerator.trackers:
-            tracker.finish()

@@ -17,57 +17,35 @@ import torch
 def restored_process() -> Iterator[None]:
     """Restore what libraries change for the whole process: the environment, signal handlers, the random states of
     Python, numpy and torch, torch's threads, dtype and determinism, and the state of Accelerate."""
-    environment, handlers, states = dict(os.environ), _signal_handlers(), _states()
+    in_main_thread = threading.current_thread() is threading.main_thread()  # no other one can set handlers
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()} if in_main_thread else {}
+    environment, accelerate_states = dict(os.environ), [dict(shared) for shared in _accelerate_states()]
+    python_random, numpy_random = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state of the user
+    torch_random, threads, dtype = torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
-        _restore_handlers(handlers)
-        _restore(states)
-
-
-def _signal_handlers() -> dict[int, Any]:
-    """Only the main thread can set handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
-
-
-def _restore_handlers(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
-            if number == getattr(signal, "SIGCHLD", None):
-                # torch's, which it sets once to notice dead workers of data loaders; the next one sets it again
-                sys.modules["torch.utils.data._utils.signal_handling"]._SIGCHLD_handler_set = False  # type: ignore[attr-defined]
-
-
-def _states() -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - the state of the user
-        "accelerate": [dict(shared) for shared in _accelerate_states()],
-        "seed": torch.get_rng_state(),
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-    }
-
-
-def _restore(before: dict[str, Any]) -> None:
-    random.setstate(before["python"])
-    np.random.set_state(before["numpy"])  # noqa: NPY002
-    for shared, kept in zip(_accelerate_states(), before["accelerate"], strict=False):
-        if kept:  # of an Accelerator of the user
-            shared.clear()
-            shared.update(kept)
-    torch.set_rng_state(before["seed"])
-    torch.set_num_threads(before["threads"])
-    torch.set_default_dtype(before["dtype"])
-    torch.use_deterministic_algorithms(before["deterministic"], warn_only=before["warn_only"])
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+                if number == getattr(signal, "SIGCHLD", None):
+                    # torch's, which it sets once to notice dead workers of data loaders; the next one sets it again
+                    sys.modules["torch.utils.data._utils.signal_handling"]._SIGCHLD_handler_set = False  # type: ignore[attr-defined]
+        for shared, kept in zip(_accelerate_states(), accelerate_states, strict=False):
+            if kept:  # of an Accelerator of the user
+                shared.clear()
+                shared.update(kept)
+        random.setstate(python_random)
+        np.random.set_state(numpy_random)  # noqa: NPY002
+        torch.set_rng_state(torch_random)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def _accelerate_states() -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from copy import copy
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -53,21 +54,15 @@ def worker_options(
     needed = num_workers * (prefetch + 1) * batch_bytes
     return {
         "num_workers": num_workers,
-        "collate_fn": collate if shared >= max(MIN_SHARED_BYTES, 2 * needed) else _CollateForPipe(collate),
+        "collate_fn": collate if shared >= max(MIN_SHARED_BYTES, 2 * needed) else partial(_collate_by_value, collate),
         "prefetch_factor": prefetch,
         "multiprocessing_context": context,
         "worker_init_fn": _ignore_stop_signals,
     }
 
 
-class _CollateForPipe:
-    """A collate function whose tensors are sent to the parent process through a pipe, by value."""
-
-    def __init__(self, collate: Callable[[Any], Any]) -> None:
-        self._collate = collate
-
-    def __call__(self, items: Any) -> Any:
-        return _by_value(self._collate(items))
+def _collate_by_value(collate: Callable[[Any], Any], items: Any) -> Any:
+    return _by_value(collate(items))
 
 
 def _by_value(batch: Any) -> Any:

@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from headstart.model.model_file import ModelInfo
 from headstart.serve.engine import Engine
 from headstart.serve.guard import Guard
 from headstart.serve.limits import Limits
@@ -59,7 +58,17 @@ class _Service:
         self._engine, self._limits = engine, limits
         self._load = Load(limits)
         self._predictions = 0
-        self._model = _describe(engine.predictor.info)
+        info = engine.predictor.info
+        accuracy = info.metrics.get("val", {}).get("accuracy")
+        self._model = ModelDescription(  # without paths; the origin of the weights may be one
+            classes=info.classes,
+            image_size=info.preprocess.image_size,
+            backbone=info.backbone,
+            strategy=info.strategy,
+            accuracy=accuracy if isinstance(accuracy, float) else None,
+            calibrated=info.calibration is not None,
+            version=version("headstart"),
+        )
 
     @cached_property
     def _page(self) -> Response:
@@ -121,22 +130,7 @@ class _Service:
             return ImageError(name=upload.name, error=problem.details)
 
 
-def _describe(info: ModelInfo) -> ModelDescription:
-    """Without paths; the origin of the weights may be one."""
-    accuracy = info.metrics.get("val", {}).get("accuracy")
-    return ModelDescription(
-        classes=info.classes,
-        image_size=info.preprocess.image_size,
-        backbone=info.backbone,
-        strategy=info.strategy,
-        accuracy=accuracy if isinstance(accuracy, float) else None,
-        calibrated=info.calibration is not None,
-        version=version("headstart"),
-    )
-
-
 def _options(request: Request) -> Options:
-    """Raises Problem 400."""
     given = request.query_params
     if len(given.multi_items()) > len(given):
         raise Problem(400, "a parameter is given twice")

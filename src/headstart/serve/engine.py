@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -20,7 +19,6 @@ from headstart.serve.problems import Problem
 from headstart.serve.schemas import ClassProbability, ImagePrediction, Options
 from headstart.serve.uploads import Upload
 
-_T = TypeVar("_T")
 _Output = tuple[Prediction, list[list[float]] | None]  # and the Grad-CAM map
 
 LARGE_PIXELS = 12 * 10**6
@@ -65,11 +63,13 @@ class Engine:
 
     async def predict(self, upload: Upload, options: Options) -> ImagePrediction:
         """Raises Problem 413 or 422 for what cannot be decoded."""
+        loop = asyncio.get_running_loop()
         try:
-            size = await self._decode(_check, upload.data, self._limits)
+            size = await loop.run_in_executor(self._decoders, _check, upload.data, self._limits)
             pixels_read = max(size[0] * size[1], self.predictor.info.preprocess.resized_pixels(size))
             async with self._large if pixels_read > LARGE_PIXELS else contextlib.nullcontext():
-                pixels, preprocessed = await self._decode(self._preprocess, upload.data, options)
+                work = loop.run_in_executor(self._decoders, self._preprocess, upload.data, options)
+                pixels, preprocessed = await work
         except UnreadableImage as error:  # its own message may name objects of the library
             raise Problem(422, _REASONS.get(error.kind, _REASONS["unreadable"])) from None
         found, gradcam = await asyncio.wrap_future(self._batches.submit(_Item(pixels, options)))
@@ -84,9 +84,6 @@ class Engine:
             gradcam=gradcam,
             preprocessed=preprocessed,
         )
-
-    async def _decode(self, work: Callable[..., _T], *arguments: object) -> _T:
-        return await asyncio.wrap_future(self._decoders.submit(work, *arguments))
 
     def _preprocess(self, data: bytes, options: Options) -> tuple[torch.Tensor, str | None]:
         """uint8 (3, S, S), and the same as a JPEG in a data URI if requested."""

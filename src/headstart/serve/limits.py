@@ -17,14 +17,14 @@ def _limit(default: float, meaning: str) -> Any:
 class Limits:
     """The defaults fit a photograph of 50 megapixels from a phone and a machine with 4 GB of free memory."""
 
-    megabytes: int = _limit(32, "Body of a request, in MiB, counted while it arrives")
-    megapixels: int = _limit(64, "Size of an image, in megapixels, read from its header before it is decoded")
-    images: int = _limit(16, "Images in a request")
-    seconds: float = _limit(30.0, "Time to receive a request, and again to process it, in seconds")
-    requests: int = _limit(128, "Requests that are received or processed at the same time; others get a 503")
-    megabytes_together: int = _limit(512, "Bodies of all these requests together, in MiB")
-    batch: int = _limit(16, "Images in a batch of the network")
-    wait_ms: float = _limit(2.0, "Time to wait to fill a batch, in milliseconds")
+    megabytes: int = _limit(32, "Largest body of a request, in MiB, counted while it arrives")
+    megapixels: int = _limit(64, "Largest image, in megapixels, read from its header before it is decoded")
+    images: int = _limit(16, "Largest number of images in a request")
+    seconds: float = _limit(30.0, "Longest time to receive a request, and longest time to process it, in seconds")
+    requests: int = _limit(128, "Largest number of requests in progress; others get a 503")
+    megabytes_together: int = _limit(512, "Largest total of the bodies of all requests in progress, in MiB")
+    batch: int = _limit(16, "Largest number of images in a batch of the network")
+    wait_ms: float = _limit(2.0, "Longest time to wait to fill a batch, in milliseconds")
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -1,4 +1,4 @@
-"""What the HTTP API takes and returns as JSON. FastAPI checks it and describes it in the OpenAPI document."""
+"""What the HTTP API takes and returns as JSON. pydantic checks it and describes it in the OpenAPI document."""
 
 import re
 from typing import Annotated, Any, Literal

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headstart.errors import InputError
-from headstart.files import fsync, write_atomically
+from headstart.files import fsync, sha256_of, write_atomically
 from headstart.messages import LOG
 
 KEEP = 2
@@ -54,10 +54,16 @@ def save(
     staging.mkdir()
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, staging / "model.safetensors")
-    save_file(_optimizer_tensors(model, optimizer), staging / "optimizer.safetensors")
+    optimizer_tensors = {
+        f"{name}/{entry}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for entry, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+    save_file(optimizer_tensors, staging / "optimizer.safetensors")
     if best.exists():
         _link_or_copy(best, staging / BEST)
-    checksums = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
+    checksums = {path.name: sha256_of(path) for path in sorted(staging.iterdir())}
     position = {"step": step, "sha256": checksums, **state}
     (staging / "state.json").write_text(json.dumps({**position, "state_sha256": _digest(position)}, indent=2))
     for path in staging.iterdir():
@@ -88,7 +94,7 @@ def _discard(paths: list[Path]) -> None:
 
 def find(resume: str, folder: Path) -> Path | None:
     """The checkpoint that `train.resume` names: never -> None, auto -> the newest in `folder` that is whole or None,
-    or a path. `report` is called for each damaged one.
+    or a path. Each damaged one is logged.
 
     Raises InputError if the one that is named is damaged, or all of them are.
     """
@@ -105,8 +111,7 @@ def find(resume: str, folder: Path) -> Path | None:
         return path
     found = _complete(folder)
     for path in reversed(found):
-        fault = _fault(path)
-        if fault is None:
+        if not (fault := _fault(path)):
             return path
         LOG.info(f"{fault}; looking for the one before")
     if found:
@@ -144,22 +149,9 @@ def restore_optimizer(
             optimizer.state[parameter][entry] = value.to(device)
 
 
-def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{entry}": value.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for entry, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
 def _complete(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        (path for path in folder.iterdir() if _NAME.match(path.name)),
-        key=lambda path: (_step(path), path.suffix != ".old"),
-    )
+    found = (path for path in folder.glob("step_*") if _NAME.match(path.name))
+    return sorted(found, key=lambda path: (_step(path), path.suffix != ".old"))
 
 
 def _step(path: Path) -> int:
@@ -179,7 +171,7 @@ def _fault(path: Path) -> str | None:
             return f"{path / 'state.json'} is not as it was written (checksum)"
         sums = position["sha256"]
         for name in {*sums, *_TENSOR_FILES}:
-            if _sha256(path / name) != sums[name]:
+            if sha256_of(path / name) != sums[name]:
                 return f"{path / name} is not as it was written (checksum)"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{path} is incomplete ({error})"
@@ -191,8 +183,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copyfile(source, target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """The end of every run, whatever was trained: metrics, model file, predictions, pictures, summary, pages."""
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,8 @@ import torch
 
 from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
-from headstart.evaluation.predictions import Predictions, describe, describe_calibration, headline
+from headstart.evaluation.predictions import Predictions, describe, describe_calibration
+from headstart.files import sha256_of
 from headstart.messages import LOG, warn
 from headstart.model.calibration import calibrate
 from headstart.model.golden_inputs import record as record_golden
@@ -24,6 +24,7 @@ from headstart.runs.summary import Summary
 from headstart.runtime.accelerator import versions
 from headstart.runtime.signals import StopRequest
 from headstart.training.session import Session
+from headstart.wording import headline, one_line
 
 SHOWN_PREDICTIONS = 18  # in val_predictions.png
 
@@ -74,7 +75,15 @@ def finish(session: Session, result: Result) -> None:
         info = replace(result.info, metrics={"val": val, "best_epoch": result.best_epoch}, calibration=calibration)
         golden = record_golden(info, result.tensors)
         save_model_tensors(folder.model_file, result.tensors, replace(info, golden=golden))
-        write_predictions(folder, manifest, predictions)
+        samples = manifest.of("val")
+        table = predictions_table(
+            ids=samples.column("id"),
+            paths=samples.column("path"),
+            labels=samples.column("label"),
+            probabilities=predictions.probabilities,
+            classes=manifest.classes,
+        )
+        folder.write_table("predictions.parquet", table)
         draw_predictions(folder.path / "val_predictions.png", manifest, predictions, session.spec)
         summary = Summary(
             strategy=info.strategy,
@@ -92,7 +101,7 @@ def finish(session: Session, result: Result) -> None:
             weights=result.weights.source,
             weights_sha256=result.weights.sha256,
             manifest_sha256=manifest.sha256,
-            model_sha256=hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
+            model_sha256=sha256_of(folder.model_file),
             skipped=[asdict(skipped) for skipped in manifest.skipped],
             versions=versions(),
             calibration=describe_calibration(predictions, calibration),
@@ -132,19 +141,6 @@ def model_info(session: Session, manifest: Manifest, weights: Weights, *, measur
     )
 
 
-def write_predictions(folder: RunFolder, manifest: Manifest, predictions: Predictions) -> None:
-    """predictions.parquet."""
-    samples = manifest.of("val")
-    table = predictions_table(
-        ids=samples.column("id"),
-        paths=samples.column("path"),
-        labels=samples.column("label"),
-        probabilities=predictions.probabilities,
-        classes=manifest.classes,
-    )
-    folder.write_table("predictions.parquet", table)
-
-
 def write_pages(folder: RunFolder, manifest: Manifest, summary: Summary) -> None:
     """report.html and the model card, from the files of the folder and the summary to come. What goes wrong is one
     warning: a run never fails because of its pages."""
@@ -153,10 +149,9 @@ def write_pages(folder: RunFolder, manifest: Manifest, summary: Summary) -> None
 
         write(folder.path, read=manifest.source.read, summary=summary)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
         warn(
-            f"report.html and README.md were not written ({type(error).__name__}: {reason}); everything else is there, "
-            f"and headstart report {folder.path} tries again"
+            f"report.html and README.md were not written ({type(error).__name__}: {one_line(error)[:300]}); everything "
+            f"else is there, and headstart report {folder.path} tries again"
         )
 
 

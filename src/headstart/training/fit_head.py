@@ -1,14 +1,20 @@
-"""Fit a head on cached features with the configured solver. The exact solver (lbfgs) is in this file."""
+"""Fit a head on cached features: exactly (lbfgs), or with the training loop by minibatches or full batches, as the two
+tutorials do."""
 
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
+from torch import nn
 
-from headstart.config import ProbeConfig, RunConfig
+from headstart.config import ProbeConfig, RunConfig, check_batch_size
 from headstart.data.samples import Manifest
+from headstart.data.sampling import StepSampler, epoch_ends, keys_of
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions
 from headstart.features import logistic_regression
@@ -16,13 +22,36 @@ from headstart.features.cross_validation import CrossValidation, cross_validate,
 from headstart.features.logistic_regression import Head
 from headstart.features.training_set import BankFeatures
 from headstart.recipe.class_weights import class_weights
-from headstart.recipe.loss import logit_offsets
+from headstart.recipe.loss import TrainingLoss, logit_offsets
+from headstart.recipe.optimizer import build_optimizer, lr_schedule
+from headstart.runs.progress import TrainingProgress
 from headstart.runtime.processes import on_main
-from headstart.training.fit_head_by_steps import fit_by_steps
-from headstart.training.fitted_head import FittedHead, head_logits, predict_val
-from headstart.training.log import validation_metrics
+from headstart.runtime.signals import StopRequest
+from headstart.training.log import TrainingLog, validation_metrics
+from headstart.training.loop import Batch, fit
+from headstart.training.state import TrainingState
 
 SELECTION_IMAGES = 20_000  # cross-validation uses at most this many images
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """details: how it was fitted, for the summary; lines: of metrics.jsonl; epochs: among whose heads the validation
+    images chose; out_of_fold: logits and labels of training images, by heads that were not fitted on them."""
+
+    head: Head
+    details: dict[str, Any]
+    lines: list[dict[str, Any]]
+    best_epoch: int = 1
+    epochs: int = 1
+    out_of_fold: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __str__(self) -> str:
+        if self.details["solver"] == "lbfgs":
+            return f"l2 {self.details['l2']:.3g}, converged (gradient {self.details['gradient_norm']:.0e})"
+        if self.epochs > 1:
+            return f"epoch {self.best_epoch} of {self.epochs}"
+        return f"after {self.details['steps']} steps"
 
 
 def fit_head(accelerator: Accelerator, config: RunConfig, manifest: Manifest, features: BankFeatures) -> FittedHead:
@@ -63,9 +92,8 @@ def _fit_exactly(config: RunConfig, num_classes: int, features: BankFeatures) ->
         chosen = _choose_l2(config.probe, num_classes, features, weights, seed=config.seed)
         l2, out_of_fold = chosen.l2, (chosen.logits, chosen.labels)
         details["l2_chosen_by"] = f"{chosen.folds}-fold cross-validation"
-        rows = zip(chosen.grid, chosen.losses, chosen.loss_errors, chosen.accuracies, strict=True)
-        for strength, loss, error, accuracy in rows:
-            lines.append({"step": 0, "l2": strength, "cv_loss": loss, "cv_loss_se": error, "cv_accuracy": accuracy})
+        for row in zip(chosen.grid, chosen.losses, chosen.loss_errors, chosen.accuracies, strict=True):
+            lines.append({"step": 0} | dict(zip(("l2", "cv_loss", "cv_loss_se", "cv_accuracy"), row, strict=True)))
     # all copies of an image count together as one image, so that l2 means the same for any number of copies
     found = logistic_regression.fit(
         features.train, features.train_labels, num_classes=num_classes, l2=l2 * copies, weights=weights
@@ -84,13 +112,8 @@ def _fit_exactly(config: RunConfig, num_classes: int, features: BankFeatures) ->
         {"step": found.iterations, "epoch": 1, "train_loss": train["val_loss"], "train_accuracy": train["val_accuracy"]}
         | validation_metrics(predict_val(head, features))
     )
-    details |= {
-        "l2": l2,
-        "objective": found.objective,
-        "gradient_norm": found.gradient_norm,
-        "iterations": found.iterations,
-        "converged": found.converged,
-    }
+    details |= {"l2": l2}
+    details |= {name: getattr(found, name) for name in ("objective", "gradient_norm", "iterations", "converged")}
     return FittedHead(head, details, lines, out_of_fold=out_of_fold)
 
 
@@ -116,3 +139,122 @@ def _choose_l2(
         counted=features.plain[used],
         rows_per_image=copies,
     )
+
+
+def fit_by_steps(accelerator: Accelerator, config: RunConfig, manifest: Manifest, features: BankFeatures) -> FittedHead:
+    """With the training loop: minibatches in the order of a run on images, or `probe.steps` steps on all rows at once.
+
+    Every process does all of it: a head is small. Nothing is written; the lines and the best head are kept in memory.
+    """
+    optim, num_classes, full = config.optim, len(manifest.classes), config.probe.solver == "full_batch"
+    if full:
+        ends, schedule = [config.probe.steps], lambda step: 1.0
+    else:
+        count, size = len(manifest.of("train")), config.train.batch_size
+        check_batch_size(config.train, num_images=count)
+        ends = epoch_ends(num_samples=count, batch_size=size, epochs=config.train.epochs)
+        schedule = lr_schedule(optim, total_steps=ends[-1], steps_per_epoch=count / size)
+    bare = _new_head(config, width=features.train.shape[1], num_classes=num_classes)
+    groups: list[dict[str, Any]] = [
+        {"name": "head_decay", "params": [bare.weight], "lr": optim.lr, "weight_decay": optim.weight_decay},
+        {"name": "head_no_decay", "params": [bare.bias], "lr": optim.lr, "weight_decay": 0.0},
+    ]
+    # in evaluation mode, so that Accelerate places the head on the device and does not average it over processes
+    model = accelerator.prepare_model(bare, evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(build_optimizer(groups, optim))
+    scheduler = accelerator.prepare_scheduler(torch.optim.lr_scheduler.LambdaLR(optimizer, schedule))
+    lines: list[dict[str, Any]] = []
+    best: list[Head] = []
+    state = TrainingState()
+    log = TrainingLog(
+        accelerator,
+        config,
+        state,
+        [group["name"] for group in groups],
+        TrainingProgress(ends=ends, start_step=0, batch_size=1, style="silent"),
+        folder=None,
+        write=lines.append,
+        keep_best=lambda metrics: best.append(_float64_head(bare)),
+    )
+    fit(
+        model,
+        optimizer,
+        scheduler,
+        _batches(accelerator, config, manifest, features, num_steps=ends[-1]),
+        accelerator=accelerator,
+        state=state,
+        epoch_ends=ends,
+        inputs=lambda batch: batch["features"],
+        loss_fn=TrainingLoss.of(optim, features.train_labels, num_classes=num_classes, device=accelerator.device),
+        evaluate=lambda: predict_val(_float64_head(bare), features),
+        log=log,
+        stop=StopRequest(),
+        accumulation=accelerator.gradient_accumulation_steps,
+        clip_norm=None if full else optim.clip_norm,
+    )
+    head: Head = on_main(accelerator, lambda: best[-1])
+    details: dict[str, Any] = {} if full else {"sampling": config.data.sampling}
+    return FittedHead(head, details | {"steps": ends[-1]}, lines, state.best_epoch, len(ends))
+
+
+class _LinearHead(nn.Linear):
+    """In float32, whatever the precision of the backbone."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features)
+
+
+def _new_head(config: RunConfig, *, width: int, num_classes: int) -> _LinearHead:
+    """The head that a run on images starts from: a function of the seed."""
+    head = _LinearHead(width, num_classes)
+    if config.model.head_init == "zero":
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    else:
+        from headstart.model.network import build_model
+
+        model = build_model(num_classes, backbone=None, head_init=config.model.head_init, seed=config.seed)
+        head.load_state_dict(model.fc.state_dict())
+    return head
+
+
+def _batches(
+    accelerator: Accelerator, config: RunConfig, manifest: Manifest, features: BankFeatures, *, num_steps: int
+) -> Iterator[Batch]:
+    """{"features": float32 (n, width), "label": int64 (n,)} on the device, without end for full batches."""
+    rows, labels = (
+        torch.from_numpy(array).to(accelerator.device) for array in (features.train[:], features.train_labels)
+    )
+    if config.probe.solver == "full_batch":
+        yield from repeat({"features": rows, "label": labels})
+    copies = config.probe.augmented_copies
+    sampler = StepSampler(
+        keys_of(manifest.of("train").column("id")),
+        batch_size=config.train.batch_size,
+        num_steps=num_steps,
+        seed=config.seed,
+        accumulation=accelerator.gradient_accumulation_steps,
+        labels=features.train_labels[features.plain] if config.data.sampling == "balanced" else None,
+    )
+    for batch in sampler:
+        # an epoch uses one augmented copy of each image, the next epoch the next copy; the plain image if there is none
+        index = torch.tensor([i * (copies + 1) + (1 + epoch % copies if copies else 0) for i, epoch in batch])
+        index = index.to(accelerator.device)
+        yield {"features": rows[index], "label": labels[index]}
+
+
+def _float64_head(head: nn.Linear) -> Head:
+    return Head(*(value.detach().double().cpu().numpy().copy() for value in (head.weight, head.bias)))
+
+
+def predict_val(head: Head, features: BankFeatures) -> Predictions:
+    """The validation images; logits are computed in float64 and rounded to float32."""
+    rows = features.val[:]
+    return Predictions(head_logits(head, rows), features.val_labels, rows)
+
+
+def head_logits(head: Head, features: logistic_regression.Features) -> np.ndarray:
+    """(n, C) float32; inf where a head diverged, so that its loss is not finite, which is an error."""
+    with np.errstate(over="ignore"):
+        return head.logits(features).astype(np.float32)

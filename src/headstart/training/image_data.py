@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.config import RunConfig
+from headstart.config import check_batch_size
 from headstart.data.device_transforms import DecodedImages, DeviceTransform, collate_decoded
 from headstart.data.loaders import TransformedImages, as_dataset, collate, eval_loader, train_loader
 from headstart.data.manifest import build_manifest
@@ -17,7 +17,6 @@ from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import PixelCache, Transform, train_transform
 from headstart.data_doctor.quick_check import describe_data
-from headstart.errors import InputError
 from headstart.evaluation.predictions import round_up
 from headstart.messages import info
 from headstart.model.network import Network
@@ -58,11 +57,8 @@ def load_data(session: Session) -> Images:
             cache=PixelCache(train=[transform], val=[val_transform]),
         ),
     )
-    samples, size = manifest.of("train"), config.train.batch_size
-    if size > len(samples):
-        raise InputError(
-            f"train.batch_size {size} exceeds the {len(samples)} training images; use at most {len(samples)}"
-        )
+    samples = manifest.of("train")
+    check_batch_size(config.train, num_images=len(samples))
     info(session.accelerator, describe_data(manifest))
     blocks = None
     if config.data.sampling != "balanced":
@@ -72,7 +68,7 @@ def load_data(session: Session) -> Images:
         transform,
         val_transform,
         samples.codes(manifest.classes),
-        epoch_ends(num_samples=len(samples), batch_size=size, epochs=config.train.epochs),
+        epoch_ends(num_samples=len(samples), batch_size=config.train.batch_size, epochs=config.train.epochs),
         blocks,
     )
 
@@ -116,7 +112,8 @@ class Inputs:
     """From a batch of images to the normalized pixels of a training step."""
 
     def __init__(self, session: Session, images: Images) -> None:
-        self._spec, self._layout = session.spec, memory_format(session.config)
+        self._spec = session.spec
+        self._layout = torch.channels_last if session.config.runtime.channels_last else torch.contiguous_format
         on_device = session.config.data.augment_on == "device"
         self._augment = DeviceTransform(images.transform, session.accelerator.device) if on_device else None
 
@@ -134,7 +131,3 @@ def draw_train_batch(images: TransformedImages, labels: np.ndarray | None, path:
         [images.pixels(int(index), int(before)) for index, before in zip(order[:12], drawn[:12], strict=True)],
         [images.label(int(index)) for index in order[:12]],
     )
-
-
-def memory_format(config: RunConfig) -> torch.memory_format:
-    return torch.channels_last if config.runtime.channels_last else torch.contiguous_format

@@ -26,13 +26,13 @@ _POLL_S = 0.2
 
 @dataclass
 class _Running:
-    """A run that was started. complaints: what it wrote to stderr, line by line."""
+    """A run that was started. reader: logs its stdout; errors: a file with its stderr."""
 
     name: str
     gpu: str
     process: subprocess.Popen[str]
-    readers: list[threading.Thread]
-    complaints: list[str]
+    reader: threading.Thread
+    errors: Path
 
 
 def usable_gpus(device: torch.device) -> list[str]:
@@ -62,10 +62,10 @@ def run_on_gpus(configs: Mapping[str, RunConfig], gpus: Sequence[str]) -> None:
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     free.append(child.gpu)
-                    for reader in child.readers:
-                        reader.join()
+                    child.reader.join()
                     if child.process.returncode and failed is None:
-                        failed = child.name, child.process.returncode, "\n".join(child.complaints)
+                        complaints = child.errors.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+                        failed = child.name, child.process.returncode, complaints
                 if failed is not None or stop.signal_name is not None:
                     _stop(running)
                 time.sleep(_POLL_S)
@@ -85,39 +85,29 @@ def run_on_gpus(configs: Mapping[str, RunConfig], gpus: Sequence[str]) -> None:
 
 def _start(name: str, config: RunConfig, gpu: str, folder: Path, *, at_once: int) -> _Running:
     """at_once: so many share the cores and the memory of this machine, as processes of one run would."""
-    path = folder / f"{name}.yaml"
+    path, errors = folder / f"{name}.yaml", folder / f"{name}.stderr"
     path.write_text(to_yaml(config), encoding="utf-8")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "headstart", "train", "--config", str(path)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "LOCAL_WORLD_SIZE": str(at_once)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C is for us, who hand it on once
-    )
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headstart", "train", "--config", str(path)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "LOCAL_WORLD_SIZE": str(at_once)},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is for us, who hand it on once
+        )
     LOG.info(f"{name}: on GPU {gpu}")
-    complaints: list[str] = []
     assert process.stdout is not None
-    assert process.stderr is not None
-    readers = [
-        threading.Thread(target=_log, args=(name, process.stdout), daemon=True),
-        threading.Thread(target=_keep, args=(process.stderr, complaints), daemon=True),
-    ]
-    for reader in readers:
-        reader.start()
-    return _Running(name, gpu, process, readers, complaints)
+    reader = threading.Thread(target=_log, args=(name, process.stdout), daemon=True)
+    reader.start()
+    return _Running(name, gpu, process, reader, errors)
 
 
 def _log(name: str, lines: TextIO) -> None:
     with lines:
         for line in lines:
             LOG.info(f"{name}: {line.rstrip(chr(10))}")
-
-
-def _keep(lines: TextIO, kept: list[str]) -> None:
-    with lines:
-        kept.extend(line.rstrip("\n") for line in lines)
 
 
 def _stop(running: Sequence[_Running]) -> None:

@@ -1,10 +1,9 @@
 """The same recipe several times: with other seeds, or on every fold of the data. One folder of runs, one summary."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import yaml
 from accelerate import Accelerator
@@ -15,6 +14,7 @@ from headstart.data.manifest import check_splits
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
+from headstart.files import write_text
 from headstart.messages import info
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder
 from headstart.runs.lock import RUNNING, RunLock
@@ -26,15 +26,9 @@ from headstart.training.state import check_same_recipe
 from headstart.training.summarize_repeats import Repeat, summarize_repeats
 
 
-class RunOnce(Protocol):
-    """training.run.run_once, which depends on this module."""
-
-    def __call__(self, config: RunConfig, *, last: bool) -> Path: ...
-
-
-def run_repeats(config: RunConfig, run_once: RunOnce) -> Path:
+def run_repeats(config: RunConfig, run_once: Callable[..., Path]) -> Path:
     """Train with every seed or on every fold, except what is finished already, and summarize; returns the folder of all
-    runs. Raises InputError and Stopped, as the runs do."""
+    runs. run_once: of training.run, which depends on this module. Raises InputError and Stopped, as the runs do."""
     began = time.perf_counter()
     if not config.data.root:
         raise InputError("data.root is not set; name a folder of images with --data.root DIR")
@@ -48,7 +42,7 @@ def run_repeats(config: RunConfig, run_once: RunOnce) -> Path:
     on_main(accelerator, lambda: _check_splits(configs, path))
     on_main(accelerator, lambda: path.mkdir(parents=True, exist_ok=True))
     with RunLock(path if accelerator.is_main_process else None) as running:
-        on_main(accelerator, lambda: RunFolder(path).write_text("config.yaml", to_yaml(replace(config, out=str(path)))))
+        on_main(accelerator, lambda: write_text(path / "config.yaml", to_yaml(replace(config, out=str(path)))))
         _run_all(accelerator, configs, path, run_once)
         if accelerator.is_main_process:
             repeats = [Repeat(name, one, Summary.read(path / name)) for name, one in configs.items()]
@@ -59,7 +53,9 @@ def run_repeats(config: RunConfig, run_once: RunOnce) -> Path:
     return path
 
 
-def _run_all(accelerator: Accelerator, configs: dict[str, RunConfig], path: Path, run_once: RunOnce) -> None:
+def _run_all(
+    accelerator: Accelerator, configs: dict[str, RunConfig], path: Path, run_once: Callable[..., Path]
+) -> None:
     """The runs that are not finished, one after the other or one per GPU."""
     todo = on_main(accelerator, lambda: [name for name in configs if not is_finished(path / name)])
     gpus = usable_gpus(accelerator.device) if accelerator.num_processes == 1 else []
@@ -71,8 +67,10 @@ def _run_all(accelerator: Accelerator, configs: dict[str, RunConfig], path: Path
         try:
             run_once(configs[name], last=False)
         except InputError as error:
-            if accelerator.is_main_process:
-                _remove_if_nothing_began(path)
+            if accelerator.is_main_process and {entry.name for entry in path.iterdir()} == {"config.yaml", RUNNING}:
+                (path / "config.yaml").unlink()  # no run has begun in it
+                (path / RUNNING).unlink()
+                path.rmdir()
             raise InputError(f"{name}: {error}") from None
         except Stopped as stop:
             message = f"{name}: {stop}; to continue all of them: --out {path} --train.resume auto"
@@ -121,11 +119,3 @@ def _check_splits(configs: Mapping[str, RunConfig], path: Path) -> None:
         data = next(iter(configs.values())).data
         recipes = {name: (config.data, config.seed) for name, config in configs.items()}
         check_splits(open_source(data), recipes, decoder=Preprocess.of(data).decode)
-
-
-def _remove_if_nothing_began(path: Path) -> None:
-    """Remove the folder again if no run has begun in it."""
-    if {entry.name for entry in path.iterdir()} == {"config.yaml", RUNNING}:
-        (path / "config.yaml").unlink()
-        (path / RUNNING).unlink()
-        path.rmdir()

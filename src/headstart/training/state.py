@@ -13,6 +13,7 @@ from headstart.config import MAY_CHANGE, RunConfig, flat, may_change
 from headstart.data.samples import Manifest
 from headstart.errors import InputError
 from headstart.runs.folder import RunFolder
+from headstart.wording import listed
 
 
 @dataclass
@@ -84,4 +85,4 @@ def _differences(folder: RunFolder, manifest: Manifest) -> str:
         *(f"{path} (gone)" for path in sorted(before.keys() - now.keys())),
         *(f"{path} (changed)" for path in sorted(now.keys() & before.keys()) if now[path] != before[path]),
     ]
-    return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    return listed(found, limit=10)

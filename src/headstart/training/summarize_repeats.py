@@ -1,6 +1,6 @@
 """The summary of the same recipe with several seeds or on every fold: mean, spread, intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,37 @@ def summarize_repeats(config: RunConfig, path: Path, repeats: Sequence[Repeat], 
     """Also writes the pooled predictions of folds to `path`. Raises InputError if the images changed between folds."""
     summaries = [repeat.summary for repeat in repeats]
     first, folds = summaries[0], config.train.folds
-    accuracies = [summary.val["accuracy"] for summary in summaries]
-    same_images = len({summary.manifest_sha256 for summary in summaries}) == 1
     vals = [summary.val for summary in summaries]
+    accuracies, losses = [val["accuracy"] for val in vals], [val["loss"] for val in vals]
+    same_images = len({summary.manifest_sha256 for summary in summaries}) == 1
     if folds:
-        val, overlap = (
-            _pool_folds(path, [read_evaluated_run(str(path / repeat.folder)) for repeat in repeats]),
-            1 / (folds - 1),
-        )
+        val = _pool_folds(path, [read_evaluated_run(str(path / repeat.folder)) for repeat in repeats])
+        overlap = 1 / (folds - 1)
     elif same_images:
-        val, overlap = _mean_of_seeds(vals), 0.0
+        num_images, mean_correct = vals[0]["n"], float(np.mean([val["correct"] for val in vals]))
+        val = {
+            "n": num_images,
+            "accuracy": float(np.mean(accuracies)),
+            # of the mean: more seeds do not make more images
+            "accuracy_ci95": wilson(round(mean_correct), num_images),
+            "loss": float(np.mean(losses)),
+        }
+        overlap = 0.0
     else:
-        val = _pool_seeds(vals)
-        overlap = sum(val["n"] for val in vals) / sum(summary.train["n"] for summary in summaries)
-    interval = _accuracy_interval(accuracies, overlap=overlap)
-    if interval is None:
-        method = "none, as all runs have the same accuracy"
+        count, correct = sum(val["n"] for val in vals), sum(val["correct"] for val in vals)
+        val = {
+            "n": count,
+            "correct": correct,
+            "accuracy": correct / count,
+            "accuracy_ci95": None,  # an image may be in several runs, so the predictions are not independent
+            "loss": sum(val["n"] * val["loss"] for val in vals) / count,
+        }
+        overlap = count / sum(summary.train["n"] for summary in summaries)
+    limits = mean_interval(accuracies, overlap=overlap)
+    if limits is None or min(accuracies) == max(accuracies):
+        interval, method = None, "none, as all runs have the same accuracy"
     else:
+        interval = [max(0.0, limits[0]), min(1.0, limits[1])]
         method = "t" if overlap == 0 else "t, corrected for overlapping training images"
     return RepeatsSummary(
         repeats="folds" if folds else "seeds",
@@ -72,7 +86,7 @@ def summarize_repeats(config: RunConfig, path: Path, repeats: Sequence[Repeat], 
         ],
         spread={
             "accuracy": _spread(accuracies) | {"ci95": interval, "ci95_is": method},
-            "loss": _spread([val["loss"] for val in vals]),
+            "loss": _spread(losses),
         },
         val=val,
         versions=versions(),
@@ -80,45 +94,13 @@ def summarize_repeats(config: RunConfig, path: Path, repeats: Sequence[Repeat], 
     )
 
 
-def _mean_of_seeds(vals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of runs on the same images. The interval is Wilson's for the mean: more seeds do not make more images."""
-    low, high = wilson(round(float(np.mean([val["correct"] for val in vals]))), vals[0]["n"])
-    return {
-        "n": vals[0]["n"],
-        "accuracy": float(np.mean([val["accuracy"] for val in vals])),
-        "accuracy_ci95": [low, high],
-        "loss": float(np.mean([val["loss"] for val in vals])),
-    }
-
-
-def _pool_seeds(vals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of runs on different validation images, some of which may be in several runs. These predictions are not
-    independent, so there is no interval."""
-    count, correct = sum(val["n"] for val in vals), sum(val["correct"] for val in vals)
-    return {
-        "n": count,
-        "correct": correct,
-        "accuracy": correct / count,
-        "accuracy_ci95": None,
-        "loss": sum(val["n"] * val["loss"] for val in vals) / count,
-    }
-
-
 def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {
         "mean": float(np.mean(values)),
-        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "sd": float(np.std(values, ddof=1)),
         "lowest": min(values),
         "highest": max(values),
     }
-
-
-def _accuracy_interval(values: Sequence[float], *, overlap: float) -> list[float] | None:
-    """mean_interval, clipped to 0 and 1; None if all accuracies are the same."""
-    interval = mean_interval(values, overlap=overlap)
-    if interval is None or min(values) == max(values):
-        return None
-    return [max(0.0, interval[0]), min(1.0, interval[1])]
 
 
 def _pool_folds(path: Path, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
@@ -138,9 +120,8 @@ def _pool_folds(path: Path, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
             seen[key] = run.path
             content, label, _ = key
             samples.append(Sample(f"{content[:16]}-{len(samples)}", name, content, "val", label))
-    probabilities, labels = (
-        np.concatenate([getattr(run, name) for run in runs]) for name in ("probabilities", "labels")
-    )
+    probabilities = np.concatenate([run.probabilities for run in runs])
+    labels = np.concatenate([run.labels for run in runs])
     folder, classes = RunFolder(path), runs[0].classes
     table = Samples.of(samples, [], None).table  # type: ignore[arg-type]
     folder.write_table("manifest.parquet", table.select(COLUMNS))
@@ -161,8 +142,10 @@ def _pool_folds(path: Path, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
 def repeats_in_words(summary: RepeatsSummary) -> list[str]:
     """The result, in a few lines."""
     spread, val, count = summary.spread["accuracy"], summary.val, summary.val["n"]
-    sd = "" if spread["sd"] is None else f", sd {100 * spread['sd']:.1f} points"
-    lines = [f"mean accuracy {spread['mean']:.1%}{sd}, from {spread['lowest']:.1%} to {spread['highest']:.1%}"]
+    lines = [
+        f"mean accuracy {spread['mean']:.1%}, sd {100 * spread['sd']:.1f} points, "
+        f"from {spread['lowest']:.1%} to {spread['highest']:.1%}"
+    ]
     if summary.repeats == "folds":
         lines.append(
             f"all {count} images, each by the network that was not trained on it: {val['accuracy']:.1%} "

@@ -13,9 +13,10 @@ from PIL import Image
 
 from headstart.config import RuntimeConfig, flat
 from headstart.errors import InputError
-from headstart.files import write_atomically
+from headstart.files import write_json
 from headstart.messages import warn
 from headstart.runs.summary import Summary
+from headstart.wording import one_line
 
 RUN_IDS = "trackers.json"
 _SHIPPED_WITH_ACCELERATE = {str(known) for known in LOGGER_TYPE_TO_CLASS}
@@ -109,7 +110,7 @@ def installed_trackers(runtime: RuntimeConfig) -> list[str]:
         if name in ADAPTERS:
             if importlib.util.find_spec(name) is None:
                 raise InputError(f"runtime.trackers {name} is not installed; pip install {name}, or leave it out")
-        elif name not in {str(known) for known in LOGGER_TYPE_TO_CLASS} - _SHIPPED_WITH_ACCELERATE:
+        elif name in _SHIPPED_WITH_ACCELERATE or name not in map(str, LOGGER_TYPE_TO_CLASS):
             raise InputError(f"runtime.trackers {name} is unknown; use {', '.join(ADAPTERS)}, separated by commas")
     return list(dict.fromkeys(names))
 
@@ -130,7 +131,7 @@ class Trackers:
         step: int,
     ) -> None:
         """names: of `installed_trackers`; config: the whole tree; step: that the run starts or resumes after."""
-        self._trackers: dict[str, Any] = {}
+        self._trackers: dict[str, tuple[_Adapter, Any]] = {}
         self._step = step
         if not accelerator.is_main_process or not names:
             return
@@ -142,37 +143,43 @@ class Trackers:
             accelerator.project_configuration.logging_dir = str(folder)
             accelerator.log_with = filter_trackers([name], str(folder))
             accelerator.trackers = []
-            options = _adapter(name).init_options(folder, ids.get(name), step=step)
+            adapter = ADAPTERS.get(name, _Adapter())
+            options = adapter.init_options(folder, ids.get(name), step=step)
             accelerator.init_trackers(
                 "tensorboard" if name == "tensorboard" else runtime.tracker_project,
                 config=None if name in ids else values,  # some refuse a second one that differs
                 init_kwargs={name: options},
             )
             tracker = accelerator.trackers[0]
-            ids[name] = _adapter(name).run_id(tracker, ids.get(name, name))
-            self._trackers[name] = tracker
+            ids[name] = adapter.run_id(tracker, ids.get(name, name))
+            self._trackers[name] = adapter, tracker
 
         for name in names:
             self._attempt(name, start, name)
         accelerator.trackers = []  # this class ends them one by one, so that one that raises does not end the run
         if self._trackers:
-            _write_ids(folder / RUN_IDS, ids)
+            try:
+                write_json(folder / RUN_IDS, ids)
+            except OSError as error:
+                warn(
+                    f"{folder / RUN_IDS} cannot be written ({error}), so the trackers would start new runs if this one "
+                    "is resumed"
+                )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._each(lambda name, tracker: tracker.finish())
+            self._each(lambda adapter, tracker: tracker.finish())
 
     def log(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
         values, self._step = _metrics(line), line["step"]
-        self._each(lambda name, tracker: tracker.log(values, step=self._step))
+        self._each(lambda adapter, tracker: tracker.log(values, step=self._step))
 
     def log_image(self, title: str, path: Path, *, step: int) -> None:
-        """path: of an image file."""
-        self._each(lambda name, tracker: _adapter(name).log_image(tracker, title, path, step=step))
+        self._each(lambda adapter, tracker: adapter.log_image(tracker, title, path, step=step))
 
     def finish(self, model_file: Path, summary: Summary) -> None:
         """Log the result at the last step and the model file, and end the trackers."""
@@ -185,25 +192,21 @@ class Trackers:
             "result/best_epoch": summary.best_epoch,
             "result/wall_s": summary.wall_s,
         }
-        self._each(lambda name, tracker: tracker.log(values, step=self._step))
-        self._each(lambda name, tracker: _adapter(name).log_model(tracker, model_file))
-        self._each(lambda name, tracker: tracker.finish())
+        self._each(lambda adapter, tracker: tracker.log(values, step=self._step))
+        self._each(lambda adapter, tracker: adapter.log_model(tracker, model_file))
+        self._each(lambda adapter, tracker: tracker.finish())
 
-    def _each(self, work: Callable[[str, Any], object]) -> None:
-        for name, tracker in list(self._trackers.items()):
-            self._attempt(name, work, name, tracker)
+    def _each(self, work: Callable[[_Adapter, Any], object]) -> None:
+        for name, (adapter, tracker) in list(self._trackers.items()):
+            self._attempt(name, work, adapter, tracker)
 
     def _attempt(self, name: str, work: Callable[..., object], *arguments: Any) -> None:
         try:
             work(*arguments)
         except Exception as error:
             self._trackers.pop(name, None)
-            reason = " ".join(str(error).split())[:300]
-            warn(f"the tracker {name} failed and is not used any more ({type(error).__name__}: {reason})")
-
-
-def _adapter(name: str) -> _Adapter:
-    return ADAPTERS.get(name, _Adapter())
+            reason = f"{type(error).__name__}: {one_line(error)[:300]}"
+            warn(f"the tracker {name} failed and is not used any more ({reason})")
 
 
 def _metrics(line: Mapping[str, Any]) -> dict[str, float]:
@@ -227,7 +230,6 @@ def _artifact_name(title: str) -> str:
 
 
 def _scalar(value: Any) -> Any:
-    """A value that every tracker accepts for a parameter."""
     return value if isinstance(value, bool | int | float | str) else "null" if value is None else str(value)
 
 
@@ -243,10 +245,3 @@ def _read_ids(path: Path) -> dict[str, str]:
         warn(f"{path} cannot be read ({error}), so the trackers start new runs")
         return {}
     return ids
-
-
-def _write_ids(path: Path, ids: Mapping[str, str]) -> None:
-    try:
-        write_atomically(path, lambda staging: staging.write_text(json.dumps(ids, indent=2) + "\n"))
-    except OSError as error:
-        warn(f"{path} cannot be written ({error}), so the trackers would start new runs if this one is resumed")

@@ -29,8 +29,7 @@ from headstart.report.image_grid import image_grid
 from headstart.runtime.processes import on_main
 from headstart.runtime.signals import StopRequest
 from headstart.training.finish import Result, model_info
-from headstart.training.fit_head import fit_head
-from headstart.training.fitted_head import predict_val
+from headstart.training.fit_head import fit_head, predict_val
 from headstart.training.session import Session
 from headstart.training.state import TrainingState
 
@@ -67,7 +66,7 @@ def train_head(session: Session) -> Result:
         predictions=predict_val(fitted.head, features),
         best_epoch=fitted.best_epoch,
         epochs=fitted.epochs,
-        chosen_on_val=fitted.chosen_on_val,
+        chosen_on_val=fitted.epochs > 1,
         out_of_fold=fitted.out_of_fold,
         references=(features.train[plain], features.train_labels[plain]),
         images_per_s=extraction.computed / extraction.seconds if extraction.computed else None,

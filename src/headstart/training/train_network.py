@@ -1,7 +1,7 @@
 """Train a network on images: load the data, build the network, restore a checkpoint, fit, evaluate the best epoch."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Any
 
@@ -30,21 +30,6 @@ from headstart.training.session import Session
 from headstart.training.state import TrainingState, check_same_run
 
 
-@dataclass(frozen=True)
-class Training:
-    """What the loop trains. model: the bare network; wrapped and the others: as Accelerate prepared them; state:
-    updated by the loop; first_step: the steps done before."""
-
-    model: Network
-    wrapped: nn.Module
-    optimizer: Any
-    scheduler: Any
-    batches: Any
-    val_batches: Any
-    state: TrainingState
-    first_step: int
-
-
 def train_network(session: Session) -> Result:
     """Train as configured and evaluate the best epoch. All processes call it.
 
@@ -59,11 +44,21 @@ def train_network(session: Session) -> Result:
     state, saved = restore(session, images, model)
     if config.strategy.name == "probe_then_tune" and saved is None:
         state.probe = start_from_probe(session, images.manifest, weights, model)
-    training = prepare(session, images, model, groups, schedule, state, saved)
+    first_step = state.step
+    wrapped, optimizer, scheduler, batches, val_batches = prepare(
+        session, images, model, groups, lambda done: schedule(first_step + done), first_step, saved
+    )
     balanced = images.labels if config.data.sampling == "balanced" else None
-    session.open_folder(images.manifest, partial(draw_train_batch, training.batches.dataset, balanced), state=state)
+    session.open_folder(images.manifest, partial(draw_train_batch, batches.dataset, balanced), state=state)
     info = model_info(session, images.manifest, weights, measured_on="network")
-    with StopRequest() as stop, progress_of(session, images, state) as progress:
+    progress = TrainingProgress(
+        ends=images.epoch_ends,
+        start_step=first_step,
+        batch_size=config.train.batch_size,
+        style=session.progress if accelerator.is_main_process else "silent",
+        memory=partial(memory_in_use, accelerator.device),
+    )
+    with StopRequest() as stop, progress:
         log = TrainingLog(
             accelerator,
             config,
@@ -75,16 +70,16 @@ def train_network(session: Session) -> Result:
             keep_best=lambda metrics: save_model_tensors(
                 session.folder.model_file, model.state_dict(), replace(info, metrics={"val": metrics})
             ),
-            save=partial(save_state, session, training, manifest_sha256=info.manifest_sha256),
+            save=partial(save_state, session, model, optimizer, state, manifest_sha256=info.manifest_sha256),
         )
-        evaluate = partial(evaluate_network, session, training.val_batches, log, stop)
-        if state.probe and state.step == 0:
-            log.probe(evaluate(training.wrapped))
+        evaluate = partial(evaluate_network, session, val_batches, log, stop)
+        if state.probe and first_step == 0:
+            log.probe(evaluate(wrapped))
         seconds = fit(
-            training.wrapped,
-            training.optimizer,
-            training.scheduler,
-            training.batches,
+            wrapped,
+            optimizer,
+            scheduler,
+            batches,
             accelerator=accelerator,
             state=state,
             epoch_ends=images.epoch_ends,
@@ -92,7 +87,7 @@ def train_network(session: Session) -> Result:
             loss_fn=TrainingLoss.of(
                 config.optim, images.labels, num_classes=len(images.manifest.classes), device=accelerator.device
             ),
-            evaluate=partial(evaluate, training.wrapped),
+            evaluate=partial(evaluate, wrapped),
             log=log,
             stop=stop,
             accumulation=config.train.accumulation,
@@ -104,7 +99,7 @@ def train_network(session: Session) -> Result:
         tensors, _ = load_tensors(session.folder.model_file)  # the best epoch, evaluated as it lies in the file
         model.load_state_dict(tensors)
         predictions = evaluate(model, head=model.fc)
-    trained = (images.epoch_ends[-1] - training.first_step) * config.train.batch_size
+    trained = (images.epoch_ends[-1] - first_step) * config.train.batch_size
     probe, notes = compare_with_probe(state, predictions)
     return Result(
         info=info,
@@ -167,32 +162,21 @@ def prepare(
     model: Network,
     groups: list[dict[str, Any]],
     schedule: Callable[[int], float],
-    state: TrainingState,
+    first_step: int,
     saved: checkpoint.Checkpoint | None,
-) -> Training:
-    """The data loaders, the optimizer, restored if a checkpoint was saved, and its schedule, prepared by Accelerate."""
-    accelerator, first_step = session.accelerator, state.step
+) -> tuple[Any, ...]:
+    """The network, the optimizer, restored if a checkpoint was saved, its schedule, and the data loaders of training
+    and validation, prepared by Accelerate."""
+    accelerator = session.accelerator
     batches, val_batches = load_batches(session, images, model, start_step=first_step)
     optimizer = build_optimizer(groups, session.config.optim)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(first_step + done))
-    wrapped, optimizer, scheduler, batches, val_batches = accelerator.prepare(
-        model, optimizer, scheduler, batches, val_batches
-    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    prepared = accelerator.prepare(model, optimizer, scheduler, batches, val_batches)
     if saved is not None:
-        checkpoint.restore_optimizer(model, optimizer.optimizer, saved.optimizer)
+        checkpoint.restore_optimizer(model, optimizer, saved.optimizer)
         if accelerator.scaler is not None and saved.state["scaler"] is not None:  # it started in fp16
             accelerator.scaler.load_state_dict(saved.state["scaler"])
-    return Training(model, wrapped, optimizer, scheduler, batches, val_batches, state, first_step)
-
-
-def progress_of(session: Session, images: Images, state: TrainingState) -> TrainingProgress:
-    return TrainingProgress(
-        ends=images.epoch_ends,
-        start_step=state.step,
-        batch_size=session.config.train.batch_size,
-        style=session.progress if session.accelerator.is_main_process else "silent",
-        memory=partial(memory_in_use, session.accelerator.device),
-    )
+    return tuple(prepared)
 
 
 def evaluate_network(
@@ -220,13 +204,13 @@ def evaluate_network(
         raise log.stopped(stop.signal_name) from None
 
 
-def save_state(session: Session, training: Training, *, manifest_sha256: str) -> None:
+def save_state(session: Session, model: Network, optimizer: Any, state: TrainingState, *, manifest_sha256: str) -> None:
     """Write a checkpoint from the main process; the others wait until it is there.
 
     Raises InputError, in all processes, if a weight is not finite: training could not continue from there.
     """
-    accelerator, folder, config, state = session.accelerator, session.folder, session.config, training.state
-    if not all(bool(weight.isfinite().all()) for weight in training.model.parameters()):
+    accelerator, folder, config = session.accelerator, session.folder, session.config
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise InputError(
             f"a weight is not finite after step {state.step}; lower optim.lr (now {config.optim.lr}) or set "
             "optim.clip_norm 1; the previous checkpoint is kept"
@@ -240,8 +224,8 @@ def save_state(session: Session, training: Training, *, manifest_sha256: str) ->
             folder.checkpoints,
             step=state.step,
             state=saved,
-            model=training.model,
-            optimizer=training.optimizer.optimizer,
+            model=model,
+            optimizer=optimizer.optimizer,
             best=folder.model_file,
         )
     accelerator.wait_for_everyone()

@@ -15,8 +15,13 @@ TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 _PATHS = ("image_path", "img_path", "file_name", "filename", "filepath", "file_path", "file", "path")
 IMAGE = ("image", "img", *_PATHS, "jpg", "png", "webp")
-LABEL = ("label", "labels", "class", "class_name", "category", "target", "cls", "species")
-SPLIT = ("split", "set", "subset", "partition")
+_USUAL = {
+    "image_column": IMAGE,
+    "label_column": ("label", "labels", "class", "class_name", "category", "target", "cls", "species"),
+    "split_column": ("split", "set", "subset", "partition"),
+    "group_column": (),
+}
+_CONTENT = {"image_column": "images", "label_column": "classes", "group_column": "groups"}
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 
 
@@ -32,11 +37,11 @@ class Columns:
     def of(data: DataConfig, names: Sequence[str], *, where: str, split: bool = True) -> "Columns":
         """Those that `data` names, else by their usual names. split: False to use one only if `data` names it.
         Raises InputError if there is no column of classes, or none of a name in `data`."""
-        usual = SPLIT if split or data.split_column is not None else ()
+        has_splits = split or data.split_column is not None
         return Columns(
             required("label_column", data, names, where=where),
-            _find(data.split_column, usual, names, key="split_column", where=where),
-            _find(data.group_column, (), names, key="group_column", where=where),
+            _find("split_column", data, names, where=where) if has_splits else None,
+            _find("group_column", data, names, where=where),
         )
 
     @property
@@ -67,27 +72,23 @@ class Columns:
 
 def required(key: str, data: DataConfig, names: Sequence[str], *, where: str) -> str:
     """The column of a key of the configuration. Raises InputError if there is none."""
-    known, what = {
-        "image_column": (IMAGE, "images"),
-        "label_column": (LABEL, "classes"),
-        "group_column": ((), "groups"),
-    }[key]
-    found = _find(getattr(data, key), known, names, key=key, where=where)
+    found = _find(key, data, names, where=where)
     if found is None:
         raise InputError(
-            f"{where} has no column that names the {what}; its columns are {', '.join(names)}; name one with "
+            f"{where} has no column that names the {_CONTENT[key]}; its columns are {', '.join(names)}; name one with "
             f"{option(key)}"
         )
     return found
 
 
-def _find(asked: str | None, known: Sequence[str], names: Sequence[str], *, key: str, where: str) -> str | None:
+def _find(key: str, data: DataConfig, names: Sequence[str], *, where: str) -> str | None:
+    asked = getattr(data, key)
     if asked is not None:
         if asked not in names:
             raise InputError(f"{where} has no column {asked!r} ({key}); its columns are {', '.join(names)}")
-        return asked
+        return str(asked)
     lowered = {name.lower(): name for name in reversed(names)}
-    return next((lowered[name] for name in known if name in lowered), None)
+    return next((lowered[name] for name in _USUAL[key] if name in lowered), None)
 
 
 def option(key: str) -> str:

@@ -3,10 +3,9 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from headstart.data.folder_walk import extension_of, is_image, walk
-from headstart.data.source import Entry, Scan, Skipped
+from headstart.data.source import Entry, Scan, Skipped, Source
 from headstart.data.sources.columns import is_text
 from headstart.errors import InputError
 from headstart.files import read_regular
@@ -17,26 +16,24 @@ VAL_NAMES = ("val", "valid", "validation")
 NAMES_OF_FOLDERS = "the names of folders give class and split, and data.groups keeps images together"
 
 
-@dataclass(frozen=True)
-class ClassFolders:
+@dataclass
+class ClassFolders(Source):
     """A directory."""
 
     root: str
-    columns: ClassVar[tuple[str, ...]] = ()
-    instead_of_columns: ClassVar[str] = NAMES_OF_FOLDERS
-    base: Path = field(init=False)  # absolute, as the working folder may change
+    instead_of_columns = NAMES_OF_FOLDERS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "base", Path(self.root).absolute())
-
-    @property
-    def identity(self) -> str:
-        return str(self.base)
+        self.base = Path(self.root).absolute()  # as the working folder may change
 
     def tree(self) -> "Tree":
-        folder = Path(self.root)
-        check_is_folder(folder)
-        tree = Tree()
+        folder, tree = Path(self.root), Tree()
+        if not folder.exists():
+            raise InputError(f"{folder} does not exist; name a folder of images, a zip file, a table or shards")
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} is a file of an unknown type; name a folder of class folders, a zip file, a table or shards"
+            )
         for found in walk(folder, stamps=True):
             if found.is_hidden:
                 tree.hidden.append((found.path, found.kind == "hidden folder"))
@@ -96,8 +93,14 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
     depth = prefix.count("/")
     labels = sorted({name.split("/")[depth] for name in tree.folders if name.startswith(prefix) and name != base})
     if not labels:
+        folder = os.path.join(root, prefix).rstrip("/")
         loose = sum(name.startswith(prefix) and is_image(name) for name, _ in tree.files)
-        raise _no_class_folders(os.path.join(root, prefix).rstrip("/"), loose)
+        if not loose:
+            raise InputError(f"{folder} has no class folders; expected one folder of images per class")
+        raise InputError(
+            f"{folder} has no class folders, but {counted(loose, 'image')} of its own; expected one folder of images "
+            "per class: if it is one of the classes, name the folder above it"
+        )
     entries: list[Entry] = []
     skipped: list[Skipped] = []
     filled = set()
@@ -117,22 +120,3 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
 
 def _outside(name: str) -> Skipped:
     return Skipped(name, "an image outside the class folders", "outside_class")
-
-
-def _no_class_folders(folder: str, images: int) -> InputError:
-    """images: those that lie in it directly."""
-    if not images:
-        return InputError(f"{folder} has no class folders; expected one folder of images per class")
-    return InputError(
-        f"{folder} has no class folders, but {counted(images, 'image')} of its own; expected one folder of images per "
-        "class: if it is one of the classes, name the folder above it"
-    )
-
-
-def check_is_folder(folder: Path) -> None:
-    if not folder.exists():
-        raise InputError(f"{folder} does not exist; name a folder of images, a zip file, a table or shards")
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is a file of an unknown type; name a folder of class folders, a zip file, a table or shards"
-        )

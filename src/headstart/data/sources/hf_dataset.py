@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import datasets
 
 from headstart.config import DataConfig
-from headstart.data.source import PARTS, Entry, Scan, Skipped
+from headstart.data.source import PARTS, Entry, Scan, Skipped, Source
 from headstart.data.sources import columns
 from headstart.data.sources.columns import Columns, collect, text
-from headstart.data.sources.shard import place_of
 from headstart.errors import InputError
 from headstart.files import read_regular
 from headstart.wording import one_line
@@ -20,21 +18,17 @@ from headstart.wording import one_line
 _OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
-@dataclass(frozen=True)
-class StoredDataset:
+@dataclass
+class StoredDataset(Source):
     """Images are named SPLIT/ROW; their bytes stay in the dataset's memory-mapped tables. images: of each split, its
     one column of images, undecoded."""
 
     root: str
     data: DataConfig
-    splits: dict[str, datasets.Dataset] = field(compare=False)
-    images: dict[str, datasets.Dataset] = field(compare=False)
-    columns: ClassVar[tuple[str, ...]] = columns.ALL
-    instead_of_columns: ClassVar[str] = ""
+    columns = columns.ALL
 
-    @staticmethod
-    def open(data: DataConfig) -> "StoredDataset":
-        root = data.root
+    def __post_init__(self) -> None:
+        root = self.root
         try:
             if root.startswith("hf://"):
                 found = datasets.load_dataset(root.removeprefix("hf://"))
@@ -48,12 +42,12 @@ class StoredDataset:
                     f"the network; unset {forbidden[0]} to download it ({one_line(error)[:200]})"
                 ) from None
             raise InputError(f"{root} cannot be loaded as a dataset: {one_line(error)[:300]}") from None
-        splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
-        return StoredDataset(root, data, splits, {name: _images(rows, data, root) for name, rows in splits.items()})
+        self.splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
+        self.images = {name: _images(rows, self.data, root) for name, rows in self.splits.items()}
 
     @property
     def identity(self) -> str:
-        return f"{place_of(self.root)}\n{self.data.image_column}"
+        return f"{super().identity}\n{self.data.image_column}"
 
     def scan(self) -> Scan:
         skipped: list[Skipped] = []

@@ -1,7 +1,7 @@
-"""Which kind of source `data.root` names. A new kind is one function here and its place in OPENERS."""
+"""Which kind of source `data.root` names. A new kind is a case of `_open`."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 from headstart.config import DataConfig
@@ -19,7 +19,7 @@ def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collectio
 
     to_evaluate: the images are not trained on, so test shards are included. asked: keys data.*_column that
     raise InputError if they are set and the source has no such column."""
-    source = next(found for opener in OPENERS if (found := opener(data, to_evaluate)) is not None)
+    source = _open(data, to_evaluate=to_evaluate)
     for key in asked:
         if getattr(data, key) is not None and key not in source.columns:
             raise InputError(
@@ -29,63 +29,39 @@ def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collectio
     return source
 
 
-def _stored_dataset(data: DataConfig, to_evaluate: bool) -> Source | None:
-    path = Path(data.root)
-    if not (data.root.startswith("hf://") or any((path / n).is_file() for n in ("state.json", "dataset_dict.json"))):
-        return None
-    from headstart.data.sources.hf_dataset import StoredDataset
+def _open(data: DataConfig, *, to_evaluate: bool) -> Source:
+    """The first kind that fits. Each imports its libraries only then."""
+    root = data.root
+    if root.startswith("hf://") or any((Path(root) / n).is_file() for n in ("state.json", "dataset_dict.json")):
+        from headstart.data.sources.hf_dataset import StoredDataset
 
-    return StoredDataset.open(data)
+        return StoredDataset(root, data)
+    if _is_file(root, ".zip"):
+        from headstart.data.sources.zipped import ZippedFolders
 
+        return ZippedFolders(root)
+    if _is_file(root, *columns.TABLES):
+        from headstart.data.sources.table import ListedImages
 
-def _zip(data: DataConfig, to_evaluate: bool) -> Source | None:
-    if not _is_file(data.root, ".zip"):
-        return None
-    from headstart.data.sources.zipped import ZippedFolders
+        return ListedImages(root, data)
+    if _names_shards(root):
+        from headstart.data.sources.shards import open_shards
 
-    return ZippedFolders(data.root)
-
-
-def _table(data: DataConfig, to_evaluate: bool) -> Source | None:
-    if not _is_file(data.root, *columns.TABLES):
-        return None
-    from headstart.data.sources.table import ListedImages
-
-    return ListedImages(data.root, data)
-
-
-def _shards(data: DataConfig, to_evaluate: bool) -> Source | None:
-    """A shard, a URL, a pattern, or a folder with shards and without class folders of images."""
-    if os.path.isdir(data.root):
-        named = _holds_shards(data.root)
-    else:
-        named = _is_file(data.root, *SHARDS) or (
-            not os.path.isfile(data.root) and any(sign in data.root for sign in ("://", "*", "{"))
-        )
-    if not named:
-        return None
-    from headstart.data.sources.shards import open_shards
-
-    return open_shards(data, tests=to_evaluate)
-
-
-def _folder(data: DataConfig, to_evaluate: bool) -> Source | None:
-    return ClassFolders(data.root)
-
-
-OPENERS: tuple[Callable[[DataConfig, bool], Source | None], ...] = (_stored_dataset, _zip, _table, _shards, _folder)
-"""(data, to_evaluate) -> the source, None if data.root names another kind. The first one that fits is used. Each
-imports its libraries only then."""
+        return open_shards(data, tests=to_evaluate)
+    return ClassFolders(root)
 
 
 def _is_file(root: str, *suffixes: str) -> bool:
     return os.path.isfile(root) and root.lower().endswith(suffixes)
 
 
-def _holds_shards(root: str) -> bool:
-    """Looks at names until the first image in a folder below the root."""
+def _names_shards(root: str) -> bool:
+    """A shard, a URL, a pattern, or a folder with shards and without class folders of images."""
+    if not os.path.isdir(root):
+        signs = not os.path.isfile(root) and any(sign in root for sign in ("://", "*", "{"))
+        return signs or _is_file(root, *SHARDS)
     shards = False
-    for found in walk(Path(root)):
+    for found in walk(Path(root)):  # names, until the first image in a folder below the root
         if found.kind == "image" and "/" in found.path:
             return False
         shards = shards or (found.path.lower().endswith(SHARDS) and found.kind == "other file")

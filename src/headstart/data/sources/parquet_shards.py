@@ -7,18 +7,18 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headstart.config import DataConfig
-from headstart.data.source import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped
+from headstart.data.source import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped, Source
 from headstart.data.sources import columns
 from headstart.data.sources.columns import Columns, collect, text
-from headstart.data.sources.shard import Shard, place_of, shard_of, used_shards
+from headstart.data.sources.shard import Shard, shard_of, used_shards
 from headstart.errors import InputError
 from headstart.wording import one_line
 
@@ -27,24 +27,22 @@ KEPT_BYTES = 2 * WINDOW_BYTES
 KEPT_FILES = 64  # open at a time
 
 
-@dataclass(frozen=True)
-class ParquetShards:
+@dataclass
+class ParquetShards(Source):
     """Images are named SHARD/ROW; a block of the manifest is a row group. tests: whether test shards are read."""
 
     root: str
     data: DataConfig
     shards: dict[str, Shard]
     tests: bool = False
-    columns: ClassVar[tuple[str, ...]] = columns.ALL
-    instead_of_columns: ClassVar[str] = ""
-    _files: PerProcess["_Files"] = field(init=False, compare=False, repr=False)
+    columns = columns.ALL
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_files", PerProcess(_Files, self.shards, self.data))
+        self._files = PerProcess(_Files, self.shards, self.data)
 
     @property
     def identity(self) -> str:
-        return f"{place_of(self.root)}\n{self.data.image_column}"
+        return f"{super().identity}\n{self.data.image_column}"
 
     def holds_images(self) -> bool:
         """False if it holds only their paths."""
@@ -117,7 +115,12 @@ class _Files:
 
     def image(self, short: str, row: int) -> bytes:
         with self._lock:
-            group, start = self._row_group_of(short, row)
+            if short not in self._ends:
+                about = self.file(short).metadata
+                self._ends[short] = list(accumulate(about.row_group(i).num_rows for i in range(about.num_row_groups)))
+            ends = self._ends[short]
+            group = bisect_right(ends, row)
+            start = ends[group - 1] if group else 0
             images = self._kept.pop((short, group), None)
             if images is None:
                 images = self._row_group(short, group)
@@ -129,15 +132,6 @@ class _Files:
         if content is None:
             raise OSError(f"no image in this row, only the path {path!r}" if path else "no image in this row")
         return bytes(content)
-
-    def _row_group_of(self, short: str, row: int) -> tuple[int, int]:
-        """The number of the row group that holds a row, and its first row."""
-        if short not in self._ends:
-            about = self.file(short).metadata
-            self._ends[short] = list(accumulate(about.row_group(i).num_rows for i in range(about.num_row_groups)))
-        ends = self._ends[short]
-        group = bisect_right(ends, row)
-        return group, ends[group - 1] if group else 0
 
     def _row_group(self, short: str, number: int) -> pa.Array:
         try:
@@ -184,7 +178,6 @@ def _bytes_per_row(file: pq.ParquetFile, number: int, column: str) -> int:
 
 
 def _class_names(schema: pa.Schema, label: str) -> list[str]:
-    """Those that datasets has written into the metadata."""
     try:
         features: dict[str, Any] = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [text(name) for name in features[label]["names"]]

@@ -1,6 +1,5 @@
 """One file of many images, here or behind a URL."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,11 +58,6 @@ def used_shards(shards: Mapping[str, Shard], skipped: list[Skipped], *, tests: b
             skipped.append(Skipped(short, "a test shard, not used in training"))
         else:
             yield short, shard
-
-
-def place_of(root: str) -> str:
-    """`root` independent of the working folder."""
-    return root if "://" in root else os.path.abspath(root)
 
 
 def shard_of(path: str, shards: Mapping[str, Shard]) -> str:

@@ -73,7 +73,11 @@ def _find(root: str) -> dict[str, Shard]:
             elif local and os.path.isdir(path):
                 found |= _shards_below(path)
             elif not local and not _kind(path):
-                found |= {name for name in files.find(path) if _kind(name) and not _is_hidden(_below(name, path))}
+                found |= {
+                    name
+                    for name in files.find(path)
+                    if _kind(name) and not any(map(is_hidden, _below(name, path).split("/")))
+                }
             else:
                 found.add(path)
         is_folder = os.path.isdir(plain) if literal else not signs and not _kind(plain)
@@ -102,10 +106,6 @@ def _below(name: str, base: str) -> str:
     """The name without the folder `base`, or without any folder if it does not lie there."""
     inside = name.startswith(base.rstrip("/") + "/")
     return name[len(base.rstrip("/")) + 1 :] if inside else name.rpartition("/")[2]
-
-
-def _is_hidden(path: str) -> bool:
-    return any(is_hidden(part) for part in path.split("/"))
 
 
 def _braces(pattern: str) -> Iterable[str]:

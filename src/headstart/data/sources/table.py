@@ -5,13 +5,13 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from headstart.config import DataConfig
 from headstart.data.folder_walk import is_image, stamp_of
-from headstart.data.source import Entry, Scan
+from headstart.data.source import Entry, Scan, Source
 from headstart.data.sources import columns
 from headstart.data.sources.columns import Columns, collect, text
 from headstart.errors import InputError
@@ -24,22 +24,16 @@ if TYPE_CHECKING:
 LINES = (".jsonl", ".ndjson")
 
 
-@dataclass(frozen=True)
-class ListedImages:
+@dataclass
+class ListedImages(Source):
     """Paths are absolute, or relative to the folder of the table."""
 
     root: str
     data: DataConfig
-    columns: ClassVar[tuple[str, ...]] = columns.ALL
-    instead_of_columns: ClassVar[str] = ""
-    base: Path = field(init=False)  # the folder of the table, absolute, as the working folder may change
+    columns = columns.ALL
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "base", Path(self.root).absolute().parent)
-
-    @property
-    def identity(self) -> str:
-        return os.path.abspath(self.root)
+        self.base = Path(self.root).absolute().parent  # as the working folder may change
 
     def scan(self) -> Scan:
         table = Path(self.root)

@@ -3,31 +3,24 @@
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 from headstart.data.folder_walk import is_hidden, stamp_of
-from headstart.data.source import PerProcess, Scan, Skipped
+from headstart.data.source import PerProcess, Scan, Skipped, Source
 from headstart.data.sources.columns import check_name
 from headstart.data.sources.folders import NAMES_OF_FOLDERS, Tree, lay_out
 from headstart.errors import InputError
 
 
-@dataclass(frozen=True)
-class ZippedFolders:
+@dataclass
+class ZippedFolders(Source):
     """A zip archive of class folders. Each image is read from it when it is needed; nothing is unpacked."""
 
     root: str
-    columns: ClassVar[tuple[str, ...]] = ()
-    instead_of_columns: ClassVar[str] = NAMES_OF_FOLDERS
-    _archives: PerProcess["_Archive"] = field(init=False, compare=False, repr=False)
+    instead_of_columns = NAMES_OF_FOLDERS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_archives", PerProcess(_Archive, self.root))
-
-    @property
-    def identity(self) -> str:
-        return os.path.abspath(self.root)
+        self._archives = PerProcess(_Archive, self.root)
 
     def scan(self) -> Scan:
         """A single folder at the top that holds folders is passed through: the archive contains it, not only its
