@@ -97,11 +97,11 @@ case "${1:-}" in
     set_up dev
     exec "$home/scripts/test" "$@"
     ;;
-  train | evaluate | predict)
+  train | evaluate | predict | choose)
     set_up demo
     headstart "$processes" "$@"
     ;;
-  inspect | verify | push | compare | probe | data | bench | doctor | serve | export | report | watch)
+  inspect | verify | push | compare | data | bench | doctor | serve | export | report | watch)
     set_up demo
     exec "$python" -m headstart "$@"
     ;;

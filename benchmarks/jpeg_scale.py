@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from headstart.backbones import RESNET18
 from headstart.config import DataConfig
 from headstart.data.transforms import Preprocess
 from headstart.model.model_file import find_model, load_model
@@ -41,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, info = load_model(find_model(args.run))
     exact = info.preprocess
-    scaled = dataclasses.replace(exact, jpeg_min_side=Preprocess.of(DataConfig(jpeg="scaled")).jpeg_min_side)
+    scaled = dataclasses.replace(exact, jpeg_min_side=Preprocess.of(DataConfig(jpeg="scaled"), RESNET18).jpeg_min_side)
     paths = [Path(image.path) for image in images([str(args.data / "val")])]
     paths = paths[:: max(1, len(paths) // args.images)][: args.images]
     seconds: dict[str, list[float]] = {"exact": [], "scaled": []}

@@ -24,6 +24,7 @@ from PIL import Image
 CLASSES = 10
 CHILD = """
 import json, resource, sys, time
+from headstart.backbones import RESNET18
 from headstart.cli.main import prepare_environment
 prepare_environment()
 import torch
@@ -39,7 +40,7 @@ data = DataConfig(root=sys.argv[1], image_size=64, num_workers=1, cache=sys.argv
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 own_before = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
 before, started = peak(), time.perf_counter()
-transform = train_transform(data, Preprocess.of(data), cache_limit=cache_limit_for(data))
+transform = train_transform(data, Preprocess.of(data, RESNET18), cache_limit=cache_limit_for(data))
 manifest = build_manifest(open_source(data), data, seed=0, cache=PixelCache(train=[transform], val=[transform]))
 scanned = time.perf_counter()
 samples = manifest.of("train")

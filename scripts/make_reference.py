@@ -144,7 +144,7 @@ def python_page() -> str:
 
 
 def _place(name: str) -> int:
-    first = ("train", "load", "evaluate", "compare", "verify", "export", "check_data")
+    first = ("train", "load", "evaluate", "compare", "choose", "verify", "export", "check_data")
     return first.index(name) if name in first else len(first)
 
 

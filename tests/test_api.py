@@ -541,6 +541,7 @@ import headstart
 def trained(folder: Path) -> list[str]:
     options: dict[str, Any] = {"optim.lr": 0.01}
     run: headstart.Run = headstart.train("photos", config="frozen_head", out=folder, **options)
+    run = headstart.train("photos", config="frozen_head", **{"optim.lr": 0.01})
     print(headstart.evaluate(run, "photos"), headstart.compare(run, folder), bool(headstart.verify(run)))
     return [prediction.label or "" for prediction in headstart.load(run).predict(["a.jpg", Path("b.jpg")])]
 
@@ -557,6 +558,13 @@ def better(first: str, second: os.PathLike[str]) -> str | None:
     found = headstart.compare(first, second, common=True)
     pair = found.comparisons[0]
     return pair.disagreements[0].path if pair.verdict == "better" and pair.p_holm < 0.05 else None
+
+
+def chosen(data: Path) -> str:
+    found: headstart.Choice = headstart.choose(data, backbones=["lite0", "resnet18"], sizes=[160, 224], out="choice")
+    speeds: list[float] = [candidate.train_images_per_s for candidate in found.candidates]
+    print(found, speeds, found.expected_ci95[0], found.comparisons[0].images_needed)
+    return found.command
 
 
 def reproduced(run: str) -> bool:
@@ -588,7 +596,7 @@ def test_a_users_program_passes_a_strict_type_checker(tmp_path: Path) -> None:
     """The program uses every public function, and two mistakes are found in it."""
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("TYPES NOT TESTED: mypy is not installed; pip install 'headstart[dev]'")
-    for function in ("train", "load", "evaluate", "compare", "verify", "export", "check_data"):
+    for function in ("train", "load", "evaluate", "compare", "choose", "verify", "export", "check_data"):
         assert f"headstart.{function}(" in USER_PROGRAM
     wrong = USER_PROGRAM.replace("images=100", "images='all'").replace("-> tuple[float, tuple", "-> tuple[str, tuple")
     (tmp_path / "right.py").write_text(USER_PROGRAM)

@@ -506,7 +506,7 @@ COMMANDS = (
     ["evaluate"],
     ["predict"],
     ["compare"],
-    ["probe"],
+    ["choose"],
     ["data"],
     ["data", "demo"],
     ["data", "bank"],

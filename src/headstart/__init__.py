@@ -1,4 +1,4 @@
-"""Transfer learning for folders of images: a pretrained ResNet-18, fine-tuned or with a new head.
+"""Transfer learning for folders of images: a pretrained backbone, fine-tuned or with a new head.
 
 Train on a folder with one subfolder of images per class, and classify an image:
 
@@ -16,6 +16,7 @@ The functions, each with the command that does the same:
     load         headstart predict     load a finished model; returns a Predictor
     evaluate     headstart evaluate    evaluate a run on labelled images; returns an Evaluation
     compare      headstart compare     compare runs statistically on the same images; returns a Comparison
+    choose       headstart choose      compare backbones on a data set, and choose one; returns a Choice
     verify       headstart verify      check that this machine reproduces the outputs; returns a Verification
     export       headstart export      write a model for another program; returns an Export
     check_data   headstart data check  find problems of a data set; returns a DataReport
@@ -31,7 +32,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from headstart.api import Run, check_data, compare, evaluate, export, load, train, verify
+    from headstart.api import Run, check_data, choose, compare, evaluate, export, load, train, verify
     from headstart.config import (
         DataConfig,
         ModelConfig,
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from headstart.errors import InputError, Stopped
-    from headstart.results import Comparison, DataReport, Evaluation, Export, ExportRefused, Verification
+    from headstart.results import Choice, Comparison, DataReport, Evaluation, Export, ExportRefused, Verification
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Choice",
     "Comparison",
     "DataConfig",
     "DataReport",
@@ -67,6 +69,7 @@ __all__ = [
     "Verification",
     "__version__",
     "check_data",
+    "choose",
     "compare",
     "evaluate",
     "export",

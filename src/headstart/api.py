@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, overload
 
 from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
 from headstart.errors import InputError, Stopped
 from headstart.exporters.options import check_options
 from headstart.files import check_out
 from headstart.messages import ProgressStyle
-from headstart.results import Comparison, DataReport, Evaluation, Export, Verification
+from headstart.results import Choice, Comparison, DataReport, Evaluation, Export, Verification
 from headstart.wording import headline, nearest
 
 if TYPE_CHECKING:
@@ -138,7 +138,27 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name} is {value!r}, which is not a valid value{hint}")
 
 
-@_in_python
+@overload
+def train(
+    data: "str | os.PathLike[str] | RunConfig",
+    *,
+    config: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]" = (),
+    out: str | os.PathLike[str] | None = None,
+    progress: ProgressStyle = "auto",
+    **options: object,
+) -> Run: ...
+
+
+@overload  # for **{"optim.lr": 0.01}, whose values a type checker compares with the type of every argument
+def train(
+    data: "str | os.PathLike[str]",
+    *,
+    config: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]" = (),
+    **options: object,
+) -> Run: ...
+
+
+@_in_python  # type: ignore[misc]
 def train(
     data: "str | os.PathLike[str] | RunConfig",
     *,
@@ -296,6 +316,94 @@ def compare(
 
     place = None if out is None else os.fspath(out)
     return compare_runs([os.fspath(run) for run in runs], common=common, out=place)
+
+
+@_in_python
+def choose(
+    data: str | os.PathLike[str],
+    *,
+    backbones: Sequence[str] = (),
+    sizes: Sequence[int] = (),
+    weights: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    folds: int = 5,
+    repeats: int | None = None,
+    images: int = 10_000,
+    seed: int = 0,
+    split: Literal["folder", "stratified", "stable"] | None = None,
+    groups: str = "",
+    on_bad_file: Literal["refuse", "skip"] = "refuse",
+    bank: str | os.PathLike[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
+) -> Choice:
+    """Choose a backbone by cross-validation of a linear probe on the training images, as `headstart choose` does.
+
+    The validation images are not used. Features and results are kept in the feature bank, so that the same call
+    continues after an interruption.
+
+    Args:
+        data: any source that `train` accepts.
+        backbones: names, as `model.backbone`; none for those whose weights are on this machine.
+        sizes: sides of the network input, px; each backbone is a candidate at each size. None for the size of the
+            backbone.
+        weights: of all candidates, as `model.weights`; None for the best ones of each that need no download.
+        out: folder to write choose.json and choose.html to; None for no files.
+        folds: folds of the cross-validation, 3 to 20; more than 5 need as many images or groups in each class.
+        repeats: repetitions of the cross-validation; None for 1 to 5, depending on the number of images.
+        images: largest number of training images; more are sampled.
+        seed: seed of the split and of the folds.
+        split: way to split the images into train and val, as `data.split`; None for "folder", or "stratified" with
+            groups.
+        groups: groups of images that share a fold, as `data.groups`.
+        on_bad_file: "refuse" raises InputError that lists unreadable images, "skip" leaves them out.
+        bank: folder of the feature bank; None for the one in the user's cache folder.
+        image_column: column of a table with the images or their paths; None to find it by name.
+        label_column: column of a table with the classes; None to find it by name.
+        split_column: column of a table with the split; None to find it by name.
+        group_column: column of a table with groups of images that share a fold; None for no groups.
+
+    Returns:
+        The candidates with accuracy, loss, speed and size, their comparison with the best one, its expected
+        accuracy, and the command that trains it.
+
+    Raises:
+        InputError: an argument or the data cannot be used, or `out` already contains a result.
+        Stopped: SIGTERM or another signal ended the work; what was finished is stored.
+    """
+    _check_choice("on_bad_file", on_bad_file, ("refuse", "skip"))
+    if split is not None:
+        _check_choice("split", split, ("folder", "stratified", "stable"))
+    for name, number in (("folds", folds), ("repeats", repeats), ("images", images), ("seed", seed)):
+        if type(number) is not int and not (name == "repeats" and number is None):
+            raise InputError(f"{name} is {number!r}; it must be a whole number")
+    from headstart.selection.command import choose_backbone
+    from headstart.selection.options import config_of
+
+    columns = _given(
+        image_column=image_column, label_column=label_column, split_column=split_column, group_column=group_column
+    )
+    config = config_of(
+        os.fspath(data),
+        on_bad_file=on_bad_file,
+        split=split,
+        groups=groups,
+        columns=columns,
+        folds=folds,
+        seed=seed,
+        bank=None if bank is None else os.fspath(bank),
+    )
+    return choose_backbone(
+        config,
+        backbones=backbones,
+        sizes=sizes,
+        weights=weights,
+        repeats=repeats,
+        images=images,
+        out=None if out is None else os.fspath(out),
+    )
 
 
 @_in_python

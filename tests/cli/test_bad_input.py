@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.images import draw_folder
 
+from headstart.backbones import RESNET18
 from headstart.cli.main import main
 from headstart.data.transforms import Preprocess
+from headstart.model.build import build_model
 from headstart.model.model_file import ModelInfo, save_model
-from headstart.model.network import build_model
 
 Place = Callable[[], None]
 """Prepares the mistake in the current folder, where data/ holds good images."""
@@ -110,7 +111,7 @@ def model(*classes: str) -> Place:
 
     def save() -> None:
         Path("run").mkdir()
-        network = build_model(len(classes), backbone=None, head_init="zero", seed=0)
+        network = build_model(RESNET18, len(classes), tensors=None, head_init="zero", seed=0)
         save_model(Path("run/model.safetensors"), network, info)
 
     return save

@@ -24,7 +24,7 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "export": runs.export_parser,
     "report": runs.report_parser,
     "watch": runs.watch_parser,
-    "probe": data.probe_parser,
+    "choose": data.choose_parser,
     "data": data.data_parser,
     "bench": machine.bench_parser,
     "doctor": machine.doctor_parser,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.runs import small
 
+from headstart.backbones import RESNET18
 from headstart.config import DataConfig
 from headstart.data.device_transforms import DecodedImages, DeviceTransform, collate_decoded
 from headstart.data.loaders import TransformedImages, as_dataset
@@ -22,7 +23,10 @@ DATA = DataConfig(image_size=48, min_crop_scale=0.3)
 @pytest.mark.parametrize("cache_limit", [NO_CACHE, CacheLimit(10**7)])
 def test_transforms_on_the_device_have_the_bits_of_a_worker(cache_limit: CacheLimit, tiny_data: Path) -> None:
     manifest = build_manifest(ClassFolders(str(tiny_data)), DATA, seed=0)
-    samples, transform = manifest.of("train"), train_transform(DATA, Preprocess.of(DATA), cache_limit=cache_limit)
+    samples, transform = (
+        manifest.of("train"),
+        train_transform(DATA, Preprocess.of(DATA, RESNET18), cache_limit=cache_limit),
+    )
     rows = as_dataset(samples, manifest.classes)
     worker, device = (kind(rows, manifest.source, transform, seed=5) for kind in (TransformedImages, DecodedImages))
     finish = DeviceTransform(transform, torch.device("cpu"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from headstart.backbones import RESNET18
 from headstart.config import DataConfig
 from headstart.data.loaders import Batch, TransformedImages, as_dataset, eval_loader, train_loader
 from headstart.data.manifest import build_manifest
@@ -20,7 +21,7 @@ from headstart.data.transforms import Preprocess, train_transform
 from headstart.errors import InputError
 
 DATA = DataConfig(image_size=32)
-SPEC = Preprocess.of(DATA)
+SPEC = Preprocess.of(DATA, RESNET18)
 
 
 def samples_of(root: Path, split: str = "train") -> tuple[Samples, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from PIL import Image
 from torchvision import transforms
 
 import headstart.data.pixel_cache as pixels_module
+from headstart.backbones import RESNET18
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage
 from headstart.data.pixel_cache import CacheLimit
@@ -25,7 +26,7 @@ from headstart.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess, t
 from headstart.errors import InputError
 
 DATA = DataConfig(image_size=32)
-SPEC = Preprocess.of(DATA)
+SPEC = Preprocess.of(DATA, RESNET18)
 SIZES = [(64, 48), (48, 64), (37, 53), (37, 37), (200, 37), (37, 199), (20, 30), (333, 61)]
 
 
@@ -35,9 +36,9 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def test_the_short_side_is_chosen_as_imagenet_does() -> None:
-    assert Preprocess.of(DataConfig()).resize_size == 256
-    assert Preprocess.of(DataConfig(image_size=32)).resize_size == 37
-    assert Preprocess.of(DataConfig(image_size=224, resize_size=224)).resize_size == 224
+    assert Preprocess.of(DataConfig(), RESNET18).resize_size == 256
+    assert Preprocess.of(DataConfig(image_size=32), RESNET18).resize_size == 37
+    assert Preprocess.of(DataConfig(image_size=224, resize_size=224), RESNET18).resize_size == 224
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -88,7 +89,7 @@ def test_the_specification_survives_json() -> None:
 
 
 def test_the_specification_names_every_setting() -> None:
-    assert Preprocess.of(DataConfig()).to_json() == {
+    assert Preprocess.of(DataConfig(), RESNET18).to_json() == {
         "image_size": 224,
         "resize_size": 256,
         "interpolation": "bilinear",
@@ -103,7 +104,7 @@ def test_the_specification_names_every_setting() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("interpolation", "bicubic"),
+        ("interpolation", "lanczos"),
         ("antialias", False),
         ("crop", "five"),
         ("decoder", "pillow-rgb-v2"),
@@ -289,7 +290,7 @@ def test_a_large_jpeg_is_decoded_smaller_but_not_below_the_given_size(
 
 def test_a_jpeg_decoded_smaller_gives_nearly_the_same_pixels() -> None:
     data = DataConfig(image_size=64, jpeg="scaled")
-    exact, scaled = Preprocess.of(DataConfig(image_size=64)), Preprocess.of(data)
+    exact, scaled = Preprocess.of(DataConfig(image_size=64), RESNET18), Preprocess.of(data, RESNET18)
     assert scaled.jpeg_min_side == 2 * 73 / 0.5
     photo = photograph(1400, 1200)
     difference = scaled.resize_and_crop(scaled.decode(photo)).int() - exact.resize_and_crop(exact.decode(photo)).int()
@@ -308,7 +309,7 @@ def test_other_formats_and_broken_files_do_not_change() -> None:
 
 
 def test_the_model_file_records_how_jpeg_files_are_decoded() -> None:
-    spec = Preprocess.of(DataConfig(jpeg="scaled"))
+    spec = Preprocess.of(DataConfig(jpeg="scaled"), RESNET18)
     assert spec.to_json()["jpeg_min_side"] == 1024
     assert Preprocess.from_json(spec.to_json()) == spec
-    assert "jpeg_min_side" not in Preprocess.of(DataConfig()).to_json()
+    assert "jpeg_min_side" not in Preprocess.of(DataConfig(), RESNET18).to_json()

@@ -25,7 +25,7 @@ from headstart import InputError
 from headstart.cli.main import main
 from headstart.data.decode import decode
 from headstart.data.transforms import Preprocess
-from headstart.exporters import as_timm
+from headstart.exporters import as_onnx_image, as_timm
 from headstart.exporters.command import FORMATS, check_runtime, export, find_format, parity_file
 from headstart.exporters.drawn_images import NUM_DRAWN, drawn_files
 from headstart.exporters.gate import check
@@ -247,6 +247,19 @@ def test_the_graph_of_onnx_uint8_takes_any_image_size_and_names_its_classes(expo
     assert Preprocess.from_json(json.loads(metadata["preprocess"])) == original.info.preprocess
     found = session.run(None, {"image": np.array(draw_image(1, 1))})[0]
     assert found.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_preprocessing_of_onnx_uint8_equals_that_of_pillow(interpolation, draw_image) -> None:
+    import onnxruntime
+
+    spec = Preprocess(64, 73, interpolation=interpolation, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.125))
+    session = onnxruntime.InferenceSession(as_onnx_image._preprocessing(spec).SerializeToString())
+    for number, size in enumerate(((64, 48), (331, 217), (75, 640), (900, 40), (1, 1), (73, 73))):
+        image = draw_image(number, number).resize(size)
+        (found,) = session.run(None, {"image": np.array(image)})
+        levels = torch.from_numpy(found) * torch.tensor(spec.std).view(3, 1, 1) + 0.5
+        assert torch.equal((levels * 255).round()[0].to(torch.uint8), spec.resize_and_crop(image)), size
 
 
 def test_onnx_and_pt2_take_any_batch_size(exported) -> None:

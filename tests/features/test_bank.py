@@ -18,6 +18,7 @@ from support.bank import CPU, SPEC, extract
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
+from headstart.backbones import BACKBONES, RESNET18
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
@@ -26,9 +27,8 @@ from headstart.errors import InputError, Stopped
 from headstart.features.bank import MERGE_SHARDS, Bank, bank_key, row_name
 from headstart.features.bank_keys import prune, stored
 from headstart.features.extraction import BATCH_CPU, bank_transforms, fill, rows_of
-from headstart.model.backbones import FEATURES
+from headstart.model.build import backbone_shapes, build_model
 from headstart.model.forward import FrozenNetwork, bank_form
-from headstart.model.network import backbone_shapes, build_model
 from headstart.model.weights import load_weights
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.signals import StopRequest
@@ -38,7 +38,7 @@ KEY = bank_key(weights_sha256="a", form="test", preprocess={"image_size": 32})
 
 @pytest.fixture(scope="module")
 def backbone() -> dict[str, torch.Tensor]:
-    tensors = load_weights("bundled").tensors
+    tensors = load_weights("bundled", RESNET18).tensors
     assert tensors is not None
     return tensors
 
@@ -50,7 +50,7 @@ class CountingNetwork(FrozenNetwork):
     def __init__(
         self, backbone: dict[str, torch.Tensor], *, stop_at: int | None = None, kills_parent: bool = False
     ) -> None:
-        super().__init__(backbone, precision="no", device=CPU)
+        super().__init__(backbone, RESNET18, precision="no", device=CPU)
         self.num_batches, self.stop_at, self.kills_parent = 0, stop_at, kills_parent
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_the_shapes_are_torchvisions() -> None:
     expected = {
         name: tuple(value.shape) for name, value in resnet18().state_dict().items() if not name.startswith("fc.")
     }
-    assert backbone_shapes() == expected
+    assert backbone_shapes(RESNET18) == expected
 
 
 def test_the_evaluation_transform_has_the_bytes_of_torchvision(draw_image) -> None:
@@ -85,13 +85,13 @@ def test_the_evaluation_transform_has_the_bytes_of_torchvision(draw_image) -> No
 
 
 def test_the_folded_trunk_gives_the_logits_of_the_network_in_fp32(backbone) -> None:
-    model = build_model(5, backbone=backbone, head_init="normal", seed=0).eval()
+    model = build_model(RESNET18, 5, tensors=backbone, head_init="normal", seed=0).eval()
     pixels = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    features = FrozenNetwork(backbone, precision="no", device=CPU)(pixels)
+    features = FrozenNetwork(backbone, RESNET18, precision="no", device=CPU)(pixels)
     with torch.inference_mode():
         expected = model(pixels)
         ours = model.fc(features)
-    assert features.shape == (16, FEATURES)
+    assert features.shape == (16, RESNET18.features)
     assert features.dtype == torch.float32
     assert (ours - expected).abs().max() < 1e-5
 
@@ -99,7 +99,7 @@ def test_the_folded_trunk_gives_the_logits_of_the_network_in_fp32(backbone) -> N
 def test_a_feature_does_not_depend_on_the_other_images_of_the_batch(backbone) -> None:
     pixels = torch.randn(BATCH_CPU, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for precision in ("no", "bf16"):
-        trunk = FrozenNetwork(backbone, precision=precision, device=CPU)
+        trunk = FrozenNetwork(backbone, RESNET18, precision=precision, device=CPU)
         whole = trunk(pixels)
         alone = torch.zeros_like(pixels)
         alone[3] = pixels[7]
@@ -109,14 +109,15 @@ def test_a_feature_does_not_depend_on_the_other_images_of_the_batch(backbone) ->
 
 def test_bf16_features_point_the_same_way(backbone) -> None:
     pixels = torch.randn(BATCH_CPU, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    exact, rounded = (FrozenNetwork(backbone, precision=p, device=CPU)(pixels) for p in ("no", "bf16"))
+    exact, rounded = (FrozenNetwork(backbone, RESNET18, precision=p, device=CPU)(pixels) for p in ("no", "bf16"))
     assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.999
 
 
 def test_each_form_of_the_trunk_has_its_name() -> None:
-    forms = {bank_form(precision=precision, device=CPU) for precision in ("no", "bf16", "fp16")}
-    forms.add(bank_form(precision="no", device=torch.device("cuda")))
-    assert len(forms) == 4
+    forms = {bank_form(RESNET18, precision=precision, device=CPU) for precision in ("no", "bf16", "fp16")}
+    forms.add(bank_form(RESNET18, precision="no", device=torch.device("cuda")))
+    forms.add(bank_form(BACKBONES["lite0"], precision="no", device=CPU))
+    assert len(forms) == 5
 
 
 # ---- what is computed, and when
@@ -170,7 +171,7 @@ def test_another_size_crop_or_backbone_has_another_key(tiny_data, tmp_path, back
 def test_augmented_copies_are_functions_of_seed_and_number(tiny_data, tmp_path, backbone) -> None:
     extraction, features, _ = extract(tiny_data, tmp_path / "a", backbone, augmented_copies=2)
     assert extraction.computed == 3 * 51
-    per_image = features.reshape(51, 3, FEATURES)
+    per_image = features.reshape(51, 3, RESNET18.features)
     assert not np.array_equal(per_image[:, 1], per_image[:, 2])
     _, again, _ = extract(tiny_data, tmp_path / "b", backbone, augmented_copies=2)
     assert np.array_equal(features, again)
@@ -191,7 +192,7 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
     manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
     changed = folder / manifest.samples[5].path
     draw_image(1, 999).save(changed)
-    bank = Bank(tmp_path / "bank", KEY, width=FEATURES)
+    bank = Bank(tmp_path / "bank", KEY, width=RESNET18.features)
     rows = rows_of(manifest.source, manifest.samples, bank_transforms(DataConfig(), SPEC, augmented_copies=0, seed=0))
     for num_workers in (0, 1):
         with StopRequest() as stop, pytest.raises(InputError, match="content changed") as caught:
@@ -200,7 +201,7 @@ def test_a_file_that_changes_after_the_scan_is_named_and_not_stored(
                 bank,
                 rows,
                 SPEC,
-                lambda: FrozenNetwork(backbone, precision="no", device=CPU),
+                lambda: FrozenNetwork(backbone, RESNET18, precision="no", device=CPU),
                 num_workers=num_workers,
                 stop=stop,
             )
@@ -414,7 +415,7 @@ def test_a_killed_extraction_keeps_its_batches_and_continues_to_the_same_bits(ti
         process = in_a_process(tiny_data, tmp_path / "bank", trunk, augmented_copies=3)
         process.join(timeout=200)
         assert process.exitcode == -signal.SIGKILL
-        bank = Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)
+        bank = Bank(tmp_path / "bank", EXTRACTED, width=RESNET18.features)
         assert not bank.damaged
         # a worker is given its sixth batch when three of its batches, and so three of the other's, are stored
         assert max(num_stored, 5 * BATCH_CPU) <= len(bank) < 4 * 51
@@ -429,16 +430,16 @@ def test_a_killed_extraction_keeps_its_batches_and_continues_to_the_same_bits(ti
 def test_an_extraction_killed_at_random_moments_ends_with_the_same_bits(tiny_data, tmp_path, backbone) -> None:
     _, expected, _ = extract(tiny_data, tmp_path / "fresh", backbone, augmented_copies=7)
     for pause in np.random.default_rng(0).uniform(0, 0.2, 12).tolist():
-        before = len(Bank(tmp_path / "bank", EXTRACTED, width=FEATURES))
+        before = len(Bank(tmp_path / "bank", EXTRACTED, width=RESNET18.features))
         process = in_a_process(tiny_data, tmp_path / "bank", backbone, augmented_copies=7)
         deadline = time.monotonic() + 100
-        while process.is_alive() and len(Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)) <= before:
+        while process.is_alive() and len(Bank(tmp_path / "bank", EXTRACTED, width=RESNET18.features)) <= before:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(pause)
         process.kill()
         process.join()
-        bank = Bank(tmp_path / "bank", EXTRACTED, width=FEATURES)
+        bank = Bank(tmp_path / "bank", EXTRACTED, width=RESNET18.features)
         assert not bank.damaged
         assert len(bank) > before or len(bank) == len(expected)
     _, features, _ = extract(tiny_data, tmp_path / "bank", backbone, augmented_copies=7)

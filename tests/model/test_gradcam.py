@@ -2,12 +2,13 @@
 
 import torch
 
+from headstart.backbones import RESNET18
+from headstart.model.build import build_model
 from headstart.model.gradcam import heat
-from headstart.model.network import build_model
 
 
 def test_the_closed_form_equals_a_backward_pass() -> None:
-    model = build_model(3, backbone=None, head_init="random", seed=1).eval()
+    model = build_model(RESNET18, 3, tensors=None, head_init="random", seed=1).eval()
     pixels = torch.randn(4, 3, 96, 64, generator=torch.Generator().manual_seed(2))
     kept: list[torch.Tensor] = []
     hook = model.layer4.register_forward_hook(lambda module, inputs, output: kept.append(output))

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torchvision.models import resnet18
 
+from headstart.backbones import RESNET18
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
+from headstart.model.build import build_model
 from headstart.model.calibration import Calibration, fit_temperature
 from headstart.model.conformal import fit_conformal
 from headstart.model.inspect_command import inspect_command
@@ -27,7 +29,6 @@ from headstart.model.model_file import (
     save_tensors,
     write_atomically,
 )
-from headstart.model.network import build_model
 from headstart.model.open_set import fit_open_set
 from headstart.runs.folder import (
     RunFolder,
@@ -144,7 +145,7 @@ def test_what_is_saved_is_loaded_by_the_library(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(path, build_model(3, backbone=None, head_init="normal", seed=1), INFO)
+    save_model(path, build_model(RESNET18, 3, tensors=None, head_init="normal", seed=1), INFO)
     return path
 
 
@@ -161,7 +162,7 @@ def test_the_calibration_travels_in_the_header_and_the_file_still_opens_in_torch
     path = tmp_path / "model.safetensors"
     save_model(
         path,
-        build_model(3, backbone=None, head_init="normal", seed=1),
+        build_model(RESNET18, 3, tensors=None, head_init="normal", seed=1),
         dataclasses.replace(INFO, calibration=calibration),
     )
     theirs = resnet18(num_classes=3)
@@ -247,7 +248,7 @@ def test_the_header_names_a_weights_file_without_its_folder(tmp_path: Path) -> N
 
 def test_the_model_comes_back_in_eval_mode_with_its_numbers(model_file: Path) -> None:
     model, info = load_model(model_file)
-    expected = build_model(3, backbone=None, head_init="normal", seed=1).state_dict()
+    expected = build_model(RESNET18, 3, tensors=None, head_init="normal", seed=1).state_dict()
     assert info == INFO
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())

@@ -21,6 +21,7 @@ from support.models import tensors_of, write_model
 from torchvision.models import resnet18, resnet34
 
 import headstart
+from headstart.backbones import RESNET18
 from headstart.errors import InputError
 from headstart.model.model_file import load_tensors, save_model_tensors
 from headstart.model.weights import BUNDLED, BUNDLED_SHA256, Download, Weights, ensure_available, load_weights
@@ -34,8 +35,8 @@ def backbone() -> dict[str, torch.Tensor]:
 
 
 def obtain(source: str) -> Weights:
-    ensure_available(source)
-    return load_weights(source)
+    ensure_available(source, RESNET18)
+    return load_weights(source, RESNET18)
 
 
 def backbone_of(path: Path) -> dict[str, torch.Tensor]:
@@ -388,9 +389,9 @@ def mirror(backbone: dict, tmp_path: Path) -> Iterator[tuple[Download, list[str]
 def test_a_download_is_checked_kept_and_not_repeated(mirror, backbone, empty_cache: Path) -> None:
     download, asked = mirror
     for _ in range(2):
-        ensure_available("imagenet", imagenet=download)  # the second time it is there
+        ensure_available("imagenet", RESNET18, imagenet=download)  # the second time it is there
     assert asked == ["HEAD", "GET"]
-    found = load_weights("imagenet", imagenet=download).tensors
+    found = load_weights("imagenet", RESNET18, imagenet=download).tensors
     assert found is not None
     assert torch.equal(found["conv1.weight"], backbone["conv1.weight"])
     assert int(found["bn1.num_batches_tracked"]) == 0
@@ -418,7 +419,7 @@ def test_a_download_that_breaks_off_is_refused_and_not_kept(empty_cache: Path) -
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/broken.pth"
         with pytest.raises(InputError, match=re.escape(url)):
-            ensure_available("imagenet", imagenet=Download(url, "00000000"))
+            ensure_available("imagenet", RESNET18, imagenet=Download(url, "00000000"))
         server.shutdown()
     assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
 
@@ -426,24 +427,25 @@ def test_a_download_that_breaks_off_is_refused_and_not_kept(empty_cache: Path) -
 def test_a_download_of_another_hash_is_refused_and_not_kept(mirror, empty_cache: Path) -> None:
     download, _ = mirror
     with pytest.raises(InputError, match=re.escape(download.url)):
-        ensure_available("imagenet", imagenet=replace(download, sha256_prefix="00000000"))
+        ensure_available("imagenet", RESNET18, imagenet=replace(download, sha256_prefix="00000000"))
     assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
 
 
 HOST = """
 import os, shutil, sys
+from headstart.backbones import RESNET18
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError
 from headstart.runtime.accelerator import start_accelerator
 from headstart.model.weights import Download, obtain_weights
 
 accelerator, download = start_accelerator(RuntimeConfig(cpu=True, mixed_precision="no")), Download(*sys.argv[1:])
-print(len(obtain_weights(accelerator, "imagenet", imagenet=download).tensors))
+print(len(obtain_weights(accelerator, "imagenet", RESNET18, imagenet=download).tensors))
 if os.environ["RANK"] == "1":  # from now on the second host cannot store the file
     shutil.rmtree(download.path.parent)
     download.path.parent.write_text("in the way")
 try:
-    obtain_weights(accelerator, "imagenet", imagenet=download)
+    obtain_weights(accelerator, "imagenet", RESNET18, imagenet=download)
 except InputError as error:
     print(error)
 mine = "mine-of-two.safetensors"  # the same name in the folder of each host
@@ -455,7 +457,7 @@ for content in ("damaged", "different"):
     else:
         open(mine, "w").write("damaged")
     try:
-        obtain_weights(accelerator, mine)
+        obtain_weights(accelerator, mine, RESNET18)
     except InputError as error:
         print(error)
 """

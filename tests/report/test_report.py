@@ -412,10 +412,9 @@ def test_suspected_labels_are_shown_as_pictures(copy, run, tmp_path):
     assert all(attrs["src"].startswith("data:image/jpeg") for attrs in images)
 
 
-@pytest.mark.parametrize(("px", "cells"), [(64, "2 x 2"), (96, "3 x 3"), (128, None), (224, None)])
-def test_the_report_gives_the_cells_of_a_coarse_attention_map(px, cells, run):
-    info = replace(run.info, preprocess=replace(run.info.preprocess, image_size=px))
-    text = render_report(replace(run, info=info), NOTHING)
+@pytest.mark.parametrize(("side", "cells"), [(2, "2 x 2"), (3, "3 x 3"), (4, None), (7, None)])
+def test_the_report_gives_the_cells_of_a_coarse_attention_map(side, cells, run):
+    text = render_report(run, replace(NOTHING, map_side=side))
     assert re.findall(r"\d x \d cells", text) == ([f"{cells} cells"] if cells else [])
 
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from support.choices import a_choice
 from support.chromium import SCHEMES, WIDTHS, chromium, opened
 from support.runs import small
 
@@ -13,6 +14,7 @@ from headstart.cli.main import main
 from headstart.report.gallery import MAX_CARDS, Gallery
 from headstart.report.pages import render_report
 from headstart.runs.finished_run import read_run
+from headstart.selection.page import choose_page
 from headstart.training.run import run as train
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -129,7 +131,7 @@ def test_the_colours_change_by_a_button_and_the_keyboard_reaches_everything(brow
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
 
 
-def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data, tmp_path):
+def test_the_pages_of_the_doctor_a_comparison_and_a_choice(browser, folder, tiny_data, tmp_path):
     other = shutil.copytree(folder, tmp_path / "other")
     for command in (
         ["data", "check", tiny_data, "--out", tmp_path / "checked"],
@@ -138,7 +140,8 @@ def test_the_pages_of_the_doctor_and_of_a_comparison(browser, folder, tiny_data,
         with pytest.raises(SystemExit) as end:
             main([str(part) for part in command])
         assert end.value.code == 0
-    for path in (tmp_path / "checked" / "doctor.html", tmp_path / "compare.html"):
+    (tmp_path / "choose.html").write_text(choose_page(a_choice()))
+    for path in (tmp_path / "checked" / "doctor.html", tmp_path / "compare.html", tmp_path / "choose.html"):
         with opened(browser, path, width=360, scheme="dark") as watched:
             assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
             assert watched.page.evaluate("document.documentElement.scrollWidth") <= 360

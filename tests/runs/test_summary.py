@@ -12,6 +12,7 @@ from headstart.runs.summary import SUMMARY, Summary
 
 VALUES = {
     "strategy": "frozen_head",
+    "backbone": "resnet18",
     "classes": ["a", "b"],
     "train": {"n": 2},
     "val": {"n": 1},

@@ -15,9 +15,10 @@ from support.processes import headstart as headstart_command
 from support.runs import losses, small
 
 import headstart
+from headstart.backbones import RESNET18
 from headstart.config import RuntimeConfig
 from headstart.config_io import to_yaml
-from headstart.model.network import build_model
+from headstart.model.build import build_model
 from headstart.runtime.accelerator import start_accelerator
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -95,7 +96,7 @@ def test_in_a_notebook_it_is_a_function(tiny_data, tmp_path, capsys) -> None:
 
 def test_synchronised_batchnorm_keeps_the_keys() -> None:
     """What training.run does on several GPUs; its forward pass exists there only."""
-    model = build_model(3, backbone=None, head_init="zero", seed=0)
+    model = build_model(RESNET18, 3, tensors=None, head_init="zero", seed=0)
     keys = list(model.state_dict())
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert converted is model

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from headstart.backbones import RESNET18
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, bank_key
 from headstart.features.extraction import Extraction, bank_transforms, features_of, fill, rows_of
-from headstart.model.backbones import FEATURES
 from headstart.model.forward import FrozenNetwork
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.signals import StopRequest
@@ -32,10 +32,10 @@ def extract(
     """Both splits of an image folder into the bank at `location`, and their features.
 
     trunk: the tensors of the backbone, or a network that computes the features (a test may count its batches)."""
-    network = trunk if isinstance(trunk, FrozenNetwork) else FrozenNetwork(trunk, precision="no", device=CPU)
+    network = trunk if isinstance(trunk, FrozenNetwork) else FrozenNetwork(trunk, RESNET18, precision="no", device=CPU)
     manifest = build_manifest(ClassFolders(str(folder)), DataConfig(), seed=0)
     key = bank_key(weights_sha256="bundled", form="test", preprocess=spec.to_json())
-    bank = Bank(location, key, width=FEATURES)
+    bank = Bank(location, key, width=RESNET18.features)
     transforms = bank_transforms(
         DataConfig(image_size=32, min_crop_scale=0.5), spec, augmented_copies=augmented_copies, seed=0
     )

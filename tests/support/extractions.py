@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headstart.backbones import RESNET18
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.source import Scan
@@ -19,7 +20,6 @@ from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
 from headstart.features import coordination, extraction
 from headstart.features.bank import Bank, bank_key
-from headstart.model.backbones import FEATURES
 from headstart.model.forward import FrozenNetwork
 from headstart.model.weights import load_weights
 from headstart.runtime.accelerator import start_accelerator
@@ -67,11 +67,13 @@ def four_extractions(images: str) -> None:
     spec = Preprocess(image_size=32, resize_size=37)
     manifest = build_manifest(ClassFolders(images), DataConfig(), seed=0)
     transforms = extraction.bank_transforms(DataConfig(), spec, augmented_copies=0, seed=0)
-    trunk = FrozenNetwork(load_weights("bundled").tensors, precision="no", device=torch.device("cpu"))
+    trunk = FrozenNetwork(
+        load_weights("bundled", RESNET18).tensors, RESNET18, precision="no", device=torch.device("cpu")
+    )
     found: dict[str, Any] = {}
 
     def open_bank(name: str) -> Bank:
-        return Bank(folder / name, bank_key(weights_sha256="a", form=name, preprocess={}), width=FEATURES)
+        return Bank(folder / name, bank_key(weights_sha256="a", form=name, preprocess={}), width=RESNET18.features)
 
     def attempt(
         name: str, bank: Bank, fault: Callable[[int], None] = _nothing, *, num_images: int | None = None
@@ -95,7 +97,7 @@ def four_extractions(images: str) -> None:
     accelerator.wait_for_everyone()
     if rank == 0:  # another run stores everything meanwhile
         names = [row.name for row in extraction.rows_of(manifest.source, manifest.samples, transforms)]
-        open_bank("late").writer().add(names, np.zeros((len(names), FEATURES), np.float32))
+        open_bank("late").writer().add(names, np.zeros((len(names), RESNET18.features), np.float32))
         late = open_bank("late")
     accelerator.wait_for_everyone()
     assert late is not None

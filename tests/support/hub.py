@@ -1,10 +1,10 @@
-"""A stand-in for the Hugging Face Hub on this machine that serves one dataset."""
+"""A stand-in for the Hugging Face Hub on this machine that serves one repository."""
 
 import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ REPOSITORY_ID = "me/drawn"
 REVISION = "a" * 40
 
 
-class DatasetHub(ThreadingHTTPServer):
-    """files: of the repository, by name. requests: "METHOD path" of all that was asked."""
+class FakeHub(ThreadingHTTPServer):
+    """files: of the repository, by name; repository: datasets/NAME for a dataset, NAME for a model. requests:
+    "METHOD path" of all that was asked."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], repository: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files = files
+        self.files, self.repository = files, repository
         self.requests: list[str] = []
 
     @property
@@ -27,12 +28,12 @@ class DatasetHub(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: DatasetHub
+    server: FakeHub
 
     def do_GET(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         path = self.path.split("?")[0]
-        api, resolve = f"/api/datasets/{REPOSITORY_ID}", f"/datasets/{REPOSITORY_ID}/resolve/"
+        api, resolve = f"/api/datasets/{REPOSITORY_ID}", f"/{self.server.repository}/resolve/"
         if path.startswith(resolve):
             name = path.removeprefix(resolve).partition("/")[2]
             if name in self.server.files:
@@ -72,11 +73,16 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[DatasetHub]:
-    """The parquet files of a folder as the repository REPOSITORY_ID."""
+def serving(folder: Path) -> AbstractContextManager[FakeHub]:
+    """The parquet files of a folder as the dataset REPOSITORY_ID."""
     files = {f"data/{path.name}": path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
-    with DatasetHub(files) as hub:
+    return serving_files(files, f"datasets/{REPOSITORY_ID}")
+
+
+@contextmanager
+def serving_files(files: dict[str, bytes], repository: str) -> Iterator[FakeHub]:
+    """repository: as in `FakeHub`."""
+    with FakeHub(files, repository) as hub:
         thread = threading.Thread(target=hub.serve_forever, daemon=True)
         thread.start()
         yield hub

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from headstart.backbones import RESNET18
 from headstart.data.transforms import Preprocess
 from headstart.model import golden_inputs
 from headstart.model.calibration import Calibration
@@ -19,7 +20,7 @@ from support.images import CLASSES
 
 def tensors_of(classes: int = 3) -> dict[str, torch.Tensor]:
     """The bundled backbone and a random head that tells drawn images apart."""
-    backbone = load_weights("bundled").tensors
+    backbone = load_weights("bundled", RESNET18).tensors
     assert backbone is not None
     generator = torch.Generator().manual_seed(3)
     return backbone | {

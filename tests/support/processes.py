@@ -31,6 +31,8 @@ _PRELOADED = [  # what a run imports, at the start or later
     "headstart.training.train_network",
     "headstart.training.train_head",
     "headstart.training.repeats",
+    "headstart.selection.command",
+    "headstart.selection.page",
     "headstart.model.gradcam",
     "headstart.report.command",
     "headstart.report.image_grid",

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import headstart
+from headstart.backbones import RESNET18
 from headstart.data.transforms import Preprocess
 from headstart.model.calibration import Calibration
 from headstart.model.conformal import fit_conformal
@@ -125,7 +126,7 @@ CLASSES = ("ants & bees", "<b>wasps</b>", "日本")
 
 def write_model(path: Path, *, image_size: int = 64, calibration: Calibration | None = None) -> Path:
     """A model file of the bundled backbone with a random head, whose probabilities are far from 0 and 1."""
-    backbone = load_weights("bundled").tensors
+    backbone = load_weights("bundled", RESNET18).tensors
     assert backbone is not None
     chance = torch.Generator().manual_seed(3)
     head = {"fc.weight": torch.randn((3, 512), generator=chance) / 20, "fc.bias": torch.zeros(3)}

@@ -24,6 +24,7 @@ from torchvision.models import resnet18
 
 import headstart
 from headstart import InputError
+from headstart.backbones import RESNET18
 from headstart.cli.main import main
 from headstart.cli.train import parse_train
 from headstart.config import ProbeConfig, RunConfig, StrategyConfig
@@ -142,7 +143,7 @@ def test_the_hook_of_the_test_above_would_notice(tiny_data, tmp_path, monkeypatc
 
 def test_the_backbone_in_the_file_is_the_pretrained_one_to_the_bit(probed) -> None:
     tensors = load_file(probed / "model.safetensors")
-    before = load_weights("bundled").tensors
+    before = load_weights("bundled", RESNET18).tensors
     assert before is not None
     for name, value in before.items():
         assert torch.equal(tensors[name], value), name
@@ -304,7 +305,7 @@ def test_where_tuning_does_harm_the_probe_is_kept(tiny_data, bank, tmp_path) -> 
     assert summary(folder)["best_epoch"] == 0
     assert summary(folder)["probe"]["tuning_kept"] is False
     model, _ = load_model(folder / "model.safetensors")
-    before = load_weights("bundled").tensors
+    before = load_weights("bundled", RESNET18).tensors
     assert before is not None
     assert torch.equal(model.conv1.weight, before["conv1.weight"])
 

@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from headstart import InputError
+from headstart.backbones import RESNET18
 from headstart.cli.train import parse_train
 from headstart.config import DataConfig, RunConfig
 from headstart.config_io import to_yaml
@@ -24,8 +25,8 @@ from headstart.data.loaders import as_dataset, collate, train_loader
 from headstart.data.manifest import build_manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.transforms import Preprocess, train_transform
+from headstart.model.build import build_model
 from headstart.model.model_file import load_model
-from headstart.model.network import build_model
 from headstart.model.weights import load_weights
 from headstart.training import checkpoint, image_data, loop, train_network
 from headstart.training.run import run
@@ -156,7 +157,7 @@ def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
     # the plain loop
     manifest = build_manifest(ClassFolders(str(root)), DataConfig(), seed=0)
     samples = manifest.of("train")
-    spec = Preprocess.of(config.data)
+    spec = Preprocess.of(config.data, RESNET18)
     loader = train_loader(
         as_dataset(samples, manifest.classes),
         manifest.source,
@@ -170,7 +171,7 @@ def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
     )
     count = len(manifest.classes)
     model = resnet18(num_classes=count).to(memory_format=torch.channels_last)
-    start = build_model(count, backbone=load_weights("bundled").tensors, head_init="normal", seed=0)
+    start = build_model(RESNET18, count, tensors=load_weights("bundled", RESNET18).tensors, head_init="normal", seed=0)
     model.load_state_dict(start.state_dict())
     parameters = model.parameters() if strategy == "fine_tune" else model.fc.parameters()
     optimizer = torch.optim.SGD(parameters, lr=0.001, momentum=0.9)
@@ -197,7 +198,7 @@ def test_losses_equal_those_of_a_plain_pytorch_loop_on_the_same_batches(
 
 def test_a_frozen_backbone_is_the_same_to_the_bit(frozen):
     model, _ = load_model(frozen / "model.safetensors")
-    before = load_weights("bundled").tensors
+    before = load_weights("bundled", RESNET18).tensors
     after = {name: value for name, value in model.state_dict().items() if not name.startswith("fc.")}
     assert after.keys() == before.keys()
     assert any("running_mean" in name for name in after)
@@ -208,7 +209,7 @@ def test_a_frozen_backbone_is_the_same_to_the_bit(frozen):
 
 def test_without_pinning_the_frozen_backbone_would_move(tiny_data):
     """The test above can fail: model.train() alone lets the statistics run away."""
-    model = build_model(3, backbone=load_weights("bundled").tensors, head_init="zero", seed=0)
+    model = build_model(RESNET18, 3, tensors=load_weights("bundled", RESNET18).tensors, head_init="zero", seed=0)
     model.requires_grad_(False)
     before = model.bn1.running_mean.clone()
     model.train()
@@ -220,7 +221,7 @@ def test_frozen_parameters_have_no_gradient(tiny_data):
     from headstart.config import OptimConfig, StrategyConfig
     from headstart.recipe.optimizer import plan
 
-    model = build_model(3, backbone=None, head_init="normal", seed=0)
+    model = build_model(RESNET18, 3, tensors=None, head_init="normal", seed=0)
     model.keep_in_eval(plan(model, StrategyConfig(name="frozen_head"), OptimConfig()).eval_modules)
     model.train()
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
@@ -231,7 +232,7 @@ def test_frozen_parameters_have_no_gradient(tiny_data):
 @pytest.mark.slow
 def test_fine_tuning_moves_every_tensor(fine_tuned):
     model, _ = load_model(fine_tuned / "model.safetensors")
-    before = load_weights("bundled").tensors
+    before = load_weights("bundled", RESNET18).tensors
     moved = [
         name for name, value in model.state_dict().items() if name in before and not torch.equal(value, before[name])
     ]
@@ -243,7 +244,7 @@ def test_frozen_statistics_in_fine_tune_stay_while_the_weights_move(tiny_data, t
     config = small(tiny_data, tmp_path / "run", train={"epochs": 1})
     config = replace(config, strategy=replace(config.strategy, batchnorm="freeze"))
     model, _ = load_model(run(config) / "model.safetensors")
-    before = load_weights("bundled").tensors
+    before = load_weights("bundled", RESNET18).tensors
     for name, value in model.state_dict().items():
         if "running" in name or "num_batches" in name:
             assert torch.equal(value, before[name]), name

@@ -155,6 +155,13 @@
     body.append(bars);
 
     const actions = element("div", "actions");
+    if (prediction.gradcam) actions.append(gradcamButton(prediction, { card, figure, picture }));
+    actions.append(remover(card, title));
+    body.append(actions);
+    announce(`${title.textContent}: ${headline}`);
+  }
+
+  function gradcamButton(prediction, { card, figure, picture }) {
     const map = heatMap(prediction.gradcam);
     const legend = element("figcaption", "soft small", `Orange: regions with the strongest evidence for ${prediction.label} (Grad-CAM)`);
     const look = button("Show Grad-CAM", () => {
@@ -170,9 +177,7 @@
       }
     });
     look.setAttribute("aria-pressed", "false");
-    actions.append(look, remover(card, title));
-    body.append(actions);
-    announce(`${title.textContent}: ${headline}`);
+    return look;
   }
 
   function refuse({ card, figure, body, title }, why) {

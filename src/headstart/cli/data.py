@@ -1,5 +1,8 @@
-"""`headstart data` and `headstart probe`: the commands about a data set."""
+"""`headstart data` and `headstart choose`: the commands about a data set."""
 
+import contextlib
+import os
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -91,37 +94,107 @@ def data(argv: list[str]) -> None:
     args.command(args)
 
 
-def probe_parser() -> Parser:
+def choose_parser() -> Parser:
     parser = command_parser(
-        "probe",
-        "Estimate the accuracy of a frozen backbone on a data set in seconds, by cross-validation, and print a "
-        "learning curve. Only the features are stored.",
+        "choose",
+        "Choose a backbone: compare candidates by cross-validation of a linear probe on the training images, and print "
+        "the command that trains the best one. Resumes if interrupted.",
         "photos",
-        "photos --weights bundled --out probe.json",
-        "labels.csv --image_column file --label_column species",
+        "photos --backbones resnet18 lite0 --sizes 160 224 288 --out runs/choice",
+        "labels.csv --image_column file --label_column species --json",
+    )
+    parser.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as for --data.root of train.")
+    parser.add_argument(
+        "--backbones",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="Backbones, as for --model.backbone (default: resnet18, and lite0, lite1 and lite2 if their weights are "
+        "installed).",
     )
     parser.add_argument(
-        "dir",
-        metavar="SOURCE",
-        help="Folder, table or other source, as for --data.root of train; train and val are used as one set.",
+        "--sizes",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="N",
+        help="Sides of the square network input, in pixels; each backbone is a candidate at each size (default: the "
+        "size of the backbone).",
     )
-    parser.add_argument("--out", metavar="FILE.json", help="File for the results (default: none).")
-    options.add_number(parser, "--repeats", 5, "Repetitions of the cross-validation, each with other folds")
+    parser.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="Weights of all candidates, as for --model.weights (default: imagenet; for resnet18 bundled if imagenet "
+        "is not on this machine; for timm:NAME hub).",
+    )
+    parser.add_argument("--out", metavar="RUN", help="Folder for choose.json and choose.html (default: none).")
+    options.add_json(parser)
     options.add_bad_files(parser)
-    _add_backbone(parser, weights="imagenet", folds="Folds of the cross-validation")
+    group = parser.add_argument_group("Cross-validation")
+    add = group.add_argument
+    options.add_number(group, "--folds", 5, "Folds of the cross-validation")
+    add(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="Repetitions of the cross-validation, each with other folds (default: 5 for up to 400 images, 1 from "
+        "2,000 on).",
+    )
+    options.add_number(group, "--images", 10_000, "Largest number of training images; more are sampled")
+    options.add_number(group, "--seed", 0, "Seed of the split and of the folds")
+    add(
+        "--split",
+        choices=["folder", "stratified", "stable"],
+        help="Way to split the images into train and val, as for --data.split; only train is used (default: folder, or "
+        "stratified with groups).",
+    )
+    add(
+        "--groups",
+        default="",
+        metavar="TEXT",
+        help="Groups of images that share a fold, as for --data.groups (default: none).",
+    )
+    add("--bank", metavar="FOLDER", help="Folder of the feature bank (default: in the user's cache folder).")
+    columns = options.add_columns(parser, default="found by name")
+    columns.add_argument(
+        "--group_column", metavar="NAME", help="Column with groups of images that share a fold (default: none)."
+    )
     return parser
 
 
-def probe(argv: list[str]) -> None:
-    args = probe_parser().parse_args(argv)
-    options.check_at_least(args, repeats=1)
-    # the split is irrelevant here, so a source without val will do
-    config = _config(args, split="stratified", on_bad_file=args.on_bad_file)
-    from headstart.cli.print_results import print_probe
-    from headstart.diagnostics.probe import probe_command
+def choose(argv: list[str]) -> None:
+    parser = choose_parser()
+    args = parser.parse_args(argv)
+    from headstart.cli.print_results import print_choice
+    from headstart.selection.command import choose_backbone
+    from headstart.selection.options import config_of
 
-    found, seconds = probe_command(config, repeats=args.repeats, out=args.out)
-    print_probe(found, folds=args.folds, seconds=seconds)
+    config = config_of(
+        args.dir,
+        on_bad_file=args.on_bad_file,
+        split=args.split,
+        groups=args.groups,
+        columns=options.columns_of(args) | ({"group_column": args.group_column} if args.group_column else {}),
+        folds=args.folds,
+        seed=args.seed,
+        bank=args.bank,
+    )
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():  # messages
+        found = choose_backbone(
+            config,
+            backbones=args.backbones,
+            sizes=args.sizes,
+            weights=args.weights,
+            repeats=args.repeats,
+            images=args.images,
+            out=args.out,
+        )
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if args.json:
+        print(found.to_json())
+    else:
+        print_choice(found, out=args.out)
 
 
 def _add_backbone(parser: ArgumentParser, *, weights: str, folds: str) -> None:

@@ -24,7 +24,7 @@ def bench_parser() -> Parser:
         "Measure the speed of feature extraction from image files, and of the network alone, on images in memory.",
         "--data photos",
         "--data photos --rounds 5",
-        "--data photos --weights imagenet --mixed_precision no",
+        "--data photos --backbone lite0 --weights imagenet",
     )
     data = add_command(
         "data",
@@ -39,6 +39,12 @@ def bench_parser() -> Parser:
         add = command.add_argument
         add("--data", required=True, metavar="DIR", help="Image folder.")
         add(
+            "--backbone",
+            default="resnet18",
+            metavar="NAME",
+            help="Backbone, as for --model.backbone of train (default: resnet18).",
+        )
+        add(
             "--weights",
             default="bundled",
             metavar="NAME",
@@ -51,7 +57,12 @@ def bench_parser() -> Parser:
             help="Precision, as for --runtime.mixed_precision of train (default: auto).",
         )
         add_number(command, "--rounds", 3, "Repetitions of each measurement")
-    add_number(data, "--image_size", 224, "Side of the square network input, in pixels")
+    data.add_argument(
+        "--image_size",
+        type=int,
+        metavar="N",
+        help="Side of the square network input, in pixels (default: that of the backbone).",
+    )
     add_number(data, "--batch_size", 32, "Images per step")
     add_number(data, "--steps", 8, "Steps of each measurement")
     data.add_argument("--threads", type=int, metavar="N", help="PyTorch threads (default: the usable cores).")
@@ -69,7 +80,13 @@ def bench(argv: list[str]) -> None:
 def _bench_features(args: Namespace) -> None:
     from headstart.diagnostics.bench_features import bench_features
 
-    bench_features(args.data, weights_source=args.weights, precision=args.mixed_precision, rounds=args.rounds)
+    bench_features(
+        args.data,
+        backbone=args.backbone,
+        weights_source=args.weights,
+        precision=args.mixed_precision,
+        rounds=args.rounds,
+    )
 
 
 def _bench_data(args: Namespace) -> None:
@@ -77,7 +94,7 @@ def _bench_data(args: Namespace) -> None:
 
     config = RunConfig(
         data=DataConfig(root=args.data, image_size=args.image_size),
-        model=ModelConfig(weights=args.weights),
+        model=ModelConfig(backbone=args.backbone, weights=args.weights),
         train=TrainConfig(batch_size=args.batch_size, checkpoint_minutes=0),
         runtime=RuntimeConfig(mixed_precision=args.mixed_precision, threads=args.threads),
     )

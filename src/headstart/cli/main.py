@@ -16,7 +16,7 @@ from headstart.runtime.signals import StopRequest
 from headstart.wording import nearest
 
 HELP = """\
-headstart trains an image classifier from a folder of images, with a pretrained ResNet-18.
+headstart trains an image classifier from a folder of images, with a pretrained backbone.
 
 Usage: headstart COMMAND [arguments] [options]
 
@@ -28,7 +28,7 @@ Start here:
 Train:
   train           train a classifier: fine-tuning, or a new head on a frozen backbone
   watch           follow a training run from another terminal
-  probe           estimate the accuracy of a frozen backbone on a folder, in seconds
+  choose          compare backbones on your images, and choose one
 
 Look at the result:
   evaluate        evaluate a finished run on labelled images
@@ -64,12 +64,14 @@ error; 2 wrong input; 143 stopped by a signal after saving."""
 _FILES = {
     "train": ("train",),
     "predict": ("predict",),
-    "data": ("data", "probe"),
+    "data": ("data", "choose"),
     "machine": ("bench", "doctor"),
     "runs": ("evaluate", "inspect", "verify", "push", "compare", "serve", "export", "report", "watch"),
 }
 COMMANDS = {command: file for file, commands in _FILES.items() for command in commands}
 """Command -> the file in cli/ with the function that runs it. Its result is the exit code, None means 0."""
+REPLACED = {"probe": "choose"}
+"""Commands of earlier versions."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -88,6 +90,8 @@ def _exit_code(argv: list[str]) -> int:
         if argv[0] == "--version":
             print("headstart", __version__)
             return 0
+        if argv[0] in REPLACED:
+            raise InputError(f"unknown command {argv[0]}; headstart {REPLACED[argv[0]]} takes its place")
         if argv[0] not in COMMANDS:
             raise InputError(f"unknown command {argv[0]}{nearest(argv[0], COMMANDS) or '; see headstart --help'}")
         command = getattr(import_module(f"headstart.cli.{COMMANDS[argv[0]]}"), argv[0])

@@ -142,10 +142,12 @@ def add_number(to: _ActionsContainer, name: str, default: float, text: str, *, m
     to.add_argument(name, type=type(default), default=default, metavar=metavar, help=f"{text} (default: {default:g}).")
 
 
-def add_columns(parser: ArgumentParser, *, default: str) -> None:
+def add_columns(parser: ArgumentParser, *, default: str) -> _ActionsContainer:
+    """The options that name the columns of a table, of shards or of a saved dataset. Returns their group."""
     group = parser.add_argument_group("Columns of a table, of shards or of a saved dataset")
     for key, content in (("image", "images or their paths"), ("label", "classes"), ("split", "split, train or val")):
         group.add_argument(f"--{key}_column", metavar="NAME", help=f"Column with the {content} (default: {default}).")
+    return group
 
 
 def columns_of(args: Namespace) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def predict_parser() -> Parser:
     columns = parser.add_argument_group("Columns")
     columns.add_argument("--no_probabilities", action="store_true", help="Table without the probability of each class.")
     columns.add_argument(
-        "--embeddings", action="store_true", help="Additional column with the 512 features (.jsonl, .parquet, FOLDER/)."
+        "--embeddings", action="store_true", help="Additional column with the features (.jsonl, .parquet, FOLDER/)."
     )
     columns.add_argument(
         "--uncalibrated", action="store_true", help="Plain softmax probabilities, without calibration."

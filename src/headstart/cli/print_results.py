@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from headstart.diagnostics.parity import Check
-    from headstart.features.probe_study import Study
-    from headstart.results import Comparison, DataReport, Evaluation, Export, Verification
+    from headstart.results import Choice, Comparison, DataReport, Evaluation, Export, Verification
 
 
 def plain_console(*, width: int | None = None, **options: Any) -> "Console":
@@ -58,28 +57,6 @@ def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> "Table":
     return table
 
 
-def print_probe(found: "Study", *, folds: int, seconds: float) -> None:
-    """The accuracy, a table of the classes, and the learning curve; in the main process of several. folds: those that
-    were requested."""
-    from accelerate import PartialState
-    from rich.table import Table
-
-    if not PartialState().is_main_process:
-        return
-    console = plain_console(soft_wrap=True)
-    low, high = found.ci95
-    fewer = f" (the smallest class has {found.folds})" if found.folds < folds else ""
-    console.print(
-        f"accuracy {found.mean:.1%} [{low:.1%}, {high:.1%}], {len(found.accuracies)} x {found.folds}-fold over "
-        f"{found.n} images{fewer}, l2 {found.l2:.3g}; 5 nearest neighbours {found.knn_accuracy:.1%}; {seconds:.1f} s"
-    )
-    console.print(_class_table(found.per_class))
-    curve = Table("training images per class", "accuracy", "sd over repeats")
-    for point in found.curve:
-        curve.add_row(f"{point['per_class']:.0f}", f"{point['accuracy']:.3f}", f"{point['sd']:.3f}")
-    console.print(curve)
-
-
 def print_parity(checks: "Sequence[Check]") -> None:
     from rich.table import Table
 
@@ -105,11 +82,12 @@ def print_comparison(found: "Comparison", *, out: str | None) -> None:
 
     console = plain_console(width=130)
     columns = [Column(name, no_wrap=True) for name in ("95% interval", "correct", "loss")]
-    table = Table(Column("run", overflow="fold"), "strategy", "accuracy", *columns)
+    table = Table(Column("run", overflow="fold"), "strategy", "backbone", "accuracy", *columns)
     for run in found.runs:
         table.add_row(
             run.path,
             run.strategy,
+            run.backbone,
             f"{run.accuracy:.1%}",
             interval(run.accuracy_ci95),
             f"{run.correct} of {run.n}",
@@ -123,6 +101,41 @@ def print_comparison(found: "Comparison", *, out: str | None) -> None:
         console.print(note, soft_wrap=True)
     if out is not None:
         console.print(f"{out}: the images with different predictions")
+
+
+def print_choice(found: "Choice", *, out: str | None) -> None:
+    """A table of the candidates, comparisons, the expected accuracy, the notes and the command to train."""
+    from rich.table import Column, Table
+
+    console = plain_console(width=130)
+    console.print(
+        f"{found.repeats} x {found.folds}-fold cross-validation over {found.n:,} training images, "
+        f"{len(found.classes)} classes; {found.machine}",
+        soft_wrap=True,
+    )
+    names = ("accuracy", "loss", "predict\nimg/s", "train\nimg/s")
+    columns = [Column(name, justify="right", no_wrap=True) for name in names]
+    table = Table(Column("backbone", overflow="fold"), *columns, Column("chosen is", no_wrap=True))
+    for candidate in found.candidates:
+        verdict = found.verdict(candidate)
+        usual = candidate.weights in ("imagenet", "hub")
+        table.add_row(
+            candidate.name if usual else f"{candidate.name}, {candidate.weights}",
+            f"{candidate.accuracy:.1%}",
+            f"{candidate.loss:.4f}",
+            f"{candidate.predict_images_per_s:,.0f}",
+            f"{candidate.train_images_per_s:,.1f}",
+            "" if verdict == "chosen" else verdict,
+        )
+    console.print(table)
+    for comparison in found.comparisons:
+        console.print(comparison.in_words(), soft_wrap=True)
+    console.print(found.in_words(), soft_wrap=True)
+    for note in found.notes:
+        console.print(note, soft_wrap=True)
+    if out is not None:
+        console.print(f"{out}: choose.json, choose.html", soft_wrap=True)
+    console.print(f"\nTo train it:\n{found.command}", soft_wrap=True)
 
 
 def print_export(found: "Export") -> None:

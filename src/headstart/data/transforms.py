@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from headstart.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from headstart.config import DataConfig
 from headstart.data.decode import DECODER, UnreadableImage, decode
 from headstart.data.pixel_cache import NO_CACHE, CacheLimit, SharedPixels
 from headstart.errors import InputError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+"""By `Preprocess.interpolation`."""
 
 
 class Transform:
@@ -82,8 +83,8 @@ class Preprocess:
     """Everything between a file and the network in evaluation and prediction.
 
     Decode by `decoder`, a JPEG file at 1/2, 1/4 or 1/8 of its size as long as no side falls below `jpeg_min_side` px;
-    resize the short side to `resize_size` px; crop the central `image_size` square; scale to [0, 1]; subtract `mean`
-    and divide by `std` per channel.
+    resize the short side to `resize_size` px with `interpolation`; crop the central `image_size` square; scale to
+    [0, 1]; subtract `mean` and divide by `std` per channel.
     """
 
     image_size: int
@@ -97,11 +98,19 @@ class Preprocess:
     jpeg_min_side: int | None = None
 
     @staticmethod
-    def of(data: DataConfig) -> "Preprocess":
-        resize_size = data.resize_size or round(data.image_size * 256 / 224)
+    def of(data: DataConfig, backbone: Backbone) -> "Preprocess":
+        """As configured, otherwise as the backbone was trained. Raises InputError for sizes that do not fit it."""
+        image_size, resize_size = backbone.sizes(data.image_size, data.resize_size)
         # twice the final size of the whole image and of the smallest crop, so that the resampling decides the pixels
         min_side = math.ceil(2 * resize_size / math.sqrt(data.min_crop_scale)) if data.jpeg == "scaled" else None
-        return Preprocess(image_size=data.image_size, resize_size=resize_size, jpeg_min_side=min_side)
+        return Preprocess(
+            image_size=image_size,
+            resize_size=resize_size,
+            interpolation=backbone.interpolation,
+            mean=backbone.mean,
+            std=backbone.std,
+            jpeg_min_side=min_side,
+        )
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "Preprocess":
@@ -114,9 +123,14 @@ class Preprocess:
                 f"the model file has preprocessing of another version ({error}); install the version that wrote it"
             ) from None
         reference = Preprocess(
-            spec.image_size, spec.resize_size, mean=spec.mean, std=spec.std, jpeg_min_side=spec.jpeg_min_side
+            spec.image_size,
+            spec.resize_size,
+            interpolation=spec.interpolation,
+            mean=spec.mean,
+            std=spec.std,
+            jpeg_min_side=spec.jpeg_min_side,
         )
-        if spec != reference:
+        if spec != reference or spec.interpolation not in RESAMPLING:
             raise InputError(
                 f"this version does not support the preprocessing of the model file ({spec}); install the version that "
                 "wrote it"
@@ -156,7 +170,7 @@ class Preprocess:
         short, long = min(width, height), max(width, height)
         scaled = int(self.resize_size * long / short)
         width, height = (self.resize_size, scaled) if width <= height else (scaled, self.resize_size)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        resized = image.resize((width, height), RESAMPLING[self.interpolation])
         left, top = round((width - self.image_size) / 2), round((height - self.image_size) / 2)
         square = resized.crop((left, top, left + self.image_size, top + self.image_size))
         return _as_tensor(square)
@@ -177,9 +191,9 @@ def train_transform(data: DataConfig, spec: Preprocess, *, cache_limit: CacheLim
     if data.min_crop_scale < 1:
         steps.append(
             v2.RandomResizedCrop(
-                data.image_size,
+                spec.image_size,
                 scale=(data.min_crop_scale, 1.0),
-                interpolation=v2.InterpolationMode.BILINEAR,
+                interpolation=v2.InterpolationMode(spec.interpolation),
                 antialias=True,
             )
         )
@@ -189,7 +203,7 @@ def train_transform(data: DataConfig, spec: Preprocess, *, cache_limit: CacheLim
         steps.append(v2.RandomVerticalFlip())
     prepare = spec.resize_and_crop if data.min_crop_scale == 1 else _as_tensor
     vary = partial(_seeded, v2.Compose(steps)) if steps else None
-    return Transform(prepare, vary, decode=spec.decode, image_size=data.image_size, cache_limit=cache_limit)
+    return Transform(prepare, vary, decode=spec.decode, image_size=spec.image_size, cache_limit=cache_limit)
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:

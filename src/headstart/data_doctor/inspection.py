@@ -74,7 +74,7 @@ def inspect(config: RunConfig, *, labels: bool, progress: Progress = nullcontext
 
 
 def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]) -> np.ndarray:
-    """float32 (n, 512), of the evaluation transform, through the feature bank.
+    """float32 (n, d), of the evaluation transform, through the feature bank.
 
     The number of torch threads is restored afterwards."""
     import torch
@@ -82,6 +82,7 @@ def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]
     from headstart.data.transforms import Preprocess
     from headstart.features.extraction import Row, bank_transforms, features_of, fill
     from headstart.features.training_set import describe_extraction, open_bank, trunk_of
+    from headstart.model.backbones import find_backbone
     from headstart.model.weights import obtain_weights
     from headstart.runtime.accelerator import set_threads, start_accelerator
     from headstart.runtime.precision import choose_precision
@@ -93,7 +94,11 @@ def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]
         accelerator = start_accelerator(config.runtime)
         precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
         config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-        weights, spec = obtain_weights(accelerator, config.model.weights), Preprocess.of(config.data)
+        backbone = find_backbone(config.model.backbone)
+        weights, spec = (
+            obtain_weights(accelerator, config.model.weights, backbone),
+            Preprocess.of(config.data, backbone),
+        )
         bank = open_bank(accelerator, config, weights, spec)
         transform = bank_transforms(config.data, spec, augmented_copies=0, seed=config.seed)[0]
         rows = [Row(image.file.path, image.sha256, transform, source) for image in images]

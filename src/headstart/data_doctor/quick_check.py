@@ -42,12 +42,10 @@ _SENTENCES = {
 }
 
 
-def describe_data(manifest: Manifest, *, pooled: bool = False) -> str:
-    """The images and classes of a run, the skipped files, and the problems that the manifest shows. pooled: the
-    splits are used as one."""
+def describe_data(manifest: Manifest) -> str:
+    """The images and classes of a run, the skipped files, and the problems that the manifest shows."""
     train, val = manifest.of("train"), manifest.of("val")
-    images = f"{len(train) + len(val)} images" if pooled else f"{len(train)} training + {len(val)} validation images"
-    line = f"{manifest.root}: {images}, {len(manifest.classes)} classes"
+    line = f"{manifest.root}: {len(train)} training + {len(val)} validation images, {len(manifest.classes)} classes"
     if manifest.skipped:
         line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
     return "\n".join([line, *quick_check(manifest)])

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.config import DataConfig, RuntimeConfig
+from headstart.backbones import Backbone
+from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.pixel_cache import cache_limit_for
 from headstart.data.samples import Manifest
@@ -30,7 +31,8 @@ from headstart.features.extraction import (
     fill,
     rows_of,
 )
-from headstart.model.backbones import FEATURES
+from headstart.features.training_set import backbone_of
+from headstart.model.backbones import find_backbone
 from headstart.model.forward import FrozenNetwork
 from headstart.model.weights import obtain_weights
 from headstart.runtime.accelerator import set_threads, start_accelerator
@@ -41,16 +43,19 @@ from headstart.runtime.signals import StopRequest
 ROUND_S = 3.0  # of each in-memory measurement
 
 
-def bench_features(data: str, *, weights_source: str, precision: str, rounds: int, image_size: int = 224) -> None:
+def bench_features(
+    data: str, *, backbone: str, weights_source: str, precision: str, rounds: int, image_size: int | None = None
+) -> None:
     """Print the rates of each round, and the effect of the precision on features and probe."""
     set_threads(None)
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=precision))  # type: ignore[arg-type]
-    weights = obtain_weights(accelerator, weights_source)
-    assert weights.tensors is not None
+    network = find_backbone(backbone)
+    config = RunConfig(model=ModelConfig(backbone=backbone, weights=weights_source))
+    tensors, _ = backbone_of(config, obtain_weights(accelerator, weights_source, network))
     chosen, reason = choose_precision(precision, accelerator.device)
-    spec = Preprocess.of(DataConfig(image_size=image_size))
+    spec = Preprocess.of(DataConfig(image_size=image_size), network)
     manifest, _, _ = _check(data, spec)
-    trunk = FrozenNetwork(weights.tensors, precision=chosen, device=accelerator.device)
+    trunk = FrozenNetwork(tensors, network, precision=chosen, device=accelerator.device)
     cores = usable_cores()
     print(
         f"{len(manifest.samples)} images, {describe_precision(chosen, reason)} on {accelerator.device.type}, "
@@ -79,7 +84,7 @@ def bench_features(data: str, *, weights_source: str, precision: str, rounds: in
     medians = f"{np.median(shares):.1%}, decoding again {np.median(rereading):.1%}"
     print(f"share of the fastest in-memory rate, medians: {medians}")
     if chosen != "no":
-        _compare_forms(accelerator, manifest, weights.tensors, spec, chosen)
+        _compare_forms(accelerator, manifest, trunk.backbone, tensors, spec, chosen)
 
 
 def _in_memory(trunk: FrozenNetwork, spec: Preprocess) -> float:
@@ -125,18 +130,23 @@ def _extract(
     rows = rows_of(manifest.source, manifest.samples, transforms)
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
         key = bank_key(weights_sha256="bench", form="bench", preprocess=spec.to_json())
-        bank = Bank(Path(folder), key, width=FEATURES)
+        bank = Bank(Path(folder), key, width=trunk.backbone.features)
         done = fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=None, stop=stop)
         return done.computed / done.seconds, features_of(bank, rows)[:]
 
 
 def _compare_forms(
-    accelerator: Any, manifest: Manifest, tensors: dict[str, torch.Tensor], spec: Preprocess, precision: str
+    accelerator: Any,
+    manifest: Manifest,
+    backbone: Backbone,
+    tensors: dict[str, torch.Tensor],
+    spec: Preprocess,
+    precision: str,
 ) -> None:
     """Print the cosine of each image's features to those in fp32, and the accuracy of a probe on both."""
     forms = {}
     for name in ("no", precision):
-        trunk = FrozenNetwork(tensors, precision=name, device=accelerator.device)
+        trunk = FrozenNetwork(tensors, backbone, precision=name, device=accelerator.device)
         transforms = bank_transforms(DataConfig(), spec, augmented_copies=0, seed=0)
         _, forms[name] = _extract(accelerator, manifest, trunk, spec, transforms)
     exact, rounded = forms["no"].astype(np.float64), forms[precision].astype(np.float64)

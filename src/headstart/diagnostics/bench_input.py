@@ -26,7 +26,8 @@ from headstart.data.sources.open import open_source
 from headstart.data.transforms import PixelCache, Preprocess, Transform, train_transform
 from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions
-from headstart.model.network import build_model
+from headstart.model.backbones import find_backbone
+from headstart.model.build import build_model
 from headstart.model.weights import obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.optimizer import build_optimizer, plan
@@ -54,7 +55,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
     precision = describe_precision(*choose_precision(config.runtime.mixed_precision, accelerator.device))
     cores = usable_cores()
     count = "1 thread" if threads == 1 else f"{threads} threads"
-    spec = Preprocess.of(config.data)
+    spec = Preprocess.of(config.data, find_backbone(config.model.backbone))
     data = replace(config.data, on_bad_file="skip", rescan=True)
     transform = train_transform(data, spec, cache_limit=cache_limit_for(data))
     manifest = build_manifest(
@@ -71,7 +72,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
             f"use at most {len(samples)}"
         )
     print(
-        f"{len(samples)} training images, {config.data.image_size} px, batch {config.train.batch_size}, {precision} on "
+        f"{len(samples)} training images, {spec.image_size} px, batch {config.train.batch_size}, {precision} on "
         f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds (minutes)"
     )
     stages = _stages(samples[:IMAGES], transform, spec, seed=config.seed, cores=cores)
@@ -178,8 +179,9 @@ class _Bench:
         self.config, self.accelerator, self.spec, self.steps = config, accelerator, spec, steps
         self.samples = manifest.of("train")
         self.rows = as_dataset(self.samples, manifest.classes)
-        weights, num_classes = obtain_weights(accelerator, config.model.weights), len(manifest.classes)
-        model = build_model(num_classes, backbone=weights.tensors, head_init="zero", seed=config.seed)
+        backbone, num_classes = find_backbone(config.model.backbone), len(manifest.classes)
+        tensors = obtain_weights(accelerator, config.model.weights, backbone).tensors
+        model = build_model(backbone, num_classes, tensors=tensors, head_init="zero", seed=config.seed)
         optimizer = build_optimizer(plan(model, config.strategy, config.optim).groups, config.optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
         self.layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format

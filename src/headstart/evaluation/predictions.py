@@ -20,7 +20,7 @@ from headstart.runtime.signals import StopRequest
 
 @dataclass(frozen=True)
 class Predictions:
-    """logits: (n, C) float32; labels: (n,) int64; features: (n, 512) float32, the inputs of the head, if requested;
+    """logits: (n, C) float32; labels: (n,) int64; features: (n, d) float32, the inputs of the head, if requested;
     all in the order of the split's samples."""
 
     logits: np.ndarray

@@ -146,11 +146,15 @@ class Paired:
 def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     """Compare two classifiers image by image (McNemar 1947, exact binomial). first, second: (n,) correct or not."""
     both = sum(a and b for a, b in zip(first, second, strict=True))
-    gained, lost, total = sum(second) - both, sum(first) - both, len(first)
+    return paired_counts(gained=int(sum(second) - both), lost=int(sum(first) - both), both=int(both), total=len(first))
+
+
+def paired_counts(*, gained: int, lost: int, both: int, total: int) -> Paired:
+    """`paired`, from the numbers of images that only the second, only the first, and both classify correctly."""
     differ = gained + lost
     tail = sum(math.comb(differ, k) for k in range(min(gained, lost) + 1)) / 2**differ
     interval = newcombe(gained=gained, lost=lost, both=both, total=total)
-    return Paired(int(gained), int(lost), (gained - lost) / total, interval, min(1.0, 2 * tail))
+    return Paired(gained, lost, (gained - lost) / total, interval, min(1.0, 2 * tail))
 
 
 def newcombe(*, gained: int, lost: int, both: int, total: int) -> tuple[float, float]:

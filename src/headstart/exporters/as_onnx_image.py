@@ -63,14 +63,28 @@ def _preprocessing(spec: Preprocess) -> "onnx.ModelProto":
     float32, int32, int64, float64 = (onnx.TensorProto.DataType.Value(t) for t in ("FLOAT", "INT32", "INT64", "DOUBLE"))
 
     @script()
+    def bilinear(distance):  # type: ignore[no-untyped-def]
+        return op.Max(1.0 - distance, op.CastLike(0.0, distance))
+
+    @script()
+    def bicubic(distance):  # type: ignore[no-untyped-def]
+        """Keys's cubic with a = -0.5."""
+        near = (1.5 * distance - 2.5) * distance * distance + 1.0
+        far = ((2.5 - 0.5 * distance) * distance - 4.0) * distance + 2.0
+        return op.Where(distance < 1.0, near, op.Where(distance < 2.0, far, op.CastLike(0.0, distance)))
+
+    kernel = {"bilinear": bilinear, "bicubic": bicubic}[spec.interpolation]
+
+    @script()
     def weights(length, resized, start):  # type: ignore[no-untyped-def]
         """The two digits to the base 512 of each weight of 22 bits, float32 (side, length)."""
         scale = op.Cast(length, to=float64) / op.Cast(resized, to=float64)
         slope = 1.0 / op.Max(scale * antialias, op.CastLike(1.0, scale))
         centres = op.Unsqueeze((op.Cast(op.Range(start, start + side, 1), to=float64) + 0.5) * scale, [1])
         distance = op.Abs((op.Cast(op.Range(0, length, 1), to=float64) - centres + 0.5) * slope)
-        triangle = op.Max(1.0 - distance, op.CastLike(0.0, distance))
-        whole = op.Floor(triangle / op.ReduceSum(triangle, [1], keepdims=1) * 4194304.0 + 0.5)
+        values = kernel(distance)
+        share = values / op.ReduceSum(values, [1], keepdims=1) * 4194304.0
+        whole = op.Sign(share) * op.Floor(op.Abs(share) + 0.5)
         high = op.Floor(whole / 512.0)
         return op.Cast(high, to=float32), op.Cast(whole - high * 512.0, to=float32)
 
@@ -78,7 +92,7 @@ def _preprocessing(spec: Preprocess) -> "onnx.ModelProto":
     def levels_of(high, low):  # type: ignore[no-untyped-def]
         """float32: the sums of pixels times weights by digits, rounded to 0..255."""
         total = op.Cast(high, to=int32) * 512 + op.Cast(low, to=int32)
-        return op.Cast((total + 2097152) / 4194304, to=float32)
+        return op.Clip(op.Cast((total + 2097152) / 4194304, to=float32), 0.0, 255.0)
 
     @script()
     def preprocess(image):  # type: ignore[no-untyped-def]

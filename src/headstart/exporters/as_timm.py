@@ -1,33 +1,33 @@
-"""A folder that timm.create_model("resnet18", pretrained_cfg...) or "local-dir:" opens, preprocessing included."""
+"""A folder that timm.create_model("local-dir:...") opens, preprocessing included."""
 
 import math
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones import Backbone
 from headstart.data.transforms import Preprocess
 from headstart.exporters.format import Probabilities, from_image
 from headstart.exporters.original import Original
 from headstart.files import write_json
-from headstart.model.backbones import RESNET18
 from headstart.model.model_file import save_tensors
+from headstart.model.network import Network
 
 
 def write(original: Original, path: Path) -> None:
-    """config.json and model.safetensors. timm's resnet18 has torchvision's names."""
-    classes = list(original.info.classes)
+    """config.json and model.safetensors, whose tensors have timm's names."""
+    backbone, classes = original.backbone, list(original.info.classes)
     config = {
-        "architecture": RESNET18.name,
+        "architecture": backbone.timm.partition(".")[0],  # without the tag of the pretrained weights
         "num_classes": len(classes),
-        "num_features": RESNET18.features,
-        "global_pool": "avg",
+        "num_features": backbone.features,
+        "global_pool": _global_pool(original.network),
         "label_names": classes,
         "pretrained_cfg": {
             "num_classes": len(classes),
-            "pool_size": [-(-original.info.preprocess.image_size // RESNET18.stride)] * 2,
-            "first_conv": "conv1",
-            "classifier": "fc",
+            "first_conv": next(iter(original.network.state_dict())).removesuffix(".weight"),
+            "classifier": backbone.head,
             "label_names": classes,
-            **pretrained_cfg(original.info.preprocess),
+            **pretrained_cfg(original.info.preprocess, backbone),
         },
         "headstart": original.description(),
     }
@@ -36,10 +36,16 @@ def write(original: Original, path: Path) -> None:
     save_tensors(path / "model.safetensors", original.network.state_dict(), {})
 
 
-def pretrained_cfg(spec: Preprocess) -> dict[str, Any]:
+def _global_pool(network: Network) -> str:
+    """As timm names it: avg, or token for the class token of a transformer."""
+    pool = getattr(network, "global_pool", "avg")
+    return str(getattr(pool, "pool_type", pool))
+
+
+def pretrained_cfg(spec: Preprocess, backbone: Backbone) -> dict[str, Any]:
     return {
         "input_size": [3, spec.image_size, spec.image_size],
-        "fixed_input_size": False,
+        "fixed_input_size": backbone.fixed_size,
         "interpolation": spec.interpolation,
         "crop_pct": crop_pct(spec),
         "crop_mode": spec.crop,

@@ -1,5 +1,6 @@
-"""A plain state dict for torchvision's resnet18, as safetensors."""
+"""A plain state dict for a ResNet of torchvision, as safetensors."""
 
+import json
 from pathlib import Path
 
 from safetensors import safe_open
@@ -11,17 +12,19 @@ from headstart.model.model_file import save_tensors
 
 
 def write(original: Original, path: Path) -> None:
-    """The tensors of torchvision's resnet18(num_classes=C); class names and preprocessing as JSON in the header."""
+    """The tensors of torchvision.models.resnet18(num_classes=C) or a deeper one; class names and preprocessing as
+    JSON in the header."""
     save_tensors(path, original.network.state_dict(), original.metadata())
 
 
 def open_it(path: Path) -> Probabilities:
     from torchvision import transforms
-    from torchvision.models import resnet18
+    from torchvision.models import get_model
 
     with safe_open(path, framework="pt") as file:
-        classes, spec = described_by(file.metadata())
-    model = resnet18(num_classes=len(classes)).eval()
+        metadata = file.metadata()
+    classes, spec = described_by(metadata)
+    model = get_model(json.loads(metadata["backbone"]), num_classes=len(classes)).eval()
     model.load_state_dict(load_file(path), strict=True)
     interpolation = transforms.InterpolationMode(spec.interpolation)
     transform = transforms.Compose(

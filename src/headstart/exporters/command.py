@@ -28,22 +28,23 @@ from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
 from headstart.files import check_parent, fsync, sha256_of, write_json
 from headstart.model.model_file import find_model
+from headstart.model.resnet import KINDS
 from headstart.results import Export, ExportRefused, Parity
 from headstart.wording import nearest
 
 FOLDER, ONNX, PIXELS = "", ".onnx", "normalised pixels in, logits out"
 
 
-def _format(module: Any, name: str, what: str, suffix: str, needs: str = "", **numbers: float) -> Format:
+def _format(module: Any, name: str, what: str, suffix: str, needs: str = "", **others: Any) -> Format:
     """needs: modules; the extra of headstart that installs them has the name of the format, for all of ONNX onnx."""
     modules = tuple(needs.split())
     extra = "onnx" if suffix == ONNX else name if modules else ""
-    return Format(name, what, suffix, module.write, module.open_it, modules, extra, **numbers)
+    return Format(name, what, suffix, module.write, module.open_it, modules, extra, **others)
 
 
 _ORT = "onnx onnxscript onnxruntime"
 _ALL = (
-    _format(as_torchvision, "torchvision", "a plain state dict, safetensors", ".safetensors"),
+    _format(as_torchvision, "torchvision", "a plain state dict, safetensors", ".safetensors", backbones=tuple(KINDS)),
     _format(
         as_transformers, "transformers", "a folder for AutoModelForImageClassification", FOLDER, "transformers timm"
     ),
@@ -78,6 +79,11 @@ def export_run(
     check_place(Path(out), chosen, overwrite=overwrite)
     check_runtime(chosen)
     original = read_original(find_model(run), RunImages.of(Path(run), data=data))
+    if chosen.backbones and original.backbone.name not in chosen.backbones:
+        raise InputError(
+            f"{run} is of {original.backbone.title}, which {format} does not have; --format timm, transformers or onnx "
+            "can hold it"
+        )
     try:
         return export(original, chosen, Path(out), overwrite=overwrite, at_most=images)
     except ExportRefused as refusal:

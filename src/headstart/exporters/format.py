@@ -33,6 +33,7 @@ class Format:
     extra: str = ""
     tolerance: float = 1e-4
     largest_loss: float | None = None
+    backbones: tuple[str, ...] = ()  # whose models it can hold; () for all
 
 
 def from_image(classes: Sequence[str], probabilities: Callable[[Image.Image], Any]) -> Probabilities:

@@ -6,9 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones import Backbone
 from headstart.exporters.run_images import RunImages
+from headstart.model.backbones import find_backbone
+from headstart.model.build import network_of
 from headstart.model.model_file import ModelInfo, load_tensors
-from headstart.model.network import Network, network_of
+from headstart.model.network import Network
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no equality
@@ -17,6 +20,7 @@ class Original:
     `predict` gives; temperature: 1 where the model file holds no calibration; images: those of the run."""
 
     path: Path
+    backbone: Backbone
     network: Network
     info: ModelInfo
     temperature: float
@@ -29,6 +33,7 @@ class Original:
             "preprocess": self.info.preprocess.to_json(),
             "temperature": self.temperature,
             "manifest_sha256": self.info.manifest_sha256,
+            "backbone": self.backbone.name,
             "headstart": version("headstart"),
         }
 
@@ -41,5 +46,8 @@ def read_original(path: Path, images: RunImages) -> Original:
     """path: a model file. Raises InputError if it is not one of ours."""
     tensors, info = load_tensors(path)
     temperature = 1.0 if info.calibration is None else info.calibration.temperature
-    head = {name: (tensors[name].double() / temperature).float() for name in ("fc.weight", "fc.bias")}
-    return Original(path, network_of(tensors | head).requires_grad_(False), info, temperature, images)
+    backbone = find_backbone(info.backbone)
+    names = (f"{backbone.head}.weight", f"{backbone.head}.bias")
+    head = {name: (tensors[name].double() / temperature).float() for name in names}
+    network = network_of(tensors | head, backbone).requires_grad_(False)
+    return Original(path, backbone, network, info, temperature, images)

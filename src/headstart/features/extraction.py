@@ -202,7 +202,7 @@ def _compute(
 
 
 def _not_finite(features: np.ndarray, batch: Sequence[Row], *, precision: str) -> str | None:
-    """The message about the first image whose features are inf or nan. features: (n, 512), a row per row of the
+    """The message about the first image whose features are inf or nan. features: (n, d), a row per row of the
     batch."""
     odd = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if not len(odd):
@@ -214,7 +214,7 @@ def _not_finite(features: np.ndarray, batch: Sequence[Row], *, precision: str) -
 
 
 class _Work(Dataset[tuple[torch.Tensor, str | None]]):
-    """Item i: batch i as uint8 pixels (size, 3, S, S), or as float32 features (size, 512) if there is a trunk; and an
+    """Item i: batch i as uint8 pixels (size, 3, S, S), or as float32 features (size, d) if there is a trunk; and an
     error message if a file cannot be used."""
 
     def __init__(
@@ -247,5 +247,5 @@ class _Work(Dataset[tuple[torch.Tensor, str | None]]):
 
 
 def features_of(bank: Bank, rows: Sequence[Row]) -> BankRows:
-    """(n, 512) float32, in the order of `rows`, memory-mapped. Raises KeyError for a row that is not stored."""
+    """(n, d) float32, in the order of `rows`, memory-mapped. Raises KeyError for a row that is not stored."""
     return bank.rows([row.name for row in rows])

@@ -14,7 +14,7 @@ from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, BankRows, bank_key, default_location
 from headstart.features.extraction import BankTransform, Extraction, features_of, fill, rows_of
 from headstart.messages import info
-from headstart.model.backbones import FEATURES
+from headstart.model.backbones import find_backbone
 from headstart.model.forward import FrozenNetwork, bank_form
 from headstart.model.weights import Weights
 from headstart.runtime.signals import StopRequest
@@ -24,9 +24,9 @@ from headstart.runtime.signals import StopRequest
 class BankFeatures:
     """Features of both splits, for n training images and t transforms of each.
 
-    train: (n * t, 512), all transforms of the first image, then of the second, and so on; train_labels: (n * t,) int;
+    train: (n * t, d), all transforms of the first image, then of the second, and so on; train_labels: (n * t,) int;
     owners: (n * t,), the content hash of each row's image; plain: (n * t,) bool, rows with the evaluation transform;
-    val: (m, 512); val_labels: (m,) int; form: of the trunk; folder: of the bank."""
+    val: (m, d); val_labels: (m,) int; form: of the trunk; folder: of the bank."""
 
     train: BankRows
     train_labels: np.ndarray
@@ -42,10 +42,11 @@ class BankFeatures:
 def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess) -> Bank:
     """The bank of this trunk and preprocessing. Prints which of its files are damaged."""
     _, weights_key = backbone_of(config, weights)
-    form = bank_form(precision=config.runtime.mixed_precision, device=accelerator.device)
+    backbone = find_backbone(config.model.backbone)
+    form = bank_form(backbone, precision=config.runtime.mixed_precision, device=accelerator.device)
     key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
     location = Path(config.runtime.bank) if config.runtime.bank else default_location()
-    bank = Bank(location, key, width=FEATURES)
+    bank = Bank(location, key, width=backbone.features)
     for damaged in bank.damaged:
         info(accelerator, f"{damaged.path} is damaged ({damaged.reason}); its features are computed again")
     return bank
@@ -54,7 +55,10 @@ def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spe
 def trunk_of(accelerator: Accelerator, config: RunConfig, weights: Weights) -> Callable[[], FrozenNetwork]:
     """A function that builds the frozen trunk, for when it is needed."""
     return lambda: FrozenNetwork(
-        backbone_of(config, weights)[0], precision=config.runtime.mixed_precision, device=accelerator.device
+        backbone_of(config, weights)[0],
+        find_backbone(config.model.backbone),
+        precision=config.runtime.mixed_precision,
+        device=accelerator.device,
     )
 
 
@@ -91,7 +95,11 @@ def bank_features(
         val=features_of(bank, val_rows),
         val_labels=val_samples.codes(manifest.classes),
         extraction=extraction,
-        form=bank_form(precision=config.runtime.mixed_precision, device=accelerator.device),
+        form=bank_form(
+            find_backbone(config.model.backbone),
+            precision=config.runtime.mixed_precision,
+            device=accelerator.device,
+        ),
         folder=bank.path,
     )
 
@@ -101,11 +109,11 @@ def backbone_of(config: RunConfig, weights: Weights) -> tuple[dict[str, torch.Te
     if weights.tensors is not None:
         assert weights.sha256 is not None
         return weights.tensors, weights.sha256
-    from headstart.model.network import build_model
+    from headstart.model.build import build_model
 
-    random = build_model(2, backbone=None, head_init="zero", seed=config.seed).state_dict()
-    tensors = {name: value for name, value in random.items() if not name.startswith("fc.")}
-    return tensors, f"random, seed {config.seed}"
+    model = build_model(find_backbone(config.model.backbone), 2, tensors=None, head_init="zero", seed=config.seed)
+    model.without_head()
+    return model.state_dict(), f"random, seed {config.seed}"
 
 
 def describe_extraction(extraction: Extraction, bank: Bank) -> str:

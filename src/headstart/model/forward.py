@@ -2,12 +2,15 @@
 
 import contextlib
 from collections.abc import Mapping
+from importlib.metadata import version
 
 import torch
 from torch import nn
 
-from headstart.model.backbones import RESNET18
-from headstart.model.network import fold_batchnorm, network_of
+from headstart.backbones import Backbone
+from headstart.model.build import network_of
+from headstart.model.fold import fold_batchnorm
+from headstart.model.gradcam import heat, heat_by_gradient
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -16,50 +19,51 @@ class FrozenNetwork:
     """One of two forms, which differ by rounding.
 
     Plain: eval mode under autocast, as a run that trains by epochs is evaluated. Folded: every BatchNorm folded into
-    its convolution, one dtype, channels last, and the head in float64, as a run on the feature bank is evaluated."""
+    its convolution, one dtype, channels last, and the head in float64, as a run on the feature bank is evaluated. A
+    network whose norms cannot be folded stays under autocast in the second form, too."""
 
     def __init__(
         self,
         tensors: Mapping[str, torch.Tensor],
+        backbone: Backbone,
         *,
         precision: str,
         device: torch.device,
         folded: bool = True,
         channels_last: bool = True,
     ) -> None:
-        """tensors: float32 by torchvision's names, with or without a head; precision: no, bf16 or fp16; channels_last:
-        the memory format of the plain form."""
-        self.device, self.dtype, self.folded = device, DTYPES[precision], folded
+        """tensors: float32 by the names of the backbone, with or without a head; precision: no, bf16 or fp16;
+        channels_last: the memory format of the plain form."""
+        self.backbone, self.device, self.dtype, self.folded = backbone, device, DTYPES[precision], folded
         self._layout = torch.channels_last if folded or channels_last else torch.contiguous_format
-        network = network_of(tensors).requires_grad_(False)
-        head = network.fc
-        network.fc = nn.Identity()  # type: ignore[assignment]
+        network = network_of(tensors, backbone).requires_grad_(False)
+        head = network.without_head()
+        self._mixed = self.dtype != torch.float32
+        checked_at = None if backbone.plain else backbone.image_size
+        if folded and fold_batchnorm(network, self.dtype, image_size=checked_at):
+            self._mixed = False
+        else:
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):  # what autocast would convert anew for every batch
+                    module.to(self.dtype)
         if folded:
-            fold_batchnorm(network, self.dtype)
             if device.type != "mps":  # which has no float64; the head stays on the CPU there
                 head.to(device)
             self._head = head.double()
         else:
             self._head = head.to(device, self.dtype)
-            for module in network.modules():
-                if isinstance(module, nn.Conv2d):  # what autocast would convert anew for every batch
-                    module.to(self.dtype)
+        self._input_dtype = None if self._mixed or not folded else self.dtype
         self._network = network.to(device).to(memory_format=self._layout)
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """(C, 512) of the head."""
-        weight: torch.Tensor = self._head.weight
-        return weight
-
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """float32 (n, 3, S, S) normalised -> float32 (n, 512), the pooled features, on the device."""
+        """float32 (n, 3, S, S) normalised -> float32 (n, d), the pooled features, on the device."""
         return self.features(self.maps(pixels)).float()
 
     @torch.inference_mode()
     def maps(self, pixels: torch.Tensor) -> torch.Tensor:
-        """float32 (n, 3, S, S) normalised -> (n, 512, S / 32, S / 32), the output of the last stage, on the device."""
-        x = pixels.to(self.device, self.dtype if self.folded else None).contiguous(memory_format=self._layout)
+        """float32 (n, 3, S, S) normalised -> (n, d, h, w), the output of the last stage, or (n, tokens, d), on the
+        device."""
+        x = pixels.to(self.device, self._input_dtype).contiguous(memory_format=self._layout)
         with self._autocast():
             maps = self._network.maps(x)
         return maps.float() if self.folded else maps
@@ -67,26 +71,41 @@ class FrozenNetwork:
     @torch.inference_mode()
     def features(self, maps: torch.Tensor) -> torch.Tensor:
         with self._autocast():
-            return self._network.pool(maps)
+            return self._network.pool_maps(maps)
 
     @torch.inference_mode()
     def head(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(features (n, 512) float32, logits (n, C) float32), on the device."""
+        """(features (n, d) float32, logits (n, C) float32), on the device."""
         features = self.features(maps)
         if self.folded:
-            logits = features.to(self.weight.device, torch.float64) @ self.weight.T + self._head.bias
+            logits = features.to(self._head.weight.device, torch.float64) @ self._head.weight.T + self._head.bias
         else:
             with self._autocast():
                 logits = self._head(features)
         return features.float(), logits.float()
 
+    def attention(self, maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor | None:
+        """Grad-CAM of one class of each image, (n,) int -> float32 (n, h, w) in [0, 1], on the device of the maps.
+        None for a network whose last layer has no maps."""
+        weights = self._head.weight[classes.to(self._head.weight.device)].float().to(maps.device)
+        if self._network.mean_pooled:
+            return heat(maps, weights)
+        with self._autocast():
+            return heat_by_gradient(maps, weights, self._network.pool_maps, prefix_tokens=self._network.prefix_tokens)
+
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        mixed = not self.folded and self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype) if mixed else contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype) if self._mixed else contextlib.nullcontext()
 
 
-def bank_form(*, precision: str, device: torch.device) -> str:
+def bank_form(backbone: Backbone, *, precision: str, device: torch.device) -> str:
     """The form of a folded network, for the key of a bank: two forms may differ by rounding, one form does not."""
-    version = ".".join(torch.__version__.split(".")[:2])
     name = str(DTYPES[precision]).removeprefix("torch.")
-    return f"{RESNET18.name} folded {name} on {device.type}, torch {version}"
+    libraries = f"torch {_release(torch.__version__)}"
+    if not backbone.of_torchvision:
+        libraries += f", timm {_release(version('timm'))}"
+    return f"{backbone.name} folded {name} on {device.type}, {libraries}"
+
+
+def _release(text: str) -> str:
+    """Major and minor."""
+    return ".".join(text.split(".")[:2])

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from headstart.data.transforms import Preprocess
+from headstart.model.backbones import find_backbone
 from headstart.model.forward import FrozenNetwork
 from headstart.results import GoldenCheck, GoldenInput
 
@@ -79,11 +80,13 @@ def _values(x: np.ndarray, y: np.ndarray, c: int, s: int) -> np.ndarray:
 
 def record(info: "ModelInfo", tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """For the model file: fingerprints, and logits in fp32 on the CPU by one thread, so that the same run writes the
-    same bytes. tensors: by torchvision's names."""
+    same bytes. tensors: by the names of the backbone."""
     cpu = torch.device("cpu")
     here = {name: value.detach().to(cpu) for name, value in tensors.items()}
     folded = info.measured_on == "feature bank"
-    network = FrozenNetwork(here, precision="no", device=cpu, folded=folded, channels_last=info.channels_last)
+    network = FrozenNetwork(
+        here, find_backbone(info.backbone), precision="no", device=cpu, folded=folded, channels_last=info.channels_last
+    )
     pixels, inputs = _look(info.preprocess)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The self-describing model file: tensors under torchvision's keys, everything else in its header."""
+"""The self-describing model file: tensors under the keys of torchvision or timm, everything else in its header."""
 
 import dataclasses
 import hashlib
@@ -12,13 +12,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from headstart.backbones import RESNET18, Backbone
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.files import write_atomically
-from headstart.model.backbones import RESNET18
+from headstart.model.backbones import find_backbone
+from headstart.model.build import backbone_shapes, network_of, not_usable
 from headstart.model.calibration import Calibration
 from headstart.model.header import check_fields, encode_fields, read_fields
-from headstart.model.network import Network, backbone_shapes, network_of, not_usable
+from headstart.model.network import Network
+from headstart.model.open_set import OpenSet
 from headstart.tensor_file import MALFORMED, encode_header
 from headstart.wording import one_line
 
@@ -71,7 +74,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
 
 
 def save_model(path: Path, model: Network, info: ModelInfo) -> None:
-    """Write the model file: fp32 tensors under torchvision's keys, `info` in the header."""
+    """Write the model file: fp32 tensors under the keys of torchvision or timm, `info` in the header."""
     save_model_tensors(path, model.state_dict(), info)
 
 
@@ -109,7 +112,7 @@ def read_info(path: Path) -> ModelInfo:
     fields["weights"] = Path(fields["weights"]).name  # files of before held the whole path
     if fields["calibration"] is not None:
         try:
-            fields["calibration"] = _calibration(fields["calibration"])
+            fields["calibration"] = Calibration.from_json(fields["calibration"])
         except MALFORMED as error:
             raise InputError(
                 f"{path}: the calibration in the header is damaged ({error}); train again or use a copy"
@@ -117,31 +120,28 @@ def read_info(path: Path) -> ModelInfo:
     return ModelInfo(**fields)
 
 
-def _calibration(values: dict[str, Any]) -> Calibration:
-    """Raises one of MALFORMED."""
-    calibration = Calibration.from_json(values)
-    if calibration.open_set is not None:
-        count, width = calibration.open_set.reference.shape
-        if width != RESNET18.features or not 1 <= calibration.open_set.neighbour <= count:
-            raise ValueError(f"{count} reference features of {width} numbers")
-    return calibration
-
-
 def load_model(path: Path) -> tuple[Network, ModelInfo]:
     """A model file as a network in eval mode, and its header. Raises InputError if it does not fit."""
     tensors, info = load_tensors(path)
-    return network_of(tensors), info
+    return network_of(tensors, find_backbone(info.backbone)), info
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
-    """The tensors of a model file by torchvision's names, and its header. Raises InputError if they do not fit."""
+    """The tensors of a model file, and its header. Raises InputError if they do not fit."""
     info = read_info(path)
+    try:
+        backbone = find_backbone(info.backbone)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if info.calibration is not None and info.calibration.open_set is not None:
+        _check_reference(info.calibration.open_set, backbone, path)
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from None
     count = len(info.classes)
-    wanted = backbone_shapes() | {"fc.weight": (count, RESNET18.features), "fc.bias": (count,)}
+    head = {f"{backbone.head}.weight": (count, backbone.features), f"{backbone.head}.bias": (count,)}
+    wanted = backbone_shapes(backbone) | head
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if odd:
@@ -155,6 +155,15 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo]:
     if reason := not_usable(tensors):
         raise InputError(f"{path}: {reason}; train again or use another copy of this file")
     return tensors, info
+
+
+def _check_reference(open_set: OpenSet, backbone: Backbone, path: Path) -> None:
+    count, width = open_set.reference.shape
+    if width != backbone.features or not 1 <= open_set.neighbour <= count:
+        raise InputError(
+            f"{path}: the calibration in the header is damaged ({count} reference features of {width} numbers); train "
+            "again or use a copy"
+        )
 
 
 def _downloaded(address: str) -> Path:

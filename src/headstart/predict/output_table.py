@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from headstart.model.backbones import FEATURES
 from headstart.predict.predictor import PredictionOptions, Predictor
 from headstart.predict.stream import Computed
 
@@ -20,7 +19,7 @@ BUFFERED_ROWS = 4096  # rows that are written at once: a row group of a parquet 
 class Columns:
     """path, predicted, probability and error. If the model file is calibrated: prediction_set, none_of_these and
     distance. On request: top (list of class and probability), probability_<class> for every class, and embedding
-    (512 float32)."""
+    (float32)."""
 
     def __init__(self, predictor: Predictor, options: PredictionOptions, *, top: bool, probabilities: bool) -> None:
         self.predictor, self.options = predictor, options
@@ -41,7 +40,7 @@ class Columns:
         if probabilities:
             fields += [(f"{PROBABILITY}{name}", pa.float64()) for name in predictor.classes]
         if options.embeddings:
-            fields.append(("embedding", pa.list_(pa.float32(), FEATURES)))
+            fields.append(("embedding", pa.list_(pa.float32(), predictor.backbone.features)))
         metadata = {"classes": json.dumps(list(predictor.classes), ensure_ascii=False)}
         self.schema = pa.schema(fields, metadata=metadata)
 
@@ -66,7 +65,8 @@ class Columns:
         if self._probabilities:
             columns |= {f"{PROBABILITY}{name}": found.probabilities[:, code] for code, name in enumerate(classes)}
         if found.embeddings is not None:
-            columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(found.embeddings.reshape(-1)), FEATURES)
+            width = found.embeddings.shape[1]
+            columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(found.embeddings.reshape(-1)), width)
         unreadable = np.array([reason is not None for reason in computed.reasons], dtype=bool)
         place = pa.array(np.cumsum(~unreadable) - 1, mask=unreadable)  # index among the readable images
         arrays = {name: pa.array(values, self.schema.field(name).type).take(place) for name, values in columns.items()}

@@ -13,10 +13,9 @@ import torch
 from headstart.data.decode import UnreadableImage
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
-from headstart.model.backbones import FEATURES
+from headstart.model.backbones import find_backbone
 from headstart.model.conformal import CONFIDENCE
 from headstart.model.forward import FrozenNetwork
-from headstart.model.gradcam import heat
 from headstart.model.model_file import ModelInfo, find_model, load_tensors
 from headstart.model.open_set import WRONGLY_FLAGGED
 from headstart.model.softmax import softmax
@@ -37,7 +36,7 @@ class Prediction:
 
     path: as it was given, None for an image in memory. probabilities: in the order of the classes, summing to 1.
     top: (class, probability), the most probable first. prediction_set, none_of_these and distance: None unless the
-    model file is calibrated. embedding: (512,) float32, the pooled features, if requested."""
+    model file is calibrated. embedding: (d,) float32, the pooled features, if requested."""
 
     path: str | None
     label: str | None = None
@@ -75,8 +74,8 @@ class PredictionOptions:
 class Outputs:
     """What the network computes for n images.
 
-    features: (n, 512) float32, pooled. logits: (n, C) float32. maps: (n, 512, S/32, S/32) on the device, whose means
-    are the features; None where they were not kept."""
+    features: (n, d) float32, pooled. logits: (n, C) float32. maps: of the last stage, on the device; None where they
+    were not kept."""
 
     features: np.ndarray
     logits: np.ndarray
@@ -88,7 +87,7 @@ class BatchPredictions:
     """The predictions for n images.
 
     probabilities: (n, C) float64. best: (n, top) int, class indices, the most probable first. inside: (n, C) bool,
-    whether a class is in the prediction set. none_of_these: (n,) bool. distance: (n,) float64. embeddings: (n, 512)
+    whether a class is in the prediction set. none_of_these: (n,) bool. distance: (n,) float64. embeddings: (n, d)
     float32."""
 
     probabilities: np.ndarray
@@ -115,8 +114,10 @@ class Predictor:
         tensors, self.info = load_tensors(self.path)
         self.device = _device(device)
         self.precision = _precision(precision, self.info, self.device)
+        self.backbone = find_backbone(self.info.backbone)
         self._network = FrozenNetwork(
             tensors,
+            self.backbone,
             precision=self.precision,
             device=self.device,
             folded=self.info.measured_on == "feature bank",
@@ -198,17 +199,18 @@ class Predictor:
     def compute(self, pixels: torch.Tensor) -> Outputs:
         """uint8 (n, 3, S, S), as `transform` gives them -> features and logits."""
         if not len(pixels):
-            no_features, no_logits = np.zeros((0, FEATURES), np.float32), np.zeros((0, len(self.classes)), np.float32)
-            return Outputs(no_features, no_logits, torch.zeros((0, FEATURES, 1, 1)))
+            width = self.backbone.features
+            return Outputs(np.zeros((0, width), np.float32), np.zeros((0, len(self.classes)), np.float32))
         maps = self._network.maps(self.info.preprocess.normalize(pixels.to(self.device)))
         features, logits = self._network.head(maps)
         return Outputs(features.cpu().numpy(), logits.cpu().numpy(), maps)
 
-    def attention(self, outputs: Outputs) -> np.ndarray:
-        """float32 (n, S/32, S/32) in [0, 1]: Grad-CAM of the most probable class of each image."""
+    def attention(self, outputs: Outputs) -> np.ndarray | None:
+        """float32 (n, h, w) in [0, 1]: Grad-CAM of the most probable class of each image. None for a network whose
+        last layer has no maps."""
         assert outputs.maps is not None, "the maps were not kept"
-        weights = self._network.weight[torch.from_numpy(outputs.logits.argmax(axis=1)).to(self._network.weight.device)]
-        return np.asarray(heat(outputs.maps, weights.float().to(outputs.maps.device)).cpu().numpy())
+        heat = self._network.attention(outputs.maps, torch.from_numpy(outputs.logits.argmax(axis=1)))
+        return None if heat is None else heat.cpu().numpy()
 
     def check(self, options: PredictionOptions) -> None:
         """Raise InputError for options that this model file does not support."""

@@ -1,4 +1,4 @@
-"""Which parameters train, and at which learning rate. A strategy is a table of rules."""
+"""Which parameters train, and at which learning rate."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,23 +9,14 @@ from torch import nn
 
 from headstart.config import OptimConfig, StrategyConfig
 from headstart.errors import InputError
+from headstart.model.network import Network
 from headstart.recipe.schedule import lr_factor
 
-
-@dataclass(frozen=True)
-class Rule:
-    """Parameters whose name starts with `prefix` form the part `part`; it trains or is frozen."""
-
-    prefix: str
-    part: str
-    trains: bool
-
-
-# the first rule that matches the name of a parameter applies
-RULES: Mapping[str, tuple[Rule, ...]] = {
-    "fine_tune": (Rule("fc.", "head", True), Rule("", "backbone", True)),
-    "frozen_head": (Rule("fc.", "head", True), Rule("", "backbone", False)),
-    "probe_then_tune": (Rule("fc.", "head", True), Rule("", "backbone", True)),
+# by strategy, the parts of the network that train
+TRAINED: Mapping[str, tuple[str, ...]] = {
+    "fine_tune": ("head", "backbone"),
+    "frozen_head": ("head",),
+    "probe_then_tune": ("head", "backbone"),
 }
 
 _BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -40,27 +31,18 @@ class Plan:
     eval_modules: frozenset[str]
 
 
-def plan(model: nn.Module, strategy: StrategyConfig, optim: OptimConfig) -> Plan:
-    """Set `requires_grad` by the rules of the strategy and return the parameter groups for the optimizer.
-
-    Raises ValueError if a rule matches no parameter, or no rule a parameter.
-    """
-    rules = RULES[strategy.name]
+def plan(model: Network, strategy: StrategyConfig, optim: OptimConfig) -> Plan:
+    """Set `requires_grad` as the strategy wants it and return the parameter groups for the optimizer."""
+    trained = TRAINED[strategy.name]
     rates = {"head": optim.lr, "backbone": optim.backbone_lr if optim.backbone_lr is not None else optim.lr}
+    exempt: set[str] = getattr(model, "no_weight_decay", set)()  # tokens and positions of timm's transformers
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    used = set()
     for name, parameter in model.named_parameters():
-        rule = next((rule for rule in rules if name.startswith(rule.prefix)), None)
-        if rule is None:
-            raise ValueError(f"no rule of strategy {strategy.name} covers parameter {name}")
-        used.add(rule)
-        parameter.requires_grad_(rule.trains)
-        if rule.trains:
-            decays = parameter.ndim > 1  # biases and the scales of norms are vectors
-            members.setdefault((rule.part, decays), []).append(parameter)
-    idle = [rule for rule in rules if rule not in used]
-    if idle:
-        raise ValueError(f"rule {idle[0]} of strategy {strategy.name} matches no parameter")
+        part = _part(model, name)
+        parameter.requires_grad_(part in trained)
+        if part in trained:
+            decays = parameter.ndim > 1 and name not in exempt  # biases and the scales of norms are vectors
+            members.setdefault((part, decays), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {
             "name": f"{part}_{'decay' if decays else 'no_decay'}",
@@ -70,17 +52,22 @@ def plan(model: nn.Module, strategy: StrategyConfig, optim: OptimConfig) -> Plan
         }
         for (part, decays), parameters in members.items()
     ]
-    return Plan(groups, _modules_in_eval(model, rules, freeze_batchnorm=strategy.batchnorm == "freeze"))
+    return Plan(groups, _modules_in_eval(model, trained, freeze_batchnorm=strategy.batchnorm == "freeze"))
 
 
-def _modules_in_eval(model: nn.Module, rules: tuple[Rule, ...], *, freeze_batchnorm: bool) -> frozenset[str]:
+def _part(model: Network, name: str) -> str:
+    return "head" if f"{name}.".startswith(f"{model.head_name}.") else "backbone"
+
+
+def _modules_in_eval(model: Network, trained: tuple[str, ...], *, freeze_batchnorm: bool) -> frozenset[str]:
     """Frozen leaf modules, whose dropout and BatchNorm must be inactive, and with freeze_batchnorm every BatchNorm."""
     names = set()
     for name, module in model.named_modules():
-        if name and not any(module.children()):
-            rule = next(rule for rule in rules if f"{name}.".startswith(rule.prefix))
-            if not rule.trains or (freeze_batchnorm and isinstance(module, _BATCHNORM)):
-                names.add(name)
+        is_batchnorm = isinstance(module, _BATCHNORM)
+        if not name or (any(module.children()) and not is_batchnorm):
+            continue
+        if _part(model, name) not in trained or (freeze_batchnorm and is_batchnorm):
+            names.add(name)
     return frozenset(names)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.backbones import RESNET18
 from headstart.errors import InputError
 from headstart.evaluation.metrics import log_losses
 from headstart.evaluation.statistics import bootstrap, holm, images_needed, paired, wilson
@@ -26,6 +27,7 @@ class EvaluatedRun:
 
     path: str
     strategy: str
+    backbone: str
     classes: tuple[str, ...]
     keys: list[tuple[str, str, int]]
     paths: list[str]
@@ -48,6 +50,7 @@ class EvaluatedRun:
         return ComparedRun(
             path=self.path,
             strategy=self.strategy,
+            backbone=self.backbone,
             n=n,
             correct=correct,
             accuracy=correct / n,
@@ -125,6 +128,7 @@ def read_evaluated_run(path: str) -> EvaluatedRun:
     return EvaluatedRun(
         path=path,
         strategy=str(summary["strategy"]),
+        backbone=str(summary.get("backbone", RESNET18.name)),
         classes=classes,
         keys=keys,
         paths=predictions.column("path").to_pylist(),

@@ -44,7 +44,8 @@ class Card:
 @dataclass(frozen=True)
 class Gallery:
     """unread: why images are missing, at most one line; train_batch: data URI of the augmented training images;
-    suspects: data URIs by path, of the images whose labels the data doctor suspects."""
+    suspects: data URIs by path, of the images whose labels the data doctor suspects; map_side: of the Grad-CAM maps,
+    in cells, None if there are none."""
 
     errors: list[Card]
     unconfident: list[Card]
@@ -52,6 +53,7 @@ class Gallery:
     unread: list[str] = field(default_factory=list)
     train_batch: str | None = None
     suspects: Mapping[str, str] = field(default_factory=dict)
+    map_side: int | None = None
 
     @property
     def has_images(self) -> bool:
@@ -65,7 +67,7 @@ def make_gallery(run: FinishedRun, read: ReadImage) -> Gallery:
     images = OriginalImages(read, dict(hashes), run.info.preprocess.decode)
     rows = [*errors, *unconfident]
     inputs = _inputs(run, images, [run.paths[row] for row in rows])
-    pictures = _pictures(run, {row: inputs[run.paths[row]] for row in rows if run.paths[row] in inputs})
+    pictures, map_side = _pictures(run, {row: inputs[run.paths[row]] for row in rows if run.paths[row] in inputs})
     findings = [] if run.doctor is None else run.doctor["findings"]
     suspected = [one["paths"][0] for one in findings if one["kind"] == "suspected_label"]
     suspects = _inputs(run, images, suspected[:MAX_FINDINGS])
@@ -77,6 +79,7 @@ def make_gallery(run: FinishedRun, read: ReadImage) -> Gallery:
         unread=images.unread(),
         train_batch=_train_batch(run.path / "train_batch.png"),
         suspects={path: jpeg_uri(_thumbnail(pixels), quality=80) for path, pixels in suspects.items()},
+        map_side=map_side,
     )
 
 
@@ -92,24 +95,28 @@ def least_confident_correct(run: FinishedRun) -> list[int]:
     return [int(row) for row in rows[np.argsort(run.confidence[rows], kind="stable")][:MAX_CARDS]]
 
 
-def gradcam(model_file: Path, info: ModelInfo, pixels: "torch.Tensor", predicted: Sequence[int]) -> np.ndarray:
-    """Grad-CAM of the predicted classes: uint8 (n, 3, S, S) -> float32 (n, S/32, S/32) in [0, 1], on the CPU.
+def gradcam(model_file: Path, info: ModelInfo, pixels: "torch.Tensor", predicted: Sequence[int]) -> np.ndarray | None:
+    """Grad-CAM of the predicted classes: uint8 (n, 3, S, S) -> float32 (n, h, w) in [0, 1], on the CPU. None for a
+    network whose last layer has no maps.
 
     In bf16 if the run used it, else in fp32."""
     import torch
     from safetensors.torch import load_file
 
+    from headstart.model.backbones import find_backbone
     from headstart.model.forward import FrozenNetwork
-    from headstart.model.gradcam import heat
 
     tensors = load_file(model_file)
     precision = "bf16" if info.mixed_precision == "bf16" else "no"
-    trunk = FrozenNetwork(tensors, precision=precision, device=torch.device("cpu"))
-    weights = tensors["fc.weight"].float()[torch.tensor(predicted)]
+    trunk = FrozenNetwork(tensors, find_backbone(info.backbone), precision=precision, device=torch.device("cpu"))
     found = []
     for start in range(0, len(pixels), GRADCAM_BATCH):
         part = slice(start, start + GRADCAM_BATCH)
-        found.append(heat(trunk.maps(info.preprocess.normalize(pixels[part])), weights[part]))
+        maps = trunk.maps(info.preprocess.normalize(pixels[part]))
+        heat = trunk.attention(maps, torch.tensor(predicted[part]))
+        if heat is None:
+            return None
+        found.append(heat)
     return torch.cat(found).numpy()
 
 
@@ -132,19 +139,22 @@ def _inputs(run: FinishedRun, images: OriginalImages, paths: Sequence[str]) -> d
     return {path: run.info.preprocess.resize_and_crop(image) for path, image in decoded.items() if image is not None}
 
 
-def _pictures(run: FinishedRun, inputs: Mapping[int, "torch.Tensor"]) -> dict[int, tuple[str, str]]:
-    """By row: the image and its Grad-CAM as data URIs."""
+def _pictures(
+    run: FinishedRun, inputs: Mapping[int, "torch.Tensor"]
+) -> tuple[dict[int, tuple[str, str | None]], int | None]:
+    """By row: the image and its Grad-CAM, if there is one, as data URIs; and the side of the maps, in cells."""
     if not inputs:
-        return {}
+        return {}, None
     import torch
 
     predicted = [int(run.predicted[row]) for row in inputs]
     maps = gradcam(run.path / "model.safetensors", run.info, torch.stack(list(inputs.values())), predicted)
     found = {}
-    for (row, image), heat in zip(inputs.items(), maps, strict=True):
+    for number, (row, image) in enumerate(inputs.items()):
         thumbnail = _thumbnail(image)
-        found[row] = jpeg_uri(thumbnail, quality=80), jpeg_uri(_overlay(thumbnail, heat), quality=80)
-    return found
+        overlay = None if maps is None else jpeg_uri(_overlay(thumbnail, maps[number]), quality=80)
+        found[row] = jpeg_uri(thumbnail, quality=80), overlay
+    return found, None if maps is None else maps.shape[-1]
 
 
 def _overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from headstart.data_doctor.findings import KINDS, number_of
 from headstart.html import environment
+from headstart.model.backbones import find_backbone
 from headstart.model.open_set import WRONGLY_FLAGGED
 from headstart.report.figures import curves, reliability
 from headstart.report.gallery import MAX_FINDINGS, Gallery
@@ -29,10 +30,26 @@ MAX_MATRIX = 24  # classes of a confusion matrix that fits on a screen
 MAX_CLASSES = 1000  # rows of the table of classes
 MAX_CONFUSIONS = 12
 CARD_CLASSES = 20  # that the model card lists; longer lists are in the header of the model file
-STRIDE = 32  # pixels of the image along the side of a cell of the last stage
 PLACES = ("data.root", "model.weights", "runtime.bank")  # keys of which the model card shows the last name alone
 SHOWN_KINDS = ("duplicate_across_splits", "near_duplicate_across_splits", "suspected_label")
 """The kinds of findings that are listed; of the others, only the number is shown."""
+_PLAIN = {
+    "torchvision": """\
+from safetensors.torch import load_file
+from torchvision.models import {name}
+
+model = {name}(num_classes={classes})
+model.load_state_dict(load_file("model.safetensors"), strict=True)
+model.eval()""",
+    "timm": """\
+import timm
+from safetensors.torch import load_file
+
+model = timm.create_model("{name}", num_classes={classes})
+model.load_state_dict(load_file("model.safetensors"), strict=True)
+model.eval()""",
+}
+"""Programs that open the model file without headstart."""
 STRATEGIES = {
     "fine_tune": "every layer fine-tuned",
     "frozen_head": "a new head on a frozen backbone",
@@ -56,7 +73,6 @@ def render_report(run: FinishedRun, gallery: Gallery) -> str:
         rows=rows[:MAX_CLASSES],
         num_more_rows=max(0, len(rows) - MAX_CLASSES),
         reliability=reliability(run),
-        cells=math.ceil(run.info.preprocess.image_size / STRIDE),
         doctor=run.doctor,
         config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
         epoch_s=[line["time_s"] for line in run.epochs() if "time_s" in line],
@@ -87,12 +103,18 @@ def render_model_card(run: FinishedRun) -> str:
 
 def _render(template: str, run: FinishedRun, **values: Any) -> str:
     calibration = run.info.calibration
+    backbone = find_backbone(run.info.backbone)
     found = _environment().get_template(template)
     return found.render(
         run=run,
         summary=run.summary,
         val=run.summary.val,
         info=run.info,
+        backbone=backbone,
+        pretrained=run.info.weights in ("imagenet", "hub"),
+        plain=_PLAIN["torchvision" if backbone.of_torchvision else "timm"].format(
+            name=backbone.timm, classes=len(run.classes)
+        ),
         spec=run.info.preprocess,
         num_training=sum(run.num_training_images.values()),
         skipped=run.summary.skipped,

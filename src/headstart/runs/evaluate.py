@@ -113,26 +113,28 @@ def _predict_from_features(
     from headstart.features import logistic_regression
     from headstart.features.bank import Bank
     from headstart.features.extraction import bank_transforms, features_of, fill, rows_of
-    from headstart.model.backbones import FEATURES
+    from headstart.model.backbones import find_backbone
     from headstart.model.forward import FrozenNetwork
 
-    tensors = model.state_dict()
+    backbone, tensors = find_backbone(info.backbone), model.state_dict()
     samples = manifest.of("val")
     rows = rows_of(manifest.source, samples, bank_transforms(DataConfig(), info.preprocess, augmented_copies=0, seed=0))
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
-        bank = Bank(Path(on_main(accelerator, lambda: folder)), {"evaluation": True}, width=FEATURES)
+        bank = Bank(Path(on_main(accelerator, lambda: folder)), {"evaluation": True}, width=backbone.features)
         fill(
             accelerator,
             bank,
             rows,
             info.preprocess,
-            lambda: FrozenNetwork(tensors, precision=info.mixed_precision, device=accelerator.device),
+            lambda: FrozenNetwork(tensors, backbone, precision=info.mixed_precision, device=accelerator.device),
             num_workers=None,
             stop=stop,
         )
         features = features_of(bank, rows)[:]
         accelerator.wait_for_everyone()
-    head = logistic_regression.Head(tensors["fc.weight"].double().numpy(), tensors["fc.bias"].double().numpy())
+    head = logistic_regression.Head(
+        *(tensors[f"{backbone.head}.{name}"].double().numpy() for name in ("weight", "bias"))
+    )
     return Predictions(head.logits(features).astype(np.float32), samples.codes(info.classes), features)
 
 

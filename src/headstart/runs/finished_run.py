@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from headstart.config import RunConfig, flat
 from headstart.errors import InputError
+from headstart.model.backbones import find_backbone
 from headstart.model.model_file import ModelInfo, read_info
 from headstart.runs.files import (
     damaged,
@@ -89,10 +90,14 @@ class FinishedRun:
 
     def changed_keys(self) -> dict[str, Any]:
         """By dotted key: the values of the configuration that differ from the defaults, without out and seed."""
+        changed = flat(self.config)
+        backbone = find_backbone(self.info.backbone)
+        _, resize_size = backbone.sizes(changed["data.image_size"], None)
         defaults = flat(asdict(RunConfig()))
+        defaults |= {"data.image_size": backbone.image_size, "data.resize_size": resize_size}
         return {
             key: value
-            for key, value in flat(self.config).items()
+            for key, value in changed.items()
             if key not in ("out", "seed") and (key not in defaults or defaults[key] != value)
         }
 

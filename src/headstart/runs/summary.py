@@ -46,6 +46,7 @@ class Summary(_Json):
     """The summary of one run."""
 
     strategy: str
+    backbone: str
     classes: list[str]
     train: dict[str, int]  # "n": training images
     val: dict[str, Any]  # evaluation.predictions.describe

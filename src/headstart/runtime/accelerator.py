@@ -18,7 +18,7 @@ from headstart.runtime.signals import end_with_launcher
 if TYPE_CHECKING:  # prediction does not need accelerate, so it is imported only in functions
     from accelerate import Accelerator
 
-LIBRARIES = ("torch", "torchvision", "accelerate", "datasets", "evaluate", "safetensors", "pillow", "numpy")
+LIBRARIES = ("torch", "torchvision", "accelerate", "datasets", "evaluate", "safetensors", "timm", "pillow", "numpy")
 
 
 def set_threads(threads: int | None) -> int:

@@ -54,7 +54,8 @@ class ImagePrediction(_Strict):
         description="whether the image is unlike the training images; null without calibration"
     )
     gradcam: list[list[_Probability]] | None = Field(
-        description="rows of a coarse map over the preprocessed image: 1 where the evidence for the label is strongest"
+        description="rows of a coarse map over the preprocessed image: 1 where the evidence for the label is "
+        "strongest; null for a network whose last stage has no maps"
     )
     preprocessed: str | None = Field(description="the square image that the network received: a JPEG as a data URI")
 

@@ -87,6 +87,7 @@ def finish(session: Session, result: Result) -> None:
         draw_predictions(folder.path / "val_predictions.png", manifest, predictions, session.spec)
         summary = Summary(
             strategy=info.strategy,
+            backbone=info.backbone,
             classes=list(manifest.classes),
             train={"n": len(manifest.of("train"))},
             val=val,
@@ -128,6 +129,7 @@ def model_info(session: Session, manifest: Manifest, weights: Weights, *, measur
         classes=manifest.classes,
         preprocess=session.spec,
         strategy=config.strategy.name,
+        backbone=session.backbone.name,
         mixed_precision=config.runtime.mixed_precision,
         channels_last=config.runtime.channels_last,
         eval_batch_size=config.train.eval_batch_size,

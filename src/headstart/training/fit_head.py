@@ -212,10 +212,12 @@ def _new_head(config: RunConfig, *, width: int, num_classes: int) -> _LinearHead
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     else:
-        from headstart.model.network import build_model
+        from headstart.model.backbones import find_backbone
+        from headstart.model.build import build_model
 
-        model = build_model(num_classes, backbone=None, head_init=config.model.head_init, seed=config.seed)
-        head.load_state_dict(model.fc.state_dict())
+        backbone = find_backbone(config.model.backbone)
+        model = build_model(backbone, num_classes, tensors=None, head_init=config.model.head_init, seed=config.seed)
+        head.load_state_dict(model.head_layer.state_dict())
     return head
 
 

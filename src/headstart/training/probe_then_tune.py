@@ -27,8 +27,8 @@ def start_from_probe(session: Session, manifest: Manifest, weights: Weights, mod
     with StopRequest() as stop:
         features = bank_features(accelerator, config, bank, transforms, manifest, weights, session.spec, stop=stop)
     fitted = fit_head(accelerator, config, manifest, features)
-    model.fc.weight.data.copy_(torch.from_numpy(fitted.head.weight))
-    model.fc.bias.data.copy_(torch.from_numpy(fitted.head.bias))
+    model.head_layer.weight.data.copy_(torch.from_numpy(fitted.head.weight))
+    model.head_layer.bias.data.copy_(torch.from_numpy(fitted.head.bias))
     return fitted.details
 
 

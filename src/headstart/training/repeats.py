@@ -16,6 +16,7 @@ from headstart.data.transforms import Preprocess
 from headstart.errors import InputError, Stopped
 from headstart.files import write_text
 from headstart.messages import info
+from headstart.model.backbones import find_backbone
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder
 from headstart.runs.lock import RUNNING, RunLock
 from headstart.runs.summary import Summary, is_finished
@@ -116,6 +117,7 @@ def _check_folder(config: RunConfig) -> Path:
 def _check_splits(configs: Mapping[str, RunConfig], path: Path) -> None:
     """Raise InputError before the first run if the data or the split of any that is to be run cannot be used."""
     if not all(is_finished(path / name) for name in configs):
-        data = next(iter(configs.values())).data
+        first = next(iter(configs.values()))
         recipes = {name: (config.data, config.seed) for name, config in configs.items()}
-        check_splits(open_source(data), recipes, decoder=Preprocess.of(data).decode)
+        spec = Preprocess.of(first.data, find_backbone(first.model.backbone))
+        check_splits(open_source(first.data), recipes, decoder=spec.decode)

@@ -9,12 +9,15 @@ from typing import Self
 
 from accelerate import Accelerator
 
+from headstart.backbones import Backbone
 from headstart.config import RunConfig, check_divisible
 from headstart.config_io import to_yaml
 from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.messages import ProgressStyle, info
+from headstart.model.backbones import find_backbone
+from headstart.model.build import check_computes
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, create_folder
 from headstart.runs.lock import RunLock
 from headstart.runs.summary import is_finished
@@ -36,6 +39,7 @@ class Session:
 
     config: RunConfig
     accelerator: Accelerator
+    backbone: Backbone
     spec: Preprocess
     path: Path
     resume_from: Path | None
@@ -104,12 +108,14 @@ def start(config: RunConfig, *, progress: ProgressStyle) -> Session:
     if not on_features:
         check_divisible(config.train, num_processes=accelerator.num_processes)
     tracker_names = installed_trackers(config.runtime)
-    spec = Preprocess.of(config.data)
+    backbone = find_backbone(config.model.backbone)
+    spec = Preprocess.of(config.data, backbone)
+    check_computes(backbone, spec.image_size)
     precision, why = choose_precision(config.runtime.mixed_precision, accelerator.device)
     resolved = replace(
         config,
         runtime=replace(config.runtime, mixed_precision=precision),  # type: ignore[arg-type]
-        data=replace(config.data, resize_size=spec.resize_size),
+        data=replace(config.data, image_size=spec.image_size, resize_size=spec.resize_size),
     )
     if on_features:
         steps = {"sgd": f"minibatches, {config.optim.name}", "full_batch": f"full batches, {config.optim.name}"}
@@ -126,7 +132,7 @@ def start(config: RunConfig, *, progress: ProgressStyle) -> Session:
     path, resume_from = on_main(accelerator, lambda: _choose_start(resolved))
     if unused := describe_unused_keys(config):
         info(accelerator, unused)
-    return Session(resolved, accelerator, spec, path, resume_from, tracker_names, began, progress)
+    return Session(resolved, accelerator, backbone, spec, path, resume_from, tracker_names, began, progress)
 
 
 def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:

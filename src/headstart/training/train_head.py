@@ -23,6 +23,7 @@ from headstart.features.extraction import BankTransform, bank_transforms
 from headstart.features.nearest_neighbours import knn_accuracy, searched_rows
 from headstart.features.training_set import BankFeatures, backbone_of, bank_features, open_bank
 from headstart.messages import info
+from headstart.model.backbones import find_backbone
 from headstart.model.open_set import reference_rows
 from headstart.model.weights import Weights, obtain_weights
 from headstart.report.image_grid import image_grid
@@ -60,8 +61,8 @@ def train_head(session: Session) -> Result:
         weights=weights,
         tensors={
             **backbone,
-            "fc.weight": torch.from_numpy(fitted.head.weight).float(),
-            "fc.bias": torch.from_numpy(fitted.head.bias).float(),
+            f"{session.backbone.head}.weight": torch.from_numpy(fitted.head.weight).float(),
+            f"{session.backbone.head}.bias": torch.from_numpy(fitted.head.bias).float(),
         },
         predictions=predict_val(fitted.head, features),
         best_epoch=fitted.best_epoch,
@@ -84,11 +85,11 @@ def train_head(session: Session) -> Result:
 
 
 def load_data(
-    accelerator: Accelerator, config: RunConfig, spec: Preprocess, *, pooled: bool = False
+    accelerator: Accelerator, config: RunConfig, spec: Preprocess
 ) -> tuple[Weights, Bank, list[BankTransform], Manifest]:
     """Weights, feature bank, transforms and images. Images that the bank has features of are not decoded; the pixels of
-    the others are kept for the extraction. pooled: report training and validation images as one set."""
-    data, weights = config.data, obtain_weights(accelerator, config.model.weights)
+    the others are kept for the extraction."""
+    data, weights = config.data, obtain_weights(accelerator, config.model.weights, find_backbone(config.model.backbone))
     bank = open_bank(accelerator, config, weights, spec)
     copies, limit = config.probe.augmented_copies, cache_limit_for(data)
     transforms = bank_transforms(data, spec, augmented_copies=copies, seed=config.seed, cache_limit=limit)
@@ -106,7 +107,7 @@ def load_data(
             cache=cache,
         ),
     )
-    info(accelerator, describe_data(manifest, pooled=pooled))
+    info(accelerator, describe_data(manifest))
     return weights, bank, transforms, manifest
 
 

@@ -11,8 +11,9 @@ from torch import nn
 from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions, collect
 from headstart.messages import info
+from headstart.model.build import build_model, synchronized
 from headstart.model.model_file import load_tensors, save_model_tensors
-from headstart.model.network import Network, build_model
+from headstart.model.network import Network
 from headstart.model.weights import Weights, obtain_weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.optimizer import build_optimizer, lr_schedule, plan
@@ -39,7 +40,7 @@ def train_network(session: Session) -> Result:
     images = load_data(session)
     steps_per_epoch = len(images.labels) / config.train.batch_size
     schedule = lr_schedule(config.optim, total_steps=images.epoch_ends[-1], steps_per_epoch=steps_per_epoch)
-    weights = obtain_weights(accelerator, config.model.weights)
+    weights = obtain_weights(accelerator, config.model.weights, session.backbone)
     model, groups = build(session, weights, num_classes=len(images.manifest.classes))
     state, saved = restore(session, images, model)
     if config.strategy.name == "probe_then_tune" and saved is None:
@@ -98,7 +99,7 @@ def train_network(session: Session) -> Result:
         accelerator.wait_for_everyone()
         tensors, _ = load_tensors(session.folder.model_file)  # the best epoch, evaluated as it lies in the file
         model.load_state_dict(tensors)
-        predictions = evaluate(model, head=model.fc)
+        predictions = evaluate(model, head=model.head_layer)
     trained = (images.epoch_ends[-1] - first_step) * config.train.batch_size
     probe, notes = compare_with_probe(state, predictions)
     return Result(
@@ -120,11 +121,13 @@ def train_network(session: Session) -> Result:
 def build(session: Session, weights: Weights, *, num_classes: int) -> tuple[Network, list[dict[str, Any]]]:
     """The network with a new head, its frozen parts in eval mode for good, and the optimizer's parameter groups."""
     config, accelerator = session.config, session.accelerator
-    model = build_model(num_classes, backbone=weights.tensors, head_init=config.model.head_init, seed=config.seed)
+    model = build_model(
+        session.backbone, num_classes, tensors=weights.tensors, head_init=config.model.head_init, seed=config.seed
+    )
     batchnorm_trains = config.strategy.name != "frozen_head" and config.strategy.batchnorm == "train"
     if batchnorm_trains and accelerator.num_processes > 1:
         if accelerator.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            model = synchronized(model)
         else:
             info(
                 accelerator,
