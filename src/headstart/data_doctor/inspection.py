@@ -95,10 +95,8 @@ def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]
         precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
         config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
         backbone = find_backbone(config.model.backbone)
-        weights, spec = (
-            obtain_weights(accelerator, config.model.weights, backbone),
-            Preprocess.of(config.data, backbone),
-        )
+        weights = obtain_weights(accelerator, config.model.weights, backbone)
+        spec = Preprocess.of(config.data, backbone)
         bank = open_bank(accelerator, config, weights, spec)
         transform = bank_transforms(config.data, spec, augmented_copies=0, seed=config.seed)[0]
         rows = [Row(image.file.path, image.sha256, transform, source) for image in images]

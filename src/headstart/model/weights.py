@@ -27,6 +27,7 @@ from headstart.errors import InputError
 from headstart.files import write_atomically
 from headstart.messages import warn
 from headstart.model.build import backbone_shapes, not_usable
+from headstart.model.model_file import hash_of
 from headstart.runtime.processes import from_all, on_each_host
 from headstart.wording import listed, nearest, one_line
 
@@ -184,7 +185,7 @@ def load_weights(source: str, backbone: Backbone, *, imagenet: Download | Packag
         return Weights(None, source, None)
     if source == HUB:
         tensors = _from_hub(backbone)
-        return Weights(tensors, source, _hash_of(tensors))
+        return Weights(tensors, source, hash_of(tensors))
     stored = imagenet or IMAGENET.get(backbone.name)
     path = {"bundled": BUNDLED}.get(source, Path(source))
     if source == "imagenet":
@@ -230,13 +231,6 @@ def _from_hub(backbone: Backbone) -> dict[str, torch.Tensor]:
             "use --model.weights none or the path of a file"
         ) from None
     return _backbone_in(tensors, Path(backbone.base_model or backbone.timm), backbone)
-
-
-def _hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for _, value in sorted(tensors.items()):
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
