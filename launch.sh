@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # headstart in one command. Sets up .venv beside this file on first use, then picks the launcher for this machine.
 #
-#   ./launch.sh                                the demo: solar cells, frozen head, then fine-tuning
+#   ./launch.sh [demo DIR]                     the demo: check, train, choose, tune and compare on solar cells
 #   ./launch.sh CONFIG [--key value ...]       train CONFIG (a file, or the name of a shipped one)
 #   ./launch.sh --processes N CONFIG ...       the same on N processes
 #   ./launch.sh predict RUN PATHS --out DIR/   classify images; with --processes N or several GPUs the work is shared
@@ -28,7 +28,7 @@ find_python() {
 
 set_up() { # $1: extras, demo or dev; dev holds all that demo does
   local fingerprint base extras
-  fingerprint="$(cat "$home/pyproject.toml" "$home/constraints.txt" | cksum)"
+  fingerprint="$(cat "$home/pyproject.toml" "$home/constraints.txt" "$home/launch.sh" | cksum)"
   for extras in "$1" dev; do
     [ "$(cat "$venv/.installed-$extras" 2>/dev/null)" != "$fingerprint" ] || return 0
   done
@@ -38,7 +38,7 @@ set_up() { # $1: extras, demo or dev; dev holds all that demo does
     "$base" -m venv --clear "$venv" || fail "python -m venv failed; on Debian and Ubuntu: apt install python3-venv"
   fi
   say "installing headstart and what it needs (torch is large: a minute or several)"
-  "$python" -m pip install --quiet --disable-pip-version-check -c "$home/constraints.txt" -e "$home[$1]" ||
+  "$python" -m pip install --quiet --disable-pip-version-check -c "$home/constraints.txt" -e "$home[$1,serve]" ||
     fail "pip could not install the packages; its message is above"
   printf '%s' "$fingerprint" > "$venv/.installed-$1"
 }
@@ -62,25 +62,11 @@ headstart() { # a command with the launcher that fits; $1: processes or "", $2: 
   fi
 }
 
-demo() { # $1: processes or ""
-  local started=$SECONDS options
+demo() { # its folder, or nothing
+  [ -z "$processes" ] || fail "the demo runs in one process; leave out --processes"
   set_up demo
-  cd "$home"
-  "$python" -m headstart data demo data/solar_cells
-  for strategy in frozen_head fine_tune; do
-    options="--data.root data/solar_cells --model.weights bundled" # all that an exact head looks at
-    [ "$strategy" = frozen_head ] || options="--config configs/demo.yaml"
-    headstart "$1" train --config "configs/$strategy.yaml" $options --out "runs/demo-$strategy" --train.resume auto
-  done
-  printf '\n'
-  "$python" scripts/table.py runs/demo-frozen_head runs/demo-fine_tune
-  cat <<END
-
-The demo took $((SECONDS - started)) s. Next:
-  ./launch.sh fine_tune --data.root YOUR_FOLDER     train on your own images: train/ and val/, or just class folders
-  .venv/bin/headstart predict runs/demo-fine_tune 'data/solar_cells/val/*/*.png' --out runs/predictions.csv
-  .venv/bin/headstart train --help                  every option
-END
+  "$python" -m headstart demo "$@" || exit $?
+  say "headstart is installed in $venv; to have it as a command here: source $venv/bin/activate"
 }
 
 processes=""
@@ -91,17 +77,21 @@ if [ "${1:-}" = "--processes" ]; then
 fi
 
 case "${1:-}" in
-  "") demo "$processes" ;;
+  "") demo ;;
+  demo)
+    shift
+    demo "$@"
+    ;;
   test)
     shift
     set_up dev
     exec "$home/scripts/test" "$@"
     ;;
-  train | evaluate | predict | choose)
+  train | resume | evaluate | predict | choose)
     set_up demo
     headstart "$processes" "$@"
     ;;
-  inspect | verify | push | compare | data | bench | doctor | serve | export | report | watch)
+  inspect | verify | push | compare | data | bench | doctor | serve | export | report | watch | open | completion)
     set_up demo
     exec "$python" -m headstart "$@"
     ;;

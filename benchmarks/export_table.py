@@ -23,11 +23,12 @@ from PIL import Image
 
 import headstart
 from headstart.data.transforms import Preprocess
-from headstart.exporters.command import FORMATS, check_runtime, export
-from headstart.exporters.format import Probabilities
+from headstart.exporters.command import export
+from headstart.exporters.formats import FORMATS, check_runtime
 from headstart.exporters.original import read_original
+from headstart.exporters.probabilities import Probabilities
 from headstart.exporters.run_images import RunImages
-from headstart.model.model_file import find_model
+from headstart.model.find_model import find_model
 from headstart.predict.image_paths import images
 
 RUNTIMES = {

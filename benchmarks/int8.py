@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from headstart.exporters import as_onnx
-from headstart.exporters.command import FORMATS, export
+from headstart.exporters.command import export
+from headstart.exporters.formats import FORMATS
 from headstart.exporters.original import read_original
 from headstart.exporters.run_images import RunImages
-from headstart.model.model_file import find_model
+from headstart.model.find_model import find_model
 
 
 def main() -> None:

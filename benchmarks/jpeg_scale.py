@@ -19,7 +19,8 @@ from PIL import Image
 from headstart.backbones import RESNET18
 from headstart.config import DataConfig
 from headstart.data.transforms import Preprocess
-from headstart.model.model_file import find_model, load_model
+from headstart.model.find_model import find_model
+from headstart.model.model_file import load_model
 from headstart.predict.image_paths import images
 
 

@@ -33,7 +33,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def step_us(*, enabled: bool) -> float:
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-        progress = TrainingProgress(ends=[STEPS], start_step=0, batch_size=32, enabled=enabled)
+        style = "terminal" if enabled else "silent"
+        progress = TrainingProgress(ends=[STEPS], start_step=0, batch_size=32, style=style)
         with progress:
             return (
                 1e6 / STEPS * seconds(lambda: [(progress.add(8.0, 6, 8), progress.step_done()) for _ in range(STEPS)])

@@ -25,7 +25,8 @@ import torch
 from safetensors.torch import load_file
 from torchvision.models import resnet18
 
-from headstart.model.model_file import find_model, read_info
+from headstart.model.find_model import find_model
+from headstart.model.model_file import read_info
 from headstart.runtime.hardware import usable_cores
 
 ROUND_S = 6.0

@@ -17,7 +17,8 @@ from PIL import Image
 
 from headstart.data.transforms import Preprocess
 from headstart.diagnostics.verify import verify
-from headstart.model.model_file import find_model, load_tensors, save_model_tensors
+from headstart.model.find_model import find_model
+from headstart.model.model_file import load_tensors, save_model_tensors
 from headstart.results import Verification
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Two nodes with four GPUs each. Before the time limit the run saves and is requeued; the next start resumes it.
-#   sbatch examples/slurm.sh --config fine_tune --data.root /shared/photos
+#   sbatch examples/slurm.sh /shared/photos --config fine_tune
 #SBATCH --job-name=headstart
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

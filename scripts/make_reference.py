@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write configuration.md and commands.md in docs/reference from --help, and python.md from docstrings.
+"""Write configuration.md, commands.md and config.schema.json in docs/reference from --help, and python.md from
+docstrings.
 
 python scripts/make_reference.py           write the pages
 python scripts/make_reference.py --check   exit code 1 if a page is out of date (whitespace is ignored)
@@ -9,6 +10,7 @@ import argparse
 import contextlib
 import inspect
 import io
+import json
 import os
 import re
 import sys
@@ -19,6 +21,7 @@ from unittest.mock import patch
 import headstart
 from headstart.cli.main import COMMANDS, main
 from headstart.cli.options import Parser
+from headstart.config_schema import json_schema
 from headstart.predict.predictor import Predictor
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -80,7 +83,8 @@ def configuration_page() -> str:
         WRITTEN_BY,
         "Each key can be set in a YAML file (`optim: {lr: 0.003}`), on the command line (`--optim.lr 0.003`)\n"
         'and in Python (`headstart.train("photos", **{"optim.lr": 0.003})`). The command line takes precedence\n'
-        "over files, and later files over earlier ones. A key that does not exist is refused.",
+        "over files, and later files over earlier ones. A key that does not exist is refused. For editors, there\n"
+        "is a [JSON schema](config.schema.json) ([how to use it](../how-to/completion.md)).",
     ]
     for group in parser_of("train")._action_groups:
         keys = [action for action in group._group_actions if action.default == argparse.SUPPRESS and action.metavar]
@@ -169,7 +173,16 @@ def _annotation(annotation: Any) -> str:
     return re.sub(r"headstart\.[\w.]*\.", "", text)
 
 
-PAGES = {"configuration.md": configuration_page, "commands.md": commands_page, "python.md": python_page}
+def schema_page() -> str:
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
+PAGES = {
+    "configuration.md": configuration_page,
+    "config.schema.json": schema_page,
+    "commands.md": commands_page,
+    "python.md": python_page,
+}
 
 
 def outdated() -> list[str]:

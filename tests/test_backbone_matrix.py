@@ -18,9 +18,9 @@ import headstart
 from headstart.cli.main import main
 from headstart.config import RunConfig
 from headstart.config_io import to_yaml
-from headstart.exporters.command import FORMATS, parity_file
+from headstart.exporters.formats import FORMATS, parity_file
 from headstart.model.resnet import KINDS
-from headstart.report.gallery import MAX_CARDS
+from headstart.report.gallery import MAX_UNCONFIDENT
 from headstart.training.run import run
 
 pytestmark = pytest.mark.slow
@@ -194,7 +194,7 @@ class TestEveryBackbone:
         assert exit_code("report", folder) == 0
         assert (folder / "README.md").read_text() == before
         page = (folder / "report.html").read_text()
-        assert page.count("Grad-CAM of the same image for") >= MAX_CARDS
+        assert page.count("Grad-CAM of the same image for") >= MAX_UNCONFIDENT
         other = run(config_of(line, "frozen_head", optim={"lr": 0.01}))
         assert exit_code("compare", folder, other) == 0
 

@@ -249,7 +249,7 @@ def test_no_misspelt_key_parses_in_an_option_or_in_a_file(pair: tuple[str, str],
 def test_the_suggestion_for_a_likely_slip_is_the_key_that_was_meant(wrong: str, right: str | None) -> None:
     message = complaint(wrong, "1")
     if right:
-        assert f" {right}?" in message
+        assert f" --{right}?" in message
 
 
 def test_an_abbreviated_option_is_unknown() -> None:
@@ -257,11 +257,33 @@ def test_an_abbreviated_option_is_unknown() -> None:
 
 
 def test_an_argument_without_a_dash_is_named() -> None:
-    assert "ants" in complaint("ants")
+    assert "bees" in complaint("ants", "bees")
 
 
 def test_a_section_given_as_an_option_suggests_one_of_its_keys() -> None:
-    assert "data.root" in complaint("--data", "ants")
+    assert "train.epochs" in complaint("--train", "3")
+
+
+def test_the_folder_may_be_named_in_three_ways() -> None:
+    expected = parse_train(["--data.root", "photos"])
+    assert parse_train(["photos"]) == expected
+    assert parse_train(["--data", "photos"]) == expected
+    assert parse_train(["photos", "--data", "photos"]) == expected
+    assert all(name in complaint("photos", "--data", "other") for name in ("photos", "other"))
+
+
+def test_hyphens_stand_for_underscores_in_options_and_not_in_values() -> None:
+    config = parse_train(["a-b", "--train.batch-size", "8", "--data.image-size=96", "--out", "my-run"])
+    assert (config.data.root, config.train.batch_size, config.data.image_size, config.out) == ("a-b", 8, 96, "my-run")
+
+
+def test_all_unknown_keys_are_named_at_once_and_all_wrong_values(tmp_path: Path) -> None:
+    keys = complaint("--config", write(tmp_path / "a.yaml", "train: {epoch: 3}\noptim: {lrr: 1}\n"))
+    assert all(part in keys for part in ("a.yaml", "train.epoch;", "train.epochs?", "optim.lrr"))
+    values = complaint("--train.epochs", "many", "--data.hflip", "perhaps")
+    assert all(part in values for part in ("train.epochs", "many", "data.hflip", "perhaps"))
+    options = complaint("--train.epoch", "3", "--optim.lrr", "1")
+    assert all(part in options for part in ("--train.epoch;", "--optim.lrr"))
 
 
 # ------------------------------------------------------------------------------------------------- who wins

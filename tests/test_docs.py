@@ -138,6 +138,8 @@ def run_in(folder: Path, command: list[str]) -> None:
         "PYTHONPATH": str(REPOSITORY / "src"),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
+        "TORCH_HOME": str(folder / "cache"),
+        "https_proxy": "http://127.0.0.1:9",  # where nothing listens: no weights are downloaded
         "COLUMNS": "100",
     }
     done = subprocess.run(
@@ -152,7 +154,11 @@ def test_the_python_lines_of_the_readme_run_in_a_notebook(drawn, tmp_path) -> No
         pytest.importorskip(package, reason=f"{package} is part of the extra dev")
     shutil.copytree(drawn / "photos", tmp_path / "photos")
     code = next(block.code for block in blocks(PAGES[0]) if block.language == "python")
-    cells = [code, "run", "headstart.load(run)", "run.path.exists()"]
+    shown = (
+        "import time\nfrom headstart.runtime.progress import ItemProgress\nwith ItemProgress('features', 4) as it:\n"
+    )
+    shown += "    for _ in range(4):\n        time.sleep(0.3)\n        it.advance()"
+    cells = [code, "run", "headstart.load(run)", "run.path.exists()", shown]
     notebook = {
         "nbformat": 4,
         "nbformat_minor": 5,
@@ -166,7 +172,7 @@ def test_the_python_lines_of_the_readme_run_in_a_notebook(drawn, tmp_path) -> No
     run_in(tmp_path, ["jupyter", "nbconvert", "--execute", "--to", "notebook", "--output", "ran", "readme.ipynb"])
 
     ran = json.loads((tmp_path / "ran.ipynb").read_text(encoding="utf-8"))
-    printed, run, predictor, exists = (cell["outputs"] for cell in ran["cells"])
+    printed, run, predictor, exists, progress = (cell["outputs"] for cell in ran["cells"])
     text = "".join("".join(output["text"]) for output in printed if output["output_type"] == "stream")
     assert "runs/frozen_head-001/report.html" in text
     assert "photos/ants/0.jpg" in text
@@ -175,6 +181,8 @@ def test_the_python_lines_of_the_readme_run_in_a_notebook(drawn, tmp_path) -> No
     assert "data:image/png;base64," in page
     assert "Predictor(" in "".join(predictor[0]["data"]["text/plain"])
     assert exists[0]["data"]["text/plain"] == ["True"]
+    assert [output["output_type"] for output in progress] == ["display_data"]  # one, which was updated
+    assert "4/4" in "".join(progress[0]["data"]["text/plain"])
 
 
 @pytest.mark.extended

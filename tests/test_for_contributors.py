@@ -34,7 +34,7 @@ def test_the_files_that_contributing_names_exist() -> None:
     [
         ("data/sources/open.py", "_open"),
         ("data/source.py", "Source"),
-        ("exporters/command.py", "_ALL"),
+        ("exporters/formats.py", "_ALL"),
         ("recipe/optimizer.py", "build_optimizer"),
         ("cli/main.py", "_FILES"),
     ],
@@ -50,6 +50,16 @@ def test_relative_links_lead_to_files(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
+def test_the_dockerfile_copies_files_that_exist_and_what_the_package_is_built_from() -> None:
+    text = (REPOSITORY / "examples" / "Dockerfile").read_text(encoding="utf-8")
+    copied = {name for line in re.findall(r"^COPY (.+) \S+$", text, flags=re.MULTILINE) for name in line.split()}
+    assert [name for name in sorted(copied) if not (REPOSITORY / name).exists()] == []
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {project["project"]["readme"], "LICENSE", "src", *wheel["force-include"]}
+    assert needed | {"pyproject.toml", "constraints.txt"} <= copied
 
 
 def test_every_benchmark_is_in_the_index_once() -> None:

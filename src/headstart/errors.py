@@ -31,7 +31,7 @@ class Stopped(Exception):
 
 def known_failure(error: Exception, *, command: str = "train") -> str | None:
     """One sentence for a failure of the system; None for a bug."""
-    option, again = "--data.num_workers or set --data.cache off", "the same command with --train.resume auto continues"
+    option, again = "--data.num_workers or set --data.cache off", "headstart resume RUN continues"
     if command == "predict":
         option, again = "--num_workers", "with --out FOLDER/ the same command continues"
     text, first = str(error), (str(error).strip().splitlines() or [""])[0]

@@ -3,15 +3,23 @@
 import base64
 import io
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from headstart.wording import plural
+from headstart.wording import plural, shown
 
 if TYPE_CHECKING:
     import jinja2
+
+
+HEAT = (
+    "#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"
+)  # fmt: skip
+"""The colours of Grad-CAM from no to the strongest evidence: viridis (van der Walt and Smith 2015), whose lightness
+rises evenly, so that it can be read in grey and with every kind of colour vision."""
 
 
 def environment() -> "jinja2.Environment":
@@ -25,7 +33,8 @@ def environment() -> "jinja2.Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": percent, "interval": interval, "plural": plural}
+    found.filters |= {"percent": percent, "interval": interval, "plural": plural, "shell": shlex.quote, "shown": shown}
+    found.globals["HEAT"] = HEAT
     return found
 
 

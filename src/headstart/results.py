@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from headstart.wording import counted, headline, plural, shown
+from headstart.wording import headline, plural, shown
 
 
 @dataclass(frozen=True)
@@ -728,14 +728,14 @@ class DataReport:
 
     def __repr__(self) -> str:
         described = (
-            f"DataReport({shown(self.root)}: {counted(self.num_files, 'file')}, "
-            f"{counted(self.num_images, 'usable image')}, {counted(len(self.classes), 'class', 'classes')}"
+            f"DataReport({shown(self.root)}: {plural(self.num_files, 'file')}, "
+            f"{plural(self.num_images, 'usable image')}, {plural(len(self.classes), 'class', 'classes')}"
         )
         if not self.findings:
             return f"{described}, no problems found)"
         kinds = [f"{number} {kind}" for kind, number in self.counts.items()]
         more = f" and {len(kinds) - 4} more kinds" if len(kinds) > 4 else ""
-        return f"{described}\n  {counted(len(self.findings), 'finding')}: {', '.join(kinds[:4])}{more})"
+        return f"{described}\n  {plural(len(self.findings), 'finding')}: {', '.join(kinds[:4])}{more})"
 
 
 def _json_values(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Paths, lists, suggestions, errors and results in messages."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,6 @@ from typing import Any
 def shown(path: str) -> str:
     """The path; escaped if it has control characters or undecodable bytes."""
     return path if path.isprintable() else ascii(path)[1:-1]
-
-
-def counted(count: int, singular: str, plural: str = "") -> str:
-    """'1 file', '2,000 files'."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def listed(names: Sequence[str], *, limit: int = 3) -> str:
@@ -43,7 +39,17 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def plural(number: int, noun: str) -> str:
-    """'1 file', '2 files', '2 processes', '2 classes'."""
-    nouns = noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
-    return f"{number} {noun if number == 1 else nouns}"
+def command_line(*words: object) -> str:
+    """'headstart resume runs/first': a command that can be pasted into a shell."""
+    return shlex.join(["headstart", *map(str, words)])
+
+
+def install_command(extra: str) -> str:
+    """The command that installs the packages of an extra."""
+    return f"pip install 'headstart[{extra}]'"
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """'1 file', '2,000 files', '2 processes', '2 classes'. nouns: the plural, if it is irregular."""
+    nouns = nouns or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    return f"{number:,} {noun if number == 1 else nouns}"

@@ -24,7 +24,17 @@ Place = Callable[[], None]
 """Prepares the mistake in the current folder, where data/ holds good images."""
 
 TRAIN = ("train", "--data.root", "data", "--out", "out", "--model.weights", "none", "--data.image_size", "32")
-TRAIN = (*TRAIN, "--train.batch_size", "4", "--runtime.cpu", "true", "--data.num_workers", "0")
+TRAIN = (
+    *TRAIN,
+    "--strategy.name",
+    "fine_tune",
+    "--train.batch_size",
+    "4",
+    "--runtime.cpu",
+    "true",
+    "--data.num_workers",
+    "0",
+)
 IMAGE = Path("data/train/red_checks/red_checks_00.jpg")
 
 
@@ -46,6 +56,11 @@ def text_image() -> None:
 
 def empty_class() -> None:
     Path("data/train/violet").mkdir()
+
+
+def empty_class_and_model() -> None:
+    empty_class()
+    model("a", "b")()
 
 
 def one_class() -> None:
@@ -134,7 +149,7 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     # name: what is prepared, the command, fragments that the message must hold
     "unknown command": (nothing, ("trian",), ("trian", "train?")),
     "unknown command, none near": (nothing, ("frobnicate",), ("frobnicate", "headstart --help")),
-    "no folder named": (nothing, ("train",), ("--data.root",)),
+    "no folder named": (nothing, ("train",), ("data.root", "headstart train DIR")),
     "missing folder": (nothing, (*TRAIN, "--data.root", "nowhere"), ("nowhere",)),
     "file as folder": (nothing, (*TRAIN, "--data.root", str(IMAGE)), (str(IMAGE), "file", "folder")),
     "empty class": (empty_class, TRAIN, ("data/train/violet",)),
@@ -165,7 +180,7 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "out below a file": (nothing, (*TRAIN, "--out", f"{IMAGE}/run"), ("--out", str(IMAGE), "file")),
     "out is a file": (nothing, (*TRAIN, "--out", str(IMAGE)), ("--out", str(IMAGE), "file")),
-    "out holds a run": (finished_run, TRAIN, ("--out out", "--train.resume auto")),
+    "out holds a run": (finished_run, TRAIN, ("--out out", "headstart resume out")),
     "out is not empty": (nothing, (*TRAIN, "--out", "data"), ("--out data", "not empty")),
     "missing weights": (nothing, (*TRAIN, "--model.weights", "w.pth"), ("w.pth", "imagenet")),
     "foreign weights": (
@@ -180,12 +195,11 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
         (*TRAIN, "--train.batch_size", "32", "--train.accumulation", "5"),
         ("train.batch_size 32", "train.accumulation 5", "30", "35"),
     ),
-    "batch larger than the data": (
+    "BatchNorm on one image of 32 px": (
         nothing,
-        (*TRAIN, "--train.batch_size", "13"),
-        ("train.batch_size 13", "12"),
+        (*TRAIN, "--train.batch_size", "1", "--data.image_size", "32"),
+        ("BatchNorm", "32 px", "train.batch_size", "strategy.batchnorm freeze"),
     ),
-    "warm-up longer than the run": (nothing, (*TRAIN, "--optim.warmup_epochs", "99"), ("optim.warmup_epochs 99", "24")),
     "endless warm-up": (
         yaml_file("optim: {warmup_epochs: .inf}\n"),
         (*TRAIN, "--config", "mine.yaml"),
@@ -216,7 +230,7 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     "evaluate with an abbreviation": (nothing, ("evaluate", "run", "--dat", "data"), ("--data",)),
     "predict without images": (nothing, ("predict", "run"), ("IMAGES",)),
     "predict a glob of nothing": (model("a", "b"), ("predict", "run", "data/*.tif"), ("data/*.tif",)),
-    "predict an empty folder": (empty_class, ("predict", "run", "data/train/violet"), ("data/train/violet",)),
+    "predict an empty folder": (empty_class_and_model, ("predict", "run", "data/train/violet"), ("data/train/violet",)),
     "predict with a missing run": (nothing, ("predict", "run", str(IMAGE)), ("run", "model.safetensors")),
     "predict into an unknown type": (model("a", "b"), ("predict", "run", "data", "--out", "p.xls"), (".xls", ".csv")),
     "predict into no folder": (
@@ -243,6 +257,12 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     "demo data into a foreign folder": (foreign_folder, ("data", "demo", "mine"), ("mine", "demo data", "seed 0")),
     "demo data into a file": (nothing, ("data", "demo", str(IMAGE)), (str(IMAGE),)),
     "demo data below a file": (nothing, ("data", "demo", f"{IMAGE}/x"), (str(IMAGE),)),
+    "demo data of few images": (nothing, ("data", "demo", "new", "--images", "5"), ("--images", "5", "2624")),
+    "demo data of a share": (nothing, ("data", "demo", "new", "--val_fraction", "2"), ("--val_fraction", "2")),
+    "a demo in a foreign folder": (foreign_folder, ("demo", "mine"), ("mine", "new folder")),
+    "a demo in a file": (nothing, ("demo", str(IMAGE)), (str(IMAGE), "another place")),
+    "a demo with two folders": (nothing, ("demo", "a", "b"), ("argument b",)),
+    "completion of another shell": (nothing, ("completion", "tcsh"), ("tcsh", "bash, zsh, fish")),
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from headstart.cli import data, machine, predict, runs, train
+from headstart.cli import data, demo, machine, predict, resume, runs, shell, train
 from headstart.cli.main import COMMANDS, HELP, main
 from headstart.cli.options import Parser
 from headstart.cli.train import parse_train
@@ -24,11 +24,15 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "export": runs.export_parser,
     "report": runs.report_parser,
     "watch": runs.watch_parser,
+    "open": runs.open_parser,
+    "resume": resume.resume_parser,
     "choose": data.choose_parser,
     "data": data.data_parser,
     "bench": machine.bench_parser,
     "doctor": machine.doctor_parser,
     "doctor parity": machine.parity_parser,
+    "demo": demo.demo_parser,
+    "completion": shell.completion_parser,
 }
 
 

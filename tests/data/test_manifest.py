@@ -4,8 +4,11 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ import pytest
 from PIL import Image
 
 from headstart.config import DataConfig
+from headstart.data.decode import decode
 from headstart.data.manifest import build_eval_manifest, build_manifest
+from headstart.data.read_images import cancelled_on_error
 from headstart.data.samples import Manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.open import open_source
@@ -515,3 +520,86 @@ def test_a_file_name_that_is_not_unicode_is_refused(image_folder: Callable[..., 
         pytest.skip("this file system has no such names")
     with pytest.raises(InputError, match="UTF-8"):
         scan(root)
+
+
+# ------------------------------------------------------------------------------------------ part of a large folder
+
+
+def contents(manifest: Manifest, split: str) -> set[str]:
+    return {sample.sha256 for sample in manifest.of(split)}
+
+
+def test_a_limit_takes_part_of_the_training_images_and_all_validation_images_of_the_source(tiny_data: Path) -> None:
+    whole, part, more = scan(tiny_data), scan(tiny_data, limit=9), scan(tiny_data, limit=10)
+    assert {key: count for key, count in counts(part).items() if key[0] == "train"} == {
+        ("train", label): 3 for label in whole.classes
+    }
+    assert part.of("val") == whole.of("val")
+    assert contents(part, "train") < contents(more, "train") < contents(whole, "train")
+    assert contents(scan(tiny_data, limit=9, seed=5), "train") == contents(part, "train")
+    assert "27 of 36 training" in skipped(part)["data.limit 9"]
+    assert scan(tiny_data, limit=99).samples == whole.samples
+    assert "source" in part.split_by
+
+
+def test_a_limit_reduces_a_new_split_on_both_sides_without_moving_an_image(image_folder: Draw) -> None:
+    root = image_folder(train=20)
+    whole, part = scan(root), scan(root, limit=12)
+    assert len(part.of("train")) == 12
+    assert len(part.of("val")) == 4
+    assert len(whole.of("val")) == 15
+    for side in ("train", "val"):
+        assert contents(part, side) < contents(whole, side)
+    assert "33 of 45 training" in skipped(part)["data.limit 12"]
+    assert "11 of 15 validation" in skipped(part)["data.limit 12"]
+    for word in ("25%", "stratified", "seed 0"):
+        assert word in part.split_by
+    assert "fold 1 of 3" in scan(root, split="stratified", folds=3, fold=1).split_by
+
+
+def test_a_limit_decodes_only_what_it_chooses(image_folder: Draw) -> None:
+    root, decoded = image_folder(train=12, val=2), []
+    data = DataConfig(root=str(root), limit=6)
+
+    def count(content: bytes) -> Image.Image:
+        decoded.append(content)
+        return decode(content)
+
+    for rescan in (False, True):
+        decoded.clear()
+        build_manifest(open_source(data), replace(data, rescan=rescan), seed=0, decoder=count)
+        assert len(decoded) == 6 + 6
+
+
+def test_a_broken_image_counts_only_where_a_limit_chooses_it(image_folder: Draw) -> None:
+    root = image_folder(train=6, val=2)
+    chosen = {sample.path for sample in scan(root, limit=6).of("train")}
+    others = [p for p in sorted(root.rglob("train/*/*")) if p.relative_to(root).as_posix() not in chosen]
+    # a limit chooses the smallest hashes, so this content is chosen last
+    others[-1].write_bytes(next(c for n in range(999) if hashlib.sha256(c := b"broken %d" % n).hexdigest() > "fe"))
+    assert {sample.path for sample in scan(root, limit=6).of("train")} == chosen
+    assert others[-1].name in refusal(root, limit=18)
+
+
+def test_a_limit_below_the_number_of_classes_is_refused(tiny_data: Path) -> None:
+    message = refusal(tiny_data, limit=2)
+    for value in ("data.limit is 2", "3 classes", "at least 3"):
+        assert value in message
+
+
+def test_a_scan_that_is_interrupted_leaves_the_waiting_images_undone() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.01)
+        done.append(number)
+
+    def interrupted() -> None:
+        with ThreadPoolExecutor(1) as pool, cancelled_on_error(pool):
+            for number in range(200):
+                pool.submit(work, number)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(done) < 100

@@ -97,3 +97,16 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="No space left"):
         write_solar_cells(tmp_path / "solar")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_part_of_the_images_has_the_shares_of_all(solar_cells: Path, tmp_path: Path) -> None:
+    counts = write_solar_cells(tmp_path / "part", images=800, val_fraction=0.5)
+    assert counts == {"train/functional": 275, "train/defective": 125, "val/functional": 275, "val/defective": 125}
+    with (tmp_path / "part" / "labels.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    with (solar_cells / "labels.csv").open(encoding="utf-8") as lines:
+        of_all = Counter(row["cell_type"] for row in csv.DictReader(lines))
+    assert len(rows) == 800
+    assert Counter(row["cell_type"] for row in rows)["mono"] / 800 == pytest.approx(of_all["mono"] / 2624, abs=0.005)
+    with pytest.raises(InputError, match="seed 0 with these options"):
+        write_solar_cells(tmp_path / "part", images=900, val_fraction=0.5)

@@ -1,5 +1,7 @@
 """Stratified, seeded, the same on every machine."""
 
+import hashlib
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.data.classes import classes_of_one_side
+from headstart.data.limit import limited
 from headstart.data.source import Entry
 from headstart.data.splits import groups_of, stratified_split, units_of
 from headstart.errors import InputError
@@ -153,6 +156,33 @@ def test_units_are_the_smallest_that_hold_groups_and_copies_together(images: lis
             for k in reach[i]:
                 reach[k] = reach[i]
     assert all((units[i] == units[j]) == (j in reach[i]) for i in reach for j in reach)
+
+
+@given(strata=strata_lists, limits=st.tuples(st.integers(1, 90), st.integers(1, 90)), order=st.randoms())
+def test_a_limit_keeps_the_share_of_each_class_and_a_larger_one_keeps_all_of_a_smaller_one(
+    strata: list[str], limits: tuple[int, int], order: random.Random
+) -> None:
+    sizes, contents = Counter(strata), [hashlib.sha256(name.encode()).hexdigest() for name in ids_of(strata)]
+    smaller, larger = sorted(max(limit, len(sizes)) for limit in limits)
+    chosen = limited(contents, strata, limit=smaller)
+    assert len(chosen) == min(smaller, len(strata))
+    kept = Counter(strata[index] for index in chosen)
+    for stratum, size in sizes.items():
+        assert kept[stratum] >= 1
+        assert kept[stratum] <= max(1, len(chosen) * size / len(strata) + len(sizes))
+        assert kept[stratum] >= min(size, len(chosen) * size / len(strata)) - len(sizes)
+    assert {*chosen} <= {*limited(contents, strata, limit=larger)}
+    shuffled = order.sample(range(len(strata)), len(strata))
+    again = limited([contents[i] for i in shuffled], [strata[i] for i in shuffled], limit=smaller)
+    assert sorted(shuffled[i] for i in again) == chosen
+
+
+def test_the_choice_of_a_limit_is_frozen_and_needs_a_place_for_each_class() -> None:
+    names = ids_of(["a"] * 12 + ["b"] * 4)
+    contents = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    assert limited(contents, ["a"] * 12 + ["b"] * 4, limit=5) == [3, 4, 5, 8, 13]
+    with pytest.raises(ValueError, match="1 images for 2 classes"):
+        limited(contents, ["a"] * 12 + ["b"] * 4, limit=1)
 
 
 def test_a_class_on_one_side_is_named() -> None:

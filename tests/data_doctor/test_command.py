@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -131,7 +131,7 @@ def test_the_page_is_self_contained_and_accessible(checked):
     assert page.open == []
     links = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
     assert links
-    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in links)
+    assert all(link.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,", "#")) for link in links)
     assert "http" not in re.sub(r"base64,[^\"]*", "", text)
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert len(images) >= 30
@@ -235,8 +235,11 @@ def test_names_are_shown_as_text_and_never_as_markup(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "\x1b[31m" not in said
     text = (tmp_path / "report/doctor.html").read_text()
-    assert "<script" not in text
-    assert "&lt;script&gt;" in text
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    lines = re.search(r'<script type="application/json" id="lines">(.*?)</script>', text)[1]
+    assert "<" not in lines
+    assert "a/<script>alert(1)<!-- [red].png" in {path for path, *_ in json.loads(lines)["lines"]}
     assert "\x1b" not in text
 
 

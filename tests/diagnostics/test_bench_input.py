@@ -41,7 +41,7 @@ def test_an_input_that_is_too_slow_is_named_with_its_slowest_part(cached, slowes
 
 def test_cores_that_are_shared_are_named() -> None:
     _, bottleneck, _ = conclude(rates(given=[300, 400], decoding=[90, 90], run=[70, 80]), counts=[0, 1])
-    for fragment in ("cores", "400 img/s", "step"):
+    for fragment in ("core", "400 img/s", "step"):
         assert fragment in bottleneck
 
 

@@ -266,7 +266,7 @@ def test_the_same_model_gives_the_same_bytes(folder, tmp_path) -> None:
 
 
 def test_inspect_prints_the_description_of_the_model(folder, capsys) -> None:
-    assert exit_code("inspect", folder) == 0
+    assert exit_code("inspect", folder, "--tensors") == 0
     printed = capsys.readouterr().out
     for pattern in (
         r"\b3\b.*blue_waves, green_stripes, red_checks",

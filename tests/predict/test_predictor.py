@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -230,16 +231,23 @@ def test_a_value_that_is_not_an_image_is_refused_in_one_line(kind, predictor) ->
 def test_a_file_that_cannot_be_read_is_a_prediction_with_an_error(predictor, photo, tmp_path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     missing = tmp_path / "missing.jpg"
-    found = predictor.predict([tmp_path / "broken.jpg", photo, missing, b"", tmp_path], errors="row")
-    patterns = ["image", None, "(?i)no such file", "(?i)empty", "(?i)file"]
+    found = predictor.predict([tmp_path / "broken.jpg", photo, missing, b""], errors="row")
+    patterns = ["image", None, "(?i)no such file", "(?i)empty"]
     for prediction, pattern in zip(found, patterns, strict=True):
         assert prediction.error is None if pattern is None else re.search(pattern, prediction.error)
-    assert len({prediction.error for prediction in found}) == 5
+    assert len({prediction.error for prediction in found}) == 4
     assert found[1].label is not None
     assert [found[0].label, found[0].probabilities, found[0].top, found[0].probability] == [None, None, (), None]
     assert predictor.predict([missing], errors="row")[0].error
     with pytest.raises(InputError, match=re.escape(missing.name)):
         predictor.predict([photo, missing])
+
+
+def test_a_folder_in_a_list_stands_for_its_images(predictor, photo, tmp_path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    found = predictor.predict([photo, tmp_path])
+    assert [prediction.path for prediction in found] == [str(photo), str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
     assert predictor.predict([]) == []
 
 

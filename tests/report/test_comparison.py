@@ -284,7 +284,9 @@ def test_the_page_holds_its_images_and_needs_no_network(write_run, capsys, tiny_
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(text)
     assert len(page.pictures) == 3
-    assert all(source.startswith("data:image/jpeg;base64,") for source in page.links)
+    assert all(
+        source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,", "#")) for source in page.links
+    )
     assert not re.search(r"https?://", text)
     assert "b<script>" not in text
     assert manifest.column("path")[0] in text
@@ -320,5 +322,5 @@ def test_without_the_images_the_page_names_them(write_run, capsys, tmp_path) -> 
     assert [place for place, _ in scale] == ["0", "50", "100"]
     assert scale[0][1] == "-" + scale[2][1].removeprefix("+").removesuffix(" points")
     printed = " ".join(capsys.readouterr().out.split())
-    assert "1 of 1 images" in printed
+    assert "1 of 1 image cannot" in printed
     assert "val/bees/image 3.jpg (No such file" in printed

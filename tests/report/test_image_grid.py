@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headstart.report.image_grid import BAD, COLUMNS, GAP_PX, GOOD, TILE_PX, image_grid
+from headstart.report.image_grid import BAD, COLUMNS, GAP_PX, GOOD, TILE_PX, image_grid, tiles_of
 
 
 def drawn(path: Path, titles: list[str], colors: list[str] | None = None) -> np.ndarray:
@@ -23,6 +23,22 @@ def test_a_grid_has_rows_of_six_and_frames_in_the_color_of_the_title(tmp_path: P
     height = (pixels.shape[0] - GAP_PX) // 2
     frames = [tuple(pixels[GAP_PX - 2 + row * height, GAP_PX + 20]) for row in (0, 1)]
     assert frames == [(0x1A, 0x7F, 0x37), (0xCF, 0x22, 0x2E)]
+
+
+def test_the_images_and_titles_of_a_grid_can_be_read_again(tmp_path: Path) -> None:
+    titles = [f"name {number} – 猫\nx" for number in range(8)]
+    images = [torch.full((3, TILE_PX, TILE_PX), 20 * number, dtype=torch.uint8) for number in range(8)]
+    image_grid(tmp_path / "grid.png", images, titles)
+    found = tiles_of(tmp_path / "grid.png")
+    assert [title for title, _ in found] == titles
+    assert [np.unique(np.asarray(image)).tolist() for _, image in found] == [[20 * number] for number in range(8)]
+
+
+def test_a_grid_without_titles_in_the_file_is_one_image(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 40)).save(tmp_path / "old.png")
+    ((title, image),) = tiles_of(tmp_path / "old.png")
+    assert title == ""
+    assert image.size == (50, 40)
 
 
 def test_without_colors_there_are_no_frames(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 from support.runs import small
 
@@ -27,18 +28,23 @@ from headstart.cli.main import main
 from headstart.config_io import to_yaml
 from headstart.errors import InputError
 from headstart.report import command
-from headstart.report.charts import HEIGHT, WIDTH, Line, Mark, line_chart
-from headstart.report.figures import bins, reliability
+from headstart.report.charts import HEIGHT, LEFT, TOP, WIDTH, Line, Mark, line_chart
+from headstart.report.figures import _reliability, bins, reliability
 from headstart.report.gallery import (
-    MAX_CARDS,
+    MAX_ERRORS,
+    MAX_UNCONFIDENT,
+    Card,
     Gallery,
+    _overlay,
     gradcam,
     least_confident_correct,
     make_gallery,
     most_confident_errors,
 )
+from headstart.report.heat_map import heat_map
 from headstart.report.pages import render_model_card, render_report
-from headstart.report.per_class import confusions, per_class
+from headstart.report.per_class import confusions, per_class, worst_first
+from headstart.runs.about import About
 from headstart.runs.finished_run import read_run
 from headstart.training.run import run as train
 
@@ -149,7 +155,7 @@ def test_images_that_moved_are_reported_as_missing_and_found_with_data(copy, tin
     assert "No such file" in text
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "No such file" in line]
     assert re.search(r"\b(\d+) of \1 images\b.*--data\b", line)
-    assert text.count("data:image/jpeg") == 1  # of the augmented copies, which lie in the folder
+    assert text.count("data:image/jpeg") == 12  # the augmented images, which lie in the folder
     run = read_run(copy)
     shown = run.paths[most_confident_errors(run)[0]]
     (moved / shown).write_bytes((moved / run.manifest.column("path")[0].as_py()).read_bytes())
@@ -365,8 +371,41 @@ def test_every_interval_of_the_run_is_shown_with_its_method_and_none_is_never_wr
     calibration = run.summary.calibration | {"ece_by_chance95": None}
     run = replace(run, summary=replace(run.summary, val={**val, **unknown}, calibration=calibration))
     for text in (Page(render_report(run, NOTHING)).text, render_model_card(run)):
-        assert "None" not in text
-        assert "chance" not in text
+        assert not re.search(r"\bNone\b(?! of these)", text)
+        assert "by chance" not in text
+        assert "would be chance" not in text
+
+
+def test_purpose_and_author_are_kept_in_the_run_and_shown_with_its_date(copy, capsys):
+    assert exit_code("report", copy, "--purpose", " Finds <waves> ", "--author", "A | B") == 0
+    date = json.loads((copy / "summary.json").read_text())["finished"][:10]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+    for again in ((), ("--author", "")):
+        page, card = Page((copy / "report.html").read_text()).text, (copy / "README.md").read_text()
+        assert "Purpose Finds <waves>" in page
+        assert f"Author A | B Date {date}" in page
+        assert "- Purpose: Finds &lt;waves&gt;\n" in card
+        assert "- Author: A \\| B\n" in card
+        assert f"- Date: {date}\n" in card
+        assert exit_code("report", copy, *again) == 0
+    assert "Author" not in (copy / "README.md").read_text()
+    assert "- Purpose: Finds" in (copy / "README.md").read_text()
+    before = (copy / "report.html").read_bytes()
+    (copy / "about.json").write_text('{"purpose": 3}')
+    capsys.readouterr()
+    assert exit_code("report", copy) == 2
+    message = capsys.readouterr().err
+    assert "about.json" in message
+    assert "purpose" in message
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_a_run_without_purpose_author_and_date_shows_how_to_add_them(run):
+    run = replace(run, summary=replace(run.summary, finished=None), about=About())
+    page = page_text(run)
+    assert "Purpose" not in page
+    assert f"headstart report {run.name} --purpose TEXT --author TEXT" in page
+    assert "- Date" not in render_model_card(run)
 
 
 def doctors_report(folder, root, paths, classes):
@@ -490,6 +529,91 @@ def test_ten_thousand_images_of_a_hundred_classes_stay_small(run, tiny_data):
     assert text.count('<th scope="row">class_') > 200
 
 
+def with_classes(run, number, seed=0):
+    """The run with so many classes, and its confusion matrix."""
+    confusion = np.random.default_rng(seed).integers(0, 9, (number, number)) + 30 * np.eye(number, dtype=int)
+    val = {**run.summary.val, "confusion_matrix": confusion.tolist()}
+    classes = tuple(f"class_{place:03d}" for place in range(number))
+    info = replace(run.info, classes=classes, calibration=None)
+    return replace(run, info=info, summary=replace(run.summary, val=val)), confusion
+
+
+def test_up_to_a_hundred_classes_have_a_heat_map_and_its_axes_are_named(run):
+    few, _ = with_classes(run, 24)
+    assert "Predicted class" in page_text(few)
+    assert "True class" in page_text(few)
+    assert 'class="heat-map"' not in render_report(few, NOTHING)
+    many, confusion = with_classes(run, 100)
+    text = render_report(many, NOTHING)
+    picture = re.search(r'<svg class="heat-map".*?</svg>', text, re.DOTALL)[0]
+    assert picture.count("class_099") == 2
+    assert "Predicted class" in picture
+    assert "True class" in picture
+    drawn = sum(path.count("M") for path in re.findall(r' d="([^"]*)"', picture))
+    assert drawn == np.count_nonzero(confusion)
+    numbers = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text)[1])
+    assert numbers["counts"] == confusion.tolist()
+    too_many, _ = with_classes(run, 101)
+    assert 'class="heat-map"' not in render_report(too_many, NOTHING)
+
+
+def test_a_larger_share_of_a_row_has_a_stronger_colour():
+    svg = str(heat_map(np.array([[5, 2, 3], [0, 4, 0], [0, 0, 0]]), ("a", "b", "<c>")).svg)
+    assert "&lt;c&gt;" in svg
+    drawn = re.findall(r'class="(right|wrong)" opacity="([^"]*)" d="([^"]*)"', svg)
+    assert [(kind, float(opacity), path.count("M")) for kind, opacity, path in drawn] == [
+        ("right", 0.6, 1),
+        ("right", 1.0, 1),
+        ("wrong", 0.3, 2),
+    ]
+
+
+def test_the_class_with_the_lowest_recall_is_first(run):
+    confusion = np.array([[5, 0, 0], [0, 0, 0], [4, 0, 1]])
+    rows = per_class(confusion, ("a", "empty", "c"), {})
+    assert [row.name for row in worst_first(rows)] == ["c", "a", "empty"]
+    changed = replace(run.summary, val={**run.summary.val, "confusion_matrix": [[5, 0, 0], [1, 4, 0], [4, 0, 1]]})
+    table = re.search(
+        r'<table class="[^"]*classes">.*?</table>', render_report(replace(run, summary=changed), NOTHING), re.S
+    )
+    assert re.findall(r'<th scope="row">(\w+)</th>', table[0]) == [run.classes[place] for place in (2, 1, 0)]
+
+
+def test_a_card_names_the_predicted_and_the_true_class(run):
+    card = Card("a.jpg", "bees", "ants", 0.956, 0.044, None, None)
+    text = Page(render_report(run, replace(NOTHING, errors=[card], num_errors=1))).text
+    assert "Predicted ants 95.6% · True bees 4.4%" in text
+
+
+@pytest.mark.parametrize(("num_classes", "first"), [(2, "50%"), (3, "33%"), (10, "10%"), (1000, "0.1%")])
+def test_the_axis_of_the_confidence_starts_at_one_of_the_classes(num_classes, first):
+    confidence = np.linspace(1 / num_classes, 1, 40)
+    svg = str(_reliability("t", confidence, confidence > 0.5, num_classes).svg)
+    (y,) = {y for y in re.findall(r'y="(\d+)" text-anchor="middle">1?\d*\.?\d+%', svg)}
+    labels = re.findall(rf'x="([\d.]+)" y="{y}" text-anchor="middle">([\d.]+%)', svg)
+    assert labels[0] == (f"{LEFT:.1f}", first)
+    assert labels[-1][1] == "100%"
+    ideal = re.search(r'polyline class="ideal" points="([\d.]+),', svg)
+    assert float(ideal[1]) == LEFT
+
+
+def test_the_label_of_a_chosen_value_is_above_the_curves():
+    for at in (1, 5, 9):
+        line = Line("a", "val", list(range(10)), [float(k) for k in range(10)])
+        svg = str(line_chart([line], title="t", x_label="x", mark=Mark(at, "kept: epoch 5")))
+        assert float(re.search(r'<text class="mark" x="[\d.]+" y="([\d.]+)"', svg)[1]) < TOP
+
+
+def test_grad_cam_has_a_colour_map_whose_lightness_rises():
+    grey = Image.new("RGB", (64, 64), (90, 90, 90))
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    pixels = np.asarray(_overlay(grey, ramp), dtype=float)[32]
+    lightness = pixels @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > -1.5).all()
+    assert lightness[-1] - lightness[0] > 80
+    assert np.ptp(pixels - pixels.mean(axis=1, keepdims=True), axis=0).min() > 20  # not one hue
+
+
 def test_the_attention_map_is_the_gradient_of_the_predicted_class(folder, run):
     """The folded trunk and the closed form against torchvision's network and a backward pass."""
     from headstart.model.model_file import load_model
@@ -539,14 +663,15 @@ def test_bins_hold_each_image_once_and_images_are_chosen_by_confidence(rows):
     run = SimpleNamespace(
         confidence=confidence,
         is_correct=is_correct,
+        probabilities=np.zeros((len(rows), 10)),
         info=SimpleNamespace(calibration=None),
         summary=SimpleNamespace(val={}, calibration={}),
     )
     errors, unconfident = most_confident_errors(run), least_confident_correct(run)
     assert not is_correct[errors].any()
     assert is_correct[unconfident].all()
-    assert confidence[errors].tolist() == sorted(confidence[~is_correct], reverse=True)[:MAX_CARDS]
-    assert confidence[unconfident].tolist() == sorted(confidence[is_correct])[:MAX_CARDS]
+    assert confidence[errors].tolist() == sorted(confidence[~is_correct], reverse=True)[:MAX_ERRORS]
+    assert confidence[unconfident].tolist() == sorted(confidence[is_correct])[:MAX_UNCONFIDENT]
     ((figure, _),) = reliability(run)
     assert "nan" not in str(figure.svg).lower()
     assert len(figure.rows) == len(found)
@@ -585,6 +710,17 @@ def test_the_model_card_holds_the_results(folder, run):
     assert run.info.manifest_sha256 in card
 
 
+@pytest.mark.parametrize(
+    ("weights", "license_", "base_model"),
+    [("imagenet", "bsd-3-clause", "timm/resnet18.tv_in1k"), ("bundled", "apache-2.0", None), ("none", None, None)],
+)
+def test_the_card_names_license_and_base_model_of_the_weights(weights, license_, base_model, run):
+    card = render_model_card(replace(run, info=replace(run.info, weights=weights)))
+    meta = yaml.safe_load(card.split("---")[1])
+    assert (meta.get("license"), meta.get("base_model")) == (license_, base_model)
+    assert ("non-commercial" in card) == (weights == "bundled")
+
+
 def test_a_run_names_what_differs_from_the_defaults(run):
     changed = run.changed_keys()
     assert changed["data.image_size"] == 32
@@ -600,9 +736,3 @@ def test_predictions_of_classes_that_the_model_lacks_are_refused(copy):
     pq.write_table(table.set_column(place, "label", labels), copy / "predictions.parquet")
     with pytest.raises(InputError, match=r"predictions\.parquet.*classes"):
         read_run(copy)
-
-
-def test_a_folder_of_repeated_runs_names_them(tmp_path, capsys):
-    (tmp_path / "config.yaml").write_text("seed: 3\ntrain: {seeds: 2, folds: 0}\n")
-    assert cli._exit_code(["report", str(tmp_path)]) == 2
-    assert f"{tmp_path}/seed_3" in capsys.readouterr().err

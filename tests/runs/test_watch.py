@@ -1,6 +1,5 @@
 """The progress of a run: in its own terminal, in a log, and from another terminal."""
 
-import io
 import json
 import os
 import re
@@ -14,13 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from rich.console import Console
 from support.runs import small
 
 from headstart.cli.main import main
 from headstart.runs import progress
 from headstart.runs.lock import RUNNING, RunLock, is_over
-from headstart.runs.progress import Display, Status, TrainingProgress
+from headstart.runs.progress import Status, TrainingProgress
 from headstart.runs.watch import watch_command
 from headstart.training.run import run
 
@@ -311,26 +309,6 @@ def test_only_the_main_process_prints(capsys):
         watched.step_done()
         watched.print("nothing")
     assert capsys.readouterr().out == ""
-
-
-def test_a_terminal_shows_a_bar_with_all_numbers(monkeypatch):
-    out = io.StringIO()
-
-    def terminal(**options):
-        return Console(file=out, force_terminal=True, width=140, **options)
-
-    monkeypatch.setattr(progress, "Console", terminal)
-    status = Status.at(7, ENDS, loss=0.5, accuracy=0.75, images_per_s=31.0, left_s=200.0, memory_bytes=1_500_000_000)
-    with Display(Status.at(0, ENDS)) as display:
-        display.show(status)
-        display._bar.refresh()
-        display.print("epoch 1/3 is done")
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
-    assert has_in_order(
-        text.replace("\r", "").replace("\n", " "), "7/14", "0.5000", "75.0", "31 img/s", "1.5 GB", "3:20"
-    )
-    assert "2/3" in text
-    assert "epoch 1/3 is done" in text
 
 
 def _ended_process():

@@ -99,7 +99,7 @@ def test_a_signal_to_the_launcher_reaches_the_decoding_processes_and_costs_nothi
         member.kill()
     _, stderr = process.communicate(timeout=WITHIN_S)
     assert alive == []
-    assert f"--out {tmp_path / 'run'} --train.resume auto" in stderr
+    assert f"headstart resume {tmp_path / 'run'}\n" in stderr
     assert "was killed" not in stderr
     assert checkpoint.find("auto", tmp_path / "run/checkpoints") is not None
 
@@ -125,7 +125,7 @@ def test_a_run_continues_on_any_number_of_processes(tiny_data, tmp_path, referen
     config = replace(config, train=replace(config.train, checkpoint_steps=0))
     arguments = ("stop", 13, str(tiny_data), 1, *command(config, tmp_path))
     stopped = torchrun(2, *arguments, cwd=tmp_path, work=headstart_with_fault).finish()
-    assert "--train.resume auto" in stopped.stderr
+    assert f"headstart resume {tmp_path / 'run'}\n" in stopped.stderr
     assert checkpoints(tmp_path / "run") == ["step_000002"]
 
     # continuing opens it once to read it, and then for the lines of step 3, before the evaluation
@@ -134,7 +134,7 @@ def test_a_run_continues_on_any_number_of_processes(tiny_data, tmp_path, referen
     assert stopped.returncode == 143, stopped.stderr
     assert checkpoints(tmp_path / "run")[-1] == "step_000003"
 
-    done = torchrun(3, *command(config, tmp_path), cwd=tmp_path).finish()
+    done = torchrun(3, "resume", tmp_path / "run", cwd=tmp_path).finish()
     assert done.returncode == 0, done.stderr
     assert "3 processes on cpu" in done.stdout
     assert losses(tmp_path / "run") == pytest.approx(losses(reference), rel=1e-5)
@@ -150,7 +150,7 @@ def test_a_killed_decoding_process_is_reported_with_the_options_that_help(tiny_d
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("headstart: ")
     assert done.stderr.count("\n") == 1
-    for fragment in ("killed", "--data.num_workers", "--train.resume auto"):
+    for fragment in ("killed", "--data.num_workers", "headstart resume"):
         assert fragment in done.stderr
 
 

@@ -14,8 +14,9 @@ from support.runs import small
 
 from headstart.cli.output import outliving_the_reader
 from headstart.config_io import to_yaml
+from headstart.errors import Stopped
 from headstart.runtime import signals
-from headstart.runtime.signals import StopRequest
+from headstart.runtime.signals import StopRequest, answered_ctrl_c, ended_at_once
 
 
 @pytest.fixture
@@ -111,3 +112,59 @@ def test_output_to_a_full_disk_raises_once(monkeypatch) -> None:
 def _metrics(run: Path) -> str:
     path = run / "metrics.jsonl"
     return path.read_text() if path.exists() else ""
+
+
+def test_on_the_command_line_the_first_signal_is_answered_at_once_and_in_python_it_is_not(exits, monkeypatch, capfd):
+    with StopRequest("a checkpoint is saved"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(StopRequest, "second_signal_ends_process", True)
+    with StopRequest("a checkpoint is saved"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == ""  # not a terminal: the one message at the end is enough
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    with StopRequest("a checkpoint is saved"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # passed on by a launcher
+        answer = capfd.readouterr().err
+    assert answer.count("\n") == 1
+    for fragment in ("stopping", "a checkpoint is saved", "Ctrl-C"):
+        assert fragment in answer
+    monkeypatch.setenv("RANK", "1")
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_outside_of_a_stop_request_is_answered_and_raises_as_usual(monkeypatch, capfd) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), answered_ctrl_c():
+            signal.raise_signal(signal.SIGINT)
+        assert "stopping" in capfd.readouterr().err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_work_that_cannot_be_resumed_ends_at_once_and_is_cleaned_up(name, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    cleaned = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(60)
+        except Exception:
+            pytest.fail("a library would have swallowed it")
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(Stopped, match=f"{name}; nothing is written"), ended_at_once("nothing is written"):
+        work()
+    assert cleaned
+    assert "stopping" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.planting import encoded, scene
@@ -101,6 +102,29 @@ def test_it_warns_if_other_machines_can_reach_it(host: str, others_can_reach_it:
         assert listening.getsockname()[0] == host
     warning = capsys.readouterr().err
     assert (warning.startswith("headstart: warning: ") and host in warning) is others_can_reach_it
+
+
+def test_a_server_for_all_addresses_prints_one_that_other_machines_reach(monkeypatch) -> None:
+    def of(family: socket.AddressFamily, address: str) -> SimpleNamespace:
+        return SimpleNamespace(family=family, address=address)
+
+    networks = {
+        "lo": [of(socket.AF_INET, "127.0.0.1")],
+        "docker0": [of(socket.AF_INET, "172.17.0.1")],
+        "off": [of(socket.AF_INET, "192.0.2.9")],
+        "eth0": [of(socket.AF_INET6, "fe80::1%eth0"), of(socket.AF_INET, "192.0.2.7"), of(socket.AF_INET6, "fd00::2")],
+    }
+    monkeypatch.setattr(server.psutil, "net_if_addrs", lambda: networks)
+    states = {name: SimpleNamespace(isup=name != "off") for name in networks}
+    monkeypatch.setattr(server.psutil, "net_if_stats", lambda: states)
+    with server.listen("0.0.0.0", 0) as listening:
+        port = listening.getsockname()[1]
+        assert server.address(listening) == f"http://192.0.2.7:{port}/"
+        assert server.reachable_address(socket.AF_INET6) == "fd00::2"
+        del networks["eth0"]
+        assert server.address(listening) == f"http://localhost:{port}/"
+    with server.listen("127.0.0.1", 0) as listening:
+        assert server.address(listening).startswith("http://127.0.0.1:")
 
 
 def test_a_port_in_use_is_refused(model, capsys) -> None:

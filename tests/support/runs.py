@@ -4,6 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from headstart.cli.main import main
 from headstart.config import DataConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, StrategyConfig, TrainConfig
 from support.processes import Finished, Started, headstart_with_fault
 
@@ -38,6 +41,13 @@ def small(root: Path, out: Path, *, strategy: str = "fine_tune", **sections: dic
         value = replace(getattr(config, section), **changes) if isinstance(changes, dict) else changes
         config = replace(config, **{section: value})
     return config
+
+
+def exit_code(*argv: object) -> int:
+    """Of a command in this process."""
+    with pytest.raises(SystemExit) as end:
+        main([str(part) for part in argv])
+    return int(end.value.code or 0)
 
 
 def stopped_at(nth: int, path: Path, config: Path) -> Finished:

@@ -37,6 +37,7 @@ from headstart.model.forward import FrozenNetwork
 from headstart.model.golden_inputs import DRAWINGS
 from headstart.model.model_file import load_model
 from headstart.model.weights import load_weights
+from headstart.runtime import progress
 from headstart.training.run import run
 
 pytestmark = pytest.mark.slow
@@ -127,7 +128,7 @@ def test_killed_while_it_wrote_it_continues_to_the_same_file_without_a_call_of_t
     assert (folder / "model.safetensors").read_bytes() == (probed / "model.safetensors").read_bytes()
     assert [line["step"] for line in lines(folder)] == [line["step"] for line in lines(probed)]
     assert summary(folder)["features"]["computed"] == 0
-    (ignored,) = [line for line in capsys.readouterr().out.splitlines() if "data.vflip" in line]
+    (ignored,) = [line for line in capsys.readouterr().out.splitlines() if "no effect" in line]
     for key in ("data.min_crop_scale", "train.epochs", "lbfgs"):
         assert key in ignored
 
@@ -220,21 +221,20 @@ def test_augmented_images_train_and_are_never_evaluated(tiny_data, bank, tmp_pat
     assert "9 of the 36" in capsys.readouterr().out
 
 
+def test_the_extraction_of_features_reports_its_progress(tiny_data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    run(on_bank(tiny_data, tmp_path / "run", tmp_path / "bank", data={"limit": 6}))
+    out = capsys.readouterr().out
+    assert re.search(r"features .*\b21/21\b.* 0 s left", out)
+    assert "data.limit 6" in out
+    assert summary(tmp_path / "run")["train"] == {"n": 6, "limit": 6}
+
+
 def test_a_checkpoint_to_resume_from_is_refused_with_the_way_out(tiny_data, bank, tmp_path) -> None:
     config = on_bank(tiny_data, tmp_path / "run", bank, train={"resume": "some/where"})
     with pytest.raises(InputError, match="features recompute"):
         run(config)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_class_of_one_image_needs_a_stated_strength(image_folder, tmp_path) -> None:
-    folder = image_folder(train=3, val=1)
-    for extra in sorted((folder / "train" / "red_checks").iterdir())[1:]:
-        extra.unlink()
-    with pytest.raises(InputError, match=r"probe\.l2"):
-        run(on_bank(folder, tmp_path / "a", tmp_path / "bank"))
-    run(on_bank(folder, tmp_path / "b", tmp_path / "bank", probe=ProbeConfig(l2=1.0)))
 
 
 def test_recomputing_does_not_go_with_probe_then_tune() -> None:
@@ -347,7 +347,7 @@ def test_the_command_keeps_its_bank_in_the_cache_folder_and_imports_no_torchvisi
 
 
 @pytest.mark.slow
-def test_stopped_while_computing_features_it_exits_143_and_writes_no_run_folder(image_folder, tmp_path) -> None:
+def test_stopped_while_computing_features_it_exits_143_and_its_folder_can_be_resumed(image_folder, tmp_path) -> None:
     folder = image_folder(train=100, val=20)
     config = on_bank(folder, tmp_path / "run", tmp_path / "bank", data={"num_workers": 1})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
@@ -358,8 +358,9 @@ def test_stopped_while_computing_features_it_exits_143_and_writes_no_run_folder(
     assert done.returncode == 143, done.stderr
     assert done.stderr.count("\n") == 1
     assert str(tmp_path / "bank") in done.stderr
-    assert not (tmp_path / "run").exists()
-    again = run(config)
+    assert "headstart resume" in done.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", "checkpoints"}
+    again = run(replace(config, train=replace(config.train, resume="auto")))
     assert 0 < summary(again)["features"]["computed"] < summary(again)["features"]["rows"]
 
 

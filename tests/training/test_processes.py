@@ -84,7 +84,9 @@ def test_a_mistake_of_the_user_ends_all_processes_with_one_message(tiny_data, tm
 
 
 def test_a_batch_size_that_does_not_divide_is_refused_with_those_that_do(tiny_data, tmp_path):
-    done = torchrun(2, "train", "--data.root", tiny_data, "--train.batch_size", "9", cwd=tmp_path).finish()
+    done = torchrun(
+        2, "train", "--data.root", tiny_data, "--config", "fine_tune", "--train.batch_size", "9", cwd=tmp_path
+    ).finish()
     assert done.returncode != 0
     (ours,) = [line for line in done.stderr.splitlines() if line.startswith("headstart:")]
     for fragment in ("train.batch_size 9", "2 processes", "8 or 10"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from support.runs import small, stopped_at, summary
+from support.runs import exit_code, small, stopped_at, summary
 
 from headstart import InputError
 from headstart.cli.train import parse_train
@@ -21,12 +22,13 @@ from headstart.config import RunConfig
 from headstart.config_io import to_yaml
 from headstart.evaluation.statistics import student_t, wilson
 from headstart.report.comparison import read_evaluated_run
+from headstart.report.repeats import repeats_in_words
 from headstart.runs.lock import RUNNING
 from headstart.runs.summary import RepeatsSummary, Summary
 from headstart.training.one_per_gpu import run_on_gpus
 from headstart.training.repeats import configs_of_repeats
 from headstart.training.run import run
-from headstart.training.summarize_repeats import Repeat, repeats_in_words, summarize_repeats
+from headstart.training.summarize_repeats import Repeat, summarize_repeats
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +74,8 @@ def summarized(config: RunConfig, folder: Path, *changes: dict) -> RepeatsSummar
 
 
 def test_each_seed_has_a_run_folder_of_its_own(seeds: Path) -> None:
-    assert sorted(path.name for path in seeds.iterdir()) == ["config.yaml", "seed_0", "seed_1", "summary.json"]
+    files = ["README.md", "config.yaml", "report.html", "seed_0", "seed_1", "summary.json"]
+    assert sorted(path.name for path in seeds.iterdir()) == files
     for number in (0, 1):
         assert summary(seeds / f"seed_{number}")["seed"] == number
         assert (seeds / f"seed_{number}" / "model.safetensors").exists()
@@ -91,6 +94,17 @@ def test_the_summary_of_seeds_is_the_mean_with_its_spread_and_intervals(seeds: P
     assert spread["ci95"] == pytest.approx(clipped(np.mean(accuracies), reach))
     assert not found["epoch_chosen_on_val"]
     assert [row["folder"] for row in found["runs"]] == ["seed_0", "seed_1"]
+
+
+def test_the_table_of_runs_has_a_best_epoch_only_if_there_are_several(seeds: Path, tmp_path, capsys) -> None:
+    from headstart.cli.train import _print_repeats
+
+    _print_repeats(seeds)
+    assert "best epoch" not in capsys.readouterr().out
+    summary = json.loads((seeds / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"epochs": 2}))
+    _print_repeats(tmp_path)
+    assert "best epoch" in capsys.readouterr().out
 
 
 def test_seeds_that_split_the_data_differently_are_not_independent(seeds: Path, tiny_data, bank) -> None:
@@ -182,6 +196,102 @@ def test_folders_of_folds_are_compared_as_one_run(folds: Path, capsys) -> None:
     measured = read_evaluated_run(str(folds))
     assert len(measured.keys) == 51
     assert measured.strategy == "frozen_head"
+    assert summary(folds)["backbone"] == "resnet18"
+
+
+# ------------------------------------------------------------------------------------------------- pages
+
+
+def text_of(page: Path) -> str:
+    """Without tags, each run of white space as one space."""
+    return " ".join(re.sub(r"<(style|script).*?</\1>|<[^>]+>", " ", page.read_text(), flags=re.S).split())
+
+
+def test_the_report_of_folds_has_each_run_and_the_pooled_classes(folds: Path) -> None:
+    found, page = summary(folds), (folds / "report.html").read_text()
+    text = text_of(folds / "report.html")
+    low, high = found["val"]["accuracy_ci95"]
+    for fragment in (
+        f"{found['val']['accuracy']:.1%}",
+        f"{found['val']['correct']} of 51",
+        f"[{low:.1%}, {high:.1%}]",
+        f"headstart train --config {folds}/config.yaml --train.folds 0",
+    ):
+        assert fragment in text
+    for one in found["runs"]:
+        assert f'href="{one["folder"]}/report.html"' in page
+        assert f"{one['correct']} of {one['n']}" in text
+    matrix = re.search(r'<table class="matrix">(.*?)</table>', page, flags=re.S)
+    assert matrix is not None
+    assert (
+        np.array(re.findall(r"<strong>(\d+)</strong>", matrix[1]), dtype=int).reshape(3, 3).tolist()
+        == (found["val"]["confusion_matrix"])
+    )
+    card = (folds / "README.md").read_text()
+    for name, one in found["val"]["per_class"].items():
+        row = next(line for line in card.splitlines() if line.startswith(f"| {name.replace('_', chr(92) + '_')} |"))
+        assert f"| 17 | {one['recall']:.4f} |" in row
+
+
+def test_the_report_of_seeds_names_the_run_to_use_and_has_no_interval_of_a_class(seeds: Path) -> None:
+    text = text_of(seeds / "report.html")
+    for fragment in ("2 seeds", "mean accuracy", "Use the first one, seed_0"):
+        assert fragment in text
+    assert "Wilson 95%" not in text
+    assert "seed_0" in (seeds / "README.md").read_text()
+
+
+def test_the_report_of_repeated_runs_is_written_again_on_request(seeds: Path, tmp_path: Path, capsys) -> None:
+    copy = tmp_path / seeds.name
+    shutil.copytree(seeds, copy)
+    (copy / "report.html").unlink()
+    assert exit_code("report", copy) == 0
+    assert f"{copy}/report.html" in capsys.readouterr().out
+    assert text_of(copy / "report.html") == text_of(seeds / "report.html")
+    assert exit_code("report", copy, "--data", tmp_path) == 2
+    assert f"{copy}/seed_0" in capsys.readouterr().err
+    path = copy / "seed_1" / "summary.json"
+    path.write_text(path.read_text().replace('"confusion_matrix"', '"matrix"'))
+    assert exit_code("report", copy) == 2
+    assert "confusion matrix" in capsys.readouterr().err
+
+
+def test_purpose_and_author_of_repeated_runs_are_kept_and_shown_with_the_date(seeds: Path, tmp_path, capsys) -> None:
+    copy = tmp_path / seeds.name
+    shutil.copytree(seeds, copy)
+    assert "--purpose TEXT --author TEXT" in text_of(copy / "report.html")
+    date = max(json.loads((copy / f"seed_{seed}" / "summary.json").read_text())["finished"] for seed in (0, 1))[:10]
+    assert exit_code("report", copy, "--purpose", " Counts bees ", "--author", "A | B") == 0
+    assert re.search(r"report\.html: \d+ KiB", capsys.readouterr().out)
+    for _ in range(2):
+        assert json.loads((copy / "about.json").read_text()) == {"purpose": "Counts bees", "author": "A | B"}
+        assert f"Purpose Counts bees Author A | B Date {date}" in text_of(copy / "report.html")
+        assert f"- Purpose: Counts bees\n- Author: A \\| B\n- Date: {date}\n" in (copy / "README.md").read_text()
+        assert exit_code("report", copy) == 0
+    assert "--purpose TEXT" not in text_of(copy / "report.html")
+    before = (copy / "report.html").read_bytes()
+    (copy / "about.json").write_text('{"purpose": 3}')
+    assert exit_code("report", copy) == 2
+    assert "about.json" in capsys.readouterr().err
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_the_whole_configuration_is_folded_in_the_report_of_repeated_runs(seeds: Path) -> None:
+    assert '<details class="print"><summary>The whole configuration' in (seeds / "report.html").read_text()
+
+
+def test_only_the_end_of_all_runs_suggests_what_to_do_next(tiny_data, bank, tmp_path, capsys) -> None:
+    config = repeated(tiny_data, tmp_path / "run", bank, folds=2)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert exit_code("train", "--config", tmp_path / "config.yaml") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("next:") == printed.count("report: ") == 1
+    end = printed[printed.index("report: ") :]
+    assert f"headstart open {tmp_path}/run" in end
+    command = next(line for line in end.splitlines() if "headstart train" in line)
+    again = parse_train(command.split()[2:])
+    assert (again.train.folds, again.data.root) == (0, str(tiny_data))
+    assert not Path(again.out).exists()
 
 
 # ------------------------------------------------------------------------------------------------- continued
@@ -233,9 +343,11 @@ def test_a_mistake_leaves_nothing_behind(tmp_path, bank) -> None:
 
 def test_a_mistake_that_the_first_run_finds_leaves_nothing_behind(tiny_data, tmp_path, bank) -> None:
     config = repeated(tiny_data, tmp_path / "run", bank, seeds=2)
-    with pytest.raises(InputError, match=r"seed_0: .*no_such"):
-        run(replace(config, model=replace(config.model, weights=str(tmp_path / "no_such.safetensors"))))
-    assert list(tmp_path.iterdir()) == []
+    weights = tmp_path / "text.safetensors"
+    weights.write_text("not weights")
+    with pytest.raises(InputError, match=r"seed_0: .*text\.safetensors"):
+        run(replace(config, model=replace(config.model, weights=str(weights))))
+    assert list(tmp_path.iterdir()) == [weights]
 
 
 @pytest.mark.parametrize("on_bad_file", ["refuse", "skip"])
@@ -286,11 +398,12 @@ def test_stopped_in_the_second_seed_of_fine_tuning_it_continues_there(tiny_data,
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     stopped = stopped_at(1, tmp_path / "run" / "seed_1" / "metrics.jsonl", tmp_path / "config.yaml")
     assert stopped.returncode == 143, stopped.stderr
-    for fragment in ("seed_1: ", "SIGTERM", f"--out {tmp_path / 'run'} --train.resume auto"):
+    for fragment in ("seed_1: ", "SIGTERM", f": headstart resume {tmp_path / 'run'}\n"):
         assert fragment in stopped.stderr
     assert (tmp_path / "run" / "seed_0" / "summary.json").exists()
     assert not (tmp_path / "run" / "summary.json").exists()
-    found = summary(run(config))
+    assert exit_code("resume", tmp_path / "run") == 0
+    found = summary(tmp_path / "run")
     assert found["strategy"] == "fine_tune"
     assert [row["seed"] for row in found["runs"]] == [0, 1]
     assert found["runs"][0]["loss"] != found["runs"][1]["loss"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import GOLDEN
-from support.runs import epochs, lines, losses, small, steps, stopped_at, without_times
+from support.runs import epochs, exit_code, lines, losses, small, steps, stopped_at, without_times
 from torch import nn
 from torchvision.models import resnet18
 
@@ -326,10 +326,10 @@ def test_a_stopped_run_saves_exits_143_and_continues_to_the_same_bits(tiny_data,
         stopped = stopped_at(nth, path, file)
         assert stopped.returncode == 143, stopped.stderr
         assert stopped.stderr.count("\n") == 1
-        assert re.search(rf"{at}.*--out {folder} --train\.resume auto", stopped.stderr)
+        assert re.search(rf"{at}.*: headstart resume {folder}$", stopped.stderr)
         assert len(epochs(folder)) == num_epochs
         assert not (folder / "summary.json").exists()
-    run(config)
+    assert exit_code("resume", folder) == 0
     assert (folder / "model.safetensors").read_bytes() == (frozen / "model.safetensors").read_bytes()
     assert without_times(lines(folder)) == without_times(lines(frozen))
 

@@ -64,7 +64,7 @@ def test_the_message_names_the_kind_of_run_and_the_way_out() -> None:
     assert message is not None
     for fragment in ("lbfgs", "probe.steps", "--strategy.features recompute"):
         assert fragment in message
-    message = describe_unused_keys(parse_train(["--data.root", "images", "--probe.steps", "7"]))
+    message = describe_unused_keys(parse_train(["images", "--config", "fine_tune", "--probe.steps", "7"]))
     assert message is not None
     assert message.endswith("probe.steps")
     assert "fine_tune" in message
@@ -74,6 +74,7 @@ def test_the_message_names_the_kind_of_run_and_the_way_out() -> None:
 @pytest.mark.slow
 def test_the_shipped_configurations_set_nothing_unused_keys() -> None:
     configs = shipped_configs()
-    assert len(configs) >= 7
-    named = {name: idle("--config", str(path)) for name, path in configs.items()}
+    assert len(configs) >= 10
+    named = {name: idle("--config", str(path)) for name, path in configs.items() if name != "demo"}
+    named["demo"] = idle("--config", "fine_tune", "--config", "demo")  # it is put on top of another one
     assert [name for name, keys in named.items() if keys] == []

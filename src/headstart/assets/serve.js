@@ -4,7 +4,7 @@
   const AT_ONCE = 4; // requests; more files wait here, not at the server
   const PREVIEW_BYTES = 8 * 2 ** 20; // larger files get no preview
   const RETRIES = 8;
-  const HUE = [255, 110, 0];
+  const HEAT = {{ HEAT|tojson }}.map((color) => [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16)));
 
   const find = (id) => document.getElementById(id);
   const results = find("results");
@@ -163,7 +163,10 @@
 
   function gradcamButton(prediction, { card, figure, picture }) {
     const map = heatMap(prediction.gradcam);
-    const legend = element("figcaption", "soft small", `Orange: regions with the strongest evidence for ${prediction.label} (Grad-CAM)`);
+    const legend = element("figcaption");
+    const scale = element("p", "heat-scale soft small");
+    scale.append(element("span", "", `Grad-CAM: evidence for ${prediction.label}`), element("i"), element("span", "", "none"), element("span", "", "strongest"));
+    legend.append(scale);
     const look = button("Show Grad-CAM", () => {
       const on = look.getAttribute("aria-pressed") !== "true";
       look.setAttribute("aria-pressed", String(on));
@@ -207,18 +210,24 @@
     count();
   }
 
+  // a number in 0..1 -> red, green and blue
+  function heatColor(share) {
+    const place = share * (HEAT.length - 1), low = Math.min(Math.floor(place), HEAT.length - 2);
+    return HEAT[low].map((value, channel) => Math.round(value + (place - low) * (HEAT[low + 1][channel] - value)));
+  }
+
   // rows of numbers in 0..1 -> a canvas over the picture
   function heatMap(rows) {
     const small = element("canvas");
     small.width = rows[0].length;
     small.height = rows.length;
     const pixels = new ImageData(small.width, small.height);
-    rows.flat().forEach((share, place) => pixels.data.set([...HUE, Math.round(210 * share)], 4 * place));
+    rows.flat().forEach((share, place) => pixels.data.set([...heatColor(share), 140], 4 * place));
     small.getContext("2d").putImageData(pixels, 0, 0);
     const map = element("canvas");
     map.width = map.height = 224;
     map.setAttribute("role", "img");
-    map.setAttribute("aria-label", "Grad-CAM map, in orange");
+    map.setAttribute("aria-label", "Grad-CAM map");
     const context = map.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(small, 0, 0, map.width, map.height);

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.cli import options
 from headstart.cli.options import Parser, command_parser
+from headstart.wording import command_line, plural
 
 if TYPE_CHECKING:
     from headstart.config import RunConfig
@@ -34,7 +35,7 @@ def data_parser() -> Parser:
         "photos --labels --out checked",
         "labels.csv --image_column file --label_column species",
     )
-    check.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as for --data.root of train.")
+    check.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as for train.")
     check.add_argument(
         "--out",
         metavar="FOLDER",
@@ -65,11 +66,18 @@ def data_parser() -> Parser:
         "Write the 2,624 solar cell images of elpv-dataset as an image folder. Needs the extra demo (pip install "
         "'headstart[demo]').",
         "solar_cells",
-        "data/solar_cells",
+        "some_solar_cells --images 800 --val_fraction 0.5",
         "solar_cells_1 --seed 1",
     )
     demo.add_argument("dir", metavar="DIR", help="Folder to create.")
-    options.add_number(demo, "--seed", 0, "Seed of the 75/25 split")
+    demo.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help="Number of images to draw, with the same shares of classes and cell types (default: all).",
+    )
+    options.add_number(demo, "--val_fraction", 0.25, "Share of the images that is held out for validation", metavar="X")
+    options.add_number(demo, "--seed", 0, "Seed of the split")
     demo.set_defaults(command=_demo)
     bank = add(
         "bank",
@@ -103,7 +111,7 @@ def choose_parser() -> Parser:
         "photos --backbones resnet18 lite0 --sizes 160 224 288 --out runs/choice",
         "labels.csv --image_column file --label_column species --json",
     )
-    parser.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as for --data.root of train.")
+    parser.add_argument("dir", metavar="SOURCE", help="Folder, table or other source, as for train.")
     parser.add_argument(
         "--backbones",
         nargs="+",
@@ -165,9 +173,7 @@ def choose_parser() -> Parser:
 def choose(argv: list[str]) -> None:
     parser = choose_parser()
     args = parser.parse_args(argv)
-    from headstart.cli.print_results import print_choice
-    from headstart.selection.command import choose_backbone
-    from headstart.selection.options import config_of
+    from headstart.selection.options import check_backbones, check_places, config_of
 
     config = config_of(
         args.dir,
@@ -179,6 +185,12 @@ def choose(argv: list[str]) -> None:
         seed=args.seed,
         bank=args.bank,
     )
+    check_backbones(args.backbones)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes find the same mistakes together, later
+        check_places(config.data, args.out)
+    from headstart.cli.print_results import print_choice
+    from headstart.selection.command import choose_backbone
+
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():  # messages
         found = choose_backbone(
             config,
@@ -240,12 +252,13 @@ def _apply(args: Namespace) -> None:
 
     count = apply_fixes(Path(args.fixes), data=Path(args.data), out=Path(args.out))
     print(f"{args.out}: " + ", ".join(f"{number} {what}" for what, number in count.items() if number))
+    print(f"next: {command_line('train', args.out)}")
 
 
 def _demo(args: Namespace) -> None:
     from headstart.data.solar_cells import write_solar_cells
 
-    counts = write_solar_cells(Path(args.dir), seed=args.seed)
+    counts = write_solar_cells(Path(args.dir), seed=args.seed, images=args.images, val_fraction=args.val_fraction)
     print(f"{args.dir}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
 
 
@@ -259,12 +272,13 @@ def _bank(args: Namespace) -> None:
         print(f"{folder}: {len(gone)} deleted, {sum(entry.num_bytes for entry in gone) / 2**20:.1f} MiB")
         return
     entries = stored(folder)
-    print(f"{folder}: {len(entries)} keys, {sum(entry.num_bytes for entry in entries) / 2**20:.1f} MiB")
+    print(f"{folder}: {plural(len(entries), 'key')}, {sum(entry.num_bytes for entry in entries) / 2**20:.1f} MiB")
     for entry in entries:
         spec = entry.key.get("preprocess", {})
         days = (time.time() - entry.used) / 86400
         print(
-            f"{entry.name}  {entry.num_bytes / 2**20:8.1f} MiB  {entry.num_shards:4d} shards  used {days:.1f} days ago"
-            f"  {entry.key.get('form', '?')}, {spec.get('image_size', '?')} px of {spec.get('resize_size', '?')}, "
-            f"weights {str(entry.key.get('weights_sha256', '?'))[:8]}"
+            f"{entry.name}  {entry.num_bytes / 2**20:8.1f} MiB  {plural(entry.num_shards, 'shard'):>10}  "
+            f"used {days:.1f} days ago  {entry.key.get('form', '?')}, "
+            f"{spec.get('image_size', '?')} px of {spec.get('resize_size', '?')}, weights "
+            f"{str(entry.key.get('weights_sha256', '?'))[:8]}"
         )

@@ -74,6 +74,10 @@ def bench_parser() -> Parser:
 def bench(argv: list[str]) -> None:
     args = bench_parser().parse_args(argv)
     check_at_least(args, rounds=1, steps=1)
+    from headstart.config import DataConfig
+    from headstart.data.sources.open import open_source
+
+    open_source(DataConfig(root=args.data)).check()
     args.command(args)
 
 
@@ -90,11 +94,12 @@ def _bench_features(args: Namespace) -> None:
 
 
 def _bench_data(args: Namespace) -> None:
-    from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+    from headstart.config import DataConfig, ModelConfig, RunConfig, RuntimeConfig, StrategyConfig, TrainConfig
 
     config = RunConfig(
         data=DataConfig(root=args.data, image_size=args.image_size),
         model=ModelConfig(backbone=args.backbone, weights=args.weights),
+        strategy=StrategyConfig(name="fine_tune"),
         train=TrainConfig(batch_size=args.batch_size, checkpoint_minutes=0),
         runtime=RuntimeConfig(mixed_precision=args.mixed_precision, threads=args.threads),
     )
@@ -110,7 +115,7 @@ def doctor_parser() -> Parser:
         "Print the hardware and software of this machine, and any problems. See also headstart doctor parity --help.",
         "",
         "--json",
-        "parity --config frozen_head --data.root photos",
+        "parity photos --config fine_tune",
     )
     add_json(parser)
     return parser
@@ -135,11 +140,11 @@ def parity_parser() -> Parser:
         "doctor parity",
         "Check that your configuration gives the same losses with other numbers of processes and workers, after an "
         "interruption, and in bf16. The exit code is 1 if a difference exceeds its tolerance.",
-        "--config fine_tune --data.root photos",
-        "--config fine_tune --data.root photos --processes 1 2 3",
-        "--data.root photos --strategies fine_tune frozen_head --steps 50",
+        "photos --config fine_tune",
+        "photos --config fine_tune --processes 1 2 3",
+        "photos --strategies fine_tune frozen_head --steps 50",
     )
-    parser.usage = "headstart doctor parity [options] [options of headstart train]"
+    parser.usage = "headstart doctor parity DIR [options] [options of headstart train]"
     add = parser.add_argument
     add_number(parser, "--steps", 10, "Optimizer steps of each run")
     add(
@@ -175,14 +180,19 @@ def _parity(argv: list[str]) -> int:
         raise InputError("--steps must be at least 5, --processes at least 1, --workers at least 0")
     from dataclasses import replace
 
-    from headstart.cli.print_results import print_parity
     from headstart.cli.train import parse_train
+    from headstart.data.sources.open import open_source
+
+    configs = {}
+    for strategy in args.strategies or [""]:
+        chosen = ["--strategy.name", strategy, "--strategy.features", "recompute"] if strategy else []
+        configs[strategy] = parse_train([*rest, *chosen])
+        open_source(configs[strategy].data).check()
+    from headstart.cli.print_results import print_parity
     from headstart.diagnostics.parity import check_parity
 
     checks = []
-    for strategy in args.strategies or [""]:
-        chosen = ["--strategy.name", strategy, "--strategy.features", "recompute"] if strategy else []
-        config = parse_train([*rest, *chosen])
+    for strategy, config in configs.items():
         found = check_parity(config, steps=args.steps, processes=args.processes, workers=args.workers)
         checks += [replace(check, name=f"{strategy} {check.name}".lstrip()) for check in found]
     print_parity(checks)

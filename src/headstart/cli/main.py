@@ -12,8 +12,8 @@ from importlib import import_module
 from headstart import __version__
 from headstart.cli.output import outliving_the_reader, printed_messages
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
-from headstart.runtime.signals import StopRequest
-from headstart.wording import nearest
+from headstart.runtime.signals import StopRequest, answered_ctrl_c
+from headstart.wording import command_line, nearest
 
 HELP = """\
 headstart trains an image classifier from a folder of images, with a pretrained backbone.
@@ -21,16 +21,20 @@ headstart trains an image classifier from a folder of images, with a pretrained 
 Usage: headstart COMMAND [arguments] [options]
 
 Start here:
-  headstart train --config frozen_head --data.root photos --out runs/first
+  headstart demo
+  headstart train photos --out runs/first
   headstart predict runs/first new/*.jpg
   headstart COMMAND --help        purpose, examples and options of a command
 
 Train:
-  train           train a classifier: fine-tuning, or a new head on a frozen backbone
+  demo            guided tour: check, train, choose, tune and compare; needs the extra demo
+  train           train a classifier: a new head on a frozen backbone, or fine-tuning
   watch           follow a training run from another terminal
+  resume          continue an interrupted run
   choose          compare backbones on your images, and choose one
 
 Look at the result:
+  open            open the report of a run in the browser
   evaluate        evaluate a finished run on labelled images
   compare         compare runs statistically on the same images
   report          regenerate report.html and the model card of a run
@@ -54,6 +58,7 @@ Machine:
   doctor parity   check that your configuration gives the same losses on several processes
   bench data      find the bottleneck of training, and recommend settings
   bench features  measure the speed of feature extraction
+  completion      print a script that completes commands on Tab in bash, zsh or fish
 
 To train with several processes, use torchrun --nproc_per_node N -m headstart train ..., or
 accelerate launch -m headstart train ..., or ./launch.sh.
@@ -63,43 +68,54 @@ error; 2 wrong input; 143 stopped by a signal after saving."""
 
 _FILES = {
     "train": ("train",),
+    "resume": ("resume",),
     "predict": ("predict",),
     "data": ("data", "choose"),
+    "demo": ("demo",),
+    "shell": ("completion",),
     "machine": ("bench", "doctor"),
-    "runs": ("evaluate", "inspect", "verify", "push", "compare", "serve", "export", "report", "watch"),
+    "runs": ("evaluate", "inspect", "verify", "push", "compare", "serve", "export", "report", "watch", "open"),
 }
 COMMANDS = {command: file for file, commands in _FILES.items() for command in commands}
 """Command -> the file in cli/ with the function that runs it. Its result is the exit code, None means 0."""
-REPLACED = {"probe": "choose"}
-"""Commands of earlier versions."""
+REPLACED = {
+    **{"probe": "choose", "check": "data check", "clean": "data check", "fit": "train", "test": "evaluate"},
+    **{"version": "--version", "install": "pip install 'headstart[EXTRA]'"},
+}
+"""Commands of earlier versions and of other programs."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    with outliving_the_reader() if arguments[:1] == ["train"] else nullcontext():
+    with outliving_the_reader() if arguments and arguments[0] in ("train", "resume") else nullcontext():
         code = _exit_code(arguments)
     sys.exit(code)
 
 
 def _exit_code(argv: list[str]) -> int:
     try:
-        if not argv or argv[0] in ("-h", "--help", "help"):
+        if not argv or argv[0] in ("-h", "--help") or argv == ["help"]:
             print(HELP)
             return 0
+        if argv[0] == "help":
+            argv = [*argv[1:], "--help"]
         if argv[0] == "--version":
             print("headstart", __version__)
             return 0
         if argv[0] in REPLACED:
-            raise InputError(f"unknown command {argv[0]}; headstart {REPLACED[argv[0]]} takes its place")
+            use = REPLACED[argv[0]] if argv[0] == "install" else f"headstart {REPLACED[argv[0]]}"
+            raise InputError(f"unknown command {argv[0]}; use {use}")
         if argv[0] not in COMMANDS:
+            if os.path.exists(argv[0]):
+                raise InputError(f"{argv[0]} is not a command; to train on it: {command_line('train', argv[0])}")
             raise InputError(f"unknown command {argv[0]}{nearest(argv[0], COMMANDS) or '; see headstart --help'}")
         command = getattr(import_module(f"headstart.cli.{COMMANDS[argv[0]]}"), argv[0])
         # the decoder checks the size itself and names the file
         warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()
         StopRequest.second_signal_ends_process = True
-        with printed_messages():
+        with printed_messages(), answered_ctrl_c():
             return int(command(argv[1:]) or 0)
     except InputError as error:
         if _prints_errors() or isinstance(error, OwnInputError):

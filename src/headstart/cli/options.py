@@ -1,11 +1,23 @@
 """The argument parser of a command, whose mistakes are one sentence, and the options that several commands have."""
 
+import re
 import shutil
+import sys
 import textwrap
-from argparse import Action, ArgumentParser, HelpFormatter, Namespace, _ActionsContainer, _SubParsersAction
+from argparse import (
+    Action,
+    ArgumentParser,
+    ArgumentTypeError,
+    HelpFormatter,
+    Namespace,
+    _ActionsContainer,
+    _SubParsersAction,
+)
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from headstart.config import PRECISIONS
 from headstart.errors import InputError
 from headstart.wording import nearest
 
@@ -48,11 +60,24 @@ class Parser(ArgumentParser):
         return formatter.format_help()
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Raises InputError that names every unknown option, or else the first argument that is too many."""
         found, unknown = self.parse_known_args(args, namespace)
+        if names := [name.split("=")[0] for name in unknown if name[:1] == "-"]:
+            raise InputError("; ".join(f"unknown option {name}{self.hint_for(name)}" for name in names))
         if unknown:
-            name = unknown[0].split("=")[0]
-            raise InputError(f"unknown {'option' if name[:1] == '-' else 'argument'} {name}{self.hint_for(name)}")
+            raise InputError(f"unknown argument {unknown[0]}{self.hint_for(unknown[0])}")
         return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None, **others: Any) -> Any:
+        """As usual; hyphens stand for underscores in the names of options."""
+        given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args([self._spelled(arg) for arg in given], namespace, **others)
+
+    def _spelled(self, arg: str) -> str:
+        name, equals, value = arg.partition("=")
+        ours = "--" + name[2:].replace("-", "_")
+        known = self._option_string_actions
+        return ours + equals + value if name[:2] == "--" and name not in known and ours in known else arg
 
     def hint_for(self, option: str) -> str:
         return nearest(option, _options(self)) or f"; see {self.prog} --help"
@@ -111,6 +136,18 @@ def add_model(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="Run folder, or a model.safetensors.")
 
 
+def check_model_of(run: str) -> None:
+    """Raise InputError unless `run` names a model file that can be read; warn if its run is not finished."""
+    from headstart.messages import warn
+    from headstart.model.find_model import check_model
+    from headstart.runs.lock import has_begun, is_finished, resume_command
+
+    check_model(run)
+    folder = Path(run)
+    if has_begun(folder) and not is_finished(folder):
+        warn(f"{run} is not finished, so its model may still improve; to continue it: {resume_command(folder)}")
+
+
 def add_run(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="Run folder.")
 
@@ -132,8 +169,27 @@ def add_bad_files(parser: ArgumentParser) -> None:
 def add_device(parser: _ActionsContainer) -> None:
     parser.add_argument(
         "--device",
+        type=_device,
         metavar="NAME",
         help="Device: cpu, cuda, cuda:1, mps (Apple) or xpu (Intel) (default: the GPU, if there is one).",
+    )
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name):
+        raise ArgumentTypeError(f"{name} is not a device; use cpu, cuda, cuda:1, mps or xpu")
+    return name
+
+
+def add_precision(parser: _ActionsContainer, text: str, *, default: str | None) -> None:
+    """text: the help, up to the names of the precisions."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=default,
+        metavar="NAME",
+        help=f"{text}: measured (the precision of the run's evaluation), fp32, bf16, fp16 or auto (default: "
+        f"{default or 'both fp32 and measured'}).",
     )
 
 

@@ -6,16 +6,43 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import copy
+from pathlib import Path
 from typing import Any, TextIO
 
 from headstart.messages import LOG
 
 
+def clickable(path: Path) -> str:
+    """The absolute path. On a terminal that supports links (OSC 8), a link to the file."""
+    text = str(path.absolute())
+    if not (sys.stdout.isatty() and _supports_links(os.environ)):
+        return text
+    return f"\033]8;;{path.absolute().as_uri()}\033\\{text}\033]8;;\033\\"
+
+
+def _supports_links(environment: Mapping[str, str]) -> bool:
+    """By the variables that terminals set. tmux and screen hide the terminal, and do not pass links on everywhere."""
+    if "TMUX" in environment or environment.get("TERM", "").startswith(("screen", "tmux", "dumb")):
+        return False
+    vte = environment.get("VTE_VERSION", "")  # GNOME and others
+    return (
+        (vte.isdigit() and int(vte) >= 5000)
+        or environment.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm", "vscode", "ghostty", "Hyper", "rio", "Tabby")
+        or environment.get("TERM") in ("xterm-kitty", "xterm-ghostty", "alacritty", "foot", "foot-extra")
+        or bool(environment.keys() & {"WT_SESSION", "KONSOLE_VERSION", "DOMTERM"})
+    )
+
+
 class _Printer(logging.Handler):
-    """Prints messages to standard output, warnings to standard error, as they are at that moment."""
+    """Prints messages to standard output, warnings to standard error, as they are at that moment. A Path among the
+    arguments of a message is printed as a link."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple):
+            record = copy(record)
+            record.args = tuple(clickable(one) if isinstance(one, Path) else one for one in record.args or ())
         if record.levelno >= logging.WARNING:
             print(f"headstart: warning: {record.getMessage()}", file=sys.stderr, flush=True)
         else:

@@ -9,9 +9,20 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import Parser, add_device, add_model, add_number, check_at_least, command_parser
+from headstart.cli.options import (
+    Parser,
+    add_device,
+    add_model,
+    add_number,
+    add_precision,
+    check_at_least,
+    check_model_of,
+    command_parser,
+)
+from headstart.cli.print_predictions import print_predictions
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out, incomplete, sha256_of
+from headstart.wording import command_line, plural
 
 if TYPE_CHECKING:
     from headstart.predict.bulk import BulkPrediction
@@ -27,6 +38,8 @@ def predict(argv: list[str]) -> None:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     parts = args.out is not None and (args.out.endswith(("/", os.sep)) or Path(args.out).is_dir())
     _check(args, several=several, parts=parts)
+    _check_order(args)
+    check_model_of(args.run)
     skipped: Counter[str] = Counter()
     images = None if several else _images(args, skipped)  # several processes: only the main one lists them, below
     from headstart.config import RuntimeConfig
@@ -37,7 +50,7 @@ def predict(argv: list[str]) -> None:
     from headstart.runtime.signals import StopRequest
 
     set_threads(None)
-    with StopRequest() as stop:
+    with StopRequest("the batches in progress are finished") as stop:
         accelerator = None
         if several:
             accelerator = start_accelerator(RuntimeConfig(mixed_precision="no", cpu=args.device == "cpu"))
@@ -52,7 +65,13 @@ def predict(argv: list[str]) -> None:
         )
         predictor.check(options)
         columns = Columns(predictor, options, top=args.top is not None, probabilities=not args.no_probabilities)
-        bulk = BulkPrediction(columns, batch_size=args.batch_size, num_workers=args.num_workers, stop=stop)
+        bulk = BulkPrediction(
+            columns,
+            batch_size=args.batch_size,
+            num_workers=args.num_workers,
+            stop=stop,
+            count_images=None if "-" in args.paths else lambda: sum(1 for _ in _images(args, Counter())),
+        )
         if parts:
             _to_parts(args, accelerator, bulk, images, skipped)
         else:
@@ -61,7 +80,7 @@ def predict(argv: list[str]) -> None:
     if skipped:
         kinds = ", ".join(f"{count:,} {ending}" for ending, count in skipped.most_common(5))
         more = ", ..." if len(skipped) > 5 else ""
-        print(f"skipped: {skipped.total():,} files of unsupported types ({kinds}{more})")
+        print(f"skipped: {plural(skipped.total(), 'file')} of unsupported types ({kinds}{more})")
 
 
 def predict_parser() -> Parser:
@@ -89,6 +108,9 @@ def predict_parser() -> Parser:
         help="Table to write: a .csv, .jsonl or .parquet file, or FOLDER/ for a folder of parquet files (default: the "
         "terminal). With FOLDER/, several processes can share the work, and the same command resumes after an "
         "interruption.",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="Permission to replace the file, or to start FOLDER/ again."
     )
     parser.add_argument(
         "--top", metavar="K", type=int, help="Additional column with the K most probable classes (default: none)."
@@ -121,13 +143,7 @@ def predict_parser() -> Parser:
         "--image_column", metavar="NAME", help="Column with the paths in a table (default: found by name)."
     )
     speed = parser.add_argument_group("Speed")
-    speed.add_argument(
-        "--precision",
-        default="measured",
-        metavar="NAME",
-        help="Precision: measured (the precision of the run's evaluation), fp32, bf16, fp16 or auto (default: "
-        "measured).",
-    )
+    add_precision(speed, "Precision", default="measured")
     add_device(speed)
     speed.add_argument(
         "--batch_size", type=int, metavar="N", help="Images per forward pass (default: 16 on a CPU, 256 on a GPU)."
@@ -161,6 +177,16 @@ def _check(args: Namespace, *, several: bool, parts: bool) -> None:
     if args.embeddings and suffix == ".csv":
         raise InputError("--embeddings cannot be written to a .csv; use .parquet, .jsonl or FOLDER/")
     check_out(args.out)
+    if Path(args.out).exists() and not args.overwrite:
+        raise InputError(f"--out {args.out} already exists; name another file, or add --overwrite")
+
+
+def _check_order(args: Namespace) -> None:
+    """Raise InputError if the run is named after the images."""
+    last = Path(args.paths[-1])
+    if (last / "model.safetensors").is_file() and not (Path(args.run) / "model.safetensors").is_file():
+        swapped = command_line("predict", last, args.run, *args.paths[:-1])
+        raise InputError(f"the run comes before the images: {swapped}")
 
 
 def _images(args: Namespace, skipped: "Counter[str]") -> "Iterator[Listed]":
@@ -177,10 +203,10 @@ def _images(args: Namespace, skipped: "Counter[str]") -> "Iterator[Listed]":
 def _to_file_or_screen(bulk: "BulkPrediction", images: "Iterator[Listed]", out: str | None) -> None:
     bulk.to_file(images, None if out is None else Path(out))
     if out is None or bulk.count <= len(bulk.preview):
-        _print(bulk.preview, bulk.count)
+        print_predictions(bulk.preview, bulk.columns, total=bulk.count)
     if bulk.stop.signal_name is not None:
         where = f"; they are in {incomplete(Path(out))}" if out else ""
-        raise Stopped(f"stopped by {bulk.stop.signal_name} after {bulk.count:,} images{where}")
+        raise Stopped(f"stopped by {bulk.stop.signal_name} after {plural(bulk.count, 'image')}{where}")
     _conclude(bulk, out, images=bulk.count, unreadable=bulk.counts.pop(None, 0), predicted=bulk.counts)
 
 
@@ -191,7 +217,7 @@ def _to_parts(
     images: "Iterator[Listed] | None",
     skipped: "Counter[str]",
 ) -> None:
-    from headstart.predict.parts_folder import begin_or_continue
+    from headstart.predict.parts_folder import begin_or_continue, discard
     from headstart.runtime.processes import on_main
 
     predictor = bulk.columns.predictor
@@ -207,6 +233,8 @@ def _to_parts(
     def begin() -> "PartsFolder":
         try:
             listed = images or _images(args, skipped)
+            if args.overwrite:
+                discard(Path(args.out))
             return begin_or_continue(Path(args.out), listed, settings, block_rows=args.part_rows)
         except OSError as error:
             raise InputError(f"--out {args.out}: {error.strerror}; name another place") from None
@@ -217,7 +245,7 @@ def _to_parts(
     if rank == 0:
         missing = sum(end - start for start, end in ranges)
         which = "for this process" if num_processes > 1 else "still to do"
-        print(f"{folder.folder}: {folder.num_images:,} images, {missing:,} of them {which}", flush=True)
+        print(f"{folder.folder}: {plural(folder.num_images, 'image')}, {missing:,} of them {which}", flush=True)
     bulk.to_parts(folder, ranges)
     if bulk.stop.signal_name is not None:
         raise Stopped(
@@ -231,21 +259,6 @@ def _to_parts(
         print(f"process {rank} is done; others are still running, or the same command predicts what they left")
 
 
-def _print(rows: list[dict[str, Any]], total: int) -> None:
-    from rich.table import Table
-
-    from headstart.cli.print_results import plain_console
-
-    console = plain_console()
-    table = Table("image", "predicted", "probability")
-    for row in rows:
-        unreadable = "" if row["error"] is None else f"unreadable: {row['error']}"
-        table.add_row(row["path"], row["predicted"] or "", unreadable or f"{row['probability']:.3f}")
-    console.print(table)
-    if total > len(rows):
-        console.print(f"and {total - len(rows):,} more; --out FILE writes all of them")
-
-
 def _conclude(
     bulk: "BulkPrediction", out: str | None, *, images: int, unreadable: int, predicted: Mapping[Any, int]
 ) -> None:
@@ -256,4 +269,4 @@ def _conclude(
         largest = sorted(predicted.items(), key=lambda item: -item[1])[:10]
         names = ", ".join(f"{count:,} {name}" for name, count in largest)
         rate = f"; {bulk.count:,} just now, {bulk.rate:.0f} img/s" if bulk.count else ""
-        print(f"{out}: {images:,} images ({names}){rate}")
+        print(f"{out}: {plural(images, 'image')} ({names}){rate}")

@@ -4,7 +4,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from headstart.cli.output import clickable
+from headstart.wording import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,15 +37,21 @@ def print_evaluation(found: "Evaluation") -> None:
         return
     if found.skipped:
         print(f"skipped {len(found.skipped)}: {summarize([Skipped(*file) for file in found.skipped])}")
-    error = f"calibration error {found.ece:.4f}" if found.ece else "no calibration error detected"
+    calibration = calibration_in_words(found.ece, by_chance=found.ece_by_chance95)
     lines = (
         headline(found.to_dict()),
         f"loss {found.loss:.4f}, balanced accuracy {found.balanced_accuracy:.4f}, macro F1 {found.macro_f1:.4f}",
-        f"Brier score {found.brier:.4f}, {error} (up to {found.ece_by_chance95:.4f} would be chance)",
+        f"Brier score {found.brier:.4f}, {calibration}",
     )
     console = plain_console()
     console.print("\n".join(lines))
     console.print(_class_table({name: asdict(row) for name, row in found.per_class.items()}))
+
+
+def calibration_in_words(error: float, *, by_chance: float) -> str:
+    """error: expected calibration error; by_chance: its 95% limit if there were none."""
+    found = "no calibration error detected" if error < 0.0005 else f"calibration error {error:.1%}"
+    return f"{found} (up to {by_chance:.1%} would be chance)"
 
 
 def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> "Table":
@@ -144,7 +154,7 @@ def print_export(found: "Export") -> None:
     visible = ", ".join(f"{name} {difference:.1e}" for name, difference in parity.visible.items())
     lines = [
         f"{found.path}: {found.description}",
-        f"{drawn.n} drawn images of odd sizes and modes: probabilities differ by {drawn.largest:.1e} at most "
+        f"{plural(drawn.n, 'drawn image')} of odd sizes and modes: probabilities differ by {drawn.largest:.1e} at most "
         f"({drawn.at}), {drawn.mean:.1e} on average; allowed {parity.tolerance:g}"
         f"{' on average' if found.format == 'int8' else ''}",
         f"for scale, what a fault in the preprocessing would have changed: {visible}",
@@ -155,8 +165,9 @@ def print_export(found: "Export") -> None:
         lines.append(f"validation images not compared: {parity.not_validated}")
     else:
         lines.append(
-            f"{seen.n} validation images: {parity.correct} correct, {parity.correct_before} before; the same class for "
-            f"{seen.same_class}; probabilities differ by {seen.largest:.1e} at most, {seen.mean:.1e} on average"
+            f"{plural(seen.n, 'validation image')}: {parity.correct} correct, {parity.correct_before} before; the "
+            f"same class for {seen.same_class}; probabilities differ by {seen.largest:.1e} at most, "
+            f"{seen.mean:.1e} on average"
         )
     if precision != "no":
         lines.append(f"compared in fp32; the run was evaluated in {precision}, which differs by its rounding")
@@ -229,7 +240,7 @@ def print_data_report(found: "DataReport", *, out: str | None) -> None:
 
     from headstart.data_doctor.command import REPORT_FILES, summary_lines
     from headstart.data_doctor.findings import KINDS, number_of
-    from headstart.wording import listed, shown
+    from headstart.wording import command_line, listed, shown
 
     console = plain_console(soft_wrap=True)
     console.print("\n".join(summary_lines(found)))
@@ -243,8 +254,10 @@ def print_data_report(found: "DataReport", *, out: str | None) -> None:
             table.add_row(KINDS[kind].title, number_of(kind, count), example)
         plain_console(width=140).print(table)
     if out is not None:
+        print(f"report: {clickable(Path(out) / 'doctor.html')}")
         print(f"{out}: {', '.join(REPORT_FILES)}")
         if found.findings and found.is_image_folder:
+            apply = command_line("data", "apply", Path(out) / "fixes.csv", "--data", found.root, "--out", "NEW")
             print(
-                f"next: edit {out}/fixes.csv, then headstart data apply {out}/fixes.csv --data {found.root} --out NEW"
+                f"next: choose in doctor.html and download fixes.csv, or edit {Path(out) / 'fixes.csv'}; then {apply}"
             )

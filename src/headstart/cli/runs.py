@@ -1,9 +1,12 @@
 """The commands on a finished run or a model file, one function each. The result is the exit code; None means 0."""
 
+import os
 import sys
+from pathlib import Path
 
 from headstart.cli import options
 from headstart.cli.options import Parser, command_parser
+from headstart.cli.output import clickable
 
 
 def evaluate_parser() -> Parser:
@@ -12,18 +15,17 @@ def evaluate_parser() -> Parser:
         "Evaluate a finished run on labelled images, each image once. Images that the run was trained on are left "
         "out and listed.",
         "runs/first --data photos",
-        "runs/first --data photos --split test --out test.json",
+        "runs/first --data photos --split test --out test.html",
         "runs/first/model.safetensors --data labels.csv --image_column file --label_column species",
     )
     options.add_model(parser)
     parser.add_argument(
-        "--data",
-        required=True,
-        metavar="SOURCE",
-        help="Folder, table or other source of images, as for --data.root of train.",
+        "--data", required=True, metavar="SOURCE", help="Folder, table or other source of images, as for train."
     )
     parser.add_argument("--split", metavar="NAME", help="Split to evaluate (default: val, else test, else all images).")
-    parser.add_argument("--out", metavar="FILE.json", help="File for the results (default: none).")
+    parser.add_argument(
+        "--out", metavar="FILE", help="File for the results: a page if it ends in .html, else JSON (default: none)."
+    )
     options.add_bad_files(parser)
     options.add_columns(parser, default="as in the run")
     return parser
@@ -31,20 +33,27 @@ def evaluate_parser() -> Parser:
 
 def evaluate(argv: list[str]) -> None:
     args = evaluate_parser().parse_args(argv)
+    from headstart.config import DataConfig
+    from headstart.data.sources.open import open_source
     from headstart.files import check_out
 
     check_out(args.out)
+    options.check_model_of(args.run)
+    open_source(DataConfig(root=args.data), to_evaluate=True).check()
     from headstart.cli.print_results import print_evaluation
-    from headstart.runs.evaluate import evaluate_run, write_evaluation
+    from headstart.report.evaluation import write_evaluation
+    from headstart.runs.evaluate import evaluate_run
     from headstart.runtime.accelerator import set_threads
 
     set_threads(None)
     found = evaluate_run(
         args.run, data=args.data, on_bad_file=args.on_bad_file, split=args.split, columns=options.columns_of(args)
     )
-    print_evaluation(found)
+    print_evaluation(found.result)
     if args.out is not None:
         write_evaluation(found, args.out)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{'page' if args.out.endswith('.html') else 'results as JSON'}: {clickable(Path(args.out))}")
 
 
 def inspect_parser() -> Parser:
@@ -52,10 +61,13 @@ def inspect_parser() -> Parser:
         "inspect",
         "Print the header of a model file: classes, preprocessing, metrics, versions. Tensors are not loaded.",
         "runs/first",
-        "model.safetensors",
+        "model.safetensors --tensors",
         "runs/first --json",
     )
     options.add_model(parser)
+    parser.add_argument(
+        "--tensors", action="store_true", help="Also the name, type and shape of each tensor, as always in JSON."
+    )
     options.add_json(parser)
     return parser
 
@@ -64,7 +76,7 @@ def inspect(argv: list[str]) -> None:
     args = inspect_parser().parse_args(argv)
     from headstart.model.inspect_command import inspect_command
 
-    inspect_command(args.run, as_json=args.json)
+    inspect_command(args.run, as_json=args.json, tensors=args.tensors)
 
 
 def verify_parser() -> Parser:
@@ -77,12 +89,7 @@ def verify_parser() -> Parser:
         "model.safetensors --json",
     )
     options.add_model(parser)
-    parser.add_argument(
-        "--precision",
-        metavar="NAME",
-        help="One precision to check: measured (the precision of the run's evaluation), fp32, bf16, fp16 or auto "
-        "(default: both fp32 and measured).",
-    )
+    options.add_precision(parser, "One precision to check", default=None)
     options.add_device(parser)
     options.add_json(parser)
     return parser
@@ -90,6 +97,7 @@ def verify_parser() -> Parser:
 
 def verify(argv: list[str]) -> int:
     args = verify_parser().parse_args(argv)
+    options.check_model_of(args.run)
     from headstart.cli.print_results import print_verification
     from headstart.diagnostics.verify import verify
     from headstart.runtime.accelerator import set_threads
@@ -197,25 +205,32 @@ def export_parser() -> Parser:
 
 def export(argv: list[str]) -> int:
     args = export_parser().parse_args(argv)
+    from headstart.exporters.formats import check_place, check_runtime, find_format
     from headstart.exporters.options import check_options
 
     check_options(images=args.images, allow_loss=args.allow_loss)
+    format = find_format(args.format)
+    check_place(Path(args.out), format, overwrite=args.overwrite)
+    check_runtime(format)
+    options.check_model_of(args.run)
     from headstart.cli.print_results import print_export
     from headstart.exporters.command import export_run
     from headstart.results import ExportRefused
     from headstart.runtime.accelerator import set_threads
+    from headstart.runtime.signals import ended_at_once
 
     set_threads(None)
     try:
-        found = export_run(
-            args.run,
-            format=args.format,
-            out=args.out,
-            data=args.data,
-            overwrite=args.overwrite,
-            allow_loss=args.allow_loss,
-            images=args.images,
-        )
+        with ended_at_once("nothing is written"):
+            found = export_run(
+                args.run,
+                format=args.format,
+                out=args.out,
+                data=args.data,
+                overwrite=args.overwrite,
+                allow_loss=args.allow_loss,
+                images=args.images,
+            )
     except ExportRefused as refusal:
         print(f"headstart: {refusal}", file=sys.stderr)
         return 1
@@ -227,9 +242,9 @@ def report_parser() -> Parser:
     parser = command_parser(
         "report",
         "Regenerate report.html and the model card (README.md) of a finished run.",
-        "runs/first",
         "runs/first --data photos",
         "runs/first --doctor checked",
+        "runs/first --purpose 'Counts bees at the hive' --author 'A. Person'",
     )
     options.add_run(parser)
     parser.add_argument(
@@ -241,14 +256,23 @@ def report_parser() -> Parser:
         help="Output folder of headstart data check, whose findings the report shows (default: RUN, if it has "
         "doctor.json).",
     )
+    parser.add_argument(
+        "--purpose",
+        metavar="TEXT",
+        help="Purpose of the model, shown in the report and the model card; kept in the run (default: as before).",
+    )
+    parser.add_argument("--author", metavar="TEXT", help="Author, shown and kept in the same way (default: as before).")
     return parser
 
 
 def report(argv: list[str]) -> None:
     args = report_parser().parse_args(argv)
+    from headstart.runs.files import check_finished
+
+    check_finished(args.run)
     from headstart.report.command import report_command
 
-    report_command(args.run, data=args.data, doctor=args.doctor)
+    report_command(args.run, data=args.data, doctor=args.doctor, purpose=args.purpose, author=args.author)
 
 
 def watch_parser() -> Parser:
@@ -269,6 +293,26 @@ def watch(argv: list[str]) -> None:
     from headstart.runs.watch import watch_command
 
     watch_command(args.run, once=args.once)
+
+
+def open_parser() -> Parser:
+    parser = command_parser(
+        "open",
+        "Open the report of a finished run in the browser, and print its path. Without a display, the path is only "
+        "printed.",
+        "runs/first",
+        "runs/five_folds",
+        "runs/five_folds/fold_0",
+    )
+    options.add_run(parser)
+    return parser
+
+
+def open(argv: list[str]) -> None:  # as the command is called
+    args = open_parser().parse_args(argv)
+    from headstart.cli.open_page import open_page, report_of
+
+    open_page(report_of(args.run))
 
 
 def serve_parser() -> Parser:

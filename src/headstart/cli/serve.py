@@ -4,9 +4,10 @@ import re
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 
-from headstart.cli.options import add_model, add_number
+from headstart.cli.options import add_model, add_number, check_model_of
 from headstart.errors import InputError
 from headstart.serve.limits import Limits
+from headstart.wording import install_command
 
 HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
@@ -33,11 +34,12 @@ def run(args: Namespace) -> None:
             raise InputError(
                 f"--allow_host {name} is not a bare host name such as models.example.org, without http:// and port"
             )
+    check_model_of(args.run)
     try:
         from headstart.serve.server import serve
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing not in ("pydantic", "starlette", "uvicorn", "python_multipart"):
             raise
-        raise InputError(f"headstart serve needs {missing}; install it with: pip install 'headstart[serve]'") from None
+        raise InputError(f"headstart serve needs {missing}; install it with: {install_command('serve')}") from None
     serve(args)

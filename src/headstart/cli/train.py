@@ -1,30 +1,30 @@
 """`headstart train`: every key of the configuration is an option, and its help is the docstring of its field."""
 
-import ast
-import inspect
 import json
 import logging
 import os
 from argparse import SUPPRESS, _ActionsContainer
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-from headstart import config as config_module
 from headstart.cli.options import Parser
+from headstart.cli.output import clickable
 from headstart.config import RunConfig, flat
 from headstart.config_io import hint_for_key, key_types, load_config, shipped_configs, to_yaml
+from headstart.config_schema import explained, json_schema
+from headstart.errors import InputError
 from headstart.messages import LOG
+from headstart.wording import command_line
 
 PURPOSE = """\
 Train an image classifier on a folder of images. Every key below can also be set in a YAML file (as section: {key:
 value}); the command line takes precedence."""
 EXAMPLES = (
-    "headstart train --config frozen_head --data.root photos --out runs/first",
-    "headstart train --config fine_tune --data.root photos --model.weights bundled --train.epochs 4",
-    "torchrun --nproc_per_node 2 -m headstart train --config fine_tune --data.root photos",
+    "headstart train photos",
+    "headstart train photos --config fine_tune --train.epochs 4 --out runs/tuned",
+    "torchrun --nproc_per_node 2 -m headstart train photos --config fine_tune",
 )
 MOST_USED = (
     "data.root",
@@ -61,30 +61,42 @@ def _print_repeats(path: Path) -> None:
     from rich.table import Column, Table
 
     from headstart.cli.print_results import plain_console
+    from headstart.report.repeats import command_to_train_again, repeats_in_words
     from headstart.runs.summary import RepeatsSummary
-    from headstart.training.summarize_repeats import repeats_in_words
 
     summary = RepeatsSummary.read(path)
     console = plain_console(soft_wrap=True)
-    names = ("accuracy", "correct", "loss", "best epoch", "seconds")
+    by_epochs = summary.epochs > 1  # a fitted head has a single result
+    names = ("accuracy", "correct", "loss", *(["best epoch"] if by_epochs else []), "seconds")
     table = Table("run", *(Column(name, justify="right", no_wrap=True) for name in names))
     for run in summary.runs:
         correct, seconds = f"{run['correct']} of {run['n']}", f"{run['wall_s']:.0f}"
-        row = (f"{run['accuracy']:.1%}", correct, f"{run['loss']:.4f}", str(run["best_epoch"]), seconds)
+        best = [str(run["best_epoch"])] if by_epochs else []
+        row = (f"{run['accuracy']:.1%}", correct, f"{run['loss']:.4f}", *best, seconds)
         table.add_row(run["folder"], *row)
     console.print()
     console.print(table)
     for line in repeats_in_words(summary):
         console.print(line)
-    console.print(f"{path}: summary.json and a folder of each run")
+    print(f"report: {clickable(path / 'report.html')}")
+    again = [command_to_train_again(path)] if summary.repeats == "folds" else []
+    print("\n  ".join(["next:", command_line("open", path), *again]))
 
 
 def parse_train(argv: Sequence[str]) -> RunConfig:
     """The configuration that the arguments of `headstart train` describe.
 
-    Raises InputError for anything unknown, mistyped or out of range, SystemExit(0) for --help and --print_config."""
+    Raises InputError for anything unknown, mistyped or out of range, SystemExit(0) for --help, --print_config and
+    --print_schema."""
     options = vars(train_parser().parse_args(argv))
-    files, only_print = options.pop("config"), options.pop("print_config")
+    if options.pop("print_schema"):
+        print(json.dumps(json_schema(), indent=2))
+        raise SystemExit(0)
+    files, only_print, folder = options.pop("config"), options.pop("print_config"), options.pop("dir")
+    if folder is not None:
+        if options.get("data.root", folder) != folder:
+            raise InputError(f"the images are named twice, as {folder} and as --data {options['data.root']}; use one")
+        options["data.root"] = folder
     config = load_config(files, options)
     if only_print:
         print(to_yaml(config), end="")
@@ -94,16 +106,17 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
 
 class _Parser(Parser):
     def hint_for(self, option: str) -> str:
-        return hint_for_key(option.removeprefix("--"))
+        return hint_for_key(option.removeprefix("--")).replace("did you mean ", "did you mean --")
 
 
 def train_parser() -> Parser:
     parser = _Parser(
         prog="headstart train",
-        usage="headstart train [--config NAME] --data.root SOURCE [--out RUN] [--section.key VALUE ...]",
+        usage="headstart train DIR [--config NAME] [--out RUN] [--section.key VALUE ...]",
         description=PURPOSE.replace("\n", " "),
         examples=EXAMPLES,
     )
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="Folder of images, or another source: --data.root.")
     parser.add_argument(
         "--config",
         action="append",
@@ -114,7 +127,7 @@ def train_parser() -> Parser:
     )
     defaults = flat(asdict(RunConfig()))
     types = key_types()
-    sections = list(_explained())
+    sections = list(explained())
     texts = {key: text for _, keys in sections for key, text in keys}
     most_used = {key: texts.pop(key) for key in MOST_USED}
     groups: list[tuple[_ActionsContainer, dict[str, str]]] = [(parser, most_used)]
@@ -125,9 +138,13 @@ def train_parser() -> Parser:
         for key, text in shown.items():
             default = defaults[key] if isinstance(defaults[key], str) else json.dumps(defaults[key])
             text = _with_default(text.replace("%", "%%"), default or "empty")
-            group.add_argument(f"--{key}", default=SUPPRESS, metavar=_metavar(types[key]), help=text)
+            names = [f"--{key}", *(["--data"] if key == "data.root" else [])]
+            group.add_argument(*names, dest=key, default=SUPPRESS, metavar=_metavar(types[key]), help=text)
     parser.add_argument(
         "--print_config", action="store_true", help="Output of the complete configuration as YAML, without training."
+    )
+    parser.add_argument(
+        "--print_schema", action="store_true", help="Output of the JSON schema of configuration files, for editors."
     )
     return parser
 
@@ -143,16 +160,3 @@ def _metavar(kind: Any) -> str:
     if isinstance(kinds[0], str):
         return "|".join(kinds)
     return {int: "N", float: "X", bool: "true|false", str: "TEXT"}[kinds[0]]
-
-
-def _explained() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """For each section its docstring, and each of its keys with the docstring of the field."""
-    classes = [node for node in ast.parse(inspect.getsource(config_module)).body if isinstance(node, ast.ClassDef)]
-    for node in sorted(classes, key=lambda node: node.name != RunConfig.__name__):
-        prefix = "" if node.name == RunConfig.__name__ else node.name.removesuffix("Config").lower() + "."
-        pairs = [
-            (f"{prefix}{ast.unparse(field.target)}", inspect.cleandoc(str(text.value.value)))
-            for field, text in pairwise(node.body)
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-        ]
-        yield (ast.get_docstring(node) or "").rstrip("."), pairs

@@ -94,6 +94,14 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
+def unsupported_type(path: str) -> str:
+    """Why a file is not used, by its extension."""
+    extension = extension_of(path)
+    phone = extension.lower() in (".heic", ".heif")
+    remedy = "; save it as .jpg, or set the phone to Most Compatible" if phone else ""
+    return f"{extension} is not a supported image type{remedy}"
+
+
 def is_image(path: str) -> bool:
     """By the extension."""
     return os.path.splitext(path)[1].lower() in EXTENSIONS

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
 
@@ -11,13 +11,14 @@ from PIL import Image
 from headstart.config import DataConfig
 from headstart.data.classes import classes_of_one_side, lacking_classes, refuse_nothing, refuse_or_leave_out
 from headstart.data.decode import decode
+from headstart.data.limit import limit_images
 from headstart.data.read_images import ReadImage, read_images
 from headstart.data.samples import Manifest, Sample, Samples
 from headstart.data.source import PARTS, Entry, Scan, Skipped, Source, place_in, summarize
-from headstart.data.splits import groups_of, is_split_by_us, stratified_split, units_of
+from headstart.data.splits import describe_split, groups_of, is_split_by_us, stratified_split, units_of
 from headstart.data.transforms import PixelCache
 from headstart.errors import InputError
-from headstart.wording import counted
+from headstart.wording import plural
 
 
 def build_manifest(
@@ -30,25 +31,35 @@ def build_manifest(
     cache: PixelCache | None = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
-    """Scan the source, decode everything once, split as `data` specifies. The other arguments are those of read_images.
+    """Scan the source, decode everything that is used once, split as `data` specifies. With data.limit, all images are
+    hashed and only the chosen ones are decoded. The other arguments are those of read_images.
 
     Raises InputError for data that cannot be trained on (missing, one class, an empty class, classes that differ
     between train and val) and for files that cannot be decoded. If data.on_bad_file is "skip", bad files, empty
     classes and classes of one side alone are left out and listed instead.
     """
-    usable = _usable(source, data, num_threads=num_threads, known=known, cache=cache, decoder=decoder)
-    scan, images, lacking = usable.scan, usable.images, dict(usable.lacking)
+    reading = {"num_threads": num_threads, "known": known, "cache": cache, "decoder": decoder}
+    usable = _usable(source, data, **reading)
+    scan, images, lacking, bad = usable.scan, usable.images, dict(usable.lacking), list(usable.bad)
     splits = [image.entry.split or "" for image in images]
     if usable.split_by_us:
         images, splits, one_sided = _split(source, images, data, seed=seed)
         lacking |= one_sided
+    unread: list[Skipped] = []
+    if data.limit is not None:
+        images, splits, unread = limit_images(source, images, splits, data.limit, val_too=usable.split_by_us)
+        images, splits, unusable = _decoded(source, usable, images, splits, data, **reading)
+        bad += unusable
     left_out = [Skipped(name, "a class without images") for name in scan.empty]
     left_out += [Skipped(label, f"{reason.split(';')[0]}: left out") for label, reason in lacking.items()]
     unused = Counter(entry.split for entry in scan.entries if entry.split not in PARTS)
-    left_out += [Skipped(f"split {split!r}", f"{n} images, not used in training") for split, n in unused.items()]
+    left_out += [
+        Skipped(f"split {split!r}", f"{plural(n, 'image')}, not used in training") for split, n in unused.items()
+    ]
     classes = tuple(sorted({image.entry.label for image in images}))
     samples = _samples(source, images, splits)
-    return Manifest(source, classes, samples, tuple([*scan.skipped, *left_out, *usable.bad]))
+    split_by = describe_split(data, seed=seed) if usable.split_by_us else "train and val are those of the source"
+    return Manifest(source, classes, samples, tuple([*scan.skipped, *left_out, *unread, *bad]), split_by)
 
 
 def check_splits(
@@ -141,6 +152,8 @@ def _usable(source: Source, data: DataConfig, **reading: Any) -> _Usable:
     entries = [entry for entry in scan.entries if entry.split in PARTS]
     refuse_nothing(source, entries, scan)
     by_us = is_split_by_us(source, entries, data)
+    if data.limit is not None:
+        reading = {"num_threads": reading.get("num_threads"), "only_hash": True}
     images, bad = read_images(source, scan, wanted=lambda entry: entry.split in PARTS, rescan=data.rescan, **reading)
     _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
     lacking = lacking_classes(source, entries, [image.entry for image in images], split_by_us=by_us)
@@ -167,6 +180,29 @@ def _split(
     refuse_or_leave_out(source, one_sided, set(labels), skip=data.on_bad_file == "skip")
     complete = [label not in one_sided for label in labels]
     return list(compress(images, complete)), list(compress(splits, complete)), one_sided
+
+
+def _decoded(
+    source: Source,
+    usable: "_Usable",
+    images: Sequence[ReadImage],
+    splits: Sequence[str],
+    data: DataConfig,
+    **reading: Any,
+) -> tuple[list[ReadImage], list[str], list[Skipped]]:
+    """The images that decode, with their splits, and the others, which are refused unless data.on_bad_file is skip."""
+    split_of = {image.entry: split for image, split in zip(images, splits, strict=True)}
+    rest = replace(usable.scan, bad=())  # refused or listed before
+    found, bad = read_images(source, rest, wanted=split_of.__contains__, rescan=data.rescan, **reading)
+    _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
+    for side in ("train", "val"):
+        lost = {i.entry.label for i in images} - {i.entry.label for i in found if split_of[i.entry] == side}
+        if lost:
+            raise InputError(
+                f"data.limit {data.limit}: class {min(lost)!r} has no readable image among those chosen for {side}; "
+                "raise the limit"
+            )
+    return found, [split_of[image.entry] for image in found], bad
 
 
 def _evaluated_splits(source: Source, scan: Scan, split: str | None, *, resplit: bool) -> set[str | None]:
@@ -207,6 +243,6 @@ def _ids(images: Sequence[ReadImage], splits: Sequence[str]) -> list[str]:
 def _refuse_or_skip(source: Source, bad: Sequence[Skipped], *, on_bad_file: str) -> None:
     if bad and on_bad_file == "refuse":
         raise InputError(
-            f"{counted(len(bad), 'unreadable file')} in {source.root}: {summarize(bad)}; repair or remove "
+            f"{plural(len(bad), 'unreadable file')} in {source.root}: {summarize(bad)}; repair or remove "
             "them, or leave them out with --data.on_bad_file skip"
         )

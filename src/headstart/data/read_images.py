@@ -1,8 +1,9 @@
 """Read every image of a source once: hash it and decode it in full, unless a cache has done both before."""
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +27,16 @@ class ReadImage:
     sha256: str
 
 
+@contextlib.contextmanager
+def cancelled_on_error(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """After an error, and Ctrl-C is one, the pool would finish all that waits."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 def read_images(
     source: Source,
     scan: Scan,
@@ -36,18 +47,19 @@ def read_images(
     cache: PixelCache | None = None,
     num_threads: int | None = None,
     rescan: bool = False,
+    only_hash: bool = False,
 ) -> tuple[list[ReadImage], list[Skipped]]:
     """The images that can be used, and the bad ones. Logs its progress.
 
     decoder: file -> RGB image, raises UnreadableImage; known: whether a content (sha256) is known to decode, and need
     not be decoded again; cache: receives each decoded image; num_threads: None for Python's default; rescan: read what
-    has not changed since the last scan as well."""
+    has not changed since the last scan as well; only_hash: decode nothing, so that an image may turn out to be bad."""
 
     def hash_of(entry: Entry) -> str | Skipped:
         try:
             data = source.read(entry.path)
             sha256 = hashlib.sha256(data).hexdigest()
-            if known is None or not known(sha256):
+            if not only_hash and (known is None or not known(sha256)):
                 image = decoder(data)
                 if cache is not None:
                     cache.add(entry.split, sha256, image)
@@ -62,7 +74,7 @@ def read_images(
     places = [place for place, entry in enumerate(scan.entries) if wanted(entry)]
     bad = list(scan.bad)
     started = reported = time.monotonic()
-    with ThreadPoolExecutor(num_threads) as pool:  # Pillow and hashlib release the interpreter lock
+    with ThreadPoolExecutor(num_threads) as pool, cancelled_on_error(pool):  # Pillow and hashlib release the GIL
         for start in range(0, len(places), CHUNK):
             chunk = places[start : start + CHUNK]
             fresh = pool.map(hash_of, [scan.entries[p] for p in chunk if cached.sha256[p] is None])
@@ -76,5 +88,6 @@ def read_images(
             if now - reported > REPORT_S and done < len(places):
                 LOG.info(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
                 reported = now
-    cached.store(found)
+    if not only_hash:  # a stored hash means that the image decodes
+        cached.store(found)
     return [ReadImage(e, sha) for e, sha in zip(scan.entries, found, strict=True) if sha is not None], bad

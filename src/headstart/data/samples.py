@@ -82,12 +82,14 @@ class Samples(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Samples sorted by (split, path); `classes` sorted by name; `skipped` files with their reason."""
+    """Samples sorted by (split, path); `classes` sorted by name; `skipped` files with their reason; `split_by`: who
+    split the images into train and val, in words, "" if nobody did."""
 
     source: Source
     classes: tuple[str, ...]
     samples: Samples
     skipped: tuple[Skipped, ...]
+    split_by: str = ""
 
     @property
     def root(self) -> str:

@@ -29,6 +29,10 @@ class Source(Protocol):
         """Together with the name of an image: which image it is, on this machine. Key of the scan's cache."""
         return self.root if "://" in self.root else os.path.abspath(self.root)
 
+    def check(self) -> None:
+        """Raise InputError if it is known without a scan that there is nothing to train on."""
+        return
+
     def scan(self) -> "Scan":
         """All images and their labels, without reading them. Raises InputError if there is nothing to train on."""
 

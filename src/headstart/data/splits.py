@@ -123,6 +123,13 @@ def stratified_split(
     return split
 
 
+def describe_split(data: DataConfig, *, seed: int) -> str:
+    """A new split in words: '20% held out by headstart (stratified, seed 0)'."""
+    share = f"fold {data.fold} of {data.folds}" if data.folds else f"{100 * data.val_fraction:g}%"
+    kind = "stable" if data.split == "stable" else "stratified"
+    return f"{share} held out by headstart ({kind}, seed {seed})"
+
+
 def groups_of(entries: Sequence[Entry], groups: str) -> list[str]:
     """The group of each entry, "" for none. groups: "" (the source's own), a regular expression with one group,
     searched in the path, or a .csv file with the columns path and group. Raises InputError."""

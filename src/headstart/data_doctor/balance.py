@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headstart.data_doctor.findings import DROP, KEEP, Finding
-from headstart.wording import counted, listed
+from headstart.wording import listed, plural
 
 NEAR_EMPTY = 10  # images of a class in a split; with fewer neither training nor an accuracy means much
 IMBALANCE = 5.0  # training images of the largest class over those of the smallest
@@ -61,7 +61,7 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
     found = []
     for (split, label), count in sorted(counts.items()):
         if 0 < count < NEAR_EMPTY:
-            found.append(Finding.of("near_empty_class", folder_of(split, label), counted(count, "image"), KEEP))
+            found.append(Finding.of("near_empty_class", folder_of(split, label), plural(count, "image"), KEEP))
     training = {label: count for (split, label), count in counts.items() if split in ("train", "") and count}
     if training:
         most, least = max(training, key=lambda x: (training[x], x)), min(training, key=lambda x: (training[x], x))

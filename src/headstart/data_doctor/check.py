@@ -18,7 +18,7 @@ from headstart.data_doctor.examine import Good, examine
 from headstart.data_doctor.findings import KEEP, Finding
 from headstart.results import Census
 from headstart.runtime.hardware import usable_cores
-from headstart.wording import counted
+from headstart.wording import plural
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _hidden(path: Path, name: str, is_folder: bool) -> Finding:
     if not is_folder:
         return Finding.of("hidden", name, "a hidden file", KEEP)
     count = sum(len(names) for _, _, names in os.walk(path))
-    return Finding.of("hidden", name, f"a hidden folder of {counted(count, 'file')}", KEEP)
+    return Finding.of("hidden", name, f"a hidden folder of {plural(count, 'file')}", KEEP)
 
 
 def _compare_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:

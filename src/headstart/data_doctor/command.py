@@ -12,7 +12,7 @@ from headstart.data_doctor.page import doctor_page
 from headstart.errors import InputError
 from headstart.files import write_atomically
 from headstart.results import DataReport
-from headstart.wording import counted, shown
+from headstart.wording import plural, shown
 
 REPORT_FILES = ("doctor.json", "doctor.html", "fixes.csv", "groups.csv")
 
@@ -40,8 +40,8 @@ def summary_lines(found: DataReport) -> list[str]:
     """A description of the data, with or without problems."""
     census = found.census
     lines = [
-        f"{shown(found.root)}: {counted(found.num_files, 'file')}, "
-        f"{counted(found.num_images, 'usable image')}, {counted(len(found.classes), 'class', 'classes')}"
+        f"{shown(found.root)}: {plural(found.num_files, 'file')}, "
+        f"{plural(found.num_images, 'usable image')}, {plural(len(found.classes), 'class', 'classes')}"
     ]
     if census.smallest and census.median and census.largest:
         named = (("smallest", census.smallest), ("median", census.median), ("largest", census.largest))

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from headstart.data.decode import UnreadableImage, decode, open_image
-from headstart.data.folder_walk import extension_of, is_image
+from headstart.data.folder_walk import extension_of, is_image, unsupported_type
 from headstart.data.source import Source
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.table import ListedImages
@@ -61,7 +61,7 @@ def examine(source: Source, file: Named, *, large: Callable[[], object]) -> tupl
     except UnreadableImage as error:
         kind, reason = error.kind, str(error)
         if unsupported:
-            kind, reason = "unsupported_type", f"{extension_of(path)} is not an image type we read" if data else reason
+            kind, reason = "unsupported_type", unsupported_type(path) if data else reason
         elif kind == "unreadable" and _is_cut(data, reason):
             kind = "truncated"
         return None, [Finding.of(kind, path, reason)]

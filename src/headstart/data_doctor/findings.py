@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from headstart.results import Finding as Finding
-from headstart.wording import counted
+from headstart.wording import plural
 
 KEEP, DROP, MOVE = "keep", "drop", "move"
 MAYBE = "move?"  # stays in place until a person removes the question mark
@@ -11,12 +11,14 @@ MAYBE = "move?"  # stays in place until a person removes the question mark
 
 @dataclass(frozen=True)
 class Kind:
-    """noun: of one finding; pictured: whether its files have thumbnails on the page."""
+    """noun: of one finding; pictured: whether its files have thumbnails on the page; about_files: whether the entries
+    are files that can be dropped or moved, and not folders, classes or skipped entries."""
 
     title: str
     what_to_do: str
     noun: str = "file"
     pictured: bool = False
+    about_files: bool = True
 
 
 def _of_copies(title: str, what_to_do: str) -> Kind:
@@ -43,7 +45,7 @@ KINDS = {
     "suspected_label": Kind(
         "Suspected wrong labels",
         "A model that was not trained on the image predicts another class with confidence. Many are merely hard: look "
-        "at each, and remove the question mark where the suggestion is correct.",
+        "at each, and agree to the move only where the suggestion is correct.",
         pictured=True,
     ),
     "placeholder": _of_copies(
@@ -68,25 +70,35 @@ KINDS = {
     "unsupported_type": Kind(
         "Files of a type that is not read", "Convert images to .jpg or .png; other files are skipped."
     ),
-    "bad_name": Kind("Names that cannot be used", "Rename them by hand; training refuses the folder."),
+    "bad_name": Kind(
+        "Names that cannot be used", "Rename them by hand; training refuses the folder.", about_files=False
+    ),
     "outside_class": Kind(
         "Images outside the class folders", "Move them into a class; they are skipped.", pictured=True
     ),
-    "hidden": Kind("Hidden files and folders", "They are skipped.", noun="entry"),
-    "unused_folder": Kind("Folders beside train and val", "They are skipped.", noun="folder"),
+    "hidden": Kind("Hidden files and folders", "They are skipped.", noun="entry", about_files=False),
+    "unused_folder": Kind("Folders beside train and val", "They are skipped.", noun="folder", about_files=False),
     "left_out": Kind(
         "Entries that are skipped",
         "Rows without a path or a class, repeated rows, shards that are not used.",
         noun="entry",
+        about_files=False,
     ),
-    "missing_split": Kind("One half of the split is missing", "Training refuses the folder.", noun="folder"),
-    "empty_class": Kind("Classes without a usable image", "Fill them or remove them.", noun="class"),
+    "missing_split": Kind(
+        "One half of the split is missing", "Training refuses the folder.", noun="folder", about_files=False
+    ),
+    "empty_class": Kind("Classes without a usable image", "Fill them or remove them.", noun="class", about_files=False),
     "class_in_one_split": Kind(
-        "Classes on one side of the split only", "Both sides need the same classes.", noun="class"
+        "Classes on one side of the split only", "Both sides need the same classes.", noun="class", about_files=False
     ),
-    "near_empty_class": Kind("Nearly empty classes", "Collect more images, or merge classes.", noun="class"),
+    "near_empty_class": Kind(
+        "Nearly empty classes", "Collect more images, or merge classes.", noun="class", about_files=False
+    ),
     "imbalance": Kind(
-        "Imbalance", "Use class weights or balanced sampling, and look at the accuracy per class.", noun="finding"
+        "Imbalance",
+        "Use class weights or balanced sampling, and look at the accuracy per class.",
+        noun="finding",
+        about_files=False,
     ),
     "duplicate": _of_copies("The same file several times", "Each copy counts again. Keep one."),
     "near_duplicate": _of_copies("Nearly the same image several times", "Keep them on the same side of a split."),
@@ -96,4 +108,4 @@ KINDS = {
 def number_of(kind: str, count: int) -> str:
     """'1 file', '3 groups'."""
     noun = KINDS[kind].noun
-    return counted(count, noun, {"class": "classes", "entry": "entries"}.get(noun, ""))
+    return plural(count, noun, {"class": "classes", "entry": "entries"}.get(noun, ""))

@@ -16,12 +16,14 @@ COLUMNS = ("path", "finding", "suggestion")
 
 
 def write_fixes(path: Path, findings: Sequence[Finding]) -> None:
+    write_csv(path, COLUMNS, fix_lines(findings))
+
+
+def fix_lines(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
     """A line per file and finding, in the order given, without names that cannot be written to a text file
     (bad_name)."""
     named = [finding for finding in findings if finding.kind != "bad_name"]
-    write_csv(
-        path, COLUMNS, [(name, f.kind, what) for f in named for name, what in zip(f.paths, f.suggestions, strict=True)]
-    )
+    return [(name, f.kind, what) for f in named for name, what in zip(f.paths, f.suggestions, strict=True)]
 
 
 def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:

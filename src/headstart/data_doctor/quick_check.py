@@ -6,7 +6,7 @@ from collections import Counter
 from headstart.data.samples import Manifest
 from headstart.data.source import summarize
 from headstart.data_doctor.balance import Named, copies, thin_classes
-from headstart.wording import listed
+from headstart.wording import listed, plural
 
 
 def quick_check(manifest: Manifest) -> list[str]:
@@ -45,7 +45,10 @@ _SENTENCES = {
 def describe_data(manifest: Manifest) -> str:
     """The images and classes of a run, the skipped files, and the problems that the manifest shows."""
     train, val = manifest.of("train"), manifest.of("val")
-    line = f"{manifest.root}: {len(train)} training + {len(val)} validation images, {len(manifest.classes)} classes"
+    images = f"{len(train)} training + {plural(len(val), 'validation image')}"
+    line = f"{manifest.root}: {images}, {plural(len(manifest.classes), 'class')}"
+    if manifest.split_by:
+        line += f"; {manifest.split_by}"
     if manifest.skipped:
         line += f"\nnot used, {len(manifest.skipped)}: {summarize(manifest.skipped)}"
     return "\n".join([line, *quick_check(manifest)])

@@ -39,6 +39,7 @@ from headstart.runtime.accelerator import set_threads, start_accelerator
 from headstart.runtime.hardware import usable_cores
 from headstart.runtime.precision import choose_precision, describe_precision
 from headstart.runtime.signals import StopRequest
+from headstart.wording import plural
 
 ROUND_S = 3.0  # of each in-memory measurement
 
@@ -58,8 +59,8 @@ def bench_features(
     trunk = FrozenNetwork(tensors, network, precision=chosen, device=accelerator.device)
     cores = usable_cores()
     print(
-        f"{len(manifest.samples)} images, {describe_precision(chosen, reason)} on {accelerator.device.type}, "
-        f"{cores} cores"
+        f"{plural(len(manifest.samples), 'image')}, {describe_precision(chosen, reason)} on {accelerator.device.type}, "
+        f"{plural(cores, 'core')}"
     )
     shares, rereading = [], []
     for number in range(1, rounds + 1):
@@ -131,7 +132,7 @@ def _extract(
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, StopRequest() as stop:
         key = bank_key(weights_sha256="bench", form="bench", preprocess=spec.to_json())
         bank = Bank(Path(folder), key, width=trunk.backbone.features)
-        done = fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=None, stop=stop)
+        done = fill(accelerator, bank, rows, spec, lambda: trunk, num_workers=None, stop=stop, progress="silent")
         return done.computed / done.seconds, features_of(bank, rows)[:]
 
 

@@ -39,6 +39,7 @@ from headstart.runtime.signals import StopRequest
 from headstart.training.log import TrainingLog
 from headstart.training.loop import fit
 from headstart.training.state import TrainingState
+from headstart.wording import plural
 
 IMAGES = 256  # images that measure a single stage
 WARM_UP = 4  # steps before the clock starts: first allocations, and workers that fill their queue
@@ -54,7 +55,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
     accelerator = start_accelerator(config.runtime)
     precision = describe_precision(*choose_precision(config.runtime.mixed_precision, accelerator.device))
     cores = usable_cores()
-    count = "1 thread" if threads == 1 else f"{threads} threads"
+    count = plural(threads, "thread")
     spec = Preprocess.of(config.data, find_backbone(config.model.backbone))
     data = replace(config.data, on_bad_file="skip", rescan=True)
     transform = train_transform(data, spec, cache_limit=cache_limit_for(data))
@@ -73,7 +74,7 @@ def bench_data(config: RunConfig, *, rounds: int, steps: int) -> None:
         )
     print(
         f"{len(samples)} training images, {spec.image_size} px, batch {config.train.batch_size}, {precision} on "
-        f"{accelerator.device.type}, {count}, {cores} cores; img/s, medians of {rounds} rounds (minutes)"
+        f"{accelerator.device.type}, {count}, {plural(cores, 'core')}; img/s, medians of {rounds} rounds (minutes)"
     )
     stages = _stages(samples[:IMAGES], transform, spec, seed=config.seed, cores=cores)
     bench = _Bench(config, accelerator, manifest, spec, steps=steps)
@@ -121,7 +122,7 @@ def conclude(rates: Mapping[str, float], counts: Sequence[int]) -> list[str]:
     why = f"the input provides {given:.0f} img/s with cached images, {decoding:.0f} when each is decoded again"
     return [
         f"training reaches {share:.1%} of the speed of a step on tensors in memory "
-        f"({run[workers]:.1f} of {step:.1f} img/s, {workers} workers)",
+        f"({run[workers]:.1f} of {step:.1f} img/s, {plural(workers, 'worker')})",
         f"bottleneck: {bottleneck}",
         f"settings: --data.num_workers {workers} --data.cache {cache} ({why})",
     ]

@@ -24,6 +24,7 @@ from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 from headstart.tensor_file import read_header
+from headstart.wording import plural
 
 TOLERANCE = 1e-5  # of a loss in fp32, for other numbers of processes or backward passes
 PRECISION_TOLERANCE = 0.1  # of a loss in bf16, against fp32
@@ -112,7 +113,6 @@ def _base(config: RunConfig, images: Path, *, epochs: int) -> RunConfig:
         config,
         data=data,
         train=replace(config.train, checkpoint_steps=2, checkpoint_minutes=0.0, **once),
-        optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, epochs / 2)),
         runtime=replace(config.runtime, mixed_precision="no"),
     )
 
@@ -134,7 +134,7 @@ def _ways(base: RunConfig, *, processes: Sequence[int], workers: Sequence[int]) 
     for number in processes:
         for num_workers in workers:
             if (number, num_workers) != (1, 0):
-                title = f"{number} process{'es' if number > 1 else ''}, {num_workers} workers"
+                title = f"{plural(number, 'process')}, {plural(num_workers, 'worker')}"
                 varied = replace(base, data=replace(base.data, num_workers=num_workers))
                 yield _Way(title, varied, 0.0 if number == 1 else several, processes=number)
     if base.train.accumulation == 1 and base.train.batch_size % 2 == 0:

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from headstart.errors import InputError
+from headstart.model.find_model import find_model
 from headstart.model.golden_inputs import TOLERANCE, compare
-from headstart.model.model_file import find_model, hash_of, load_tensors
+from headstart.model.model_file import hash_of, load_tensors
 from headstart.predict.predictor import Predictor
 from headstart.results import GoldenCheck, Verification
 from headstart.runtime.accelerator import versions

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headstart.exporters.format import Probabilities, from_pixels
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities, from_pixels
 
 if TYPE_CHECKING:
     import onnx

@@ -8,8 +8,8 @@ import numpy as np
 
 from headstart.data.transforms import Preprocess
 from headstart.exporters.as_onnx import LOGITS, OPSET, PIXELS, describe, network_graph, session
-from headstart.exporters.format import Probabilities, from_image
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities, from_image
 
 if TYPE_CHECKING:
     import onnx

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from headstart.exporters.as_onnx import LOGITS, PIXELS, network_graph
-from headstart.exporters.format import Probabilities, from_pixels
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities, from_pixels
 from headstart.files import write_json
 
 _NAME, _DESCRIPTION = "model.xml", "headstart.json"

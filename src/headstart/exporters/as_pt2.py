@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from headstart.exporters.format import Probabilities, from_pixels
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities, from_pixels
 
 _EXTRA = "headstart.json"
 

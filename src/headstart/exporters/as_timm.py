@@ -6,8 +6,8 @@ from typing import Any
 
 from headstart.backbones import Backbone
 from headstart.data.transforms import Preprocess
-from headstart.exporters.format import Probabilities, from_image
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities, from_image
 from headstart.files import write_json
 from headstart.model.model_file import save_tensors
 from headstart.model.network import Network

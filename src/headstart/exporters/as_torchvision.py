@@ -6,8 +6,8 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from headstart.exporters.format import Probabilities, described_by, from_image
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities, described_by, from_image
 from headstart.model.model_file import save_tensors
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from headstart.exporters import as_timm
 from headstart.exporters.as_timm import pretrained_cfg
-from headstart.exporters.format import Probabilities
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities
 from headstart.files import write_json
 from headstart.model.header import class_codes
 from headstart.model.model_file import save_tensors

@@ -1,6 +1,5 @@
 """`headstart export`: write, check, and only then give the result its name."""
 
-import importlib.util
 import os
 import shutil
 import uuid
@@ -9,55 +8,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from headstart.errors import InputError
-from headstart.exporters import (
-    as_int8,
-    as_onnx,
-    as_onnx_image,
-    as_openvino,
-    as_pt2,
-    as_timm,
-    as_torchvision,
-    as_transformers,
-)
-from headstart.exporters.format import Format
+from headstart.exporters.formats import Format, check_place, check_runtime, find_format, parity_file
 from headstart.exporters.gate import check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
-from headstart.files import check_parent, fsync, sha256_of, write_json
-from headstart.model.model_file import find_model
-from headstart.model.resnet import KINDS
+from headstart.files import fsync, sha256_of, write_json
+from headstart.model.find_model import find_model
 from headstart.results import Export, ExportRefused, Parity
-from headstart.wording import nearest
-
-FOLDER, ONNX, PIXELS = "", ".onnx", "normalised pixels in, logits out"
-
-
-def _format(module: Any, name: str, what: str, suffix: str, needs: str = "", **others: Any) -> Format:
-    """needs: modules; the extra of headstart that installs them has the name of the format, for all of ONNX onnx."""
-    modules = tuple(needs.split())
-    extra = "onnx" if suffix == ONNX else name if modules else ""
-    return Format(name, what, suffix, module.write, module.open_it, modules, extra, **others)
-
-
-_ORT = "onnx onnxscript onnxruntime"
-_ALL = (
-    _format(as_torchvision, "torchvision", "a plain state dict, safetensors", ".safetensors", backbones=tuple(KINDS)),
-    _format(
-        as_transformers, "transformers", "a folder for AutoModelForImageClassification", FOLDER, "transformers timm"
-    ),
-    _format(as_timm, "timm", "a folder for timm.create_model", FOLDER, "timm"),
-    _format(as_onnx, "onnx", f"ONNX, {PIXELS}", ONNX, _ORT),
-    _format(
-        as_onnx_image, "onnx-uint8", "ONNX, RGB image of any size in, probabilities out", ONNX, _ORT, tolerance=1e-3
-    ),
-    _format(as_int8, "int8", f"ONNX of 8-bit integers, {PIXELS}", ONNX, _ORT, tolerance=0.1, largest_loss=0.02),
-    _format(as_pt2, "pt2", "a torch.export program", ".pt2"),
-    _format(as_openvino, "openvino", f"a folder for OpenVINO, {PIXELS}", FOLDER, "onnx onnxscript openvino"),
-)
-FORMATS = {format.name: format for format in _ALL}
+from headstart.runtime.progress import ItemProgress
 
 
 def export_run(
@@ -91,56 +51,12 @@ def export_run(
         raise
 
 
-def find_format(name: str) -> Format:
-    if name not in FORMATS:
-        raise InputError(
-            f"unknown format {name}{nearest(name, FORMATS) or '; --format is one of ' + ', '.join(FORMATS)}"
-        )
-    return FORMATS[name]
-
-
-def check_place(out: Path, format: Format, *, overwrite: bool) -> None:
-    """Raise InputError unless the result may be put there; before the work, not after it."""
-    if format.suffix and out.suffix != format.suffix:
-        raise InputError(f"--out {out}: {format.name} is a file that ends in {format.suffix}; name one")
-    if not format.suffix and out.suffix in {other.suffix for other in FORMATS.values() if other.suffix}:
-        raise InputError(f"--out {out}: {format.name} is a folder; name one without {out.suffix}")
-    check_parent(out)
-    record = parity_file(out, format)
-    if format.suffix and not overwrite and record.exists():
-        raise InputError(f"--out {out}: {record} exists; name another place, or replace both with --overwrite")
-    if record.is_dir():
-        raise InputError(
-            f"--out {out}: {record} is a folder and was not written by headstart export; name another place"
-        )
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not overwrite:
-        raise InputError(f"--out {out} exists; name another place, or replace it with --overwrite")
-    if out.is_dir() != (not format.suffix) or not record.is_file():
-        raise InputError(f"--out {out} was not written by headstart export; it is not replaced, name another place")
-
-
-def parity_file(out: Path, format: Format) -> Path:
-    """What was compared: in a folder, or beside a file."""
-    return out.with_name(f"{out.name}.parity.json") if format.suffix else out / "parity.json"
-
-
-def check_runtime(format: Format) -> None:
-    """Raise InputError if the format's own runtime is not installed."""
-    missing = [name for name in format.modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"export to {format.name} needs {' and '.join(missing)}, to write the model and to check it; "
-            f"pip install 'headstart[{format.extra}]'"
-        )
-
-
 def export(original: Original, format: Format, out: Path, *, overwrite: bool = False, at_most: int = 1000) -> Export:
     """Write below a temporary name, compare with the original, rename. Raises ExportRefused and InputError."""
     with _staging(out) as folder:
         made = folder / out.name
-        format.write(original, made)
+        with ItemProgress(f"write {format.name}"):
+            format.write(original, made)
         parity = check(
             original,
             format.open(made),

@@ -1,8 +1,9 @@
 """The gate: an exported model is accepted only if it gives the probabilities of `predict` in its own runtime."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,10 +11,15 @@ from PIL import Image
 
 from headstart.data.transforms import Preprocess
 from headstart.exporters.drawn_images import drawn_files
-from headstart.exporters.format import Probabilities
 from headstart.exporters.original import Original
+from headstart.exporters.probabilities import Probabilities
+from headstart.messages import ProgressStyle
 from headstart.predict.predictor import PredictionOptions, Predictor
 from headstart.results import Agreement, ExportRefused, Parity
+from headstart.runtime.progress import ItemProgress
+from headstart.wording import plural
+
+_T = TypeVar("_T")
 
 
 def check(
@@ -24,6 +30,31 @@ def check(
     largest_loss: float | None = None,
     at_most: int = 1000,
     drawn: Sequence[tuple[str, bytes]] | None = None,
+    progress: ProgressStyle = "auto",
+) -> Parity:
+    """As `_check`, and the progress is shown."""
+    drawn = drawn_files() if drawn is None else drawn
+    images = original.images
+    total = len(drawn) + len(drawn[::3])  # a third of them with the usual mistakes as well
+    total += 0 if images.missing is not None else len(images.picked("val", at_most=at_most))
+    with ItemProgress("compare", total, style=progress) as shown:
+
+        def advancing(items: Iterable[_T]) -> Iterator[_T]:
+            for item in items:
+                yield item
+                shown.advance()
+
+        return _check(original, exported, tolerance, largest_loss, at_most, drawn, advancing)
+
+
+def _check(
+    original: Original,
+    exported: Probabilities,
+    tolerance: float,
+    largest_loss: float | None,
+    at_most: int,
+    drawn: Sequence[tuple[str, bytes]],
+    advancing: Callable[[Iterable[Any]], Iterator[Any]],
 ) -> Parity:
     """Compare on the drawn images, then on at most so many validation images of the run, if they are where they were.
 
@@ -32,30 +63,31 @@ def check(
     may be larger. Raises ExportRefused."""
     # in fp32, as all formats are written; the run may have used another precision
     predictor = Predictor(original.path, device="cpu", precision="fp32")
-    drawn = drawn_files() if drawn is None else drawn
     spec, images = original.info.preprocess, original.images
     agreement = _agreement(
-        [(name, _predicted(predictor, content), exported(spec.decode(content))) for name, content in drawn]
+        [(name, _predicted(predictor, content), exported(spec.decode(content))) for name, content in advancing(drawn)]
     )
     exact = largest_loss is None
     found = agreement.largest if exact else agreement.mean
     if not found <= tolerance:  # also for NaN
         kind = f"{found:.2g} at {agreement.at}" if exact else f"{found:.2g} on average"
         raise ExportRefused(
-            f"its probabilities differ from predict's by {kind} of {agreement.n} drawn images, more than {tolerance:g}"
+            f"its probabilities differ from predict's by {kind} of {plural(agreement.n, 'drawn image')}, "
+            f"more than {tolerance:g}"
         )
-    parity = Parity(tolerance, agreement, _visible(predictor, [content for _, content in drawn[::3]]))
+    with_mistakes = advancing([content for _, content in drawn[::3]])
+    parity = Parity(tolerance, agreement, _visible(predictor, with_mistakes))
     if images.missing is not None:
         return replace(parity, not_validated=images.missing)
     rows, correct, correct_before = [], 0, 0
-    for path, image, label in images.of_split("val", at_most=at_most):
+    for path, image, label in advancing(images.of_split("val", at_most=at_most)):
         expected, got = _predicted(predictor, image), exported(image)
         rows.append((path, expected, got))
         correct_before += _best(expected) == label
         correct += _best(got) == label
     wanted = len(images.picked("val", at_most=at_most))
     if len(rows) < wanted:
-        missing = f"{wanted - len(rows)} of {wanted} validation images were moved or changed"
+        missing = f"{wanted - len(rows)} of {plural(wanted, 'validation image')} were moved or changed"
         return replace(parity, not_validated=missing)
     agreement = _agreement(rows)
     parity = replace(parity, validation=agreement, correct_before=correct_before, correct=correct)
@@ -66,8 +98,8 @@ def check(
         )
     if largest_loss is not None and parity.loss > largest_loss:
         raise ExportRefused(
-            f"it classifies {correct} of {agreement.n} validation images correctly and predict {correct_before}, "
-            f"a loss of {100 * parity.loss:.1f} points, more than {100 * largest_loss:g}"
+            f"it classifies {correct} of {plural(agreement.n, 'validation image')} correctly and predict "
+            f"{correct_before}, a loss of {100 * parity.loss:.1f} points, more than {100 * largest_loss:g}"
         )
     return parity
 
@@ -97,7 +129,7 @@ def _best(probabilities: Mapping[str, float]) -> str:
     return max(probabilities, key=probabilities.__getitem__)
 
 
-def _visible(predictor: Predictor, contents: list[bytes]) -> dict[str, float]:
+def _visible(predictor: Predictor, contents: Iterable[bytes]) -> dict[str, float]:
     """What each of the usual mistakes changes at most on these images: a check that cannot detect them is useless."""
     spec = predictor.info.preprocess
 

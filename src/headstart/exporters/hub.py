@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from headstart.config_io import check_single_run
 from headstart.errors import InputError
 from headstart.model.header import check_fields, class_codes, read_fields
-from headstart.wording import one_line
+from headstart.wording import one_line, plural
 
 SENT = ("model.safetensors", "README.md", "report.html")
 """Of a run folder; config.json is made of the header of the model file."""
@@ -45,6 +46,7 @@ class Package:
 def prepare(run: Path, repo: str, *, with_pictures: bool) -> Package:
     """What would be sent of a run folder; uses no network. Raises InputError if the run is not finished, and if the
     model file names the folder of its weights."""
+    check_single_run(run)
     for name in ("model.safetensors", "README.md", "summary.json"):
         if not (run / name).is_file():
             raise InputError(f"{run} has no {name}; push takes the folder of a finished run")
@@ -63,7 +65,7 @@ def prepare(run: Path, repo: str, *, with_pictures: bool) -> Package:
         if path.name not in SENT or path.is_symlink() or not path.is_file():
             left_out[path.name + ("/" if path.is_dir() else "")] = "stays here"
         elif pictures and not with_pictures:
-            left_out[path.name] = f"holds {pictures} pictures, maybe images of the data; --with_pictures sends it"
+            left_out[path.name] = f"holds {plural(pictures, 'picture')}, maybe of the data; --with_pictures sends it"
         elif path.suffix in (".md", ".html"):
             text = _without(places, path.read_bytes())
             uploads.append(Upload(path.name, text if path.suffix == ".html" else _card(text, run.resolve().name, repo)))

@@ -17,6 +17,8 @@ from headstart.features.logistic_regression import (
 
 L2_GRID = tuple(float(10.0 ** (k / 2)) for k in range(10, -5, -1))  # 1e5 down to 1e-2
 COARSE_GRID = L2_GRID[::2]
+NEVER_HELD_OUT = -1
+"""Fold of rows that train the heads of all folds."""
 _KEPT_ROWS = 2000  # number of images whose held-out logits are returned, at most
 
 
@@ -50,9 +52,10 @@ def cross_validate(
 ) -> CrossValidation:
     """Choose the strength with the smallest validation loss.
 
-    features: (n, d); labels: (n,) int; folds: (n,) int, the fold that holds each row out; weights: (n,); counted: (n,)
-    bool, the rows that validate (all by default; not the augmented copies); rows_per_image: the strengths are
-    multiplied by it, so that they mean the same for any number of augmented copies."""
+    features: (n, d); labels: (n,) int; folds: (n,) int, the fold that holds each row out, or NEVER_HELD_OUT; weights:
+    (n,); counted: (n,) bool, the rows that validate (all by default; not the augmented copies, nor rows that are never
+    held out); rows_per_image: the strengths are multiplied by it, so that they mean the same for any number of
+    augmented copies."""
     weights = np.ones(len(labels)) if weights is None else weights
     counted = np.ones(len(labels), dtype=bool) if counted is None else counted
     num_folds = int(folds.max()) + 1

@@ -28,9 +28,11 @@ from headstart.data.transforms import Preprocess, Transform, train_transform
 from headstart.errors import InputError, Stopped
 from headstart.features.bank import EVAL_TRANSFORM, Bank, BankRows, row_name
 from headstart.features.coordination import Coordination
+from headstart.messages import ProgressStyle
 from headstart.model.forward import FrozenNetwork
 from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.processes import from_all, on_main
+from headstart.runtime.progress import ItemProgress
 from headstart.runtime.signals import StopRequest
 from headstart.runtime.worker_processes import in_workers
 
@@ -114,8 +116,11 @@ def fill(
     *,
     num_workers: int | None,
     stop: StopRequest,
+    progress: ProgressStyle = "auto",
+    what: str = "features",
 ) -> Extraction:
-    """Compute the rows that `bank` lacks; each process computes its share and stores it batch by batch.
+    """Compute the rows that `bank` lacks; each process computes its share and stores it batch by batch. The main
+    process shows the progress, labelled `what`.
 
     The trunk is only built if rows are missing. All processes raise the same error: Stopped after a signal to any of
     them, with the finished batches kept; InputError if a file has changed since the scan, its features are not finite,
@@ -129,9 +134,13 @@ def fill(
         share = [rows[index] for index in missing[accelerator.process_index :: accelerator.num_processes]]
         coordination = Coordination(accelerator, stop)
         error = None
+        style: ProgressStyle = progress if accelerator.is_main_process else "silent"
+        display = ItemProgress(what, len(missing), style=style)
         try:
             if share:  # there may be fewer rows than processes
-                _compute(share, bank, spec, trunk(), coordination, num_workers=num_workers)
+                # the processes have equal shares, so this one knows how far all are
+                compute = partial(_compute, share, bank, spec, trunk(), coordination, display)
+                compute(num_workers=num_workers, times=accelerator.num_processes)
         except InputError as raised:
             error = str(raised)
         coordination.finish(failed=error is not None)
@@ -141,7 +150,7 @@ def fill(
         if stop.agreed(accelerator):
             raise Stopped(
                 f"stopped by {stop.signal_name or 'a signal'} while computing features; the finished ones are stored "
-                f"in {bank.path}, and the same command continues",
+                f"in {bank.path} and are not computed again",
                 signal_name=stop.signal_name,
             )
     # also for rows that another run stored after this process had opened the bank
@@ -163,11 +172,14 @@ def _compute(
     spec: Preprocess,
     trunk: FrozenNetwork,
     coordination: Coordination,
+    display: ItemProgress,
     *,
     num_workers: int | None,
+    times: int,
 ) -> None:
     """Store the features of this process's rows, or of the batches that had begun when another process ended. Raises
-    InputError for an unusable image, after storing the batches before it."""
+    InputError for an unusable image, after storing the batches before it. times: images that the display counts per
+    image."""
     on_cpu = trunk.device.type == "cpu"
     size = BATCH_CPU if on_cpu else BATCH_GPU
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -185,17 +197,19 @@ def _compute(
     writer = bank.writer()
     error = None
     results = in_workers(work, numbers, num_workers=num_workers, result_bytes=size * 3 * spec.image_size**2)
-    for (computed, error), batch in zip(results, batches, strict=False):  # a stop leaves fewer results
-        if error is not None:
-            break
-        features = computed if on_cpu else trunk(spec.normalize(computed.to(trunk.device))).cpu()
-        values = features[: len(batch)].numpy()
-        if error := _not_finite(values, batch, precision=str(trunk.dtype).removeprefix("torch.")):
-            break
-        writer.add([row.name for row in batch], values)
-        coordination.after_batch()
-        if coordination.failed:
-            break
+    with display:  # the workers have started: a thread that draws would be copied into them
+        for (computed, error), batch in zip(results, batches, strict=False):  # a stop leaves fewer results
+            if error is not None:
+                break
+            features = computed if on_cpu else trunk(spec.normalize(computed.to(trunk.device))).cpu()
+            values = features[: len(batch)].numpy()
+            if error := _not_finite(values, batch, precision=str(trunk.dtype).removeprefix("torch.")):
+                break
+            writer.add([row.name for row in batch], values)
+            display.advance(times * len(batch))
+            coordination.after_batch()
+            if coordination.failed:
+                break
     writer.merge()
     if error is not None:
         raise InputError(error)

@@ -13,7 +13,7 @@ from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, BankRows, bank_key, default_location
 from headstart.features.extraction import BankTransform, Extraction, features_of, fill, rows_of
-from headstart.messages import info
+from headstart.messages import ProgressStyle, info
 from headstart.model.backbones import find_backbone
 from headstart.model.forward import FrozenNetwork, bank_form
 from headstart.model.weights import Weights
@@ -72,6 +72,7 @@ def bank_features(
     spec: Preprocess,
     *,
     stop: StopRequest,
+    progress: ProgressStyle = "auto",
 ) -> BankFeatures:
     """The features of all images. Missing ones are computed and stored first, by all processes."""
     train_samples, val_samples = manifest.of("train"), manifest.of("val")
@@ -85,6 +86,7 @@ def bank_features(
         trunk_of(accelerator, config, weights),
         num_workers=config.data.num_workers,
         stop=stop,
+        progress=progress,
     )
     info(accelerator, describe_extraction(extraction, bank))
     return BankFeatures(

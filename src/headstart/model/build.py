@@ -1,5 +1,6 @@
 """Make a network: fresh, or of given tensors."""
 
+import copy
 from collections.abc import Mapping
 from functools import cache
 
@@ -83,6 +84,22 @@ def check_computes(backbone: Backbone, image_size: int) -> None:
                 f"data.image_size is {image_size}, which {backbone.title} cannot compute ({one_line(error)[:100]}); "
                 f"leave the key out for {backbone.image_size} pixels"
             ) from None
+
+
+def check_trains_on_one_image(network: Network, image_size: int) -> None:
+    """Raise InputError if the network cannot train on a single image per forward pass: BatchNorm needs at least two
+    values per channel, and at a small image size the last feature maps have one pixel."""
+    model = copy.deepcopy(network).to("meta").train()
+    try:
+        model(torch.zeros(1, 3, image_size, image_size, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"BatchNorm cannot train on one image per forward pass at {image_size} px; increase train.batch_size to "
+            "at least 2 images per process and accumulation step, use --strategy.batchnorm freeze, or use a larger "
+            "--data.image_size"
+        ) from None
 
 
 @cache

@@ -43,7 +43,7 @@ class Calibration:
         return None if self.open_set is None else self.open_set.distance(features)
 
     def is_none_of_these(self, features: np.ndarray, *, wrongly_flagged: float = WRONGLY_FLAGGED) -> np.ndarray | None:
-        """(n,) bool: see OpenSet.is_none_of_these; None if the file holds no reference features."""
+        """(n,) bool: see OpenSet.is_none_of_these; None if the file holds no reference features or no limit."""
         if self.open_set is None:
             return None
         return self.open_set.is_none_of_these(features, wrongly_flagged=wrongly_flagged)

@@ -5,13 +5,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+from headstart.config_io import check_single_run
 from headstart.errors import InputError
 from headstart.model.header import PREFIX, check_fields, read_fields
-from headstart.wording import listed
+from headstart.wording import listed, plural
 
 
-def inspect_command(run: str, *, as_json: bool) -> None:
-    """Print the header of a model file. Raises InputError."""
+def inspect_command(run: str, *, as_json: bool, tensors: bool = False) -> None:
+    """Print the header of a model file. tensors: with the name, type and shape of each tensor, which JSON always has.
+
+    Raises InputError."""
+    check_single_run(Path(run))
     path = Path(run) / "model.safetensors" if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise InputError(f"{path} does not exist; name a finished run folder or a model file")
@@ -22,10 +26,12 @@ def inspect_command(run: str, *, as_json: bool) -> None:
         found = {"path": str(path), "bytes": header.num_bytes, "metadata": fields, "other": other}
         print(json.dumps(found | {"tensors": header.tensors}, indent=2, ensure_ascii=False))
         return
-    size = f"{header.num_bytes / 1e6:.1f} MB, {len(header.tensors)} tensors"
+    size = f"{header.num_bytes / 1e6:.1f} MB, {plural(len(header.tensors), 'tensor')}"
     count = sum(math.prod(entry["shape"]) for entry in header.tensors.values())
     print(f"{path}: {fields.get('backbone')}, {size}, {count:,} numbers")
     print("\n".join(f"{name}: {text}" for name, text in _described(fields).items()))
+    if not tensors:
+        return
     print("tensors:")
     for name, entry in header.tensors.items():
         print(f"  {name}  {entry['dtype']} {entry['shape']}")
@@ -72,7 +78,8 @@ def _calibration(values: dict[str, Any] | None) -> str:
     if not values:
         return "none"
     text = f"temperature {values['temperature']:.3f} fitted on {values['n']} {values['fitted_on']}, prediction sets"
-    return text + (", none of these" if values.get("open_set") else "")
+    limits = (values.get("open_set") or {}).get("limits", [])
+    return text + (", none of these" if any(limit is not None for _, limit in limits) else "")
 
 
 def _golden(values: dict[str, Any] | None) -> str:

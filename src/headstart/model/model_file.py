@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from headstart.model.header import check_fields, encode_fields, read_fields
 from headstart.model.network import Network
 from headstart.model.open_set import OpenSet
 from headstart.tensor_file import MALFORMED, encode_header
-from headstart.wording import one_line
 
 SCHEMA = 1
 
@@ -164,31 +162,3 @@ def _check_reference(open_set: OpenSet, backbone: Backbone, path: Path) -> None:
             f"{path}: the calibration in the header is damaged ({count} reference features of {width} numbers); train "
             "again or use a copy"
         )
-
-
-def _downloaded(address: str) -> Path:
-    """The model file of hf://OWNER/NAME, from the cache of huggingface_hub or downloaded. Raises InputError."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(address.removeprefix("hf://"), "model.safetensors"))
-    except Exception as error:  # huggingface_hub, its HTTP library and the file system raise many things
-        raise InputError(f"{address} cannot be loaded: {one_line(error)[:300]}") from None
-
-
-def find_model(run: str | os.PathLike[str]) -> Path:
-    """The model file that a run folder or a path names. Raises InputError."""
-    if not isinstance(run, str | os.PathLike):
-        raise InputError(f"the run is {run!r}; name a run folder or a model.safetensors")
-    if str(run).startswith("hf://"):
-        return _downloaded(str(run))
-    path = Path(run)
-    if path.is_dir():
-        path = path / "model.safetensors"
-        if not path.is_file():
-            raise InputError(f"{run} has no model.safetensors; name a finished run folder or a model file")
-    elif not path.is_file():
-        raise InputError(f"{run} does not exist; name a run folder, a model.safetensors or hf://OWNER/NAME")
-    elif path.suffix != ".safetensors":
-        raise InputError(f"{run} is not a .safetensors file; name a run folder or a model.safetensors")
-    return path

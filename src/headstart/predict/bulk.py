@@ -1,34 +1,48 @@
 """Bulk prediction: any number of images to the first rows for the screen, a file, or a folder of parts."""
 
 import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
 
+from headstart.errors import InputError
 from headstart.files import incomplete, write_atomically
+from headstart.messages import ProgressStyle
 from headstart.predict.image_paths import Listed
 from headstart.predict.output_table import Columns, TableFile
 from headstart.predict.parts_folder import PartsFolder
 from headstart.predict.stream import Computed, stream, stream_repeatably
+from headstart.runtime.progress import ItemProgress
 from headstart.runtime.signals import StopRequest
 
 PREVIEW_ROWS = 40
-PROGRESS_S = 10.0
+PREVIEW_COLUMNS = ("path", "predicted", "probability", "error", "prediction_set", "none_of_these", "top")
 
 
 class BulkPrediction:
-    """Predicts images batch by batch, prints the progress to standard error, and ends early if `stop` was requested.
+    """Predicts images batch by batch, shows the progress on standard error, and ends early if `stop` was requested.
 
     count: images so far. counts: images so far by predicted class, None for unreadable ones. preview: the first
     rows."""
 
-    def __init__(self, columns: Columns, *, batch_size: int | None, num_workers: int | None, stop: StopRequest) -> None:
-        self.columns, self.stop = columns, stop
+    def __init__(
+        self,
+        columns: Columns,
+        *,
+        batch_size: int | None,
+        num_workers: int | None,
+        stop: StopRequest,
+        count_images: Callable[[], int] | None = None,
+    ) -> None:
+        """count_images: counts the images that `to_file` gets, which may take long; it is called in a thread, for the
+        time left. None if nobody can know."""
+        self.columns, self.stop, self._count_images = columns, stop, count_images
         self.count = 0
         self.counts: Counter[str | None] = Counter()
         self.preview: list[dict[str, Any]] = []
@@ -37,7 +51,7 @@ class BulkPrediction:
             "num_workers": num_workers,
             "stopped": lambda: stop.signal_name is not None,
         }
-        self._started = self._printed = 0.0
+        self._started = 0.0
 
     @property
     def rate(self) -> float:
@@ -76,22 +90,35 @@ class BulkPrediction:
                 at += len(batch)
             if batches:
                 folder.write_part(start, batches, self.columns.schema)
+        rows.close()  # ends the progress
 
-    def _rows(self, computed: Iterable[Computed], expected: int | None = None) -> Iterator[pa.RecordBatch]:
-        self._started = self._printed = time.perf_counter()
-        for done in computed:
-            rows = self.columns.rows(done)
-            self.count += len(rows)
-            self.counts.update(rows.column("predicted").to_pylist())
-            if missing := PREVIEW_ROWS - len(self.preview):
-                names = ["path", "predicted", "probability", "error"]
-                self.preview += rows.slice(0, missing).select(names).to_pylist()
-            self._print_progress(expected)
-            yield rows
+    def _rows(self, computed: Iterable[Computed], expected: int | None = None) -> Generator[pa.RecordBatch]:
+        self._started = time.perf_counter()
+        style: ProgressStyle = "terminal" if os.environ.get("RANK", "0") == "0" else "silent"
+        progress = None
+        with ExitStack() as shown:
+            for number, done in enumerate(computed):
+                yield self._rows_of(done)
+                if number == 1:  # one batch needs no progress, and the workers that copy this process have started
+                    progress = ItemProgress(
+                        "predict", expected, style=style, began=self._started, stderr=True, log=None
+                    )
+                    shown.enter_context(progress)
+                    if expected is None and self._count_images is not None:
+                        Thread(target=self._count_for, args=(progress,), daemon=True).start()
+                if progress is not None:
+                    progress.advance(self.count - progress.done)
 
-    def _print_progress(self, expected: int | None) -> None:
-        now = time.perf_counter()
-        if now - self._printed >= PROGRESS_S and os.environ.get("RANK", "0") == "0":
-            self._printed = now
-            of = "" if expected is None else f" of {expected:,}"
-            print(f"{self.count:,}{of} images, {self.rate:.0f} img/s", file=sys.stderr, flush=True)
+    def _count_for(self, progress: ItemProgress) -> None:
+        assert self._count_images is not None
+        with suppress(InputError, OSError):  # the images are gone, which the prediction will notice
+            progress.total = self._count_images()
+
+    def _rows_of(self, done: Computed) -> pa.RecordBatch:
+        rows = self.columns.rows(done)
+        self.count += len(rows)
+        self.counts.update(rows.column("predicted").to_pylist())
+        if missing := PREVIEW_ROWS - len(self.preview):
+            shown = [name for name in PREVIEW_COLUMNS if name in rows.schema.names]
+            self.preview += rows.slice(0, missing).select(shown).to_pylist()
+        return rows

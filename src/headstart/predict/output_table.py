@@ -55,8 +55,9 @@ class Columns:
         }
         if found.inside is not None:
             columns["prediction_set"] = [[classes[code] for code in np.flatnonzero(row)] for row in found.inside]
-        if found.none_of_these is not None and found.distance is not None:
-            columns |= {"none_of_these": found.none_of_these, "distance": found.distance}
+        if found.distance is not None:
+            flagged = [None] * len(best) if found.none_of_these is None else found.none_of_these
+            columns |= {"none_of_these": flagged, "distance": found.distance}
         if self._top:
             columns["top"] = [
                 [{"class": classes[code], "probability": value} for code, value in zip(codes, values, strict=True)]

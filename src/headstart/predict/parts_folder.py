@@ -129,7 +129,8 @@ def begin_or_continue(
             if before.get(name) != settings.get(name):
                 raise InputError(
                     f"--out {folder} was started with {name} {_short(before.get(name))}, not "
-                    f"{_short(settings.get(name))}; repeat the first command, or name a new folder"
+                    f"{_short(settings.get(name))}; repeat the first command, name a new folder, or "
+                    "add --overwrite"
                 )
         parts = PartsFolder(folder, num_images, block_rows)
         _check_list(parts, images)
@@ -153,6 +154,19 @@ def begin_or_continue(
     return PartsFolder(folder, num_images, block_rows)
 
 
+def discard(folder: Path) -> None:
+    """Delete the predictions in a folder, whatever their settings. Raises InputError if it holds anything else."""
+    if not (folder / SETTINGS).exists():
+        return
+    found = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+    ours = [path for path in found if path.name in (SETTINGS, LIST, SUMMARY) or _PART.fullmatch(path.name)]
+    if other := next((path.name for path in found if path not in ours), None):
+        raise InputError(f"--out {folder} also contains {other}; move it away, or name a new folder")
+    (folder / SETTINGS).unlink()  # first: without it there is nothing to continue
+    for path in ours:
+        path.unlink(missing_ok=True)
+
+
 def _check_list(parts: PartsFolder, images: Iterable[Listed]) -> None:
     blocks = range(0, parts.num_images, parts.block_rows)
     stored = parts.images((start, min(start + parts.block_rows, parts.num_images)) for start in blocks)
@@ -161,7 +175,7 @@ def _check_list(parts: PartsFolder, images: Iterable[Listed]) -> None:
             was, found = ("nothing" if one is None else one.path for one in (before, now))
             raise InputError(
                 f"--out {parts.folder} was started with other images: image {row + 1} was {was} and is now {found}; "
-                "repeat the first command, or name a new folder"
+                "repeat the first command, name a new folder, or add --overwrite"
             )
 
 

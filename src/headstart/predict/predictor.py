@@ -1,7 +1,7 @@
 """Predictions of a finished model. Everything they depend on is read from the model file."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,13 +10,15 @@ from typing import Literal
 import numpy as np
 import torch
 
+from headstart.config import PRECISIONS
 from headstart.data.decode import UnreadableImage
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
 from headstart.model.backbones import find_backbone
 from headstart.model.conformal import CONFIDENCE
+from headstart.model.find_model import find_model
 from headstart.model.forward import FrozenNetwork
-from headstart.model.model_file import ModelInfo, find_model, load_tensors
+from headstart.model.model_file import ModelInfo, load_tensors
 from headstart.model.open_set import WRONGLY_FLAGGED
 from headstart.model.softmax import softmax
 from headstart.predict.image_inputs import One, each, rgb_image
@@ -26,7 +28,6 @@ from headstart.runtime.precision import choose_precision
 from headstart.wording import plural
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
-PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class Prediction:
 
     path: as it was given, None for an image in memory. probabilities: in the order of the classes, summing to 1.
     top: (class, probability), the most probable first. prediction_set, none_of_these and distance: None unless the
-    model file is calibrated. embedding: (d,) float32, the pooled features, if requested."""
+    model file is calibrated; none_of_these also if there were too few validation images for a limit. embedding: (d,)
+    float32, the pooled features, if requested."""
 
     path: str | None
     label: str | None = None
@@ -87,8 +89,8 @@ class BatchPredictions:
     """The predictions for n images.
 
     probabilities: (n, C) float64. best: (n, top) int, class indices, the most probable first. inside: (n, C) bool,
-    whether a class is in the prediction set. none_of_these: (n,) bool. distance: (n,) float64. embeddings: (n, d)
-    float32."""
+    whether a class is in the prediction set. none_of_these: (n,) bool, None without a limit. distance: (n,) float64.
+    embeddings: (n, d) float32."""
 
     probabilities: np.ndarray
     best: np.ndarray
@@ -159,8 +161,6 @@ class Predictor:
         Raises InputError for anything that is not an image, and for options that the model file does not support."""
         if errors not in ("raise", "row"):
             raise InputError(f"errors is {errors!r}; it must be 'raise' or 'row'")
-        if isinstance(images, str | Path) and Path(images).is_dir():
-            images = [listed.path for listed in images_in([str(images)])]
         options = PredictionOptions(
             top=top,
             embeddings=embeddings,
@@ -170,7 +170,7 @@ class Predictor:
         )
         self.check(options)
         _check_count("batch_size", batch_size)
-        waiting = each(images)
+        waiting = _without_folders(each(images))
         found: list[Prediction] = []
         while batch := list(islice(waiting, batch_size)):
             pixels, reasons = decode_batch(batch, self.info.preprocess)
@@ -257,6 +257,15 @@ class Predictor:
             distance=None if batch.distance is None else float(batch.distance[row]),
             embedding=None if batch.embeddings is None else batch.embeddings[row].copy(),
         )
+
+
+def _without_folders(images: Iterable[One]) -> Iterator[One]:
+    """The same images, with those below a folder in its place. Raises InputError for a folder without images."""
+    for image in images:
+        if isinstance(image, str | Path) and Path(image).is_dir():
+            yield from (listed.path for listed in images_in([str(image)]))
+        else:
+            yield image
 
 
 def decode_batch(images: Sequence[One], spec: Preprocess) -> tuple[torch.Tensor, list[str | None]]:

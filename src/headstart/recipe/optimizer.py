@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from headstart.config import OptimConfig, StrategyConfig
-from headstart.errors import InputError
 from headstart.model.network import Network
 from headstart.recipe.schedule import lr_factor
 
@@ -80,15 +79,9 @@ def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.o
 
 
 def lr_schedule(optim: OptimConfig, *, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
-    """The configured schedule as a function of the number of optimizer steps done; see `lr_factor`.
-
-    Raises InputError if the warm-up takes the whole run."""
-    warmup_steps = round(optim.warmup_epochs * steps_per_epoch)
-    if warmup_steps >= total_steps:
-        raise InputError(
-            f"optim.warmup_epochs {optim.warmup_epochs} is {warmup_steps} steps and the whole run has {total_steps}; "
-            "make it shorter or train longer"
-        )
+    """The configured schedule as a function of the number of optimizer steps done; see `lr_factor`. The warm-up takes
+    at most half of the run."""
+    warmup_steps = min(round(optim.warmup_epochs * steps_per_epoch), total_steps // 2)
     return lambda step: lr_factor(
         step,
         kind=optim.schedule,

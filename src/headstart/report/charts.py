@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 340, 230  # px; a chart is as wide as a phone, so that its letters never shrink
-LEFT, RIGHT, TOP, BOTTOM = 46, 16, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 22, 36
 MAX_POINTS = 300
 
 
@@ -51,21 +51,26 @@ def line_chart(
     log_y: bool = False,
     zero: bool = False,
     mark: Mark | None = None,
+    x_ends: tuple[float, float] | None = None,
 ) -> Markup:
     """Curves over a common axis. y_text, x_text: format the numbers at the axes; without x_text the x axis ends where
-    the curves end and has whole numbers or powers of ten; zero: the y axis includes 0."""
+    the curves end and has whole numbers or powers of ten; zero: the y axis includes 0; x_ends: the ends of the x axis,
+    whatever the values."""
     lines = [_thinned(line) for line in lines]
     xs = [x for line in lines for x in line.x]
     ys = [y for line in lines for y in line.y] + [end for line in lines for ends in line.band for end in ends]
-    x_axis = _Axis.over(xs, LEFT, WIDTH - RIGHT, log=log_x, tight=x_text is None)
+    if x_ends is None:
+        x_axis = _Axis.over(xs, LEFT, WIDTH - RIGHT, log=log_x, tight=x_text is None)
+    else:
+        x_axis = _Axis.between(*x_ends, LEFT, WIDTH - RIGHT)
     y_axis = _Axis.over([*ys, 0.0] if zero else ys, HEIGHT - BOTTOM, TOP, log=log_y)
     parts = [_frame(x_axis, y_axis, x_label, y_text, x_text or (lambda value: f"{value:g}"))]
     if mark is not None:
         at = x_axis.place(mark.x)
-        anchor, offset = ("end", -5) if at > (WIDTH + LEFT) / 2 else ("start", 5)
+        anchor = "start" if at < LEFT + WIDTH / 4 else "end" if at > WIDTH * 3 / 4 else "middle"
         parts.append(
             f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            f'<text class="mark" x="{at + offset:.1f}" y="{TOP + 9}" text-anchor="{anchor}">{escape(mark.name)}</text>'
+            f'<text class="mark" x="{at:.1f}" y="{TOP - 9}" text-anchor="{anchor}">{escape(mark.name)}</text>'
         )
     for line in lines:
         points = [(x_axis.place(x), y_axis.place(y)) for x, y in zip(line.x, line.y, strict=True)]
@@ -105,6 +110,13 @@ class _Axis:
             low, high = (low - 1, high + 1) if tight else (low - abs(low) / 2 - 1e-9, high + abs(high) / 2 + 1e-9)
         ticks = _nice(low, high, whole=tight)
         return _Axis(*((low, high) if tight else (ticks[0], ticks[-1])), start, end, False, ticks)
+
+    @staticmethod
+    def between(low: float, high: float, start: float, end: float) -> "_Axis":
+        """With ticks at both ends, and at the round numbers that are not close to them."""
+        margin = 0.12 * (high - low)
+        inside = [tick for tick in _nice(low, high, whole=False) if low + margin < tick < high - margin]
+        return _Axis(low, high, start, end, False, (low, *inside, high))
 
     def place(self, value: float) -> float:
         low, high = self.low, self.high

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.backbones import RESNET18
+from headstart.config_io import check_single_run
 from headstart.errors import InputError
 from headstart.evaluation.metrics import log_losses
 from headstart.evaluation.statistics import bootstrap, holm, images_needed, paired, wilson
@@ -103,12 +104,9 @@ def compare(runs: Sequence[EvaluatedRun]) -> list[PairedComparison]:
 def read_evaluated_run(path: str) -> EvaluatedRun:
     """The predictions of a finished run. Raises InputError if the folder holds none, or if it is damaged."""
     folder = Path(path)
+    if not (folder / "predictions.parquet").exists():
+        check_single_run(folder)
     summary = read_json(folder, "summary.json")
-    if "runs" in summary and not (folder / "predictions.parquet").exists():
-        raise InputError(
-            f"{path} holds repeated runs that share their validation images; name one of them, such as "
-            f"{folder / summary['runs'][0]['folder']}"
-        )
     manifest, predictions = read_table(folder, "manifest.parquet"), read_table(folder, "predictions.parquet")
     try:
         classes = tuple(json.loads(predictions.schema.metadata[b"classes"]))

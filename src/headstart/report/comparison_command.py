@@ -7,6 +7,7 @@ from headstart.errors import InputError
 from headstart.files import check_out, write_atomically
 from headstart.report.comparison import EvaluatedRun, compare, on_the_same_images, read_evaluated_run
 from headstart.results import Comparison
+from headstart.wording import plural
 
 
 def compare_runs(paths: Sequence[str], *, common: bool, out: str | None = None) -> Comparison:
@@ -38,7 +39,7 @@ def _notes(all_runs: Sequence[EvaluatedRun], runs: Sequence[EvaluatedRun]) -> li
     notes = []
     if max(len(run.keys) for run in all_runs) > len(runs[0].keys):
         counts = ", ".join(f"{run.path} {len(run.keys)}" for run in all_runs)
-        notes.append(f"Compared on the {len(runs[0].keys)} images that all runs have in common ({counts}).")
+        notes.append(f"Compared on the {plural(len(runs[0].keys), 'image')} that all runs have in common ({counts}).")
     chosen = [run for run in runs if run.num_choices > 1]
     if chosen and len({run.num_choices for run in runs}) > 1:
         names = ", ".join(f"{run.path} (the best of {run.num_choices})" for run in chosen)

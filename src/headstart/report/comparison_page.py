@@ -31,7 +31,20 @@ def render_comparison(
     images = OriginalImages(image_reader(data), sha256, decode)
     sections = [_section(first, other, found, images) for other, found in zip(runs[1:], comparisons, strict=True)]
     unread = images.unread()
-    values = {"runs": [run.result() for run in runs], "n": len(first.keys), "notes": [*notes, *unread]}
+    links = [
+        ("runs", "Results"),
+        *(
+            (f"comparison{number}", f"{found.second} against {found.first}")
+            for number, found in enumerate(comparisons, start=1)
+        ),
+        ("glossary", "Glossary"),
+    ]
+    values = {
+        "links": links,
+        "runs": [run.result() for run in runs],
+        "n": len(first.keys),
+        "notes": [*notes, *unread],
+    }
     return environment().get_template("compare.html").render(sections=sections, **values), unread
 
 

@@ -12,7 +12,7 @@ from headstart.evaluation.statistics import wilson
 from headstart.html import interval, percent
 from headstart.model.calibration import cross_fitted
 from headstart.report.charts import Line, Mark, line_chart, short
-from headstart.runs.finished_run import FinishedRun
+from headstart.runs.finished_run import EvaluatedImages, FinishedRun
 
 MAX_ROWS = 60  # of the table under a curve
 MAX_BINS, MIN_PER_BIN = 10, 10
@@ -65,16 +65,25 @@ def reliability(run: FinishedRun) -> list[tuple[Figure, Mapping[str, Any]]]:
     """Confidence against accuracy, with the metrics of the summary for the same probabilities.
 
     Of the model, and after temperature scaling if the model file has a temperature."""
-    without = _reliability("Without temperature scaling", run.confidence, run.is_correct)
-    figures: list[tuple[Figure, Mapping[str, Any]]] = [(without, run.summary.val)]
-    calibration = run.info.calibration
-    if calibration is not None:
-        if calibration.fitted_on == "validation logits":  # on images that each temperature was not fitted on
+    scaled = None
+    if run.info.calibration is not None:
+        if run.info.calibration.fitted_on == "validation logits":  # on images that each temperature was not fitted on
             scaled = cross_fitted(run.logits, run.labels)
         else:
-            scaled = calibration.probabilities(run.logits)
-        title = f"After temperature scaling, T = {calibration.temperature:.2f}"
-        figures.append((_reliability(title, scaled.max(axis=1), run.is_correct), run.summary.calibration))
+            scaled = run.info.calibration.probabilities(run.logits)
+    return reliability_figures(run, run.summary.val, scaled, run.summary.calibration)
+
+
+def reliability_figures(
+    images: EvaluatedImages, val: Mapping[str, Any], scaled: np.ndarray | None, of_scaled: Mapping[str, Any]
+) -> list[tuple[Figure, Mapping[str, Any]]]:
+    """scaled: (n, C), the probabilities after temperature scaling; val, of_scaled: metrics before and after it."""
+    num_classes = images.probabilities.shape[1]
+    without = _reliability("Without temperature scaling", images.confidence, images.is_correct, num_classes)
+    figures: list[tuple[Figure, Mapping[str, Any]]] = [(without, val)]
+    if scaled is not None and images.info.calibration is not None:
+        title = f"After temperature scaling, T = {images.info.calibration.temperature:.2f}"
+        figures.append((_reliability(title, scaled.max(axis=1), images.is_correct, num_classes), of_scaled))
     return figures
 
 
@@ -125,12 +134,16 @@ def _learning_rates(steps: Sequence[Mapping[str, Any]]) -> Figure:
     return _figure("Learning rate", lines, x_label="step", log_y=log, zero=not log)
 
 
-def _reliability(title: str, confidence: np.ndarray, is_correct: np.ndarray) -> Figure:
+def _reliability(title: str, confidence: np.ndarray, is_correct: np.ndarray, num_classes: int) -> Figure:
+    """The axis of the confidence starts at 1/K: of K classes, the most probable one is at least that probable."""
+    least = 1 / max(2, num_classes)
     parts = bins(confidence, is_correct)
     ends = [wilson(correct, n) for _, correct, n in parts]
     points = Line("", "points", [x for x, *_ in parts], [correct / n for _, correct, n in parts], ends)
-    lines, name = [Line("", "ideal", [0, 1], [0, 1]), points], f"{title}: accuracy by confidence"
-    svg = line_chart(lines, title=name, x_label="confidence", y_text=_short_percent, x_text=_short_percent)
+    lines, name = [Line("", "ideal", [least, 1], [least, 1]), points], f"{title}: accuracy by confidence"
+    svg = line_chart(
+        lines, title=name, x_label="confidence", y_text=_short_percent, x_text=_rounded_percent, x_ends=(least, 1)
+    )
     rows = [
         [percent(x), percent(correct / n), interval(limits), str(n)]
         for (x, correct, n), limits in zip(parts, ends, strict=True)
@@ -140,3 +153,7 @@ def _reliability(title: str, confidence: np.ndarray, is_correct: np.ndarray) -> 
 
 def _short_percent(share: float) -> str:
     return f"{100 * share:.3g}%"
+
+
+def _rounded_percent(share: float) -> str:
+    return f"{100 * share:.2g}%" if share < 1 else "100%"

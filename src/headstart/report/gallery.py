@@ -4,27 +4,28 @@ Grad-CAM comes from model/gradcam.py instead of a library: the smallest one depe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
-from headstart.html import jpeg_uri
+from headstart.html import HEAT, jpeg_uri
 from headstart.model.model_file import ModelInfo
+from headstart.report.image_grid import tiles_of
 from headstart.report.original_images import OriginalImages, ReadImage
-from headstart.runs.finished_run import FinishedRun
+from headstart.runs.finished_run import EvaluatedImages, FinishedRun
 
 if TYPE_CHECKING:
     import torch
 
-MAX_CARDS = 8  # of each kind
+MAX_ERRORS, MAX_UNCONFIDENT = 24, 8
 MAX_FINDINGS = 10  # of each kind of the data doctor; doctor.html has all of them, with images
-THUMBNAIL_PX = 192
-TRAIN_BATCH_PX = 1120  # maximum width
+THUMBNAIL_PX = 224
+SUSPECT_PX = 144
 GRADCAM_BATCH = 8
-_HUE = (255, 110, 0)  # of the Grad-CAM overlay; visible on dark and on light images
+HEAT_SHARE = 0.55  # of the colour in a Grad-CAM overlay; the rest is the image in grey
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,24 @@ class Card:
 
 
 @dataclass(frozen=True)
+class TrainingImage:
+    """One of the augmented training images. title: its class, empty if train_batch.png has no titles; picture: data
+    URI."""
+
+    title: str
+    picture: str
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """unread: why images are missing, at most one line; train_batch: data URI of the augmented training images;
-    suspects: data URIs by path, of the images whose labels the data doctor suspects; map_side: of the Grad-CAM maps,
-    in cells, None if there are none."""
+    """unread: why images are missing, at most one line; suspects: data URIs by path, of the images whose labels the
+    data doctor suspects; map_side: of the Grad-CAM maps, in cells, None if there are none."""
 
     errors: list[Card]
     unconfident: list[Card]
     num_errors: int
     unread: list[str] = field(default_factory=list)
-    train_batch: str | None = None
+    train_batch: Sequence[TrainingImage] = ()
     suspects: Mapping[str, str] = field(default_factory=dict)
     map_side: int | None = None
 
@@ -61,38 +70,50 @@ class Gallery:
 
 
 def make_gallery(run: FinishedRun, read: ReadImage) -> Gallery:
-    """The most confident errors, the least confident correct predictions, and the other images of the page."""
-    errors, unconfident = most_confident_errors(run), least_confident_correct(run)
-    hashes = zip(run.manifest.column("path").to_pylist(), run.manifest.column("sha256").to_pylist(), strict=True)
-    images = OriginalImages(read, dict(hashes), run.info.preprocess.decode)
-    rows = [*errors, *unconfident]
-    inputs = _inputs(run, images, [run.paths[row] for row in rows])
-    pictures, map_side = _pictures(run, {row: inputs[run.paths[row]] for row in rows if run.paths[row] in inputs})
+    """The images of predictions, suspected labels, and augmented training images of a run."""
+    images = OriginalImages(read, run.sha256, run.info.preprocess.decode)
+    gallery = _gallery_of_predictions(run, images)
     findings = [] if run.doctor is None else run.doctor["findings"]
     suspected = [one["paths"][0] for one in findings if one["kind"] == "suspected_label"]
     suspects = _inputs(run, images, suspected[:MAX_FINDINGS])
+    return replace(
+        gallery,
+        unread=images.unread(),
+        train_batch=_train_batch(run.path / "train_batch.png"),
+        suspects={path: jpeg_uri(_thumbnail(pixels, SUSPECT_PX), quality=80) for path, pixels in suspects.items()},
+    )
+
+
+def gallery_of_predictions(predicted: EvaluatedImages, read: ReadImage) -> Gallery:
+    """The most confident errors and the least confident correct predictions."""
+    return _gallery_of_predictions(predicted, OriginalImages(read, predicted.sha256, predicted.info.preprocess.decode))
+
+
+def _gallery_of_predictions(run: EvaluatedImages, images: OriginalImages) -> Gallery:
+    errors, unconfident = most_confident_errors(run), least_confident_correct(run)
+    rows = [*errors, *unconfident]
+    inputs = _inputs(run, images, [run.paths[row] for row in rows])
+    pictures, map_side = _pictures(run, {row: inputs[run.paths[row]] for row in rows if run.paths[row] in inputs})
     cards = [_card(run, row, *pictures.get(row, (None, None))) for row in rows]
     return Gallery(
         errors=cards[: len(errors)],
         unconfident=cards[len(errors) :],
         num_errors=int((~run.is_correct).sum()),
         unread=images.unread(),
-        train_batch=_train_batch(run.path / "train_batch.png"),
-        suspects={path: jpeg_uri(_thumbnail(pixels), quality=80) for path, pixels in suspects.items()},
         map_side=map_side,
     )
 
 
-def most_confident_errors(run: FinishedRun) -> list[int]:
-    """At most MAX_CARDS rows that are classified incorrectly, in descending order of confidence."""
+def most_confident_errors(run: EvaluatedImages) -> list[int]:
+    """At most MAX_ERRORS rows that are classified incorrectly, in descending order of confidence."""
     rows = np.flatnonzero(~run.is_correct)
-    return [int(row) for row in rows[np.argsort(-run.confidence[rows], kind="stable")][:MAX_CARDS]]
+    return [int(row) for row in rows[np.argsort(-run.confidence[rows], kind="stable")][:MAX_ERRORS]]
 
 
-def least_confident_correct(run: FinishedRun) -> list[int]:
-    """At most MAX_CARDS rows that are classified correctly, in ascending order of confidence."""
+def least_confident_correct(run: EvaluatedImages) -> list[int]:
+    """At most MAX_UNCONFIDENT rows that are classified correctly, in ascending order of confidence."""
     rows = np.flatnonzero(run.is_correct)
-    return [int(row) for row in rows[np.argsort(run.confidence[rows], kind="stable")][:MAX_CARDS]]
+    return [int(row) for row in rows[np.argsort(run.confidence[rows], kind="stable")][:MAX_UNCONFIDENT]]
 
 
 def gradcam(model_file: Path, info: ModelInfo, pixels: "torch.Tensor", predicted: Sequence[int]) -> np.ndarray | None:
@@ -120,7 +141,7 @@ def gradcam(model_file: Path, info: ModelInfo, pixels: "torch.Tensor", predicted
     return torch.cat(found).numpy()
 
 
-def _card(run: FinishedRun, row: int, picture: str | None, gradcam: str | None) -> Card:
+def _card(run: EvaluatedImages, row: int, picture: str | None, gradcam: str | None) -> Card:
     label, predicted = int(run.labels[row]), int(run.predicted[row])
     return Card(
         path=run.paths[row],
@@ -133,14 +154,14 @@ def _card(run: FinishedRun, row: int, picture: str | None, gradcam: str | None) 
     )
 
 
-def _inputs(run: FinishedRun, images: OriginalImages, paths: Sequence[str]) -> dict[str, "torch.Tensor"]:
+def _inputs(run: EvaluatedImages, images: OriginalImages, paths: Sequence[str]) -> dict[str, "torch.Tensor"]:
     """The inputs of the network, uint8 (3, S, S), of the images that can be read."""
     decoded = {path: images.image(path) for path in paths}
     return {path: run.info.preprocess.resize_and_crop(image) for path, image in decoded.items() if image is not None}
 
 
 def _pictures(
-    run: FinishedRun, inputs: Mapping[int, "torch.Tensor"]
+    run: EvaluatedImages, inputs: Mapping[int, "torch.Tensor"]
 ) -> tuple[dict[int, tuple[str, str | None]], int | None]:
     """By row: the image and its Grad-CAM, if there is one, as data URIs; and the side of the maps, in cells."""
     if not inputs:
@@ -148,7 +169,7 @@ def _pictures(
     import torch
 
     predicted = [int(run.predicted[row]) for row in inputs]
-    maps = gradcam(run.path / "model.safetensors", run.info, torch.stack(list(inputs.values())), predicted)
+    maps = gradcam(run.model_file, run.info, torch.stack(list(inputs.values())), predicted)
     found = {}
     for number, (row, image) in enumerate(inputs.items()):
         thumbnail = _thumbnail(image)
@@ -160,21 +181,22 @@ def _pictures(
 def _overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
     """The image in grey, coloured by heat, float (h, w) in [0, 1]."""
     grey = image.convert("L").convert("RGB")
-    strength = Image.fromarray((heat * 200).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
-    return Image.composite(Image.new("RGB", image.size, _HUE), grey, strength)
+    strength = Image.fromarray((heat * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
+    stops = np.array([ImageColor.getrgb(color) for color in HEAT])
+    places = np.linspace(0, 255, len(stops))
+    table = np.stack([np.interp(np.arange(256), places, stops[:, channel]) for channel in range(3)], axis=1)
+    colours = Image.fromarray(table.round().astype(np.uint8)[np.asarray(strength)])
+    return Image.blend(grey, colours, HEAT_SHARE)
 
 
-def _thumbnail(pixels: "torch.Tensor") -> Image.Image:
+def _thumbnail(pixels: "torch.Tensor", px: int = THUMBNAIL_PX) -> Image.Image:
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    image.thumbnail((px, px))
     return image
 
 
-def _train_batch(path: Path) -> str | None:
-    """train_batch.png as a small JPEG."""
+def _train_batch(path: Path) -> list[TrainingImage]:
+    """The images of train_batch.png; nothing if there is no such file."""
     if not path.is_file():
-        return None
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    small.thumbnail((TRAIN_BATCH_PX, TRAIN_BATCH_PX))
-    return jpeg_uri(small, quality=80)
+        return []
+    return [TrainingImage(title, jpeg_uri(image, quality=80)) for title, image in tiles_of(path)]

@@ -1,12 +1,13 @@
 """Grids of images with titles, as PNG files of the run folder: train_batch.png and val_predictions.png."""
 
+import json
 import math
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from headstart.files import write_atomically
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 GOOD, BAD, INK = "#1a7f37", "#cf222e", "#1f2328"
 COLUMNS, TILE_PX, GAP_PX, FONT_PX = 6, 224, 12, 15
+_TITLES = "titles"  # key of the PNG text with the titles, JSON
 
 
 def image_grid(
@@ -22,7 +24,8 @@ def image_grid(
 ) -> None:
     """Write uint8 (3, S, S) images as one PNG: a grid with a title of one or more lines under each image.
 
-    Titles are drawn in ASCII. An image whose color is not INK gets a frame of that color.
+    Titles are drawn in ASCII. An image whose color is not INK gets a frame of that color. The file also holds the
+    titles as text, for `tiles_of`.
     """
     colors = colors or [INK] * len(images)
     font = ImageFont.load_default(FONT_PX)
@@ -42,7 +45,24 @@ def image_grid(
         for number, line in enumerate(title.split("\n")):
             text = _cut(_as_ascii(line), font)
             draw.text((left, top + TILE_PX + 4 + number * line_px), text, fill=color, font=font)
-    write_atomically(path, lambda staging: sheet.save(staging, format="PNG", compress_level=1))
+    info = PngImagePlugin.PngInfo()
+    info.add_text(_TITLES, json.dumps(list(titles)))
+    write_atomically(path, lambda staging: sheet.save(staging, format="PNG", compress_level=1, pnginfo=info))
+
+
+def tiles_of(path: Path) -> list[tuple[str, Image.Image]]:
+    """The titles and RGB images of a grid. A file without titles, as older versions wrote it, is one image."""
+    with Image.open(path) as opened:
+        sheet = opened.convert("RGB")
+        titles = json.loads(getattr(opened, "text", {}).get(_TITLES, "[]"))
+    if not titles:
+        return [("", sheet)]
+    columns = min(COLUMNS, len(titles))
+    height = (sheet.height - GAP_PX) // math.ceil(len(titles) / columns)
+    places = [divmod(number, columns) for number in range(len(titles))]
+    corners = [(GAP_PX + column * (TILE_PX + GAP_PX), GAP_PX + row * height) for row, column in places]
+    tiles = [sheet.crop((left, top, left + TILE_PX, top + TILE_PX)) for left, top in corners]
+    return list(zip(titles, tiles, strict=True))
 
 
 def _as_ascii(text: str) -> str:

@@ -11,7 +11,7 @@ from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
-from headstart.wording import listed, one_line
+from headstart.wording import listed, one_line, plural
 
 ReadImage = Callable[[str], bytes]
 """From the path of an image to the content of its file. Raises OSError, KeyError or InputError."""
@@ -61,4 +61,4 @@ class OriginalImages:
         """'3 of 16 images cannot be shown: a.jpg (No such file or directory), ...', or nothing if all were read."""
         named = listed([f"{path} ({reason})" for path, reason in self._missing.items()])
         count = len(self._missing)
-        return [f"{count} of {len(self._requested)} images cannot be shown: {named}"] if count else []
+        return [f"{count} of {plural(len(self._requested), 'image')} cannot be shown: {named}"] if count else []

@@ -4,7 +4,6 @@ import html
 import json
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,14 @@ from headstart.model.backbones import find_backbone
 from headstart.model.open_set import WRONGLY_FLAGGED
 from headstart.report.figures import curves, reliability
 from headstart.report.gallery import MAX_FINDINGS, Gallery
-from headstart.report.per_class import confusions, per_class
+from headstart.report.heat_map import heat_map
+from headstart.report.per_class import confusions, per_class, worst_first
 from headstart.runs.finished_run import FinishedRun
-from headstart.wording import shown
 
 if TYPE_CHECKING:
     import jinja2
 
-MAX_MATRIX = 24  # classes of a confusion matrix that fits on a screen
+MAX_MATRIX, MAX_HEAT_MAP = 24, 100  # classes of a confusion matrix with numbers, and of one without
 MAX_CLASSES = 1000  # rows of the table of classes
 MAX_CONFUSIONS = 12
 CARD_CLASSES = 20  # that the model card lists; longer lists are in the header of the model file
@@ -61,22 +60,34 @@ def render_report(run: FinishedRun, gallery: Gallery) -> str:
     confusion = np.array(run.summary.val["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, run.classes, run.num_training_images)
     most_frequent = max(rows, key=lambda row: row.num_training)
+    curves_of_run = curves(run)
     return _render(
         "report.html",
         run,
         gallery=gallery,
         strategy=STRATEGIES[run.info.strategy],
         baseline=(most_frequent.name, most_frequent.recall.n / confusion.sum()),
-        curves=curves(run),
-        matrix=confusion.tolist() if len(run.classes) <= MAX_MATRIX else None,
-        confusions=confusions(confusion, run.classes, limit=MAX_CONFUSIONS) if len(run.classes) > 2 else [],
+        curves=curves_of_run,
+        **confusion_values(confusion, run.classes),
         rows=rows[:MAX_CLASSES],
+        worst_first=worst_first(rows)[:MAX_CLASSES],
         num_more_rows=max(0, len(rows) - MAX_CLASSES),
         reliability=reliability(run),
         doctor=run.doctor,
         config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
+        sections=_sections(run, has_curves=bool(curves_of_run)),
         epoch_s=[line["time_s"] for line in run.epochs() if "time_s" in line],
     )
+
+
+def confusion_values(confusion: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+    """For the macro `confusion`: the matrix with numbers, or as a picture, or neither; and the most frequent errors."""
+    small = len(classes) <= MAX_MATRIX
+    return {
+        "matrix": confusion.tolist() if small else None,
+        "heat": None if small or len(classes) > MAX_HEAT_MAP else heat_map(confusion, classes),
+        "confusions": confusions(confusion, classes, limit=MAX_CONFUSIONS),
+    }
 
 
 def render_model_card(run: FinishedRun) -> str:
@@ -104,7 +115,7 @@ def render_model_card(run: FinishedRun) -> str:
 def _render(template: str, run: FinishedRun, **values: Any) -> str:
     calibration = run.info.calibration
     backbone = find_backbone(run.info.backbone)
-    found = _environment().get_template(template)
+    found = report_environment().get_template(template)
     return found.render(
         run=run,
         summary=run.summary,
@@ -121,11 +132,30 @@ def _render(template: str, run: FinishedRun, **values: Any) -> str:
         calibration=run.summary.calibration if calibration else None,
         open_set=calibration.open_set if calibration else None,
         flagged=WRONGLY_FLAGGED,
+        about=run.about.facts(date=run.summary.finished),
         **values,
     )
 
 
-def _environment() -> "jinja2.Environment":
+def _sections(run: FinishedRun, *, has_curves: bool) -> list[tuple[str, str]]:
+    """The anchors and names of the navigation."""
+    found = [
+        ("results", "Results"),
+        ("training", "Training" if has_curves else ""),
+        ("confusion", "Confusion"),
+        ("classes", "Classes"),
+        ("confidence", "Calibration"),
+        ("images", "Images"),
+        ("doctor", "Data doctor" if run.doctor else ""),
+        ("data", "Data"),
+        ("recipe", "Configuration"),
+        ("use", "Use"),
+        ("glossary", "Glossary"),
+    ]
+    return [(anchor, name) for anchor, name in found if name]
+
+
+def report_environment() -> "jinja2.Environment":
     found = environment()
     found.filters |= {
         "breakable": _breakable,
@@ -136,8 +166,6 @@ def _environment() -> "jinja2.Environment":
         "names": _names,
         "plain": _plain,
         "repr": repr,
-        "shell": shlex.quote,
-        "shown": shown,
         "subject": _subject,
     }
     found.globals |= {"log": math.log, "KINDS": KINDS, "number_of": number_of}

@@ -50,6 +50,11 @@ def per_class(
     ]
 
 
+def worst_first(rows: list[ClassRow]) -> list[ClassRow]:
+    """In ascending order of recall, then of the lower end of its interval; classes without images last."""
+    return sorted(rows, key=lambda row: (not row.recall.n, row.recall.value if row.recall.n else 0, row.recall.ci95[0]))
+
+
 def confusions(confusion: np.ndarray, classes: tuple[str, ...], *, limit: int) -> list[tuple[str, str, Share]]:
     """The most frequent errors: true class, predicted class, share of the images of the true class."""
     errors = confusion.copy()

@@ -2,12 +2,13 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from headstart.config import DataConfig, RuntimeConfig
 from headstart.data.manifest import build_eval_manifest
@@ -15,15 +16,33 @@ from headstart.data.samples import Manifest
 from headstart.data.source import Skipped
 from headstart.data.sources.columns import ALL
 from headstart.data.sources.open import open_source
-from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions, collect, describe, round_up
-from headstart.files import write_text
-from headstart.model.model_file import ModelInfo, find_model, load_model
+from headstart.model.find_model import find_model
+from headstart.model.model_file import ModelInfo, load_model
 from headstart.results import ClassMetrics, Evaluation, SkippedFile
+from headstart.runs.about import About, read_about
 from headstart.runs.files import mapping_with, read_table, read_yaml
+from headstart.runs.finished_run import EvaluatedImages
+from headstart.runs.lock import SUMMARY
+from headstart.runs.summary import Summary
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.processes import on_main
 from headstart.runtime.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `headstart evaluate` finds. read: from the path of an image to the content of its file; data: the source of
+    the images; knows_training_images: whether the run lists the images that it was trained on, so that they are left
+    out; about: purpose and author of the run; trained: date and time of its end, UTC, None if unknown."""
+
+    result: Evaluation
+    images: EvaluatedImages
+    read: Callable[[str], bytes]
+    data: str
+    knows_training_images: bool
+    about: About
+    trained: str | None
 
 
 def evaluate_run(
@@ -33,14 +52,16 @@ def evaluate_run(
     on_bad_file: str,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
-) -> Evaluation:
-    """The metrics, the same in all processes. split: as in build_eval_manifest. columns: values of the keys
-    data.*_column that replace those of the run.
+) -> Evaluated:
+    """The metrics and predictions, the same in all processes. split: as in build_eval_manifest. columns: values of the
+    keys data.*_column that replace those of the run.
 
     Raises InputError for data that cannot be evaluated on and for a damaged run folder."""
-    model, info = load_model(find_model(run))
+    model_file = find_model(run)
+    model, info = load_model(model_file)
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    about, finished = _about(folder)
     trained, replaced = _data_config(folder), dict(columns or {})
     kept = {key: trained[key] for key in ALL if key != "group_column" and trained.get(key)}
     manifest = on_main(
@@ -58,7 +79,24 @@ def evaluate_run(
     predict = _predict_from_features if info.measured_on == "feature bank" else _predict
     with StopRequest() as stop:
         predictions = predict(accelerator, manifest, model, info, stop)
-    return evaluation_of(describe(predictions, info.classes), skipped=manifest.skipped)
+    samples = manifest.of("val")
+    images = EvaluatedImages(
+        info=info,
+        model_file=model_file,
+        paths=samples.column("path"),
+        sha256=dict(zip(samples.column("path"), samples.column("sha256"), strict=True)),
+        labels=predictions.labels,
+        probabilities=predictions.probabilities,
+    )
+    return Evaluated(
+        evaluation_of(describe(predictions, info.classes), skipped=manifest.skipped),
+        images,
+        manifest.source.read,
+        data,
+        (folder / "manifest.parquet").is_file(),
+        about,
+        finished,
+    )
 
 
 def evaluation_of(values: Mapping[str, Any], *, skipped: Sequence[Skipped] = ()) -> Evaluation:
@@ -69,16 +107,6 @@ def evaluation_of(values: Mapping[str, Any], *, skipped: Sequence[Skipped] = ())
         "skipped": tuple(SkippedFile(file.path, file.reason) for file in skipped),
     }
     return Evaluation(**{"top5_accuracy": None, **values, **results})
-
-
-def write_evaluation(evaluation: Evaluation, out: str) -> None:
-    """Write the JSON file, in the main process only. Raises InputError if that fails."""
-    if not PartialState().is_main_process:
-        return
-    try:
-        write_text(Path(out), evaluation.to_json() + "\n")
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}") from None
 
 
 def _predict(
@@ -144,6 +172,13 @@ def _data_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     return mapping_with(path, mapping_with(path, read_yaml(folder, path.name), ["data"])["data"], where="data")
+
+
+def _about(folder: Path) -> tuple[About, str | None]:
+    """Purpose and author of a finished run, and when it ended; nothing if the folder holds only the model file."""
+    if not ((folder / "manifest.parquet").is_file() and (folder / SUMMARY).is_file()):
+        return About(), None
+    return read_about(folder), Summary.read(folder).finished
 
 
 def _training_images(folder: Path) -> Callable[[str, str], bool]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from headstart.errors import InputError
+from headstart.runs.lock import has_begun, is_finished, resume_command
 from headstart.wording import one_line
 
 _T = TypeVar("_T")
@@ -20,11 +21,18 @@ TABLES = {
 }
 
 
+def check_finished(run: str) -> None:
+    """Raise InputError unless it is a folder with a summary.json."""
+    read_file(Path(run), "summary.json", lambda _: None)
+
+
 def read_file(folder: Path, name: str, read: Callable[[Path], _T]) -> _T:
     """The result of `read` for a file of the folder. Raises InputError naming the file."""
     path = folder / name
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder of a finished run")
+    if not path.is_file() and has_begun(folder) and not is_finished(folder):
+        raise InputError(f"{folder} is not finished (no {name}); to continue it: {resume_command(folder)}")
     if not path.is_file():
         raise InputError(f"{folder} has no {name}; name the folder of a finished run, or a complete copy of one")
     try:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headstart.backbones import RESNET18
 from headstart.config import RunConfig, flat
 from headstart.errors import InputError
 from headstart.model.backbones import find_backbone
 from headstart.model.model_file import ModelInfo, read_info
+from headstart.runs.about import About, read_about
 from headstart.runs.files import (
     damaged,
     labels_and_probabilities,
@@ -24,32 +26,25 @@ from headstart.runs.files import (
     read_table,
     read_yaml,
 )
-from headstart.runs.summary import SUMMARY, Summary
+from headstart.runs.lock import SUMMARY
+from headstart.runs.summary import Summary
 
 METRICS = ("n", "correct", "accuracy", "balanced_accuracy", "macro_f1", "loss")
 LINES = {"loss": ("step", "lr"), "cv_loss": ("l2", "cv_loss_se", "cv_accuracy")}
 """The keys that a line of metrics.jsonl has beside the one it is recognised by."""
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """The files of a finished run. predictions.parquet is here as arrays in its own order: `paths` of the validation
-    images, `labels` (n,) int64 and `probabilities` (n, C) float64 in the order of `classes`."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedImages:
+    """The predictions of a model for labelled images: `paths`, `labels` (n,) int64, and `probabilities` (n, C) float64
+    in the order of `classes`. sha256: of each file, by path."""
 
-    path: Path
-    summary: Summary
-    config: Mapping[str, Any]
     info: ModelInfo
-    lines: list[dict[str, Any]]
-    manifest: pa.Table
+    model_file: Path
     paths: list[str]
+    sha256: Mapping[str, str]
     labels: np.ndarray
     probabilities: np.ndarray
-    doctor: Mapping[str, Any] | None
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -75,6 +70,24 @@ class FinishedRun:
         """(n, C) float64: the log probabilities, which differ from the logits by a constant per image."""
         return np.asarray(np.log(np.maximum(self.probabilities, np.finfo(np.float64).tiny)))
 
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun(EvaluatedImages):
+    """The files of a finished run. The predictions of predictions.parquet are in its own order. about: purpose and
+    author, as `headstart report` stored them."""
+
+    path: Path
+    summary: Summary
+    config: Mapping[str, Any]
+    lines: list[dict[str, Any]]
+    manifest: pa.Table
+    doctor: Mapping[str, Any] | None
+    about: About
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
     @property
     def chosen_on_val(self) -> bool:
         """Whether the validation images selected one of several models, which makes its accuracy optimistic."""
@@ -90,16 +103,7 @@ class FinishedRun:
 
     def changed_keys(self) -> dict[str, Any]:
         """By dotted key: the values of the configuration that differ from the defaults, without out and seed."""
-        changed = flat(self.config)
-        backbone = find_backbone(self.info.backbone)
-        _, resize_size = backbone.sizes(changed["data.image_size"], None)
-        defaults = flat(asdict(RunConfig()))
-        defaults |= {"data.image_size": backbone.image_size, "data.resize_size": resize_size}
-        return {
-            key: value
-            for key, value in changed.items()
-            if key not in ("out", "seed") and (key not in defaults or defaults[key] != value)
-        }
+        return {key: value for key, value in changed_keys(self.config).items() if key not in ("out", "seed")}
 
     def epochs(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that end an epoch."""
@@ -114,6 +118,16 @@ class FinishedRun:
         return [line for line in self.lines if "cv_loss" in line]
 
 
+def changed_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key: the values of the configuration of a run that differ from the defaults. The sizes are compared
+    with those of the backbone."""
+    values, defaults = flat(config), flat(asdict(RunConfig()))
+    backbone = find_backbone(values.get("model.backbone", RESNET18.name))
+    _, resize_size = backbone.sizes(values["data.image_size"], None)
+    defaults |= {"data.image_size": backbone.image_size, "data.resize_size": resize_size}
+    return {key: value for key, value in values.items() if key not in defaults or defaults[key] != value}
+
+
 def read_run(path: Path, *, summary: Summary | None = None, doctor: Path | None = None) -> FinishedRun:
     """Read a finished run. summary: the content of summary.json if that file is not written yet; doctor: a
     folder that `headstart data check --out` wrote, by default the run folder if it holds such a report.
@@ -122,17 +136,21 @@ def read_run(path: Path, *, summary: Summary | None = None, doctor: Path | None 
     info = read_file(path, "model.safetensors", read_info)
     table = read_table(path, "predictions.parquet")
     labels, probabilities = labels_and_probabilities(path / "predictions.parquet", table, info.classes)
+    manifest = read_table(path, "manifest.parquet")
     run = FinishedRun(
         path=path,
+        model_file=path / "model.safetensors",
+        sha256=dict(zip(manifest.column("path").to_pylist(), manifest.column("sha256").to_pylist(), strict=True)),
         summary=Summary.read(path) if summary is None else summary,
         config=read_yaml(path, "config.yaml"),
         info=info,
         lines=read_file(path, "metrics.jsonl", read_metrics),
-        manifest=read_table(path, "manifest.parquet"),
+        manifest=manifest,
         paths=table.column("path").to_pylist(),
         labels=labels,
         probabilities=probabilities,
         doctor=_read_doctor(path, doctor),
+        about=read_about(path),
     )
     _check_shapes(run)
     if run.doctor is not None and not _is_about_the_same_images(run.doctor, run):

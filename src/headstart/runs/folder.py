@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart.errors import InputError
 from headstart.files import fsync, write_atomically, write_text
-from headstart.runs.lock import RUNNING, writer_of
+from headstart.runs.lock import RUNNING, is_finished, resume_command, writer_of
 
 if TYPE_CHECKING:  # only tables need pyarrow, so it is imported only in functions
     import pyarrow as pa
@@ -84,10 +84,11 @@ def choose_folder(out: str, *, strategy: str) -> Path:
 def check_new_folder(path: Path) -> None:
     """Raise InputError unless a run folder can be created there. Creates nothing."""
     if path.is_dir() and any(path.iterdir()):
-        what = "already contains a run" if (path / "config.yaml").exists() else "is not empty"
-        raise InputError(
-            f"--out {path} {what}; name another folder, or continue an interrupted run with --train.resume auto"
-        )
+        what, also = "is not empty", ""
+        if (path / "config.yaml").exists():
+            what = "already contains a run"
+            also = "" if is_finished(path) else f", or continue it with: {resume_command(path)}"
+        raise InputError(f"--out {path} {what}; name another folder{also}")
     nearest = path.absolute()
     while not nearest.exists():
         nearest = nearest.parent
@@ -113,7 +114,7 @@ def check_nobody_writes(path: Path) -> None:
 
 def is_unfinished(path: Path) -> bool:
     """Whether the folder holds a run that is not finished, and nothing else."""
-    if not path.is_dir() or (path / "summary.json").exists():
+    if not path.is_dir() or is_finished(path):
         return False
     names = {entry.name for entry in path.iterdir() if not _TEMPORARY.fullmatch(entry.name)}
     return names <= {"checkpoints", RUNNING} or ("config.yaml" in names and "checkpoints" in names)

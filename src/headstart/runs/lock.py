@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
+from headstart.config_io import repeated_runs
 from headstart.files import write_text
+from headstart.wording import command_line
 
-RUNNING = "running.json"
+RUNNING, SUMMARY = "running.json", "summary.json"
 
 
 class RunLock:
@@ -75,14 +76,20 @@ def has_begun(path: Path) -> bool:
     return (path / "config.yaml").is_file() and (path / "manifest.parquet").is_file()
 
 
-def repeated_runs(path: Path) -> list[str]:
-    """The names of the run folders in `path` if it holds several runs of one configuration, whether they have begun or
-    not; empty for a single run."""
-    try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        folds, num_seeds, seed = config["train"]["folds"], config["train"]["seeds"], config["seed"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return []
-    if folds:
-        return [f"fold_{fold}" for fold in range(folds)]
-    return [f"seed_{number}" for number in range(seed, seed + num_seeds)] if num_seeds > 1 else []
+def is_finished(path: Path) -> bool:
+    """Whether a run has ended there: its summary is the last file that it writes."""
+    return (path / SUMMARY).exists()
+
+
+def whole_of(path: Path) -> Path:
+    """The folder of repeated runs that `path` is one of; `path` itself for a single run."""
+    return path.parent if path.name in repeated_runs(path.parent) else path
+
+
+def finished_in_words(path: Path) -> str:
+    return f"{path} is finished, so there is nothing to resume; to see its report: {command_line('open', path)}"
+
+
+def resume_command(path: Path) -> str:
+    """The command that continues an interrupted run, with all the others if it is one of repeated runs."""
+    return command_line("resume", whole_of(path))

@@ -1,17 +1,14 @@
-"""The progress of a run: a bar in a terminal, else a line every few seconds."""
+"""The progress of a training run."""
 
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from typing import Any
 
 from headstart.messages import ProgressStyle
+from headstart.runtime.progress import Display, duration, in_words, rate_of
 
-LINE_EVERY_S = 5.0
 SMOOTHING = 0.9  # factor of older steps per step, in the displayed loss and accuracy
 
 
@@ -37,66 +34,33 @@ class Status:
         return Status(step, ends[-1], epoch, len(ends), **known)  # type: ignore[arg-type]
 
     @property
-    def values(self) -> str:
-        """'loss 0.4123  accuracy 84.2%  120 img/s  1.3 GB  32 s left', without what is not known."""
-        parts = [
-            None if self.loss is None else f"loss {self.loss:.4f}",
-            None if self.accuracy is None else f"accuracy {self.accuracy:.1%}",
-            None if self.images_per_s is None else f"{self.images_per_s:.{0 if self.images_per_s >= 10 else 1}f} img/s",
-            None if self.memory_bytes is None else f"{self.memory_bytes / 1e9:.1f} GB",
-            None if self.left_s is None else f"{_time(self.left_s)} left",
-        ]
-        return "  ".join(part for part in parts if part)
-
-    def __str__(self) -> str:
-        return f"epoch {self.epoch}/{self.epochs}  step {self.step}/{self.total_steps}  {self.values}".rstrip()
-
-
-class Display:
-    """Prints statuses: a bar in a terminal or a notebook, else a line at most every LINE_EVERY_S."""
-
-    def __init__(self, status: Status, *, style: ProgressStyle = "terminal") -> None:
-        self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-        has_bar = self.console.is_terminal or self.console.is_jupyter
-        self.console.quiet = style == "silent" or (style == "auto" and not has_bar)
-        self._bar: Progress | None = None
-        if has_bar and not self.console.quiet:
-            columns = (
-                TextColumn("epoch {task.fields[status].epoch}/{task.fields[status].epochs}"),
-                BarColumn(bar_width=24),
-                TextColumn("step {task.completed}/{task.total}  {task.fields[status].values}"),
-            )
-            self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
-            self._task = self._bar.add_task("train", total=status.total_steps, completed=status.step, status=status)
-        self._printed_at = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def label(self) -> str:
+        return f"epoch {self.epoch}/{self.epochs}"
 
     @property
-    def due(self) -> bool:
-        """Whether `show` would print something now."""
-        if self.console.quiet:
-            return False
-        return self._bar is not None or time.perf_counter() - self._printed_at >= LINE_EVERY_S
+    def done(self) -> int:
+        return self.step
 
-    def show(self, status: Status) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=status.step, total=status.total_steps, status=status)
-        elif self.due:
-            self.console.print(str(status))
-            self._printed_at = time.perf_counter()
+    @property
+    def total(self) -> int:
+        return self.total_steps
 
-    def print(self, line: str) -> None:
-        """Print a line that stays, above the bar."""
-        self.console.print(line)
-        self._printed_at = time.perf_counter()
+    @property
+    def values(self) -> list[tuple[int, str]]:
+        """As of runtime.progress.Shown, without what is not known: in a narrow terminal, memory goes first, then the
+        rate, accuracy and loss, and the step."""
+        values = [
+            (1, f"step {self.step}/{self.total_steps}"),
+            None if self.loss is None else (2, f"loss {self.loss:.4f}"),
+            None if self.accuracy is None else (3, f"accuracy {self.accuracy:.1%}"),
+            None if self.images_per_s is None else (4, f"{rate_of(self.images_per_s)} img/s"),
+            None if self.memory_bytes is None else (5, f"{self.memory_bytes / 1e9:.1f} GB"),
+            None if self.left_s is None else (0, f"{duration(self.left_s)} left"),
+        ]
+        return [value for value in values if value is not None]
+
+    def __str__(self) -> str:
+        return in_words(self)
 
 
 class TrainingProgress(Display):
@@ -158,13 +122,3 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
         return f"probe  {val}"
     train = f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.1%}"
     return f"epoch {row['epoch']}/{epochs}  {train}  {val}"
-
-
-def _time(seconds: float) -> str:
-    """'32 s', '3:05 min', '2:14 h'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"

@@ -9,8 +9,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 from headstart.files import write_json
 from headstart.runs.files import damaged, mapping_with, read_json
 from headstart.runs.folder import RunFolder
-
-SUMMARY = "summary.json"
+from headstart.runs.lock import SUMMARY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Summary(_Json):
     strategy: str
     backbone: str
     classes: list[str]
-    train: dict[str, int]  # "n": training images
+    train: dict[str, int]  # "n": training images; "limit": data.limit, if it is set
     val: dict[str, Any]  # evaluation.predictions.describe
     best_epoch: int  # 0: the probe that tuning started from
     epochs: int
@@ -67,6 +66,7 @@ class Summary(_Json):
     calibration: dict[str, Any]  # evaluation.predictions.describe_calibration
     probe: dict[str, Any] | None = None  # how a head on cached features was fitted, and what tuning made of it
     features: dict[str, Any] | None = None  # the feature bank and what was computed for it
+    finished: str | None = None  # date and time of the end, UTC, as 2026-01-31T12:00:00Z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class RepeatsSummary(_Json):
 
     repeats: str  # "seeds" or "folds"
     strategy: str
+    backbone: str
     classes: list[str]
     seed: int
     epochs: int
@@ -86,11 +87,6 @@ class RepeatsSummary(_Json):
     val: dict[str, Any]  # over all runs
     versions: dict[str, str]
     wall_s: float
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run has ended there: its summary is the last file that it writes."""
-    return (folder / SUMMARY).exists()
 
 
 def _fits(value: Any, hint: Any) -> bool:

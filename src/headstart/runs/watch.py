@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from headstart.config_io import repeated_runs
 from headstart.errors import InputError
 from headstart.runs.files import read_metrics
-from headstart.runs.lock import has_begun, is_over, repeated_runs
-from headstart.runs.progress import Display, Status, epoch_line
+from headstart.runs.lock import SUMMARY, has_begun, is_over, resume_command
+from headstart.runs.progress import Status, epoch_line
+from headstart.runtime.progress import Display
 from headstart.wording import headline
 
 POLL_S = 0.5
@@ -96,8 +98,8 @@ def _follow(path: Path, pause: Callable[[float], None]) -> None:
 
 def _outcome(path: Path) -> str:
     return _result(path) or (
-        f"{path}: the run was interrupted: its process has ended and there is no summary.json; "
-        "--train.resume auto resumes it"
+        f"{path}: the run was interrupted: its process has ended and there is no {SUMMARY}; to continue: "
+        f"{resume_command(path)}"
     )
 
 

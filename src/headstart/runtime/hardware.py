@@ -2,7 +2,11 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
+
+SHORTEST_SAMPLE_S = 0.1  # the clock of the system counts hundredths of a second
+BUSY_CORES = 0.5
 
 
 def usable_cores() -> int:
@@ -25,6 +29,46 @@ def local_processes() -> int:
 def cores_per_process() -> int:
     """Usable cores for each process of this run on this machine, at least 1."""
     return max(1, usable_cores() // local_processes())
+
+
+class LoadOfOthers:
+    """The cores that other processes use, from its construction to `cores`: nothing waits for a sample."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: of the clock, of work on the usable cores, of the work of this process."""
+        import psutil
+
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        busy = 0.0
+        for number, core in enumerate(psutil.cpu_times(percpu=True)):
+            if usable is None or number in usable:
+                busy += core.user + core.system  # niced work, in a field of its own, gives way
+        return time.perf_counter(), busy, time.process_time()
+
+    def cores(self) -> float:
+        began, busy, own = self._before
+        clock, busy_now, own_now = self._now()
+        if clock - began < SHORTEST_SAMPLE_S:
+            return 0.0
+        return max(0.0, (busy_now - busy - (own_now - own)) / (clock - began))
+
+    def advice(self, *, threads: int) -> str:
+        """One sentence if other processes leave fewer cores than this process has threads; empty otherwise, and where
+        several processes of a run would count as others."""
+        if local_processes() > 1:
+            return ""
+        total, others = usable_cores(), self.cores()
+        free = max(1, round(total - others))
+        if others < BUSY_CORES or free >= threads:
+            return ""
+        return (
+            f"other processes use {others:.1f} of {total} cores; threads that wait for a shared core slow down the "
+            f"others, so --runtime.threads {free} may be faster"
+        )
 
 
 def free_memory() -> int:

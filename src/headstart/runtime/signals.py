@@ -1,12 +1,16 @@
 """Signals that request the end of a run."""
 
+import contextlib
 import os
 import platform
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from headstart.errors import Stopped
 
 if TYPE_CHECKING:  # prediction does not need accelerate, so it is imported only in functions
     from accelerate import Accelerator
@@ -28,6 +32,64 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+def answer(line: str) -> None:
+    """Write a line to the terminal, in the first process of several; nothing if standard error is not a terminal. For
+    signal handlers: a handler may interrupt a print, and a second one would fail then. A bar in the last line is
+    overwritten."""
+    if os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            if os.isatty(2):
+                os.write(2, f"\r\x1b[2K{line}\n".encode())
+
+
+@contextlib.contextmanager
+def answered_ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt as usual, after an answer: what cleans up may take seconds."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        answer("stopping...")
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    # only the main thread can set handlers; a background job of a shell ignores the signal
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def ended_at_once(then: str) -> Iterator[None]:
+    """For work that cannot be resumed: SIGINT and SIGTERM end it, after what is half-written has been removed. Raises
+    Stopped. then: what remains, as a clause. A second signal ends the process."""
+    received: list[str] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(143)
+        received.append(signal.Signals(number).name)
+        answer("stopping...")
+        raise KeyboardInterrupt  # libraries pass it on, while they may handle an Exception
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not received:
+            raise
+        raise Stopped(f"stopped by {received[0]}; {then}", signal_name=received[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class StopRequest:
     """Context manager that stores the first of STOP_SIGNALS instead of acting on it. What is saved after it is the
     business of its user. A second signal acts at once: Ctrl-C raises KeyboardInterrupt, other signals do what they did
@@ -35,11 +97,16 @@ class StopRequest:
 
     Signals within SAME_REQUEST_S count as one request, because a launcher forwards signals that its processes also
     receive. SIGHUP (a closed terminal) often arrives several times, so it is never a second request, and the signal
-    after it is the first one. If SIGHUP is ignored (nohup), it stays ignored."""
+    after it is the first one. If SIGHUP is ignored (nohup), it stays ignored.
+
+    On the command line, where second_signal_ends_process is set, the first signal is answered at once in the
+    terminal."""
 
     second_signal_ends_process = False
 
-    def __init__(self) -> None:
+    def __init__(self, then: str = "the work in progress is finished and stored") -> None:
+        """then: what happens after a signal, as a clause of the answer."""
+        self._then = then
         self.signal_name: str | None = None
         self._received_at = 0.0
         self._previous_handlers: dict[int, Any] = {}
@@ -67,6 +134,8 @@ class StopRequest:
                 signal.raise_signal(number)
                 return
         self.signal_name, self._received_at = name, time.monotonic()
+        if self.second_signal_ends_process:
+            answer(f"stopping... ({self._then}; a second Ctrl-C ends at once)")
 
     def agreed(self, accelerator: "Accelerator") -> bool:
         """Whether any process received a signal; the same value in all processes."""

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from headstart.backbones import Backbone
 from headstart.errors import InputError
 from headstart.model.backbones import find_backbone
-from headstart.model.weights import BUNDLED_BACKBONE, HUB, IMAGENET, Download, Packaged
+from headstart.model.weight_sources import BUNDLED_BACKBONE, HUB, IMAGENET, Download, Packaged
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def candidates(backbones: Sequence[str], sizes: Sequence[int], weights: str | No
 def _is_at_hand(name: str, source: Download | Packaged) -> bool:
     """Nothing is downloaded, and the weights of the largest networks need not be installed."""
     if isinstance(source, Packaged):
-        return find_spec(source.package) is not None
+        return source.installed
     return name == BUNDLED_BACKBONE
 
 

@@ -1,12 +1,12 @@
 """`headstart choose`: the same probe on the features of every candidate, and the choice among them."""
 
 import contextlib
-import os
 import platform
 import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from headstart.config import DataConfig, RunConfig
+from headstart.config import RunConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.pixel_cache import CacheLimit, cache_limit_for
 from headstart.data.samples import Manifest, Sample
@@ -50,13 +50,12 @@ from headstart.selection.nested import (
     repeats_for,
 )
 from headstart.selection.nested import selected as selected_candidates
-from headstart.selection.options import check_candidates, naming_options
+from headstart.selection.options import check_candidates, check_places, naming_options
 from headstart.selection.speed import Size, measure
 from headstart.wording import plural
 
 _T = TypeVar("_T")
 
-RESULT_FILES = ("choose.json", "choose.html")
 IMAGES = 10_000
 """Default of the largest number of images: with so many, the interval of an accuracy of 90% is 1.2 points wide."""
 
@@ -110,48 +109,25 @@ def choose_backbone(
     accelerator = start_accelerator(config.runtime)
     precision, _ = choose_precision(config.runtime.mixed_precision, accelerator.device)
     config = replace(config, runtime=replace(config.runtime, mixed_precision=precision))  # type: ignore[arg-type]
-    on_main(accelerator, lambda: _check_places(config.data, out))
+    on_main(accelerator, lambda: check_places(config.data, out))
     wanted = on_main(accelerator, lambda: candidates(backbones, sizes, weights))
     prepared = _prepare(accelerator, config, wanted)
     manifest = _manifest(accelerator, config, prepared)
     chosen_images = on_main(accelerator, lambda: _images(manifest, config, repeats=repeats, most=images))
     info(accelerator, describe_data(manifest))
     machine = _machine(accelerator, precision)
-    with StopRequest() as stop:
-        found = [
-            _study(
-                accelerator,
-                one,
-                manifest,
-                chosen_images,
-                machine=machine,
-                stop=stop,
-                label=f"{number} of {len(wanted)}",
-            )
-            for number, one in enumerate(prepared, 1)
-        ]
+    with StopRequest("finished features and results are stored") as stop:
+        study = partial(_study, accelerator, manifest=manifest, images=chosen_images, machine=machine, stop=stop)
+        try:
+            found = [study(one, label=f"{number} of {len(wanted)}") for number, one in enumerate(prepared, 1)]
+        except Stopped as stopped:
+            message = f"{stopped}; the same command continues"
+            raise Stopped(message, signal_name=stopped.signal_name) from None
     choice = _choice(config, prepared, found, manifest, chosen_images, machine=machine)
     choice = replace(choice, notes=(*choice.notes, *_fixed_sizes(wanted, sizes)))
     if out is not None:
         on_main(accelerator, lambda: _write(choice, Path(out)))
     return choice
-
-
-def _check_places(data: DataConfig, out: str | None) -> None:
-    """Raise InputError if there is no such source, or nothing can be written to the folder `out`."""
-    open_source(data)
-    if out is None:
-        return
-    folder, root = Path(out), data.root
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder")
-    if (folder / RESULT_FILES[0]).exists():
-        raise InputError(f"--out {out} already contains {RESULT_FILES[0]}; name another folder")
-    above = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: no permission to write in {above}; name another place")
-    if Path(root).is_dir() and Path(root).resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise InputError(f"--out {out} lies inside the data; name a place outside {root}")
 
 
 def _prepare(accelerator: Accelerator, config: RunConfig, wanted: Sequence[Wanted]) -> list[_Prepared]:
@@ -281,7 +257,14 @@ def _study(
         rows = rows_of(manifest.source, images.samples, [one.transform])
         trunk = trunk_of(accelerator, one.config, one.weights)
         extraction = fill(
-            accelerator, one.bank, rows, one.spec, trunk, num_workers=one.config.data.num_workers, stop=stop
+            accelerator,
+            one.bank,
+            rows,
+            one.spec,
+            trunk,
+            num_workers=one.config.data.num_workers,
+            stop=stop,
+            what=f"features of {name}",
         )
         info(accelerator, f"{name}: {describe_extraction(extraction, one.bank)}")
         found = probe(
@@ -334,8 +317,7 @@ def _by_all(
 def _end_if_stopped(accelerator: Accelerator, stop: StopRequest) -> None:
     if stop.agreed(accelerator):
         raise Stopped(
-            f"stopped by {stop.signal_name or 'a signal'}; the finished features and results are stored, and the same "
-            "command continues",
+            f"stopped by {stop.signal_name or 'a signal'}; the finished features and results are stored",
             signal_name=stop.signal_name,
         )
 
@@ -393,9 +375,8 @@ def _choice(
 def _command(config: RunConfig, chosen: Wanted) -> str:
     """The command that trains a frozen head on these images; keys that have their default are left out."""
     default, data = RunConfig(), config.data
-    words = ["headstart", "train", "--config", "frozen_head", "--data.root", data.root]
-    words += ["--model.backbone", chosen.backbone.name]
-    if chosen.weights != default.model.weights:
+    words = ["headstart", "train", data.root, "--model.backbone", chosen.backbone.name]
+    if chosen.weights != "imagenet":  # which is found without its name, because it has just been used
         words += ["--model.weights", chosen.weights]
     if chosen.image_size != chosen.backbone.image_size:
         words += ["--data.image_size", str(chosen.image_size)]

@@ -1,15 +1,20 @@
 """The configuration of `headstart choose`, from its options. Knows no torch."""
 
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from headstart.backbones import check_name
 from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
+from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+RESULT_FILES = ("choose.json", "choose.html")
 MOST_FOLDS = 20
 """The heads of nested cross-validation grow with the square of the folds."""
 _OPTIONS = {"image_size": "sizes", "backbone": "backbones"}
@@ -52,6 +57,13 @@ def check_candidates(backbones: Sequence[str], sizes: Sequence[int]) -> None:
         raise InputError(f"sizes is {sizes!r}; it must be a list of whole numbers, such as {one_size}")
 
 
+@naming_options
+def check_backbones(names: Sequence[str]) -> None:
+    """Raise InputError for a name that is not one of a backbone."""
+    for name in names:
+        check_name(name)
+
+
 def _is_list(values: object, kind: type) -> bool:
     return isinstance(values, Sequence) and all(type(value) is kind for value in values)
 
@@ -87,3 +99,21 @@ def config_of(
         probe=ProbeConfig(folds=folds),
         runtime=RuntimeConfig(bank=bank or ""),
     )
+
+
+@naming_options
+def check_places(data: DataConfig, out: str | None) -> None:
+    """Raise InputError if there is no such source, or nothing can be written to the folder `out`."""
+    open_source(data).check()
+    if out is None:
+        return
+    folder, root = Path(out), data.root
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+    if (folder / RESULT_FILES[0]).exists():
+        raise InputError(f"--out {out} already contains {RESULT_FILES[0]}; name another folder")
+    above = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: no permission to write in {above}; name another place")
+    if Path(root).is_dir() and Path(root).resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise InputError(f"--out {out} lies inside the data; name a place outside {root}")

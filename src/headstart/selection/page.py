@@ -14,9 +14,17 @@ def choose_page(choice: Choice) -> str:
     low, high = max(0.0, low - margin), min(1.0, high + margin)
     rows = [_row(choice, candidate, low=low, high=high) for candidate in choice.candidates]
     sections = [_section(comparison) for comparison in choice.comparisons]
-    return (
-        environment().get_template("choose.html").render(choice=choice, rows=rows, sections=sections, ends=(low, high))
-    )
+    links = [
+        ("choice", "Choice"),
+        ("candidates", "Candidates"),
+        *(
+            (f"comparison{number}", f"Against {found.first}")
+            for number, found in enumerate(choice.comparisons, start=1)
+        ),
+        ("glossary", "Glossary"),
+    ]
+    page = environment().get_template("choose.html")
+    return page.render(choice=choice, rows=rows, sections=sections, ends=(low, high), links=links)
 
 
 def _row(choice: Choice, candidate: Candidate, *, low: float, high: float) -> dict[str, Any]:

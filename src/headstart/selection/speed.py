@@ -12,6 +12,7 @@ from headstart.config import OptimConfig, StrategyConfig
 from headstart.features.extraction import BATCH_CPU, BATCH_GPU
 from headstart.model.build import build_model
 from headstart.model.forward import DTYPES, FrozenNetwork
+from headstart.model.network import Network
 from headstart.recipe.optimizer import build_optimizer, plan
 
 MEASURED_S = 1.0
@@ -40,15 +41,29 @@ def measure(
     device: torch.device,
 ) -> Size:
     """tensors: of the backbone, float32. The rates are those of this process with its threads."""
-    on_cpu = device.type == "cpu"
-    images = _drawn(BATCH_CPU if on_cpu else BATCH_GPU, image_size, device)
+    images = _drawn(BATCH_CPU if device.type == "cpu" else BATCH_GPU, image_size, device)
     predict = _predict_rate(FrozenNetwork(tensors, backbone, precision=precision, device=device), images)
     model = build_model(backbone, num_classes, tensors=tensors, head_init="zero", seed=0)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     file_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    train = train_rate(model, image_size=image_size, num_classes=num_classes, precision=precision, device=device)
+    return Size(parameters, file_bytes, predict, train)
+
+
+def train_rate(
+    model: Network,
+    *,
+    image_size: int,
+    num_classes: int,
+    precision: str,
+    device: torch.device,
+    seconds: float = MEASURED_S,
+) -> float:
+    """Images per second of the fine-tuning of all parameters with AdamW, without reading images. The model is changed.
+    seconds: duration of the measurement, after a first step that is not counted."""
     model = model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(plan(model, StrategyConfig(), OptimConfig()).groups, OptimConfig())
-    images = _drawn(_TRAIN_BATCH_CPU if on_cpu else _TRAIN_BATCH_GPU, image_size, device)
+    optimizer = build_optimizer(plan(model, StrategyConfig(name="fine_tune"), OptimConfig()).groups, OptimConfig())
+    images = _drawn(_TRAIN_BATCH_CPU if device.type == "cpu" else _TRAIN_BATCH_GPU, image_size, device)
     labels = torch.arange(len(images), device=device) % num_classes
 
     def step() -> float:
@@ -61,7 +76,7 @@ def measure(
         return float(loss.detach())
 
     model.train()
-    return Size(parameters, file_bytes, predict, _rate(step, len(images)))
+    return _rate(step, len(images), seconds=seconds)
 
 
 def _predict_rate(network: FrozenNetwork, images: torch.Tensor) -> float:
@@ -74,16 +89,16 @@ def _drawn(number: int, image_size: int, device: torch.device) -> torch.Tensor:
     return images.to(device).contiguous(memory_format=torch.channels_last)
 
 
-def _rate(step: Callable[[], float], num_images: int) -> float:
+def _rate(step: Callable[[], float], num_images: int, *, seconds: float = MEASURED_S) -> float:
     """Images per second. The result of a step is a number, so the device has finished it. A first step that takes
-    longer than MEASURED_S is the only one."""
+    longer than `seconds` is the only one."""
     started = time.perf_counter()
     step()
     first = time.perf_counter() - started
-    if first > MEASURED_S:
+    if first > seconds:
         return num_images / first
     steps, started = 0, time.perf_counter()
-    while time.perf_counter() - started < MEASURED_S:
+    while time.perf_counter() - started < seconds:
         step()
         steps += 1
     return steps * num_images / (time.perf_counter() - started)

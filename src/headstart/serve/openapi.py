@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from headstart.serve.limits import Limits
 from headstart.serve.problems import MEDIA_TYPE
 from headstart.serve.schemas import Health, ModelDescription, Options, Predictions, ProblemDetails
+from headstart.wording import plural
 
 _REFUSALS = {
     400: "invalid parameters or form",
@@ -57,9 +58,10 @@ def _predict(limits: Limits) -> dict[str, Any]:
     form = {"schema": {"type": "object", "properties": {"image": images}, "required": ["image"]}}
     return {
         **_operation("predict", "Classify images", result, "Predictions", tuple(_REFUSALS)),
-        "description": f"The body is one image, or a form of at most {limits.images} files called image, nothing else. "
-        f"At most {limits.megabytes} MiB in a request, {limits.megapixels} megapixels in an image. Of several images, "
-        "those that cannot be read have an error instead of a prediction; if all fail, so does the request.",
+        "description": f"The body is one image, or a form of at most {plural(limits.images, 'file')} called image, "
+        f"nothing else. At most {limits.megabytes} MiB in a request, {limits.megapixels} megapixels in an image. "
+        "Of several images, those that cannot be read have an error instead of a prediction; if all fail, so does the "
+        "request.",
         "parameters": [
             {"name": name, "in": "query", "description": schema["description"], "schema": schema}
             for name, schema in Options.model_json_schema()["properties"].items()

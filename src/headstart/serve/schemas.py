@@ -51,7 +51,8 @@ class ImagePrediction(_Strict):
         description="classes that contain the true one with the confidence of the calibration; null without calibration"
     )
     none_of_these: bool | None = Field(
-        description="whether the image is unlike the training images; null without calibration"
+        description="whether the image is unlike the training images; null without calibration, and if there were too "
+        "few validation images for a limit"
     )
     gradcam: list[list[_Probability]] | None = Field(
         description="rows of a coarse map over the preprocessed image: 1 where the evidence for the label is "

@@ -8,6 +8,7 @@ import threading
 from argparse import Namespace
 from dataclasses import fields
 
+import psutil
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -18,6 +19,7 @@ from headstart.serve.app import build_app
 from headstart.serve.engine import Engine
 from headstart.serve.limits import Limits
 
+_BRIDGES = ("docker", "br-", "veth", "virbr")  # of containers and virtual machines
 _POLL_S = 0.1  # interval of the check for a signal
 
 
@@ -95,7 +97,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
+    """What a browser opens; on a server for all addresses, one that other machines can reach."""
     host, port = listening.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
-        host = "localhost"
+        host = reachable_address(listening.family) or "localhost"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def reachable_address(family: int) -> str | None:
+    """The first address of this machine in its networks, without those of virtual bridges; None if it has none."""
+    states = psutil.net_if_stats()
+    for name, addresses in psutil.net_if_addrs().items():
+        if name not in states or not states[name].isup or name.startswith(_BRIDGES):
+            continue
+        for one in addresses:
+            if one.family == family:
+                found = ipaddress.ip_address(one.address.partition("%")[0])
+                if not (found.is_loopback or found.is_link_local):
+                    return str(found)
+    return None

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from headstart.serve.limits import Limits
 from headstart.serve.problems import Problem
+from headstart.wording import plural
 
 RAW_TYPES = ("application/octet-stream", "image/")
 NAME_CHARACTERS = 255  # longer file names are cut
@@ -122,7 +123,7 @@ class _Form(MultiPartParser):
         super().on_part_begin()
         self._num_parts += 1
         if self._num_parts > self._most:
-            raise Problem(400, f"there are more than {self._most} images in one request")
+            raise Problem(400, f"there are more than {plural(self._most, 'image')} in one request")
 
     def on_end(self) -> None:
         self._ended = True

@@ -1,8 +1,10 @@
 """The end of every run, whatever was trained: metrics, model file, predictions, pictures, summary, pages."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from headstart.model.model_file import ModelInfo, save_model_tensors
 from headstart.model.weights import Weights
 from headstart.report.image_grid import BAD, GOOD, image_grid
 from headstart.runs.folder import RunFolder, predictions_table
+from headstart.runs.lock import whole_of
 from headstart.runs.summary import Summary
 from headstart.runtime.accelerator import versions
 from headstart.runtime.signals import StopRequest
+from headstart.training.next_commands import next_commands
 from headstart.training.session import Session
-from headstart.wording import headline, one_line
+from headstart.wording import command_line, headline, one_line
 
 SHOWN_PREDICTIONS = 18  # in val_predictions.png
 
@@ -60,9 +64,11 @@ def finish(session: Session, result: Result) -> None:
     """Write what a finished run holds and print its result; on the main process. The summary is written last."""
     if not session.accelerator.is_main_process:
         return
-    with StopRequest():  # this takes seconds: a signal meanwhile must not cost the run
+    with StopRequest(
+        "the run is finished, its files are being written"
+    ):  # this takes seconds: a signal meanwhile must not cost the run
         folder, manifest, predictions = session.folder, result.manifest, result.predictions
-        val = describe(predictions, manifest.classes)
+        val, limit = describe(predictions, manifest.classes), session.config.data.limit
         calibration = calibrate(
             predictions.logits,
             predictions.labels,
@@ -89,7 +95,7 @@ def finish(session: Session, result: Result) -> None:
             strategy=info.strategy,
             backbone=info.backbone,
             classes=list(manifest.classes),
-            train={"n": len(manifest.of("train"))},
+            train={"n": len(manifest.of("train"))} | ({} if limit is None else {"limit": limit}),
             val=val,
             best_epoch=result.best_epoch,
             epochs=result.epochs,
@@ -108,18 +114,18 @@ def finish(session: Session, result: Result) -> None:
             calibration=describe_calibration(predictions, calibration),
             probe=result.probe,
             features=result.features,
+            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
-        write_pages(folder, manifest, summary)
+        write_pages(folder.path, partial(_write_pages, folder, manifest, summary))
         summary.write(folder)
         session.running.release()
         session.trackers.finish(folder.model_file, summary)
         for note in result.notes:
             LOG.info(note)
-        LOG.info(
-            f"{headline(val)}, {result.found}, {summary.wall_s:.{0 if summary.wall_s >= 10 else 1}f} s\n"
-            f"{session.path}: model.safetensors, report.html, summary.json, predictions.parquet and more\n"
-            f"next: headstart predict {session.path} IMAGES..."
-        )
+        LOG.info(f"{headline(val)}, {result.found}, {summary.wall_s:.{0 if summary.wall_s >= 10 else 1}f} s")
+        if whole_of(session.path) == session.path:  # else the report of all runs comes at their end
+            LOG.info("report: %s", session.path / "report.html")
+            LOG.info("\n  ".join(["next:", *next_commands(session.path, session.config, manifest)]))
 
 
 def model_info(session: Session, manifest: Manifest, weights: Weights, *, measured_on: str) -> ModelInfo:
@@ -143,18 +149,22 @@ def model_info(session: Session, manifest: Manifest, weights: Weights, *, measur
     )
 
 
-def write_pages(folder: RunFolder, manifest: Manifest, summary: Summary) -> None:
-    """report.html and the model card, from the files of the folder and the summary to come. What goes wrong is one
-    warning: a run never fails because of its pages."""
+def write_pages(path: Path, write: Callable[[], object]) -> None:
+    """report.html and README.md of a folder. What goes wrong is one warning: a run never fails because of its pages."""
     try:
-        from headstart.report.command import write_pages as write
-
-        write(folder.path, read=manifest.source.read, summary=summary)
+        write()
     except Exception as error:
         warn(
             f"report.html and README.md were not written ({type(error).__name__}: {one_line(error)[:300]}); everything "
-            f"else is there, and headstart report {folder.path} tries again"
+            f"else is there, and this tries again: {command_line('report', path)}"
         )
+
+
+def _write_pages(folder: RunFolder, manifest: Manifest, summary: Summary) -> None:
+    """From the files of the folder and the summary to come."""
+    from headstart.report.command import write_pages as write
+
+    write(folder.path, read=manifest.source.read, summary=summary)
 
 
 def draw_predictions(path: Path, manifest: Manifest, predictions: Predictions, spec: Preprocess) -> None:

@@ -12,13 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from headstart.config import ProbeConfig, RunConfig, check_batch_size
+from headstart.config import ProbeConfig, RunConfig
 from headstart.data.samples import Manifest
 from headstart.data.sampling import StepSampler, epoch_ends, keys_of
-from headstart.errors import InputError
 from headstart.evaluation.predictions import Predictions
 from headstart.features import logistic_regression
-from headstart.features.cross_validation import CrossValidation, cross_validate, stratified_folds
+from headstart.features.cross_validation import NEVER_HELD_OUT, CrossValidation, cross_validate, stratified_folds
 from headstart.features.logistic_regression import Head
 from headstart.features.training_set import BankFeatures
 from headstart.recipe.class_weights import class_weights
@@ -30,8 +29,10 @@ from headstart.runtime.signals import StopRequest
 from headstart.training.log import TrainingLog, validation_metrics
 from headstart.training.loop import Batch, fit
 from headstart.training.state import TrainingState
+from headstart.wording import plural
 
 SELECTION_IMAGES = 20_000  # cross-validation uses at most this many images
+DEFAULT_L2 = 1000.0  # where no class has two training images to choose it with
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class FittedHead:
             return f"l2 {self.details['l2']:.3g}, converged (gradient {self.details['gradient_norm']:.0e})"
         if self.epochs > 1:
             return f"epoch {self.best_epoch} of {self.epochs}"
-        return f"after {self.details['steps']} steps"
+        return f"after {plural(self.details['steps'], 'step')}"
 
 
 def fit_head(accelerator: Accelerator, config: RunConfig, manifest: Manifest, features: BankFeatures) -> FittedHead:
@@ -87,9 +88,11 @@ def _fit_exactly(config: RunConfig, num_classes: int, features: BankFeatures) ->
         weights = class_weights(features.train_labels, num_classes=num_classes)
     details: dict[str, Any] = {}
     lines: list[dict[str, Any]] = []
-    l2, out_of_fold = config.probe.l2, None
+    l2, out_of_fold, chosen = config.probe.l2, None, None
     if l2 is None:
         chosen = _choose_l2(config.probe, num_classes, features, weights, seed=config.seed)
+        l2, details["l2_chosen_by"] = DEFAULT_L2, "default, as no class has two training images"
+    if chosen is not None:
         l2, out_of_fold = chosen.l2, (chosen.logits, chosen.labels)
         details["l2_chosen_by"] = f"{chosen.folds}-fold cross-validation"
         for row in zip(chosen.grid, chosen.losses, chosen.loss_errors, chosen.accuracies, strict=True):
@@ -119,24 +122,27 @@ def _fit_exactly(config: RunConfig, num_classes: int, features: BankFeatures) ->
 
 def _choose_l2(
     config: ProbeConfig, num_classes: int, features: BankFeatures, weights: np.ndarray, *, seed: int
-) -> CrossValidation:
-    """By stratified k-fold cross-validation over images; at most SELECTION_IMAGES of them, evenly spaced."""
+) -> CrossValidation | None:
+    """By stratified k-fold cross-validation over images; at most SELECTION_IMAGES of them, evenly spaced. The image of
+    a class that has only one is never held out. None if there is no other class."""
     copies = len(features.plain) // int(features.plain.sum())
-    smallest = int(np.bincount(features.train_labels[features.plain], minlength=num_classes).min())
-    if smallest < 2:
-        raise InputError("a class has only one training image, so cross-validation cannot choose probe.l2; set it")
+    counts = np.bincount(features.train_labels[features.plain], minlength=num_classes)
+    if counts.max() < 2:
+        return None
+    smallest = int(counts[counts > 1].min())
     spacing = -(-int(features.plain.sum()) // SELECTION_IMAGES)
     used = np.arange(len(features.train_labels)) // copies % spacing == 0
     labels = features.train_labels[used]
     owners = [owner for owner, take in zip(features.owners, used, strict=True) if take]
-    folds = min(config.folds, smallest)
+    folds = stratified_folds(owners, labels, folds=min(config.folds, smallest), seed=seed)
+    held_out = counts[labels] > 1
     return cross_validate(
         features.train[used],
         labels,
-        stratified_folds(owners, labels, folds=folds, seed=seed),
+        np.where(held_out, folds, NEVER_HELD_OUT),
         num_classes=num_classes,
         weights=weights[used],
-        counted=features.plain[used],
+        counted=features.plain[used] & held_out,
         rows_per_image=copies,
     )
 
@@ -151,7 +157,6 @@ def fit_by_steps(accelerator: Accelerator, config: RunConfig, manifest: Manifest
         ends, schedule = [config.probe.steps], lambda step: 1.0
     else:
         count, size = len(manifest.of("train")), config.train.batch_size
-        check_batch_size(config.train, num_images=count)
         ends = epoch_ends(num_samples=count, batch_size=size, epochs=config.train.epochs)
         schedule = lr_schedule(optim, total_steps=ends[-1], steps_per_epoch=count / size)
     bare = _new_head(config, width=features.train.shape[1], num_classes=num_classes)

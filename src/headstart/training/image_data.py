@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.config import check_batch_size
 from headstart.data.device_transforms import DecodedImages, DeviceTransform, collate_decoded
 from headstart.data.loaders import TransformedImages, as_dataset, collate, eval_loader, train_loader
 from headstart.data.manifest import build_manifest
@@ -42,7 +41,8 @@ class Images:
 
 
 def load_data(session: Session) -> Images:
-    """Scan the images, each decoded once by the main process; the decoded pixels are kept for training."""
+    """Scan the images, each decoded once by the main process; the decoded pixels are kept for training. The batch size
+    of `session.config` is reduced if there are fewer images."""
     config = session.config
     limit = cache_limit_for(config.data)
     transform = train_transform(config.data, session.spec, cache_limit=limit)
@@ -58,8 +58,8 @@ def load_data(session: Session) -> Images:
         ),
     )
     samples = manifest.of("train")
-    check_batch_size(config.train, num_images=len(samples))
     info(session.accelerator, describe_data(manifest))
+    config = session.fit_batch_size(len(samples))
     blocks = None
     if config.data.sampling != "balanced":
         blocks = Blocks.of(samples.column("block"), samples.column("size"), size=config.data.shuffle_images)
@@ -82,7 +82,8 @@ def load_batches(session: Session, images: Images, model: Network, *, start_step
         share = config.train.batch_size // accelerator.num_processes // config.train.accumulation
         sources = TransformedImages(rows, manifest.source, images.transform, seed=config.seed)
         num_workers, why = measure_num_workers(accelerator, model, sources, session.spec, share=share)
-        info(accelerator, f"{plural(num_workers, 'decoding worker')} each: {why}")
+        if why:
+            info(accelerator, f"{plural(num_workers, 'decoding worker')} per process: {why}")
     batches = train_loader(
         rows,
         manifest.source,

@@ -101,11 +101,8 @@ class TrainingLog:
 
     def stopped(self, signal_name: str | None) -> Stopped:
         """The exception that ends the run once its state is saved. signal_name: if this process received the signal."""
-        return Stopped(
-            f"stopped by {signal_name or 'a signal'} at step {self.state.step} of {self.progress.total_steps}, saved "
-            f"in {self.folder}; continue with --out {self.folder} --train.resume auto",
-            signal_name=signal_name,
-        )
+        steps = f"step {self.state.step} of {self.progress.total_steps}"
+        return Stopped(f"stopped by {signal_name or 'a signal'} at {steps}, and saved", signal_name=signal_name)
 
     def _write_epoch(self, line: dict[str, Any], *, best: bool) -> None:
         if not self.accelerator.is_main_process:

@@ -20,15 +20,16 @@ HEADROOM = 1.25  # images are prepared this much faster than they are used
 def measure_num_workers(
     accelerator: Accelerator, model: Network, images: TransformedImages, spec: Preprocess, *, share: int
 ) -> tuple[int, str]:
-    """The number of decoding processes for this process, and why. share: images per backward pass of this process.
+    """The number of decoding processes for this process, and the measured rates in words, "" if nothing was measured.
+    share: images per backward pass of this process.
 
     1 on a CPU: the training step uses all cores, and more processes only compete for them (`headstart bench data`).
     """
     if accelerator.device.type == "cpu":
-        return 1, "training uses the cores"
+        return 1, ""
     cores = cores_per_process()
     made, used = images_prepared_per_second(images), images_per_second(accelerator, model, spec, share=share)
-    return num_workers(made, used, cores=cores), f"one prepares {made:.0f} img/s, training uses {used:.0f} img/s"
+    return num_workers(made, used, cores=cores), f"one prepares {made:.0f} img/s and training uses {used:.0f} img/s"
 
 
 def num_workers(prepared_per_s: float, images_per_s: float, *, cores: int) -> int:

@@ -18,6 +18,7 @@ from headstart.config import RunConfig
 from headstart.config_io import to_yaml
 from headstart.errors import InputError, Stopped
 from headstart.messages import LOG
+from headstart.runs.lock import resume_command
 from headstart.runtime.signals import StopRequest
 
 PATIENCE_S = 120.0  # for a run that was asked to stop to save itself
@@ -72,14 +73,15 @@ def run_on_gpus(configs: Mapping[str, RunConfig], gpus: Sequence[str]) -> None:
         finally:
             _stop(running)  # an exception here must not leave them behind
     if stop.signal_name is not None:
+        command = resume_command(Path(next(iter(configs.values())).out))
         raise Stopped(
-            f"stopped by {stop.signal_name}, every run saved; the same command with --train.resume auto continues",
+            f"stopped by {stop.signal_name}, and every run is saved; to continue: {command}",
             signal_name=stop.signal_name,
         )
     if failed is not None:
         name, code, complaints = failed
         if code == 143:
-            raise Stopped(f"{name}: {complaints}")
+            raise Stopped(f"{name}: {complaints.removeprefix('headstart: ')}")
         raise InputError(f"{name} ended with code {code}: {complaints.removeprefix('headstart: ')}")
 
 

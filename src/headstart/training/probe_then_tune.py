@@ -24,8 +24,18 @@ def start_from_probe(session: Session, manifest: Manifest, weights: Weights, mod
     bank = open_bank(accelerator, config, weights, session.spec)
     copies = config.probe.augmented_copies
     transforms = bank_transforms(config.data, session.spec, augmented_copies=copies, seed=config.seed)
-    with StopRequest() as stop:
-        features = bank_features(accelerator, config, bank, transforms, manifest, weights, session.spec, stop=stop)
+    with StopRequest("the features in progress are stored") as stop:
+        features = bank_features(
+            accelerator,
+            config,
+            bank,
+            transforms,
+            manifest,
+            weights,
+            session.spec,
+            stop=stop,
+            progress=session.progress,
+        )
     fitted = fit_head(accelerator, config, manifest, features)
     model.head_layer.weight.data.copy_(torch.from_numpy(fitted.head.weight))
     model.head_layer.bias.data.copy_(torch.from_numpy(fitted.head.bias))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -17,13 +18,17 @@ from headstart.errors import InputError, Stopped
 from headstart.files import write_text
 from headstart.messages import info
 from headstart.model.backbones import find_backbone
+from headstart.model.weight_sources import AUTO, choose_weights
+from headstart.report.repeats import write_repeats_pages
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder
-from headstart.runs.lock import RUNNING, RunLock
-from headstart.runs.summary import Summary, is_finished
+from headstart.runs.lock import RUNNING, RunLock, is_finished
+from headstart.runs.summary import Summary
 from headstart.runtime.accelerator import start_accelerator
 from headstart.runtime.processes import end_run, on_main
+from headstart.training.early_checks import check_root
+from headstart.training.finish import write_pages
 from headstart.training.one_per_gpu import run_on_gpus, usable_gpus
-from headstart.training.state import check_same_recipe
+from headstart.training.state import check_same_recipe, with_stored_weights
 from headstart.training.summarize_repeats import Repeat, summarize_repeats
 
 
@@ -31,16 +36,16 @@ def run_repeats(config: RunConfig, run_once: Callable[..., Path]) -> Path:
     """Train with every seed or on every fold, except what is finished already, and summarize; returns the folder of all
     runs. run_once: of training.run, which depends on this module. Raises InputError and Stopped, as the runs do."""
     began = time.perf_counter()
-    if not config.data.root:
-        raise InputError("data.root is not set; name a folder of images with --data.root DIR")
+    check_root(config)
     if config.train.resume not in ("never", "auto"):
         raise InputError(
             f"train.resume {config.train.resume} is one checkpoint, but several runs are requested; use auto"
         )
     accelerator = start_accelerator(config.runtime)
     path = on_main(accelerator, lambda: _check_folder(config))
+    on_main(accelerator, lambda: _check_splits(configs_of_repeats(config, path), path))
+    config = on_main(accelerator, lambda: _with_weights(config, path))
     configs = configs_of_repeats(config, path)
-    on_main(accelerator, lambda: _check_splits(configs, path))
     on_main(accelerator, lambda: path.mkdir(parents=True, exist_ok=True))
     with RunLock(path if accelerator.is_main_process else None) as running:
         on_main(accelerator, lambda: write_text(path / "config.yaml", to_yaml(replace(config, out=str(path)))))
@@ -48,6 +53,7 @@ def run_repeats(config: RunConfig, run_once: Callable[..., Path]) -> Path:
         if accelerator.is_main_process:
             repeats = [Repeat(name, one, Summary.read(path / name)) for name, one in configs.items()]
             summary = summarize_repeats(config, path, repeats, wall_s=time.perf_counter() - began)
+            write_pages(path, partial(write_repeats_pages, path, summary=summary))
             summary.write(RunFolder(path))
             running.release()
     end_run(accelerator, last=True)
@@ -74,8 +80,7 @@ def _run_all(
                 path.rmdir()
             raise InputError(f"{name}: {error}") from None
         except Stopped as stop:
-            message = f"{name}: {stop}; to continue all of them: --out {path} --train.resume auto"
-            raise Stopped(message, signal_name=stop.signal_name) from None
+            raise Stopped(f"{name}: {stop}", signal_name=stop.signal_name) from None
 
 
 def configs_of_repeats(config: RunConfig, path: Path) -> dict[str, RunConfig]:
@@ -97,7 +102,7 @@ def configs_of_repeats(config: RunConfig, path: Path) -> dict[str, RunConfig]:
 def _check_folder(config: RunConfig) -> Path:
     """The folder of all runs. Raises InputError if it holds something else."""
     path = choose_folder(config.out, strategy=config.strategy.name)
-    config = replace(config, out=str(path))
+    config = with_stored_weights(replace(config, out=str(path)), path)
     written = path / "config.yaml"
     if config.train.resume == "auto" and written.exists():
         try:
@@ -112,6 +117,15 @@ def _check_folder(config: RunConfig) -> Path:
     else:
         check_start(path, resume=config.train.resume)
     return path
+
+
+def _with_weights(config: RunConfig, path: Path) -> RunConfig:
+    """All runs have the same weights, so `auto` is decided before the first. Raises InputError."""
+    config = with_stored_weights(config, path)
+    if config.model.weights == AUTO:
+        chosen = choose_weights(find_backbone(config.model.backbone))
+        config = replace(config, model=replace(config.model, weights=chosen))
+    return config
 
 
 def _check_splits(configs: Mapping[str, RunConfig], path: Path) -> None:

@@ -15,17 +15,20 @@ from headstart.config_io import to_yaml
 from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
-from headstart.messages import ProgressStyle, info
+from headstart.messages import ProgressStyle, info, warn
 from headstart.model.backbones import find_backbone
 from headstart.model.build import check_computes
+from headstart.model.weights import Weights, obtain_weights
 from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, create_folder
-from headstart.runs.lock import RunLock
-from headstart.runs.summary import is_finished
+from headstart.runs.lock import RunLock, is_finished
 from headstart.runtime.accelerator import set_threads, start_accelerator
+from headstart.runtime.hardware import LoadOfOthers
 from headstart.runtime.precision import choose_precision, describe_precision
 from headstart.runtime.processes import on_main
 from headstart.training import checkpoint
-from headstart.training.state import TrainingState
+from headstart.training.early_checks import check_root
+from headstart.training.small_data import describe_batch_size, fit_batch_size
+from headstart.training.state import TrainingState, with_stored_weights
 from headstart.training.trackers import Trackers, installed_trackers
 from headstart.training.unused_keys import describe_unused_keys
 from headstart.wording import plural
@@ -57,6 +60,26 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self._open.__exit__(*error)  # type: ignore[arg-type]
 
+    def obtain_weights(self) -> Weights:
+        """The pretrained weights, whose name replaces `auto` in the configuration. All processes call it. Raises
+        InputError."""
+        weights = obtain_weights(self.accelerator, self.config.model.weights, self.backbone)
+        self.config = replace(self.config, model=replace(self.config.model, weights=weights.source))
+        return weights
+
+    def fit_batch_size(self, num_images: int) -> RunConfig:
+        """Reduce the batch size, with a warning, if the training images cannot fill it; returns the new `config`."""
+        on_features = self.config.trains_on_features
+        processes = 1 if on_features else self.accelerator.num_processes
+        fitted = fit_batch_size(self.config, num_images=num_images, num_processes=processes)
+        warning = describe_batch_size(self.config, fitted, num_images=num_images)
+        if warning and self.accelerator.is_main_process:
+            warn(warning)
+        if not on_features:
+            self.accelerator.gradient_accumulation_steps = fitted.train.accumulation
+        self.config = fitted
+        return fitted
+
     def open_folder(
         self, manifest: Manifest, draw_train_batch: Callable[[Path], None], *, state: TrainingState
     ) -> None:
@@ -87,21 +110,25 @@ class Session:
         if self.resume_from is None:
             trackers.log_image("training images", picture, step=0)
 
+    def leave_to_resume(self) -> None:
+        """After a stop: if the run folder was not created yet, create it with the configuration, which is all that
+        `headstart resume` needs."""
+        if self.accelerator.is_main_process and not hasattr(self, "folder"):
+            new, numbered = self.config.train.resume == "never", not self.config.out
+            folder = create_folder(self.path, new=new, numbered=numbered)
+            self.path = folder.path
+            folder.write_text("config.yaml", to_yaml(self.config))
 
-def start(config: RunConfig, *, progress: ProgressStyle) -> Session:
-    """Start the processes of a run, resolve its configuration and choose its folder; reports both in one line.
+
+def start(config: RunConfig, *, progress: ProgressStyle, load: LoadOfOthers) -> Session:
+    """Start the processes of a run, resolve its configuration and choose its folder; reports both in one line, and a
+    busy machine in a second one. load: began before the libraries were imported, which takes seconds.
 
     Raises InputError, in all processes, if the configuration cannot be run; nothing is written.
     """
     began = time.perf_counter()
-    if not config.data.root:
-        raise InputError("data.root is not set; name a folder of images with --data.root DIR")
+    check_root(config)
     on_features = config.trains_on_features
-    if on_features and config.train.resume not in ("never", "auto"):
-        raise InputError(
-            f"train.resume {config.train.resume}: a head on cached features has no checkpoints; leave it at never, or "
-            "use --strategy.features recompute"
-        )
     threads = set_threads(config.runtime.threads)
     runtime = replace(config.runtime, compile=False) if on_features else config.runtime
     accelerator = start_accelerator(runtime, accumulation=1 if on_features else config.train.accumulation)
@@ -123,15 +150,24 @@ def start(config: RunConfig, *, progress: ProgressStyle) -> Session:
     else:
         how = f"global batch {config.train.batch_size}"
         if config.data.num_workers is not None:  # else `load_batches` measures and reports it
-            how = f"{plural(config.data.num_workers, 'decoding worker')} each, {how}"
+            how = f"{plural(config.data.num_workers, 'decoding worker')} per process, {how}"
     info(
         accelerator,
         f"{plural(accelerator.num_processes, 'process')} on {accelerator.device.type}, "
-        f"{describe_precision(precision, why)}, {plural(threads, 'thread')} each, {how}",
+        f"{describe_precision(precision, why)}, {plural(threads, 'thread')} per process, {how}",
     )
+    if accelerator.device.type == "cpu" and config.runtime.threads is None and (busy := load.advice(threads=threads)):
+        info(accelerator, busy)
     path, resume_from = on_main(accelerator, lambda: _choose_start(resolved))
+    resolved = on_main(accelerator, lambda: with_stored_weights(resolved, path))
     if unused := describe_unused_keys(config):
         info(accelerator, unused)
+    if config.optim.warmup_epochs > config.train.epochs / 2 and config.trains_by_epochs:
+        info(
+            accelerator,
+            f"optim.warmup_epochs {config.optim.warmup_epochs:g} would be more than half of the run: the warm-up takes "
+            f"{config.train.epochs / 2:g} of {plural(config.train.epochs, 'epoch')}",
+        )
     return Session(resolved, accelerator, backbone, spec, path, resume_from, tracker_names, began, progress)
 
 

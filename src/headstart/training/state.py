@@ -3,16 +3,20 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headstart.config import MAY_CHANGE, RunConfig, flat, may_change
+from headstart.config_io import load_config
 from headstart.data.samples import Manifest
 from headstart.errors import InputError
+from headstart.model.weight_sources import AUTO
 from headstart.runs.folder import RunFolder
+from headstart.runs.lock import resume_command
 from headstart.wording import listed
 
 
@@ -65,11 +69,19 @@ def check_same_recipe(config: RunConfig, saved: dict[str, Any], *, also: Sequenc
     refused = [text for name, text in changed.items() if name not in allowed]
     if refused:
         raise InputError(
-            f"{', '.join(refused)} would change the interrupted run; continue it with --config "
-            f"{config.out}/config.yaml, or start again in another --out (these may change: "
+            f"{', '.join(refused)} would change the interrupted run; continue it without: "
+            f"{resume_command(Path(config.out))}, or start again in another --out (these may change: "
             f"{', '.join([*MAY_CHANGE, *also])})"
         )
     return ", ".join(changed[name] for name in allowed if name not in ("train.resume", "out"))
+
+
+def with_stored_weights(config: RunConfig, path: Path) -> RunConfig:
+    """The configuration of a run in `path`, where the weights `auto` are those that an interrupted run chose there."""
+    written = path / "config.yaml"
+    if config.model.weights != AUTO or config.train.resume == "never" or not written.is_file():
+        return config
+    return replace(config, model=replace(config.model, weights=load_config([written]).model.weights))
 
 
 def _differences(folder: RunFolder, manifest: Manifest) -> str:

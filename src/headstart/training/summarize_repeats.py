@@ -66,6 +66,7 @@ def summarize_repeats(config: RunConfig, path: Path, repeats: Sequence[Repeat], 
     return RepeatsSummary(
         repeats="folds" if folds else "seeds",
         strategy=first.strategy,
+        backbone=first.backbone,
         classes=first.classes,
         seed=config.seed,
         epochs=first.epochs,
@@ -137,38 +138,3 @@ def _pool_folds(path: Path, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     )
     logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     return describe(Predictions(logits, labels), classes)
-
-
-def repeats_in_words(summary: RepeatsSummary) -> list[str]:
-    """The result, in a few lines."""
-    spread, val, count = summary.spread["accuracy"], summary.val, summary.val["n"]
-    lines = [
-        f"mean accuracy {spread['mean']:.1%}, sd {100 * spread['sd']:.1f} points, "
-        f"from {spread['lowest']:.1%} to {spread['highest']:.1%}"
-    ]
-    if summary.repeats == "folds":
-        lines.append(
-            f"all {count} images, each by the network that was not trained on it: {val['accuracy']:.1%} "
-            f"{_interval(val['accuracy_ci95'])} (Wilson)"
-        )
-    elif summary.same_images:
-        lines.append(f"95% interval for {count} images: {_interval(val['accuracy_ci95'])} (Wilson, of the mean)")
-    else:
-        lines.append(
-            f"each seed has its own validation images: {val['correct']} of {count} predictions are correct; an image "
-            "may be among them several times, so there is no interval"
-        )
-    if summary.epoch_chosen_on_val:
-        lines.append(
-            "each run selected its best epoch on its validation images, so the accuracy is slightly optimistic"
-        )
-    what = "seeds" if summary.same_images else "splits"
-    if spread["ci95"] is not None:
-        lines.append(f"95% interval of the mean over {what}: {_interval(spread['ci95'])} ({spread['ci95_is']})")
-    else:
-        lines.append(f"no interval of the mean over {what}: all runs have the same accuracy")
-    return lines
-
-
-def _interval(limits: Sequence[float]) -> str:
-    return f"[{limits[0]:.1%}, {limits[1]:.1%}]"

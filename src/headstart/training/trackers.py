@@ -1,6 +1,5 @@
 """Experiment trackers, through Accelerate. None is needed, and none can stop a run."""
 
-import importlib.util
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,10 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
 from PIL import Image
 
 from headstart.config import RuntimeConfig, flat
-from headstart.errors import InputError
 from headstart.files import write_json
 from headstart.messages import warn
 from headstart.runs.summary import Summary
+from headstart.training.tracker_names import TRACKERS, trackers_in
 from headstart.wording import one_line
 
 RUN_IDS = "trackers.json"
@@ -98,21 +97,13 @@ class _Mlflow(_Adapter):
         tracker.log_artifact(str(path))
 
 
-ADAPTERS = {"tensorboard": _TensorBoard(), "trackio": _Trackio(), "mlflow": _Mlflow(), "wandb": _Wandb()}
-"""By the name of the tracker, under which its package is installed too."""
+ADAPTERS = dict(zip(TRACKERS, (_TensorBoard(), _Trackio(), _Mlflow(), _Wandb()), strict=True))
 
 
 def installed_trackers(runtime: RuntimeConfig) -> list[str]:
-    """The names in runtime.trackers: of ADAPTERS, or registered with Accelerate. Raises InputError for one that is
-    unknown or not installed."""
-    names = [name.strip() for name in runtime.trackers.split(",") if name.strip()]
-    for name in names:
-        if name in ADAPTERS:
-            if importlib.util.find_spec(name) is None:
-                raise InputError(f"runtime.trackers {name} is not installed; pip install {name}, or leave it out")
-        elif name in _SHIPPED_WITH_ACCELERATE or name not in map(str, LOGGER_TYPE_TO_CLASS):
-            raise InputError(f"runtime.trackers {name} is unknown; use {', '.join(ADAPTERS)}, separated by commas")
-    return list(dict.fromkeys(names))
+    """The names in runtime.trackers: of TRACKERS, or registered with Accelerate. Raises InputError."""
+    registered = set(map(str, LOGGER_TYPE_TO_CLASS)) - _SHIPPED_WITH_ACCELERATE
+    return trackers_in(runtime.trackers, registered=registered)
 
 
 class Trackers:

@@ -23,9 +23,8 @@ from headstart.features.extraction import BankTransform, bank_transforms
 from headstart.features.nearest_neighbours import knn_accuracy, searched_rows
 from headstart.features.training_set import BankFeatures, backbone_of, bank_features, open_bank
 from headstart.messages import info
-from headstart.model.backbones import find_backbone
 from headstart.model.open_set import reference_rows
-from headstart.model.weights import Weights, obtain_weights
+from headstart.model.weights import Weights
 from headstart.report.image_grid import image_grid
 from headstart.runtime.processes import on_main
 from headstart.runtime.signals import StopRequest
@@ -41,10 +40,23 @@ def train_head(session: Session) -> Result:
     Raises InputError before anything is written if the input is wrong, and Stopped after a signal; the features
     computed until then are kept in the bank.
     """
+    weights = session.obtain_weights()
     config, accelerator = session.config, session.accelerator
-    weights, bank, transforms, manifest = load_data(accelerator, config, session.spec)
-    with StopRequest() as stop:
-        features = bank_features(accelerator, config, bank, transforms, manifest, weights, session.spec, stop=stop)
+    bank, transforms, manifest = load_data(accelerator, config, weights, session.spec)
+    if config.trains_by_epochs:
+        config = session.fit_batch_size(len(manifest.of("train")))
+    with StopRequest("the features in progress are stored") as stop:
+        features = bank_features(
+            accelerator,
+            config,
+            bank,
+            transforms,
+            manifest,
+            weights,
+            session.spec,
+            stop=stop,
+            progress=session.progress,
+        )
     fitted = fit_head(accelerator, config, manifest, features)
     session.open_folder(manifest, partial(draw_train_batch, session, manifest, transforms), state=TrainingState())
     if accelerator.is_main_process:
@@ -85,12 +97,11 @@ def train_head(session: Session) -> Result:
 
 
 def load_data(
-    accelerator: Accelerator, config: RunConfig, spec: Preprocess
-) -> tuple[Weights, Bank, list[BankTransform], Manifest]:
-    """Weights, feature bank, transforms and images. Images that the bank has features of are not decoded; the pixels of
+    accelerator: Accelerator, config: RunConfig, weights: Weights, spec: Preprocess
+) -> tuple[Bank, list[BankTransform], Manifest]:
+    """Feature bank, transforms and images. Images that the bank has features of are not decoded; the pixels of
     the others are kept for the extraction."""
-    data, weights = config.data, obtain_weights(accelerator, config.model.weights, find_backbone(config.model.backbone))
-    bank = open_bank(accelerator, config, weights, spec)
+    data, bank = config.data, open_bank(accelerator, config, weights, spec)
     copies, limit = config.probe.augmented_copies, cache_limit_for(data)
     transforms = bank_transforms(data, spec, augmented_copies=copies, seed=config.seed, cache_limit=limit)
 
@@ -108,7 +119,7 @@ def load_data(
         ),
     )
     info(accelerator, describe_data(manifest))
-    return weights, bank, transforms, manifest
+    return bank, transforms, manifest
 
 
 def nearest_neighbours(features: BankFeatures) -> tuple[dict[str, float], str]:

@@ -11,10 +11,10 @@ from torch import nn
 from headstart.errors import InputError, Stopped
 from headstart.evaluation.predictions import Predictions, collect
 from headstart.messages import info
-from headstart.model.build import build_model, synchronized
+from headstart.model.build import build_model, check_trains_on_one_image, synchronized
 from headstart.model.model_file import load_tensors, save_model_tensors
 from headstart.model.network import Network
-from headstart.model.weights import Weights, obtain_weights
+from headstart.model.weights import Weights
 from headstart.recipe.loss import TrainingLoss
 from headstart.recipe.optimizer import build_optimizer, lr_schedule, plan
 from headstart.runs.folder import RunFolder
@@ -36,11 +36,12 @@ def train_network(session: Session) -> Result:
 
     Raises InputError before anything is written if the input is wrong, Stopped after a signal and a checkpoint.
     """
-    config, accelerator = session.config, session.accelerator
+    accelerator = session.accelerator
+    weights = session.obtain_weights()
     images = load_data(session)
+    config = session.config
     steps_per_epoch = len(images.labels) / config.train.batch_size
     schedule = lr_schedule(config.optim, total_steps=images.epoch_ends[-1], steps_per_epoch=steps_per_epoch)
-    weights = obtain_weights(accelerator, config.model.weights, session.backbone)
     model, groups = build(session, weights, num_classes=len(images.manifest.classes))
     state, saved = restore(session, images, model)
     if config.strategy.name == "probe_then_tune" and saved is None:
@@ -59,7 +60,7 @@ def train_network(session: Session) -> Result:
         style=session.progress if accelerator.is_main_process else "silent",
         memory=partial(memory_in_use, accelerator.device),
     )
-    with StopRequest() as stop, progress:
+    with StopRequest("after this step, a checkpoint is saved") as stop, progress:
         log = TrainingLog(
             accelerator,
             config,
@@ -136,6 +137,9 @@ def build(session: Session, weights: Weights, *, num_classes: int) -> tuple[Netw
             )
     strategy = plan(model, config.strategy, config.optim)
     model.keep_in_eval(strategy.eval_modules)
+    share = config.train.batch_size // accelerator.num_processes // config.train.accumulation
+    if share == 1 and (accelerator.num_processes == 1 or accelerator.device.type != "cuda"):
+        check_trains_on_one_image(model, session.spec.image_size)
     if config.runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, strategy.groups

@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.data.folder_walk import extension_of, is_image, walk
+from headstart.data.folder_walk import is_image, unsupported_type, walk
 from headstart.data.source import Entry, Scan, Skipped, Source
 from headstart.data.sources.columns import is_text
 from headstart.errors import InputError
 from headstart.files import read_regular
-from headstart.wording import counted
+from headstart.wording import plural
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation")
@@ -26,14 +26,24 @@ class ClassFolders(Source):
     def __post_init__(self) -> None:
         self.base = Path(self.root).absolute()  # as the working folder may change
 
+    def check(self) -> None:
+        if not self.base.exists():
+            raise InputError(f"{self.root} does not exist; name a folder of images, a zip file, a table or shards")
+        if not self.base.is_dir():
+            raise InputError(
+                f"{self.root} is a file of an unknown type; name a folder of class folders, a zip file, a table or "
+                "shards"
+            )
+        if os.access(self.base, os.R_OK):
+            with os.scandir(self.base) as entries:
+                empty = not any(entry.is_dir() for entry in entries)
+            if empty:
+                lay_out(self.tree(), self.root)  # raises
+
     def tree(self) -> "Tree":
         folder, tree = Path(self.root), Tree()
-        if not folder.exists():
-            raise InputError(f"{folder} does not exist; name a folder of images, a zip file, a table or shards")
         if not folder.is_dir():
-            raise InputError(
-                f"{folder} is a file of an unknown type; name a folder of class folders, a zip file, a table or shards"
-            )
+            self.check()
         for found in walk(folder, stamps=True):
             if found.is_hidden:
                 tree.hidden.append((found.path, found.kind == "hidden folder"))
@@ -98,7 +108,7 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
         if not loose:
             raise InputError(f"{folder} has no class folders; expected one folder of images per class")
         raise InputError(
-            f"{folder} has no class folders, but {counted(loose, 'image')} of its own; expected one folder of images "
+            f"{folder} has no class folders, but {plural(loose, 'image')} of its own; expected one folder of images "
             "per class: if it is one of the classes, name the folder above it"
         )
     entries: list[Entry] = []
@@ -114,7 +124,7 @@ def _class_folders(tree: Tree, root: str, base: str | None, *, split: str | None
         elif is_image(name):
             skipped.append(_outside(name))
         elif len(parts) > depth + 1:
-            skipped.append(Skipped(name, f"{extension_of(name)} is not an image type we read", "unsupported_type"))
+            skipped.append(Skipped(name, unsupported_type(name), "unsupported_type"))
     return Scan(entries, skipped, tuple(f"{prefix}{label}" for label in labels if label not in filled), tuple(tree.bad))
 
 

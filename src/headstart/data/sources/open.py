@@ -10,6 +10,7 @@ from headstart.data.source import Source
 from headstart.data.sources import columns
 from headstart.data.sources.folders import ClassFolders
 from headstart.errors import InputError
+from headstart.wording import command_line
 
 SHARDS = (".tar", ".parquet", ".tar.gz", ".tgz")
 
@@ -32,6 +33,10 @@ def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collectio
 def _open(data: DataConfig, *, to_evaluate: bool) -> Source:
     """The first kind that fits. Each imports its libraries only then."""
     root = data.root
+    if _is_run(Path(root)):
+        raise InputError(
+            f"{root} is the folder of a run, not of images; to continue it: {command_line('resume', root)}"
+        )
     if root.startswith("hf://") or any((Path(root) / n).is_file() for n in ("state.json", "dataset_dict.json")):
         from headstart.data.sources.hf_dataset import StoredDataset
 
@@ -49,6 +54,11 @@ def _open(data: DataConfig, *, to_evaluate: bool) -> Source:
 
         return open_shards(data, tests=to_evaluate)
     return ClassFolders(root)
+
+
+def _is_run(path: Path) -> bool:
+    names = ("config.yaml", "manifest.parquet", "checkpoints")
+    return (path / names[0]).is_file() and any((path / name).exists() for name in names[1:])
 
 
 def _is_file(root: str, *suffixes: str) -> bool:

@@ -1,39 +1,16 @@
-"""What a format is, and what several formats do alike."""
+"""An exported model as a function from an image to probabilities."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
 from headstart.data.transforms import Preprocess
-from headstart.exporters.original import Original
 
 Probabilities = Callable[[Image.Image], Mapping[str, float]]
 """An exported model in its own runtime: an RGB image of any size -> probability by class name."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """One kind of exported model.
-
-    suffix: of the file, "" for a folder; write, open: as in `as_torchvision.py`; modules: what has to be importable to
-    write and to check it; extra: of headstart, that installs them, "" for none; tolerance: the largest difference of a
-    probability, see `gate.check`; largest_loss: of accuracy, for a format that rounds the weights."""
-
-    name: str
-    what: str
-    suffix: str
-    write: Callable[[Original, Path], None]
-    open: Callable[[Path], Probabilities]
-    modules: tuple[str, ...] = ()
-    extra: str = ""
-    tolerance: float = 1e-4
-    largest_loss: float | None = None
-    backbones: tuple[str, ...] = ()  # whose models it can hold; () for all
 
 
 def from_image(classes: Sequence[str], probabilities: Callable[[Image.Image], Any]) -> Probabilities:

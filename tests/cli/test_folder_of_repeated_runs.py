@@ -1,0 +1,43 @@
+"""A command that needs one run, given a folder of repeated runs, names the runs inside."""
+
+from pathlib import Path
+
+import pytest
+from support.runs import exit_code
+
+import headstart
+from headstart import InputError
+
+COMMANDS = {
+    "predict": ("{run}", "image.jpg"),
+    "evaluate": ("{run}", "--data", "photos"),
+    "export": ("{run}", "--format", "torchvision", "--out", "plain.safetensors"),
+    "verify": ("{run}",),
+    "inspect": ("{run}",),
+    "serve": ("{run}", "--port", "0"),
+    "push": ("{run}", "you/ants", "--dry-run"),
+    "compare": ("{run}", "another"),
+}
+
+
+@pytest.fixture
+def five_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("five").mkdir()
+    Path("five/config.yaml").write_text("{seed: 3, train: {seeds: 5, folds: 0}}\n")
+    Path("image.jpg").touch()
+    return "five"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_runs_inside_are_named(command: str, five_seeds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(command, *(word.format(run=five_seeds) for word in COMMANDS[command])) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    for fragment in ("five holds 5 runs", "seed_3, seed_4", "such as five/seed_3"):
+        assert fragment in complaint
+
+
+def test_loading_it_in_python_names_them_too(five_seeds: str) -> None:
+    with pytest.raises(InputError, match="five/seed_3"):
+        headstart.load(five_seeds)
