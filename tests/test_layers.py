@@ -22,6 +22,7 @@ TOP = {
     "config_schema",
     "errors",
     "files",
+    "launcher",
     "wording",
     "arrow",
     "html",

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from headstart.backbones import BACKBONES, check_name
 from headstart.errors import InputError
 
+IMAGE_KEYS = ("image_column", "label_column", "split_column", "group_column", "split", "groups", "on_bad_file")
+"""Keys of the section data that say which images are used and how they are split; options of `headstart choose`."""
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
 """Of a finished model. measured: as in the run's evaluation."""
 

@@ -5,6 +5,8 @@ import os
 import sys
 import traceback
 
+from headstart.launcher import num_processes
+
 
 class InputError(ValueError):
     """The user's input is wrong. The message says what, where, which value and what to do. Exit code 2."""
@@ -59,7 +61,7 @@ def _lost_process(error: Exception) -> bool:
     """Whether a process group reports that another process is gone.
 
     NCCL and torch's store raise DistError. gloo raises plain RuntimeErrors, whose texts begin with its source file."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "torch" not in sys.modules:
+    if num_processes() < 2 or "torch" not in sys.modules:
         return False
     dist_error = getattr(sys.modules["torch"].distributed, "DistError", ())
     return isinstance(error, dist_error) or (type(error) is RuntimeError and "gloo/" in str(error))

@@ -1,7 +1,6 @@
 """`headstart data` and `headstart choose`: the commands about a data set."""
 
 import contextlib
-import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.cli import options
 from headstart.cli.options import Parser, command_parser
+from headstart.launcher import is_first_process, num_processes
 from headstart.wording import command_line, plural
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def choose(argv: list[str]) -> None:
         bank=args.bank,
     )
     check_backbones(args.backbones)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes find the same mistakes together, later
+    if num_processes() == 1:  # several processes find the same mistakes together, later
         check_places(config.data, args.out)
     from headstart.cli.print_results import print_choice
     from headstart.selection.command import choose_backbone
@@ -201,7 +201,7 @@ def choose(argv: list[str]) -> None:
             images=args.images,
             out=args.out,
         )
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     if args.json:
         print(found.to_json())

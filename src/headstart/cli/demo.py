@@ -1,6 +1,5 @@
 """`headstart demo`: a guided tour, whose stages are commands of headstart in this process."""
 
-import os
 import shlex
 import shutil
 import textwrap
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from headstart.cli import data, runs, train
 from headstart.cli.options import Parser, command_parser
 from headstart.errors import InputError, Stopped
+from headstart.launcher import num_processes
 
 if TYPE_CHECKING:
     from headstart.demo import Demo, Plan
@@ -54,7 +54,7 @@ def demo(argv: list[str]) -> None:
 def run_demo(folder: Path, plan: "Plan") -> dict[str, float]:
     """Run the stages that are not done; returns the seconds of each by its title. Raises InputError, and Stopped after
     a signal."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_processes() > 1:
         raise InputError("headstart demo runs in one process; start it without torchrun or accelerate launch")
     from headstart.demo import Demo
 

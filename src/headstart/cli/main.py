@@ -12,6 +12,7 @@ from importlib import import_module
 from headstart import __version__
 from headstart.cli.output import outliving_the_reader, printed_messages
 from headstart.errors import InputError, OwnInputError, Stopped, known_failure
+from headstart.launcher import is_first_process
 from headstart.runtime.signals import StopRequest, answered_ctrl_c
 from headstart.wording import command_line, nearest
 
@@ -79,10 +80,11 @@ _FILES = {
 COMMANDS = {command: file for file, commands in _FILES.items() for command in commands}
 """Command -> the file in cli/ with the function that runs it. Its result is the exit code, None means 0."""
 REPLACED = {
-    **{"probe": "choose", "check": "data check", "clean": "data check", "fit": "train", "test": "evaluate"},
-    **{"version": "--version", "install": "pip install 'headstart[EXTRA]'"},
+    **{"probe": "headstart choose", "fit": "headstart train", "test": "headstart evaluate"},
+    **dict.fromkeys(("check", "clean"), "headstart data check"),
+    **{"version": "headstart --version", "install": "pip install 'headstart[EXTRA]'"},
 }
-"""Commands of earlier versions and of other programs."""
+"""What to use instead of commands of earlier versions and of other programs."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -104,8 +106,7 @@ def _exit_code(argv: list[str]) -> int:
             print("headstart", __version__)
             return 0
         if argv[0] in REPLACED:
-            use = REPLACED[argv[0]] if argv[0] == "install" else f"headstart {REPLACED[argv[0]]}"
-            raise InputError(f"unknown command {argv[0]}; use {use}")
+            raise InputError(f"unknown command {argv[0]}; use {REPLACED[argv[0]]}")
         if argv[0] not in COMMANDS:
             if os.path.exists(argv[0]):
                 raise InputError(f"{argv[0]} is not a command; to train on it: {command_line('train', argv[0])}")
@@ -159,4 +160,4 @@ def prepare_environment() -> None:
 
 def _prints_errors() -> bool:
     """Every process finds the same mistake; only the first prints it."""
-    return os.environ.get("RANK", "0") == "0"
+    return is_first_process()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from headstart.config import PRECISIONS
+from headstart.config import DEVICES, PRECISIONS
 from headstart.errors import InputError
 from headstart.wording import nearest
 
@@ -176,7 +176,7 @@ def add_device(parser: _ActionsContainer) -> None:
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name):
+    if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", name):
         raise ArgumentTypeError(f"{name} is not a device; use cpu, cuda, cuda:1, mps or xpu")
     return name
 

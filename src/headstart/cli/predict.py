@@ -22,6 +22,7 @@ from headstart.cli.options import (
 from headstart.cli.print_predictions import print_predictions
 from headstart.errors import InputError, Stopped
 from headstart.files import check_out, incomplete, sha256_of
+from headstart.launcher import num_processes
 from headstart.wording import command_line, plural
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ OUT_TYPES = (".csv", ".jsonl", ".parquet")
 def predict(argv: list[str]) -> None:
     """Raises InputError, and Stopped after a signal. Unreadable images, however many, are rows with an error."""
     args = predict_parser().parse_args(argv)
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = num_processes() > 1
     parts = args.out is not None and (args.out.endswith(("/", os.sep)) or Path(args.out).is_dir())
     _check(args, several=several, parts=parts)
     _check_order(args)

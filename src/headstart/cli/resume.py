@@ -1,11 +1,11 @@
 """`headstart resume`: an interrupted run again, with its own configuration."""
 
-import os
 from argparse import REMAINDER
 from pathlib import Path
 
 from headstart.cli.options import Parser, add_run, command_parser
 from headstart.errors import InputError
+from headstart.launcher import is_first_process
 from headstart.runs.lock import finished_in_words, is_finished
 from headstart.wording import command_line
 
@@ -54,7 +54,7 @@ def resume(argv: list[str]) -> None:
     if args.keys and not args.keys[0].startswith("--"):
         raise InputError(f"unknown argument {args.keys[0]}; name one run, and keys such as --runtime.threads 1")
     if is_finished(run) and not args.keys:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             print(finished_in_words(run))
         return
     from headstart.cli.train import train

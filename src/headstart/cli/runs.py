@@ -1,12 +1,12 @@
 """The commands on a finished run or a model file, one function each. The result is the exit code; None means 0."""
 
-import os
 import sys
 from pathlib import Path
 
 from headstart.cli import options
 from headstart.cli.options import Parser, command_parser
 from headstart.cli.output import clickable
+from headstart.launcher import is_first_process
 
 
 def evaluate_parser() -> Parser:
@@ -52,7 +52,7 @@ def evaluate(argv: list[str]) -> None:
     print_evaluation(found.result)
     if args.out is not None:
         write_evaluation(found, args.out)
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             print(f"{'page' if args.out.endswith('.html') else 'results as JSON'}: {clickable(Path(args.out))}")
 
 

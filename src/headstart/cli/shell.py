@@ -8,6 +8,7 @@ from typing import Any
 from headstart.backbones import BACKBONES
 from headstart.cli.main import COMMANDS
 from headstart.cli.options import Parser, command_parser
+from headstart.config import DEVICES
 from headstart.config_io import shipped_configs
 from headstart.errors import InputError
 from headstart.exporters.formats import FORMATS
@@ -23,7 +24,7 @@ _WORDS: dict[str, Callable[[], Iterable[str]]] = {
     "backbones": lambda: BACKBONES,
     "weights": lambda: NAMES,
     "format": lambda: FORMATS,
-    "device": lambda: ("cpu", "cuda", "mps", "xpu"),
+    "device": lambda: DEVICES,
 }
 """Values of options that the parsers do not list, by the name of the option."""
 _AND_FILES = ("config", "model.weights", "train.resume", "weights")

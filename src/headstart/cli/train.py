@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from argparse import SUPPRESS, _ActionsContainer
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from headstart.config import RunConfig, flat
 from headstart.config_io import hint_for_key, key_types, load_config, shipped_configs, to_yaml
 from headstart.config_schema import explained, json_schema
 from headstart.errors import InputError
+from headstart.launcher import is_first_process
 from headstart.messages import LOG
 from headstart.wording import command_line
 
@@ -49,7 +49,7 @@ def train(argv: list[str]) -> None:
     if quiet:
         LOG.setLevel(logging.WARNING)
     path = run(config, progress="silent" if quiet else "terminal")
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     if quiet:
         print(path)

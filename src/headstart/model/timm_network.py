@@ -1,6 +1,5 @@
 """Networks of timm, with its keys. Importing timm takes seconds, so only they do it."""
 
-import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from headstart.backbones import TIMM, Backbone
 from headstart.errors import InputError
+from headstart.launcher import is_first_process
 from headstart.messages import warn
 from headstart.model.network import Network
 from headstart.wording import nearest
@@ -128,7 +128,7 @@ def describe(name: str) -> Backbone:
     if not fits:
         raise InputError(f"{name} cannot be used, because its head is not one linear layer on its features")
     config = model.pretrained_cfg
-    if config.get("crop_mode", "center") != "center" and os.environ.get("RANK", "0") == "0":
+    if config.get("crop_mode", "center") != "center" and is_first_process():
         warn(
             f"{name}: trained on images with crop_mode {config['crop_mode']}, which headstart does not have; it crops "
             "the centre"

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from headstart.backbones import Backbone
 from headstart.errors import InputError
 from headstart.files import write_atomically
+from headstart.launcher import num_processes
 from headstart.messages import LOG, warn
 from headstart.wording import nearest
 
@@ -156,7 +157,7 @@ def cached_file(backbone: Backbone) -> str | None:
 
 
 def of_this_host() -> str:
-    return f" on {socket.gethostname()}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    return f" on {socket.gethostname()}" if num_processes() > 1 else ""
 
 
 def ensure_downloaded(download: Download, backbone: str) -> None:

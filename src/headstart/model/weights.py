@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from headstart.backbones import Backbone
 from headstart.errors import InputError
+from headstart.launcher import is_first_process
 from headstart.messages import warn
 from headstart.model.build import backbone_shapes, not_usable
 from headstart.model.model_file import hash_of
@@ -221,7 +221,7 @@ def _backbone_in(tensors: Mapping[str, torch.Tensor], path: Path, backbone: Back
         raise InputError(f"{path}: {reason}; use another copy of these weights")
     outside = [name for name in tensors if not name.startswith(prefix)]
     unused = sorted([*outside, *(name for name in others if not name.startswith(f"{backbone.head}."))])
-    if unused and os.environ.get("RANK", "0") == "0" and path not in _WARNED_ABOUT:  # once for several runs
+    if unused and is_first_process() and path not in _WARNED_ABOUT:  # once for several runs
         _WARNED_ABOUT.add(path)
         warn(f"{path}: not part of the backbone, so not used: {listed(unused)}")
     return found

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from headstart.errors import InputError
 from headstart.files import incomplete, write_atomically
+from headstart.launcher import is_first_process
 from headstart.messages import ProgressStyle
 from headstart.predict.image_paths import Listed
 from headstart.predict.output_table import Columns, TableFile
@@ -94,7 +95,7 @@ class BulkPrediction:
 
     def _rows(self, computed: Iterable[Computed], expected: int | None = None) -> Generator[pa.RecordBatch]:
         self._started = time.perf_counter()
-        style: ProgressStyle = "terminal" if os.environ.get("RANK", "0") == "0" else "silent"
+        style: ProgressStyle = "terminal" if is_first_process() else "silent"
         progress = None
         with ExitStack() as shown:
             for number, done in enumerate(computed):

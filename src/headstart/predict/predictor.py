@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from headstart.config import PRECISIONS
+from headstart.config import DEVICES, PRECISIONS
 from headstart.data.decode import UnreadableImage
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
@@ -26,8 +26,6 @@ from headstart.predict.image_paths import images as images_in
 from headstart.runtime.accelerator import best_device
 from headstart.runtime.precision import choose_precision
 from headstart.wording import plural
-
-DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True, kw_only=True)

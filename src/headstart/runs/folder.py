@@ -106,6 +106,16 @@ def check_start(path: Path, *, resume: str) -> None:
     check_nobody_writes(path)
 
 
+def named_checkpoint(resume: str) -> Path:
+    """The checkpoint that `train.resume` names. Raises InputError if it is none."""
+    path = Path(resume)
+    if not (path / "state.json").is_file():
+        raise InputError(
+            f"train.resume {resume} is not a checkpoint; name a folder RUN/checkpoints/step_*, or use auto"
+        )
+    return path
+
+
 def check_nobody_writes(path: Path) -> None:
     """Raise InputError if another process of this machine is running a run there."""
     if (process := writer_of(path)) is not None:

@@ -10,6 +10,7 @@ import torch
 
 from headstart.config import RuntimeConfig
 from headstart.errors import InputError
+from headstart.launcher import num_processes
 from headstart.messages import LOG
 from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.precision import choose_precision
@@ -43,7 +44,7 @@ def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Acce
     end_with_launcher()
     device = torch.device("cpu") if runtime.cpu else best_device()
     on_cpu = device.type == "cpu"
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    distributed = num_processes() > 1
     handlers: list[Any] = []
     if distributed:
         # gloo by name: a torch built with MPI would prefer MPI, which lacks some of the collectives

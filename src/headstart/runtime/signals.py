@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import Stopped
+from headstart.launcher import is_first_process
 
 if TYPE_CHECKING:  # prediction does not need accelerate, so it is imported only in functions
     from accelerate import Accelerator
@@ -36,7 +37,7 @@ def answer(line: str) -> None:
     """Write a line to the terminal, in the first process of several; nothing if standard error is not a terminal. For
     signal handlers: a handler may interrupt a print, and a second one would fail then. A bar in the last line is
     overwritten."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         with contextlib.suppress(OSError):  # a terminal that was closed
             if os.isatty(2):
                 os.write(2, f"\r\x1b[2K{line}\n".encode())

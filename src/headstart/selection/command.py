@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from headstart.config import RunConfig
+from headstart.config import IMAGE_KEYS, RunConfig
 from headstart.data.manifest import build_manifest
 from headstart.data.pixel_cache import CacheLimit, cache_limit_for
 from headstart.data.samples import Manifest, Sample
@@ -380,8 +380,7 @@ def _command(config: RunConfig, chosen: Wanted) -> str:
         words += ["--model.weights", chosen.weights]
     if chosen.image_size != chosen.backbone.image_size:
         words += ["--data.image_size", str(chosen.image_size)]
-    keys = ("image_column", "label_column", "split_column", "group_column", "split", "groups", "on_bad_file")
-    for key in keys:
+    for key in IMAGE_KEYS:
         if getattr(data, key) != getattr(default.data, key):
             words += [f"--data.{key}", str(getattr(data, key))]
     if config.seed != default.seed:

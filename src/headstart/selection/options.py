@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from headstart.backbones import check_name
-from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
+from headstart.config import IMAGE_KEYS, DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
 
@@ -18,7 +18,6 @@ RESULT_FILES = ("choose.json", "choose.html")
 MOST_FOLDS = 20
 """The heads of nested cross-validation grow with the square of the folds."""
 _OPTIONS = {"image_size": "sizes", "backbone": "backbones"}
-_SAME = ("weights", "split", "groups", "group_column", "image_column", "label_column", "split_column", "on_bad_file")
 
 
 def naming_options(function: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -42,7 +41,7 @@ def in_options(message: str) -> str:
         key = found["key"]
         return found[0] if key is None else f"--{_OPTIONS.get(key, key)}"
 
-    keys = "|".join((*_OPTIONS, *_SAME, "bank", "folds"))
+    keys = "|".join((*_OPTIONS, *IMAGE_KEYS, "weights", "bank", "folds"))
     pattern = rf"headstart (?:train|data|bench) [^;]*|(?<![\w.-])(?:--)?(?:data|model|runtime|probe)\.(?P<key>{keys})\b"
     return re.sub(pattern, option, message)
 

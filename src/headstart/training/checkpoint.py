@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from headstart.errors import InputError
 from headstart.files import fsync, sha256_of, write_atomically
 from headstart.messages import LOG
+from headstart.runs.folder import named_checkpoint
 
 KEEP = 2
 _NAME = re.compile(r"step_(\d{6,})(\.old)?$")  # .old: about to be replaced by one of the same step
@@ -101,11 +102,7 @@ def find(resume: str, folder: Path) -> Path | None:
     if resume == "never":
         return None
     if resume != "auto":
-        path = Path(resume)
-        if not (path / "state.json").is_file():
-            raise InputError(
-                f"train.resume {resume} is not a checkpoint; name a folder RUN/checkpoints/step_*, or use auto"
-            )
+        path = named_checkpoint(resume)
         if fault := _fault(path):
             raise InputError(f"train.resume {fault}; name another one, or use auto")
         return path

@@ -1,14 +1,13 @@
 """What can be wrong with a run and is known without torch, whose import takes long on slow machines."""
 
-import os
 import sys
-from pathlib import Path
 
 from headstart.config import RunConfig
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
+from headstart.launcher import num_processes
 from headstart.model.weight_sources import check_weights
-from headstart.runs.folder import check_start, choose_folder
+from headstart.runs.folder import check_start, choose_folder, named_checkpoint
 from headstart.training.tracker_names import trackers_in
 
 
@@ -18,16 +17,14 @@ def check_early(config: RunConfig) -> None:
 
     Only for a run of one process: several find the same mistakes together later, so that none waits for another."""
     check_root(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_processes() > 1:
         return
     open_source(config.data).check()
     resume = config.train.resume
     if resume == "never":
         check_start(choose_folder(config.out, strategy=config.strategy.name), resume=resume)
-    elif resume != "auto" and not Path(resume).is_dir():
-        raise InputError(
-            f"train.resume {resume} is not a checkpoint; name a folder RUN/checkpoints/step_*, or use auto"
-        )
+    elif resume != "auto":
+        named_checkpoint(resume)
     check_weights(config.model.weights, config.model.backbone)
     if "accelerate" not in sys.modules:  # where users register their own trackers
         trackers_in(config.runtime.trackers)

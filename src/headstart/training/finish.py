@@ -64,9 +64,8 @@ def finish(session: Session, result: Result) -> None:
     """Write what a finished run holds and print its result; on the main process. The summary is written last."""
     if not session.accelerator.is_main_process:
         return
-    with StopRequest(
-        "the run is finished, its files are being written"
-    ):  # this takes seconds: a signal meanwhile must not cost the run
+    # this takes seconds: a signal meanwhile must not cost the run
+    with StopRequest("the run is finished, its files are being written"):
         folder, manifest, predictions = session.folder, result.manifest, result.predictions
         val, limit = describe(predictions, manifest.classes), session.config.data.limit
         calibration = calibrate(

@@ -6,13 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headstart.config import RunConfig
+from headstart.config import IMAGE_KEYS, RunConfig
 from headstart.data.samples import Manifest
 from headstart.runs.finished_run import changed_keys
 from headstart.wording import command_line
-
-CHOOSE_KEYS = ("split", "groups", "on_bad_file", "image_column", "label_column", "split_column", "group_column")
-"""Keys of the section data that are also options of `headstart choose`."""
 
 
 def next_commands(path: Path, config: RunConfig, manifest: Manifest) -> Iterator[str]:
@@ -26,7 +23,7 @@ def next_commands(path: Path, config: RunConfig, manifest: Manifest) -> Iterator
         kept = {key: value for key, value in changed.items() if key.startswith(("data.", "model.")) or key == "seed"}
         root = kept.pop("data.root")
         yield command_line("train", root, "--config", "probe_then_tune", *_options(kept))
-        columns = {key: changed[f"data.{key}"] for key in CHOOSE_KEYS if f"data.{key}" in changed}
+        columns = {key: changed[f"data.{key}"] for key in IMAGE_KEYS if f"data.{key}" in changed}
         yield command_line("choose", config.data.root, *_options(columns))
 
 

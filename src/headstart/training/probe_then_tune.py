@@ -9,11 +9,11 @@ from headstart.data.samples import Manifest
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.statistics import paired
 from headstart.features.extraction import bank_transforms
-from headstart.features.training_set import bank_features, open_bank
+from headstart.features.training_set import open_bank
 from headstart.model.network import Network
 from headstart.model.weights import Weights
-from headstart.runtime.signals import StopRequest
 from headstart.training.fit_head import fit_head
+from headstart.training.run_features import features_of_run
 from headstart.training.session import Session
 from headstart.training.state import TrainingState
 
@@ -24,18 +24,7 @@ def start_from_probe(session: Session, manifest: Manifest, weights: Weights, mod
     bank = open_bank(accelerator, config, weights, session.spec)
     copies = config.probe.augmented_copies
     transforms = bank_transforms(config.data, session.spec, augmented_copies=copies, seed=config.seed)
-    with StopRequest("the features in progress are stored") as stop:
-        features = bank_features(
-            accelerator,
-            config,
-            bank,
-            transforms,
-            manifest,
-            weights,
-            session.spec,
-            stop=stop,
-            progress=session.progress,
-        )
+    features = features_of_run(session, bank, transforms, manifest, weights)
     fitted = fit_head(accelerator, config, manifest, features)
     model.head_layer.weight.data.copy_(torch.from_numpy(fitted.head.weight))
     model.head_layer.bias.data.copy_(torch.from_numpy(fitted.head.bias))

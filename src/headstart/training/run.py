@@ -1,12 +1,12 @@
 """Train as configured: once or several times, on images or on cached features."""
 
-import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from headstart.config import RunConfig, flat, may_change
 from headstart.errors import InputError, Stopped
+from headstart.launcher import is_first_process
 from headstart.messages import LOG, ProgressStyle
 from headstart.runs.lock import finished_in_words, is_finished, resume_command
 from headstart.runs.summary import Summary
@@ -33,7 +33,7 @@ def run_once(config: RunConfig, *, progress: ProgressStyle = "terminal", last: b
     """
     if config.train.resume == "auto" and config.out and is_finished(Path(config.out)):
         _check_same(config, Path(config.out))
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             LOG.info(finished_in_words(Path(config.out)))
         return Path(config.out)
     load = LoadOfOthers()

@@ -21,15 +21,15 @@ from headstart.data_doctor.quick_check import describe_data
 from headstart.features.bank import EVAL_TRANSFORM, Bank, row_name
 from headstart.features.extraction import BankTransform, bank_transforms
 from headstart.features.nearest_neighbours import knn_accuracy, searched_rows
-from headstart.features.training_set import BankFeatures, backbone_of, bank_features, open_bank
+from headstart.features.training_set import BankFeatures, backbone_of, open_bank
 from headstart.messages import info
 from headstart.model.open_set import reference_rows
 from headstart.model.weights import Weights
 from headstart.report.image_grid import image_grid
 from headstart.runtime.processes import on_main
-from headstart.runtime.signals import StopRequest
 from headstart.training.finish import Result, model_info
 from headstart.training.fit_head import fit_head, predict_val
+from headstart.training.run_features import features_of_run
 from headstart.training.session import Session
 from headstart.training.state import TrainingState
 
@@ -45,18 +45,7 @@ def train_head(session: Session) -> Result:
     bank, transforms, manifest = load_data(accelerator, config, weights, session.spec)
     if config.trains_by_epochs:
         config = session.fit_batch_size(len(manifest.of("train")))
-    with StopRequest("the features in progress are stored") as stop:
-        features = bank_features(
-            accelerator,
-            config,
-            bank,
-            transforms,
-            manifest,
-            weights,
-            session.spec,
-            stop=stop,
-            progress=session.progress,
-        )
+    features = features_of_run(session, bank, transforms, manifest, weights)
     fitted = fit_head(accelerator, config, manifest, features)
     session.open_folder(manifest, partial(draw_train_batch, session, manifest, transforms), state=TrainingState())
     if accelerator.is_main_process:
