@@ -163,9 +163,9 @@ class Demo:
         return self._train_command("probe_then_tune", *options, *often, out=self.tuned, weights=best.weights)
 
     def _train_command(self, config: str, *options: str, out: Path, weights: str) -> list[str]:
-        images = ("--data.root", str(self.data), "--data.image_size", str(self.plan.image_size))
+        size = ("--data.image_size", str(self.plan.image_size))
         run = ("--model.weights", weights, "--out", str(out), "--train.resume", "auto")
-        return ["train", "--config", config, *options, *images, *run]
+        return ["train", str(self.data), "--config", config, *options, *size, *run]
 
     def _read_choice(self) -> Choice:
         from headstart.runs.files import read_file

@@ -269,5 +269,5 @@ def _conclude(
     if out is not None:
         largest = sorted(predicted.items(), key=lambda item: -item[1])[:10]
         names = ", ".join(f"{count:,} {name}" for name, count in largest)
-        rate = f"; {bulk.count:,} just now, {bulk.rate:.0f} img/s" if bulk.count else ""
+        rate = f"; {bulk.count:,} by this command, {bulk.rate:.0f} img/s" if bulk.count else ""
         print(f"{out}: {plural(images, 'image')} ({names}){rate}")
