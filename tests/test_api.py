@@ -309,6 +309,9 @@ def test_evaluate_lists_what_it_skipped(
         headstart.evaluate(model, data)
     assert "on_bad_file" in str(refused.value)
     assert "--" not in str(refused.value)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(model), "--data", str(data)])
+    assert " --on_bad_file skip" in capsys.readouterr().err
     found = headstart.evaluate(model, data, on_bad_file="skip")
     assert [file.path for file in found.skipped] == [broken.relative_to(data).as_posix()]
     assert found.n == 5
@@ -549,7 +552,7 @@ def trained(folder: Path) -> list[str]:
 def accuracy(run: Path, data: str) -> tuple[float, tuple[float, float]]:
     found = headstart.evaluate(run, data, split="val", on_bad_file="skip", out="results.json")
     wrong: list[str] = [file.reason for file in found.skipped]
-    recall: dict[str, float] = {name: metrics.recall for name, metrics in found.per_class.items()}
+    recall: dict[str, float | None] = {name: metrics.recall for name, metrics in found.per_class.items()}
     print(found, found.to_json(), wrong, recall, found.confusion_matrix[0][0] + 1)
     return found.accuracy, found.accuracy_ci95
 

@@ -24,6 +24,7 @@ TOP = {
     "files",
     "launcher",
     "wording",
+    "spreadsheet",
     "arrow",
     "html",
     "messages",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, ov
 from headstart.config import DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
 from headstart.errors import InputError, Stopped
 from headstart.exporters.options import check_options
-from headstart.files import check_out
+from headstart.files import check_out, user_path
 from headstart.messages import ProgressStyle
 from headstart.results import Choice, Comparison, DataReport, Evaluation, Export, Verification
 from headstart.wording import headline, nearest, plural
@@ -203,10 +203,10 @@ def train(
             )
         resolved = data
     else:
-        given = {"data.root": os.fspath(data)} | ({} if out is None else {"out": os.fspath(out)}) | options
+        given = {"data.root": user_path(data)} | ({} if out is None else {"out": user_path(out)}) | options
         files = [config] if isinstance(config, str | os.PathLike) else list(config)
         resolved = load_config(
-            [os.fspath(name) for name in files], {key: _as_text(value) for key, value in given.items()}
+            [user_path(name) for name in files], {key: _as_text(value) for key, value in given.items()}
         )
     _check_choice("progress", progress, get_args(ProgressStyle))
     from headstart.training.run import run
@@ -248,7 +248,7 @@ def load(
 @_in_python
 def evaluate(
     run: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
     *,
     split: str | None = None,
     image_column: str | None = None,
@@ -264,8 +264,9 @@ def evaluate(
     Args:
         run: a Run, a run folder or a model.safetensors.
         data: any source that `train` accepts: an image folder, a table (.csv, .parquet), shards (.tar), a saved
-            dataset or hf://.
-        split: split to evaluate, such as "test"; None for val if the data has one, else test, else all images.
+            dataset or hf://. None for the test set of the data that the run was trained on.
+        split: split to evaluate, such as "test"; None for val if `data` has one, else test, else all images, and for
+            test if `data` is None.
         image_column: column of a table with the images or their paths; None for that of the run.
         label_column: column of a table with the classes; None for that of the run.
         split_column: column of a table with the split; None for that of the run.
@@ -281,14 +282,14 @@ def evaluate(
             cannot be written.
     """
     _check_choice("on_bad_file", on_bad_file, ("refuse", "skip"))
-    place = None if out is None else os.fspath(out)
+    place = None if out is None else user_path(out)
     check_out(place)
     from headstart.report.evaluation import write_evaluation
     from headstart.runs.evaluate import evaluate_run
 
     found = evaluate_run(
-        os.fspath(run),
-        data=os.fspath(data),
+        user_path(run),
+        data=None if data is None else user_path(data),
         split=split,
         on_bad_file=on_bad_file,
         columns=_given(image_column=image_column, label_column=label_column, split_column=split_column),
@@ -321,8 +322,8 @@ def compare(
     """
     from headstart.report.comparison_command import compare_runs
 
-    place = None if out is None else os.fspath(out)
-    return compare_runs([os.fspath(run) for run in runs], common=common, out=place)
+    place = None if out is None else user_path(out)
+    return compare_runs([user_path(run) for run in runs], common=common, out=place)
 
 
 @_in_python
@@ -393,14 +394,14 @@ def choose(
         image_column=image_column, label_column=label_column, split_column=split_column, group_column=group_column
     )
     config = config_of(
-        os.fspath(data),
+        user_path(data),
         on_bad_file=on_bad_file,
         split=split,
         groups=groups,
         columns=columns,
         folds=folds,
         seed=seed,
-        bank=None if bank is None else os.fspath(bank),
+        bank=None if bank is None else user_path(bank),
     )
     return choose_backbone(
         config,
@@ -409,7 +410,7 @@ def choose(
         weights=weights,
         repeats=repeats,
         images=images,
-        out=None if out is None else os.fspath(out),
+        out=None if out is None else user_path(out),
     )
 
 
@@ -438,7 +439,7 @@ def verify(
     """
     from headstart.diagnostics.verify import verify as verify_run
 
-    return verify_run(os.fspath(run), device=device, precision=precision)
+    return verify_run(user_path(run), device=device, precision=precision)
 
 
 @_in_python
@@ -478,10 +479,10 @@ def export(
     from headstart.exporters.command import export_run
 
     return export_run(
-        os.fspath(run),
+        user_path(run),
         format=format,
-        out=os.fspath(out),
-        data=None if data is None else os.fspath(data),
+        out=user_path(out),
+        data=None if data is None else user_path(data),
         images=images,
         allow_loss=allow_loss,
         overwrite=overwrite,
@@ -530,7 +531,7 @@ def check_data(
     config = RunConfig(
         seed=seed,
         data=DataConfig(
-            root=os.fspath(data),
+            root=user_path(data),
             image_size=image_size,
             on_bad_file="skip",
             **_given(image_column=image_column, label_column=label_column, split_column=split_column),
@@ -538,11 +539,11 @@ def check_data(
         model=ModelConfig(weights=weights),
         strategy=StrategyConfig(name="frozen_head"),
         probe=ProbeConfig(folds=folds),
-        runtime=RuntimeConfig(bank="" if bank is None else os.fspath(bank)),
+        runtime=RuntimeConfig(bank="" if bank is None else user_path(bank)),
     )
     from headstart.data_doctor.command import check_data as check
 
-    return check(config, labels=labels, out=None if out is None else os.fspath(out))
+    return check(config, labels=labels, out=None if out is None else user_path(out))
 
 
 def _given(**columns: str | None) -> dict[str, Any]:

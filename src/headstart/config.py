@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 from headstart.backbones import BACKBONES, check_name
 from headstart.errors import InputError
+from headstart.files import user_path
 
 IMAGE_KEYS = ("image_column", "label_column", "split_column", "group_column", "split", "groups", "on_bad_file")
 """Keys of the section data that say which images are used and how they are split; options of `headstart choose`."""
+GROUP_TABLES = (".csv", ".tsv")
+"""Endings of data.groups that name a file, in any case; another value is a regular expression."""
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
 """Of a finished model. measured: as in the run's evaluation."""
@@ -20,6 +23,13 @@ PRECISIONS = ("measured", "fp32", "bf16", "fp16", "auto")
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
+
+
+def _expand(section: Any, *names: str) -> None:
+    """~ for the home folder in fields that may be paths."""
+    for name in names:
+        if isinstance(value := getattr(section, name), str):
+            object.__setattr__(section, name, user_path(value))
 
 
 def _check_numbers(
@@ -49,7 +59,8 @@ class DataConfig:
     label_column: str | None = None
     """Table column with the classes. null: found by name."""
     split_column: str | None = None
-    """Table column with the split, train or val. null: found by name, if there is one."""
+    """Table column with the split, train or val, or is_valid with true or false. null: found by name, if there is
+    one."""
     group_column: str | None = None
     """Table column with groups of images that stay on one side of a new split, such as those of a patient. null: no
     groups."""
@@ -66,8 +77,8 @@ class DataConfig:
     """Index of the validation fold, counted from 0."""
     groups: str = ""
     """Groups of images that stay on one side of a new split: a regular expression with one group that is searched in
-    the path, such as '(patient[0-9]+)', or a .csv file with the columns path and group. Identical files always stay
-    together."""
+    the path, such as '(patient[0-9]+)', or a .csv or .tsv file with the columns path and group. Identical files always
+    stay together."""
     limit: int | None = None
     """Maximum number of training images, to try a recipe on part of a large folder: the same share of each class,
     chosen by a hash of the content. A new split keeps the same share of its validation images; those of the source are
@@ -112,6 +123,7 @@ class DataConfig:
     devices chosen by a measurement at the start."""
 
     def __post_init__(self) -> None:
+        _expand(self, "root", *(["groups"] if str(self.groups).lower().endswith(GROUP_TABLES) else []))
         _check_numbers("data", self, at_least={"shuffle_images": 1, "num_workers": 0, "limit": 1})
         _require(
             0.0 < self.val_fraction < 1.0,
@@ -158,6 +170,7 @@ class ModelConfig:
     """Initial weights of the head. zero: the first loss is ln(number of classes). normal: PyTorch's default."""
 
     def __post_init__(self) -> None:
+        _expand(self, "weights")
         check_name(self.backbone)
 
 
@@ -283,6 +296,7 @@ class TrainConfig:
     """Time between two checkpoints, in minutes. 0: checkpoints only by steps."""
 
     def __post_init__(self) -> None:
+        _expand(self, "resume")
         ones = dict.fromkeys(("epochs", "batch_size", "accumulation", "eval_batch_size", "seeds"), 1)
         _check_numbers("train", self, at_least={**ones, "checkpoint_steps": 0, "checkpoint_minutes": 0})
         _require(self.folds == 0 or self.folds >= 2, f"train.folds is {self.folds}; use at least 2, or 0 for none")
@@ -326,6 +340,7 @@ class RuntimeConfig:
     """PyTorch threads per process. null: usable cores / processes on this machine."""
 
     def __post_init__(self) -> None:
+        _expand(self, "bank")
         _check_numbers("runtime", self, at_least={"threads": 1}, above={"timeout_minutes": 0})
 
 
@@ -346,6 +361,7 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
+        _expand(self, "out")
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; it must be in [0, 2^63)")
         if self.model.backbone in BACKBONES:
             BACKBONES[self.model.backbone].sizes(self.data.image_size, self.data.resize_size)

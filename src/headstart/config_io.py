@@ -12,6 +12,7 @@ import yaml
 
 from headstart.config import RunConfig
 from headstart.errors import InputError
+from headstart.files import user_path
 from headstart.wording import command_line, listed, nearest, one_line, plural
 
 RENAMED = {"data.views": "data.augment_on", "probe.views": "probe.augmented_copies"}
@@ -49,7 +50,7 @@ def shipped_configs() -> dict[str, Path]:
 
 def _find_config(name: str | Path) -> Path:
     """An existing file of this name, else the shipped configuration of this name. Raises InputError."""
-    path = Path(name)
+    path = Path(user_path(name))
     if path.is_file():
         return path
     shipped = shipped_configs()

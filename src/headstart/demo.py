@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headstart.data.solar_cells import images_folder
 from headstart.errors import InputError
-from headstart.files import write_json
+from headstart.files import check_local, write_json
 from headstart.results import Choice
 from headstart.wording import plural
 
@@ -61,6 +61,7 @@ class Demo:
 
     def _check_folder(self) -> None:
         folder, plan = self.folder, {"demo": 1, **asdict(self.plan)}
+        check_local(folder, option="DIR")
         blocked = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
         if not blocked.is_dir():
             raise InputError(f"{folder}: {blocked} is a file, so no folder can be created there; name another place")

@@ -6,6 +6,7 @@ import sys
 import traceback
 
 from headstart.launcher import num_processes
+from headstart.wording import shortened, shown
 
 
 class InputError(ValueError):
@@ -31,6 +32,26 @@ class Stopped(Exception):
         self.signal_name = signal_name
 
 
+_CHECK = "check the disk or the network, and try again"
+_REMEDIES = {
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT), _CHECK),
+    **dict.fromkeys((errno.EHOSTDOWN, errno.EHOSTUNREACH), _CHECK),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "make it readable, or writable if results are written there"),
+    errno.EROFS: "name another place with --out",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ELOOP: "repair or remove the link, or name another path",
+    errno.ENOTDIR: "name a path whose parents are folders",
+    errno.EISDIR: "name a file",
+}
+"""What to do about a path that the system refuses, by the number of the error."""
+_WRONG_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+
+
+def exit_code(error: Exception) -> int:
+    """Of a known failure: 2 for a path that the user can correct, else 1."""
+    return 2 if isinstance(error, OSError) and error.errno in _WRONG_PATHS else 1
+
+
 def known_failure(error: Exception, *, command: str = "train") -> str | None:
     """One sentence for a failure of the system; None for a bug."""
     option, again = "--data.num_workers or set --data.cache off", "headstart resume RUN continues"
@@ -41,8 +62,14 @@ def known_failure(error: Exception, *, command: str = "train") -> str | None:
     if full or "No space left on device" in text:
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         return f"the disk is full{where}; free some space, and {again}"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{error.filename}: {error.strerror}; make it writable, or name another place with --out"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"too many files are open for the limit of this system; raise it with ulimit -n 1024, and {again}"
+    if _lacks_memory(error, first):
+        if isinstance(error, ImportError):
+            return f"the libraries do not fit into the memory that this process may use ({first}); see ulimit -v"
+        sizes = {"predict": "--batch_size", "train": "--train.batch_size and --train.eval_batch_size"}
+        smaller = f"lower {sizes[command]}, or " if command in sizes else ""
+        return f"memory ran out ({first[:200]}); {smaller}use a machine with more; {again}"
     died = "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text)
     if isinstance(error, (OSError, EOFError)):  # it died while a batch was fetched from it
         died = any("resource_sharer" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
@@ -54,7 +81,27 @@ def known_failure(error: Exception, *, command: str = "train") -> str | None:
             f"process {rank} ends because another one is gone or cannot be reached ({first[:200]}); "
             f"{again}, on any number of processes"
         )
-    return None
+    return _unusable_path(error)
+
+
+def _unusable_path(error: Exception) -> str | None:
+    """Which file or folder the system refuses, why, and what to do; None for an error that is not about a path."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return None
+    if error.errno not in _REMEDIES:
+        return None
+    path = shortened(shown(os.fsdecode(error.filename)), 200)
+    reason = "no permission" if error.errno in (errno.EACCES, errno.EPERM) else error.strerror
+    return f"{path}: {reason}; {_REMEDIES[error.errno]}"
+
+
+def _lacks_memory(error: Exception, message: str) -> bool:
+    """Of the process (ulimit -v), of the machine or of the GPU; torch raises RuntimeError and its OutOfMemoryError."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if isinstance(error, ImportError):  # a library that does not fit
+        return "failed to map segment" in message or "cannot allocate memory" in message.lower()
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message
 
 
 def _lost_process(error: Exception) -> bool:

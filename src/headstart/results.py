@@ -131,16 +131,16 @@ class ClassMetrics:
     """Metrics of one class.
 
     Attributes:
-        precision: 0 to 1; 0 if the class is never predicted.
+        precision: 0 to 1; None if the class is never predicted.
         precision_ci95: Wilson's interval; None if the class is never predicted.
-        recall: 0 to 1; 0 if the class has no images.
+        recall: 0 to 1; None if the class has no images.
         recall_ci95: Wilson's interval; None if the class has no images.
         n: number of images of the class.
     """
 
-    precision: float
+    precision: float | None
     precision_ci95: tuple[float, float] | None
-    recall: float
+    recall: float | None
     recall_ci95: tuple[float, float] | None
     n: int
 

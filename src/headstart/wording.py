@@ -17,6 +17,12 @@ def listed(names: Sequence[str], *, limit: int = 3) -> str:
     return text + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters: of a longer text the beginning and the end, as names often begin alike."""
+    head = limit // 2
+    return text if len(text) <= limit else f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that suggests the nearest known name; empty if none is near."""
     names = sorted(known)

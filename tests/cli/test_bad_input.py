@@ -207,7 +207,7 @@ CASES: dict[str, tuple[Place, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "fp16 on a cpu": (nothing, (*TRAIN, "--runtime.mixed_precision", "fp16"), ("runtime.mixed_precision fp16", "bf16")),
     "no such checkpoint": (nothing, (*TRAIN, "--train.resume", "step_1"), ("train.resume step_1", "auto")),
-    "evaluate without arguments": (nothing, ("evaluate",), ("RUN", "--data", "headstart evaluate --help")),
+    "evaluate without arguments": (nothing, ("evaluate",), ("RUN", "headstart evaluate --help")),
     "evaluate a missing run": (nothing, ("evaluate", "run", "--data", "data"), ("run", "model.safetensors")),
     "evaluate a folder without a model": (
         nothing,

@@ -42,7 +42,7 @@ def test_readme_lists_every_extra_and_no_other() -> None:
     listed = {name for _, names, *_ in rows for name in re.findall(r"`(\w+)`", names)}
     assert listed | {"export"} == EXTRAS
     assert all(len(what.strip()) > 10 for _, _, what, *_ in rows)
-    assert set(COMMANDS) | {"serve", "export"} == EXTRAS
+    assert set(COMMANDS) | {"serve", "export", "heic"} == EXTRAS
 
 
 @pytest.mark.parametrize("extra", COMMANDS)

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data.decode import UnreadableImage, decode
+from headstart.data import decode as decode_module
+from headstart.data.decode import DIM, SIXTEEN_BIT_MAX, UnreadableImage, decode
+from headstart.data.file_kinds import is_transformed, kind_of, raw_kind
 
 ORIENTATION = 0x0112
+FILTERS = [entry for entry in warnings.filters if entry[3] is not None and "PIL" in str(entry[3])]
+"""Those that the decoder sets; pytest replaces them in each test."""
 TRANSPOSED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -28,6 +32,7 @@ TRANSPOSED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    assert decode_module._reads_heif()  # registers it with Pillow, for writing too
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()
@@ -61,6 +66,20 @@ def gray16(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values.astype(np.uint16))
 
 
+def tiff(values: np.ndarray, *, bits: int, photometric: int, sample_format: int = 1) -> bytes:
+    """One strip, without compression."""
+    height, width = values.shape
+    if bits == 12:
+        pairs = values.reshape(-1, 2)
+        pixels = b"".join(int(a << 12 | b).to_bytes(3, "big") for a, b in pairs.tolist())
+    else:
+        pixels = values.astype("<u2").tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8 + 2 + 12 * 10 + 4, 277: 1}
+    tags |= {278: height, 279: len(pixels), 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
 FILES: dict[str, Callable[[], bytes]] = {
     "RGB png": lambda: encoded(Image.fromarray(colours()), "PNG"),
     "RGB jpeg": lambda: encoded(smooth(), "JPEG"),
@@ -89,7 +108,11 @@ FILES: dict[str, Callable[[], bytes]] = {
     "LAB tiff": lambda: encoded(smooth().convert("LAB"), "TIFF"),
     "I;16 png": lambda: encoded(gray16(np.arange(48 * 64).reshape(48, 64) * 20), "PNG"),
     "I;16 tiff": lambda: encoded(gray16(np.arange(48 * 64).reshape(48, 64) * 20), "TIFF"),
-    "I tiff": lambda: encoded(Image.fromarray(np.arange(48 * 64, dtype=np.int32).reshape(48, 64)), "TIFF"),
+    "I;16 pgm": lambda: b"P5 64 48 65535\n" + np.arange(48 * 64, dtype=">u2").tobytes(),
+    "RGB heic": lambda: encoded(smooth(), "HEIF"),
+    "RGBA heic": lambda: encoded(Image.fromarray(colours(channels=4)), "HEIF"),
+    "RGB avif": lambda: encoded(smooth(), "AVIF"),
+    "RGBA avif": lambda: encoded(Image.fromarray(colours(channels=4)), "AVIF"),
 }
 
 
@@ -163,7 +186,7 @@ def test_cmyk_is_converted_as_pillow_does() -> None:
     assert np.array_equal(np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
-@pytest.mark.parametrize(("kind", "deep"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)])
+@pytest.mark.parametrize(("kind", "deep"), [("PNG", np.uint16), ("TIFF", np.uint16)])
 def test_sixteen_bits_are_scaled_and_rounded(kind: str, deep: type) -> None:
     values = np.array([[0, 128, 129, 256, 257, 385, 386, 32767, 32768, 65406, 65407, 65535]])
     result = np.asarray(decode(encoded(Image.fromarray(values.astype(deep)), kind)))
@@ -176,11 +199,28 @@ def test_big_endian_sixteen_bits_are_read_as_the_same_numbers() -> None:
     assert np.asarray(decode(data))[0, :, 0].tolist() == [0, 1, 255, 18]
 
 
-@pytest.mark.parametrize("value", [-1, 65536, 2**31 - 1])
-def test_integers_beyond_sixteen_bits_are_refused(value: int) -> None:
-    image = Image.fromarray(np.full((48, 64), value, dtype=np.int32))
-    with pytest.raises(UnreadableImage, match=r"0\.\.65535"):
-        decode(encoded(image, "TIFF"))
+@pytest.mark.parametrize(("bits", "photometric"), [(16, 0), (12, 1), (16, 1)])
+def test_a_tiff_looks_as_its_tags_say(bits: int, photometric: int) -> None:
+    """12 bits per value, and 0 for white."""
+    values = np.array([[0, 1, 2**bits // 2, 2**bits - 1]] * 4)
+    data = tiff(values, bits=bits, photometric=photometric)
+    expected = [round(v * 255 / (2**bits - 1)) for v in values[0].tolist()]
+    found = np.asarray(decode(data))[0, :, 0].tolist()
+    assert found == ([255 - v for v in expected] if photometric == 0 else expected)
+
+
+def test_integers_without_an_agreed_range_are_refused() -> None:
+    with pytest.raises(UnreadableImage, match="32-bit"):
+        decode(encoded(Image.fromarray(np.full((48, 64), 7, dtype=np.int32)), "TIFF"))
+    with pytest.raises(UnreadableImage, match="16-bit signed"):
+        decode(tiff(np.full((4, 4), 7), bits=16, photometric=1, sample_format=2))
+
+
+@pytest.mark.parametrize(("most", "dim"), [(4095, True), (65535, False)])
+def test_a_decoded_image_of_sixteen_bits_says_what_part_of_the_range_it_uses(most: int, dim: bool) -> None:
+    image = decode(encoded(gray16(np.linspace(0, most, 48 * 64).reshape(48, 64)), "PNG"))
+    assert image.info[SIXTEEN_BIT_MAX] == most
+    assert (most < DIM) == dim
 
 
 def test_floats_are_refused_with_the_reason() -> None:
@@ -203,6 +243,41 @@ def test_the_orientation_of_a_jpeg_is_applied(orientation: int) -> None:
     upright = np.asarray(decode(encoded(smooth(), "JPEG")))
     turned = np.asarray(decode(encoded(smooth(), "JPEG", exif=exif(orientation))))
     assert np.array_equal(turned, TRANSPOSED[orientation](upright))
+
+
+@pytest.mark.parametrize("orientation", TRANSPOSED)
+@pytest.mark.parametrize("kind", ["HEIF of a phone", "HEIF with EXIF alone", "AVIF"])
+def test_the_orientation_of_heif_and_avif_is_applied_once(kind: str, orientation: int) -> None:
+    """A phone writes it twice: as a property of the image, which libheif applies, and in EXIF."""
+    tags = exif(orientation)
+    upright = np.asarray(decode(encoded(smooth(), kind[:4]))).astype(int)
+    as_property = kind == "HEIF of a phone"
+    data = encoded(smooth(), kind[:4], exif=tags.tobytes() if as_property else tags)
+    if kind != "AVIF":
+        assert is_transformed(data) == (as_property and orientation != 1)
+    turned = np.asarray(decode(data)).astype(int)
+    assert turned.shape == TRANSPOSED[orientation](upright).shape
+    assert np.abs(turned - TRANSPOSED[orientation](upright)).mean() < 2
+    assert np.abs(np.asarray(smooth()).astype(int) - upright).mean() < 6
+
+
+def test_an_image_whose_extra_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = FILES["RGB heic"]()
+    monkeypatch.setattr(decode_module, "_reads_heif", lambda: False)
+    with pytest.raises(UnreadableImage, match=r"pip install 'headstart\[heic\]'") as caught:
+        decode(data)
+    assert caught.value.kind == "lacks_extra"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
+@pytest.mark.parametrize("damage", [b"XX*\0\0\0\0\x08", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\xff\xff", b""])
+def test_broken_exif_data_are_ignored_without_a_warning(kind: str, damage: bytes) -> None:
+    broken = b"Exif\0\0" + damage
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filters[:] = [*FILTERS, *warnings.filters]
+        found = np.asarray(decode(encoded(smooth(), kind, exif=broken)))
+    assert [str(one.message) for one in caught] == []
+    assert np.array_equal(found, np.asarray(decode(encoded(smooth(), kind))))
 
 
 @pytest.mark.parametrize("orientation", TRANSPOSED)
@@ -235,8 +310,8 @@ def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: b"", "empty file"),
-    "text": (lambda: b"this is not an image\n" * 50, "not an image"),
-    "a web page": (lambda: b"<!DOCTYPE html><html>Not found</html>", "not an image"),
+    "text": (lambda: b"this is no picture\n" * 50, "a text"),
+    "a web page": (lambda: b"<!DOCTYPE html><html>Not found</html>", "HTML page"),
     "the start of a jpeg": (lambda: encoded(smooth(), "JPEG")[:20], "."),
     "half a jpeg": (lambda: encoded(Image.fromarray(colours()), "JPEG")[:1500], "truncated"),
     "a jpeg without its last bytes": (lambda: encoded(Image.fromarray(colours()), "JPEG")[:-64], "truncated"),
@@ -249,7 +324,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: (lambda data: data[:1000] + b"\x00" * 500 + data[1500:])(encoded(Image.fromarray(colours()), "PNG")),
         ".",
     ),
-    "zeros": (lambda: bytes(5000), "not an image"),
+    "zeros": (lambda: bytes(5000), "zero bytes"),
 }
 
 
@@ -296,5 +371,52 @@ def test_decoding_in_threads_leaves_the_warning_filters_as_they_were() -> None:
 
 
 def test_a_postscript_file_is_refused_and_starts_no_program() -> None:
-    with pytest.raises(UnreadableImage, match="not an image"):
+    with pytest.raises(UnreadableImage, match="PostScript"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+
+
+OTHER_KINDS = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2\nsize 12345\n": "git lfs pull",
+    b"../.git/annex/objects/Xx/9k/SHA256E-s1--e3.jpg/SHA256E-s1--e3.jpg": "git annex get",
+    b"\n <!DOCTYPE HTML>\n<html><title>404</title>": "HTML page",
+    b"<html><body>Sign in</body></html>": "HTML page",
+    b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>': "SVG",
+    b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': "XML",
+    b'{"error": "not found"}': "JSON",
+    b"%PDF-1.7\n": "PDF",
+    b"8BPS\0\x01": "Photoshop",
+    b"PK\x03\x04\x14": "zip archive",
+    b"\x1f\x8b\x08": "compressed",
+    b"RIFF\x10\0\0\0AVI LIST": "video",
+    b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom": "video",
+    b"\0\0\0\x18ftypqt  \0\0\0\0qt  ": "video",
+    b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom": "raw file of a camera (CR3)",
+    b"II*\0\x10\0\0\0CR\x02\0": "raw file of a camera (CR2)",
+    b"FUJIFILMCCD-RAW 0201": "raw file of a camera (RAF)",
+    bytes(128) + b"DICM": "DICOM",
+    bytes(4096): "zero bytes",
+    b"dear diary\n": "a text",
+}
+
+
+@pytest.mark.parametrize("start", OTHER_KINDS, ids=OTHER_KINDS.values())
+def test_a_file_that_is_no_image_is_named_by_what_it_is(start: bytes) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        decode(start)
+    assert OTHER_KINDS[start] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_image_is_taken_for_something_else_even_if_it_is_cut_off(name: str) -> None:
+    data = FILES[name]()
+    assert kind_of(data) is None
+    assert kind_of(data[:400]) is None
+
+
+def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_image() -> None:
+    data = encoded(smooth(), "TIFF", tiffinfo={50706: bytes([1, 4, 0, 0])})
+    with pytest.raises(UnreadableImage, match=r"raw file of a camera \(DNG\)"):
+        decode(data)
+    assert raw_kind({254: 1, 330: 99}) is not None
+    assert raw_kind({254: 0, 330: 99, 262: 2}) is None
+    assert raw_kind({254: 1}) is None

@@ -216,6 +216,14 @@ def test_the_number_of_workers_changes_no_batch(tiny_data: Path) -> None:
     assert equal(train_batches(tiny_data, num_workers=0), train_batches(tiny_data, num_workers=2))
 
 
+@pytest.mark.parametrize(("asked", "started"), [(0, 0), (2, 2), (4000, 2)])
+def test_there_are_no_more_workers_than_batches(asked: int, started: int, tiny_data: Path) -> None:
+    samples, classes = samples_of(tiny_data, "val")
+    rows, size = as_dataset(samples, classes), -(-len(samples) // 2)
+    loader = eval_loader(rows, samples.source, SPEC.eval_transform(), batch_size=size, num_workers=asked)
+    assert (len(loader), loader.num_workers) == (2, started)
+
+
 def test_batches_after_a_restart_are_those_that_were_left(tiny_data: Path) -> None:
     assert equal(train_batches(tiny_data, start_step=4), train_batches(tiny_data)[8:])
 

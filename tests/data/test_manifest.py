@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -162,9 +163,9 @@ def test_an_image_outside_the_class_folders_is_skipped_by_name(image_folder: Dra
 
 def test_a_folder_beside_train_and_val_is_named_as_unused(image_folder: Draw) -> None:
     root = image_folder(train=3, val=2)
-    shutil.copytree(root / "val", root / "test")
+    shutil.copytree(root / "val", root / "drafts")
     manifest = scan(root)
-    assert list(skipped(manifest)) == ["test"]
+    assert list(skipped(manifest)) == ["drafts"]
     assert len(manifest.samples) == 15
 
 
@@ -206,6 +207,7 @@ def test_a_single_class_is_refused_by_name(image_folder: Draw) -> None:
     message = refusal(image_folder(train=3, classes=("red",)))
     assert "'red'" in message
     assert "single class" in message
+    assert "add images of another class" in message
 
 
 @pytest.mark.parametrize(("kept", "lacking"), [("train", "val"), ("val", "train")])
@@ -257,8 +259,26 @@ def test_unreadable_files_are_refused_with_names_and_reasons(image_folder: Draw)
     assert [name for name in damaged if name not in message] == []
     assert "3 " in message
     assert "--data.on_bad_file skip" in message
-    for reason in ("truncated", "empty", "not an image"):
+    for reason in ("truncated", "empty", "HTML page"):
         assert reason in message
+
+
+def test_dark_images_of_sixteen_bits_are_reported_in_every_run(
+    image_folder: Draw, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Values of 12 bits that were stored without scaling. A cache of the scan must not silence it."""
+    monkeypatch.setattr("headstart.data.folder_walk.SETTLED_NS", 0)
+    root = image_folder(train=3, val=2)
+    for path in root.glob("*/*/*"):
+        gray = np.asarray(Image.open(path).convert("L"), np.uint16)
+        path.unlink()
+        Image.fromarray(gray * (256 if "_01" in path.name else 16)).save(path.with_suffix(".png"))
+    for _ in range(2):
+        caplog.clear()
+        build_manifest(ClassFolders(str(root)), DataConfig(), seed=0)
+        (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+        assert "16-bit" in warning
+        assert "of 65,535" in warning
 
 
 def test_of_many_unreadable_files_the_first_are_named_and_the_others_counted(image_folder: Draw) -> None:

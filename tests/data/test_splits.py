@@ -211,6 +211,14 @@ def test_groups_are_the_sources_own_a_pattern_or_a_file(tmp_path: Path) -> None:
     assert groups_of(entries(PATHS), "(patient[0-9]+)") == ["group patient1", "group patient1", "group patient2", ""]
     (tmp_path / "groups.csv").write_text("path,group\na/patient1_x.jpg,7\nb/other.jpg,7\n")
     assert groups_of(entries(PATHS), str(tmp_path / "groups.csv")) == ["group 7", "", "", "group 7"]
+    for name, text in (
+        ("groups.csv", "\ufeff\r\npath; group\r\na\\patient1_x.jpg; 7\r\nb\\other.jpg; 7\r\n"),
+        ("GROUPS.CSV", "path,group\na/patient1_x.jpg,7\nb/other.jpg,7\n"),
+        ("groups.csv", '"path";"group"\n"a/patient1_x.jpg";"7"\n"b/other.jpg";"7"\n'),
+        ("groups.tsv", "group\tpath\n7\ta/patient1_x.jpg\n7\tb/other.jpg\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert groups_of(entries(PATHS), str(tmp_path / name)) == ["group 7", "", "", "group 7"], name
 
 
 @pytest.mark.parametrize(
@@ -240,6 +248,12 @@ def test_a_file_of_groups_needs_its_two_columns(tmp_path: Path) -> None:
     (tmp_path / "groups.csv").write_text("image,patient\n")
     with pytest.raises(InputError, match=r"groups\.csv.*\bpath\b.*\bgroup\b"):
         groups_of(entries(PATHS), str(tmp_path / "groups.csv"))
-    (tmp_path / "groups.csv").write_text("path,group\nc.jpg,1\n")
-    with pytest.raises(InputError, match=r"groups\.csv"):
-        groups_of(entries(PATHS), str(tmp_path / "groups.csv"))
+    for text, pattern in (
+        ("path,group\nc.jpg,1\n", r"'c\.jpg'"),
+        ("path,group\na/patient1_x.jpg, left, 1\n", r"row 1 \(line 2\) has 3 values"),
+        ("path,group\na/patient1_x.jpg\n", "row 1.*'group'"),
+        ("path,group,group\na/patient1_x.jpg,1,2\n", "'group'"),
+    ):
+        (tmp_path / "groups.csv").write_text(text)
+        with pytest.raises(InputError, match=rf"groups\.csv.*{pattern}"):
+            groups_of(entries(PATHS), str(tmp_path / "groups.csv"))

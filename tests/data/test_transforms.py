@@ -22,7 +22,7 @@ from headstart.backbones import RESNET18
 from headstart.config import DataConfig
 from headstart.data.decode import UnreadableImage
 from headstart.data.pixel_cache import CacheLimit
-from headstart.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_transform
+from headstart.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess, train_short_side, train_transform
 from headstart.errors import InputError
 
 DATA = DataConfig(image_size=32)
@@ -155,7 +155,7 @@ def test_a_training_transform_does_not_change_global_random_states() -> None:
 def test_the_random_state_is_restored_after_an_error_too() -> None:
     before = torch.get_rng_state()
     with pytest.raises(TypeError):
-        train_transform(DATA, SPEC)(None, 7)  # type: ignore[arg-type]
+        train_transform(DATA, SPEC).vary(torch.zeros(3), 7)  # type: ignore[misc]
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -187,6 +187,41 @@ def test_a_crop_is_never_smaller_than_asked(draw_image: Callable[..., Image.Imag
         wide = (pixels[0].max() - pixels[0].min()) / 4 + 3
         high = (pixels[1].max() - pixels[1].min()) / 4 + 3
         assert wide * high >= 0.5 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("size", "reduced"),
+    [((400, 300), (99, 74)), ((300, 3000), (74, 740)), ((74, 90), (74, 90)), ((20, 900), (20, 900))],
+)
+def test_a_crop_is_cut_from_an_image_of_a_bounded_short_side(size: tuple[int, int], reduced: tuple[int, int]) -> None:
+    """So a photograph of 12 megapixels takes no more memory than a small one."""
+    assert train_short_side(DATA, SPEC) == 74 == 2 * SPEC.resize_size
+    assert train_transform(DATA, SPEC).prepare(picture(*size)).shape == (3, *reversed(reduced))
+
+
+@pytest.mark.parametrize("room", [0, 3 * 99 * 74, 10**6])
+def test_the_result_does_not_depend_on_the_memory_that_is_free(room: int) -> None:
+    photos = {"a": photograph(400, 300), "b": photograph(300, 500)}
+    transform, uncached = train_transform(DATA, SPEC, cache_limit=CacheLimit(room)), train_transform(DATA, SPEC)
+    for name, photo in photos.items():
+        for seed in range(4):
+            kept = transform.of(name, seed, lambda photo=photo: transform.decode(photo))  # type: ignore[misc]
+            assert torch.equal(kept, uncached(uncached.decode(photo), seed))
+
+
+def test_crops_of_a_reduced_photograph_look_like_those_of_the_whole() -> None:
+    colours = [Image.linear_gradient("L").rotate(angle) for angle in (0, 90, 180)]
+    photo = Image.merge("RGB", colours).resize((1110, 1110))
+    blocks = np.asarray(photo).astype(float).reshape(74, 15, 74, 15, 3).mean(axis=(1, 3))
+    reduced = train_transform(DATA, SPEC).prepare(photo).permute(1, 2, 0).numpy()
+    assert np.abs(blocks - reduced).mean() < 1
+
+
+def test_the_model_file_records_the_short_side_of_training_and_predicts_as_before() -> None:
+    spec = dataclasses.replace(SPEC, train_short_side=74)
+    assert Preprocess.from_json(spec.to_json()).train_short_side == 74
+    assert torch.equal(spec.resize_and_crop(picture(400, 300)), SPEC.resize_and_crop(picture(400, 300)))
+    assert "train_short_side" not in SPEC.to_json()  # files of before
 
 
 # ------------------------------------------------------------------------------------------------- kept in memory

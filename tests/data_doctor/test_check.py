@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ from PIL import Image
 from support.layouts import WAYS
 from support.planting import encoded, good_folder, hostile, huge_png, scene
 
-from headstart.config import DataConfig
+from headstart.config import DataConfig, RunConfig
+from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest, Sample, Samples
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.open import open_source
-from headstart.data_doctor import examine
+from headstart.data_doctor import command, examine, inspection
 from headstart.data_doctor.balance import Named, copies, thin_classes
 from headstart.data_doctor.check import Checked, check_files
 from headstart.data_doctor.findings import KINDS, number_of
@@ -79,7 +82,7 @@ def test_every_source_is_looked_at_with_the_same_findings(way, tiny_data, tmp_pa
         return Counter((f.kind, f.message) for f in whole), checked.counts, checked.census, checked.num_files
 
     folder = found(ClassFolders(str(root)))
-    assert {"truncated", "empty_file", "unreadable", "tiny", "duplicate_across_splits"} <= {k for k, _ in folder[0]}
+    assert {"truncated", "empty_file", "other_kind", "tiny", "duplicate_across_splits"} <= {k for k, _ in folder[0]}
     assert found(open_source(DataConfig(root=way(root, tmp_path / "other")), to_evaluate=True)) == folder
 
 
@@ -110,8 +113,9 @@ def test_unusual_but_usable_images_are_counted_and_are_not_faults(tmp_path):
         ("cut.bmp", encoded(scene(0, 9), "BMP")[:900], "truncated"),
         ("cut_in_the_header.jpg", encoded(scene(0, 9), "JPEG")[:120], "truncated"),
         ("cut_in_the_header.png", encoded(scene(0, 9), "PNG")[:20], "truncated"),
-        ("text.png", b"Not Found\n", "unreadable"),
-        ("zeros.jpg", bytes(5000), "unreadable"),
+        ("text.png", b"Not Found\n", "other_kind"),
+        ("zeros.jpg", bytes(5000), "other_kind"),
+        ("cut.avif", encoded(scene(0, 9), "AVIF")[:900], "unreadable"),
         ("bomb.jpg", huge_png(), "too_large"),
         ("smaller_bomb.png", huge_png(15_000), "too_large"),
         ("flat.png", encoded(Image.new("RGB", (64, 64), "white"), "PNG"), "single_colour"),
@@ -146,7 +150,8 @@ def test_a_pipe_is_reported_and_not_read(tmp_path):
         "a/gone.jpg": "unreadable",
         "a/loop.jpg": "unreadable",
     }
-    assert len(found) == 3
+    assert found["a/again/"] == "unused_folder"
+    assert len(found) == 4
     assert opened, "the pipe was read until the timer opened its other end"
 
 
@@ -192,6 +197,21 @@ def test_file_names_that_are_not_unicode_are_reported(tmp_path):
     assert found.pop("a", "empty_class") == "empty_class"
     assert set(found.values()) == {"bad_name"}
     assert {shown(path) for path in found} == {r"a/\udcff.png"}
+
+
+def test_names_of_classes_that_look_alike_are_reported(tmp_path):
+    names = ("Ants", "ants", "Ants ", "bees")
+    root = folder(
+        tmp_path, {f"{name}/{k}.png": encoded(scene(k, j), "PNG") for j, name in enumerate(names) for k in (0, 1)}
+    )
+    (one,) = (finding for finding in check_folder(root).findings if finding.kind == "alike_names")
+    assert one.paths == ("Ants", "Ants ", "ants")
+    data = DataConfig(root=str(root), on_bad_file="skip", val_fraction=0.4)
+    lines = quick_check(build_manifest(open_source(data), data, seed=0))
+    assert any("'Ants'" in line and "'ants'" in line for line in lines)
+    (root / "ants").rename(root / "wasps")
+    (one,) = (finding for finding in check_folder(root).findings if finding.kind == "alike_names")
+    assert "one class" in one.message
 
 
 def test_half_a_split_and_classes_on_one_side_are_named(tmp_path):
@@ -301,3 +321,113 @@ def test_an_image_is_identified_by_the_sha256_of_its_file(tmp_path):
     root = folder(tmp_path, {})
     image = check_folder(root).good[0]
     assert image.sha256 == hashlib.sha256((root / image.file.path).read_bytes()).hexdigest()
+
+
+def listed_images(root: Path, rows: list[str]) -> Path:
+    """A table of five images of a and five of b; rows: of further images that exist already."""
+    images = {f"{'ab'[number % 2]}/{number}.png": encoded(scene(number % 2, number), "PNG") for number in range(10)}
+    for name, data in images.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    lines = rows if rows[0].startswith("path") else ["path,label", *(f"{name},{name[0]}" for name in images), *rows]
+    (root / "list.csv").write_text("\n".join(lines) + "\n")
+    return root / "list.csv"
+
+
+def folders(root: Path, counts: dict[str, int]) -> Path:
+    """Class folders with so many images."""
+    for place, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            (root / name / f"{number}.png").write_bytes(encoded(scene(place, number), "PNG"))
+    return root
+
+
+REFUSED = {
+    "single_class": lambda root: folders(root, {"a": 12}),
+    "single_class with train and val": lambda root: folders(root, {"train/a": 6, "val/a": 3}),
+    "refused: a class of one image": lambda root: folders(root, {"a": 6, "b": 6, "c": 1}),
+    "empty_class": lambda root: folders(root, {"a": 6, "b": 6, "c": 0}),
+    "class_in_one_split": lambda root: folders(root, {"train/a": 6, "train/b": 6, "val/a": 3}),
+    "missing_split": lambda root: folders(root, {"train/a": 6, "train/b": 6}),
+    "conflicting_labels": lambda root: listed_images(root, ["a/0.png,b", "b/1.png,a"]),
+    "refused: unknown splits": lambda root: listed_images(
+        root, ["path,label,split", *(f"{'ab'[k % 2]}/{k}.png,{'ab'[k % 2]},part_{k % 3}" for k in range(10))]
+    ),
+    "refused: copies stay together": lambda root: copied(folders(root, {"a": 6, "b": 1})),
+}
+
+
+def copied(root: Path) -> Path:
+    shutil.copy(root / "b/0.png", root / "b/1.png")
+    return root
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_training_refuses_is_a_finding(what, tmp_path, monkeypatch):
+    root = REFUSED[what](tmp_path / "data")
+    data = DataConfig(root=str(root))
+    with pytest.raises(InputError):
+        build_manifest(open_source(data), data, seed=0)
+    monkeypatch.setattr(inspection, "features_of_images", lambda config, source, images: np.ones((len(images), 4)))
+    report = inspection.inspect(RunConfig(data=replace(data, on_bad_file="skip")), labels=False)
+    found = [finding for finding in report.result.findings if finding.kind == re.split("[: ]", what)[0]]
+    assert found
+    assert all(finding.message for finding in found)
+
+
+def test_two_classes_of_which_one_has_no_usable_image_are_not_a_single_class(tmp_path):
+    root = folders(tmp_path / "data", {"a": 6, "b": 2})
+    for path in (root / "b").iterdir():
+        path.write_bytes(b"")
+    found = {
+        f.kind for f in inspection.inspect(RunConfig(data=DataConfig(root=str(root))), labels=False).result.findings
+    }
+    assert "empty_class" in found
+    assert found & {"single_class", "refused"} == set()
+
+
+def test_a_test_set_may_be_small_and_lack_classes(tmp_path):
+    root = folders(tmp_path / "data", {"train/a": 12, "train/b": 12, "val/a": 10, "val/b": 10, "test/a": 1})
+    assert {f.kind for f in check_files(ClassFolders(str(root))).findings} == set()
+
+
+def test_all_images_with_two_classes_are_findings_and_can_be_left_out(tmp_path):
+    table = listed_images(tmp_path / "data", ["a/0.png,b", "b/1.png,a", "a/2.png,b", "a/2.png,c"])
+    data = DataConfig(root=str(table))
+    checked = check_files(open_source(data))
+    found = {f.paths[0]: f.message for f in checked.findings if f.kind == "conflicting_labels"}
+    assert list(found) == ["a/0.png", "b/1.png", "a/2.png"]
+    for fragment in ("'a'", "row 11", "'b'"):
+        assert fragment in found["a/0.png"]
+    assert "row 14 as 'c'" in found["a/2.png"]
+    with pytest.raises(InputError, match=r"3 images with two classes.*b/1.png.*on_bad_file skip"):
+        build_manifest(open_source(data), data, seed=0)
+    data = replace(data, on_bad_file="skip")
+    manifest = build_manifest(open_source(data), data, seed=0)
+    assert len(manifest.samples) == 7
+    assert [skipped.path for skipped in manifest.skipped] == list(found)
+
+
+def test_a_part_of_the_check_that_fails_is_a_note(tmp_path, monkeypatch):
+    def fail(*_: object) -> np.ndarray:
+        raise RuntimeError("no memory on the device")
+
+    monkeypatch.setattr(inspection, "features_of_images", fail)
+    folders(tmp_path / "data", {"a": 3, "b": 3})
+    result = inspection.inspect(RunConfig(data=DataConfig(root=str(tmp_path / "data"))), labels=True).result
+    assert "no memory on the device" in result.notes[0]
+    assert any("labels were not studied" in note for note in result.notes)
+    assert {finding.kind for finding in result.findings} == {"near_empty_class"}
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folders(tmp_path / "data", {"a": 3, "b": 3})
+    monkeypatch.setattr(command, "write_csv", fail)  # the last file
+    config = RunConfig(data=DataConfig(root=str(tmp_path / "data")))
+    with pytest.raises(OSError, match="No space"):
+        command.check_data(config, labels=False, out=str(tmp_path / "report"))
+    assert not (tmp_path / "report").exists() or not list((tmp_path / "report").iterdir())

@@ -117,7 +117,7 @@ def test_a_full_disk_half_way_leaves_no_folder(data, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "fixes.csv"]
 
 
-@pytest.mark.parametrize("text", ["path;finding;suggestion\n", "", "name,what\n", "\xff\xfe\x00"])
+@pytest.mark.parametrize("text", ["", "name,what\n", "\xff\xfe\x00", "path,suggestion,path\n"])
 def test_a_table_of_another_kind_is_refused(data, tmp_path, text):
     (tmp_path / "fixes.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"fixes\.csv"):
@@ -140,3 +140,34 @@ def test_written_fixes_can_be_applied(data, tmp_path):
         ]
     assert apply_fixes(tmp_path / "fixes.csv", data=data, out=tmp_path / "new")["moved"] == 1
     assert (tmp_path / "new/val/b, or so/4.png").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;finding;suggestion\ntrain/a/1.png;x;drop\n",
+        "\ufeffpath, finding, suggestion\r\n\r\ntrain/a/1.png, x, drop\r\n",
+        "path,finding,suggestion\ntrain\\a\\1.png,x,drop\n",
+        '"path";"finding";"suggestion"\n"train/a/1.png";"x";"drop"\n',
+    ],
+    ids=["semicolons", "spaces and a byte order mark", "backslashes", "semicolons and quotes"],
+)
+def test_fixes_may_come_from_a_spreadsheet(data, tmp_path, text):
+    (tmp_path / "fixes.csv").write_text(text)
+    assert apply_fixes(tmp_path / "fixes.csv", data=data, out=tmp_path / "new")["dropped"] == 1
+    assert "train/a/1.png" not in files(tmp_path / "new")
+
+
+def test_fixes_without_rows_leave_everything_in_place(data, tmp_path):
+    assert apply_fixes(table(tmp_path), data=data, out=tmp_path / "new")["dropped"] == 0
+    assert files(tmp_path / "new").keys() == {*FILES}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("train/a/1.png,x", "row 1 .line 2.*'suggestion'"), ("train/a/1,5.png,x,drop", "row 1.*4 values.*quotes")],
+)
+def test_a_row_of_another_length_is_refused_with_its_number(data, tmp_path, row, message):
+    (tmp_path / "fixes.csv").write_text(f"path,finding,suggestion\n{row}\n")
+    with pytest.raises(InputError, match=rf"fixes\.csv, {message}"):
+        apply_fixes(tmp_path / "fixes.csv", data=data, out=tmp_path / "new")

@@ -43,14 +43,15 @@ def test_metrics_are_scikit_learns(num_classes: int, num_samples: int, absent: i
     probabilities, labels = table(num_classes, num_samples, seed=num_classes + num_samples, absent=absent)
     values = compute(probabilities, labels)
     predicted, codes = probabilities.argmax(axis=1), list(range(num_classes))
-    options: dict[str, Any] = {"labels": codes, "average": None, "zero_division": 0}
+    options: dict[str, Any] = {"labels": codes, "average": None, "zero_division": math.nan}
     assert values["n"] == num_samples
     assert values["correct"] == (predicted == labels).sum()
     assert values["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
     assert values["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(labels, predicted))
     assert values["macro_f1"] == pytest.approx(reference.f1_score(labels, predicted, average="macro"))
-    assert values["precision"] == pytest.approx(reference.precision_score(labels, predicted, **options).tolist())
-    assert values["recall"] == pytest.approx(reference.recall_score(labels, predicted, **options).tolist())
+    for name, score in (("precision", reference.precision_score), ("recall", reference.recall_score)):
+        found = [math.nan if value is None else value for value in values[name]]
+        assert found == pytest.approx(score(labels, predicted, **options).tolist(), nan_ok=True)
     assert values["confusion_matrix"] == reference.confusion_matrix(labels, predicted, labels=codes).tolist()
     assert values["loss"] == pytest.approx(reference.log_loss(labels, probabilities, labels=codes))
 
@@ -66,12 +67,22 @@ def test_top_5_accuracy_is_reported_for_more_than_5_classes(num_classes: int, re
     assert ("top5_accuracy" in compute(*table(num_classes, 20, seed=0))) == reported
 
 
-def test_a_class_that_is_never_predicted_counts_as_0_and_not_as_nothing() -> None:
+def test_a_class_that_is_never_predicted_counts_as_0_in_means_and_has_no_precision() -> None:
     probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.7, 0.3, 0.0]])
     values = compute(probabilities, np.array([0, 1, 0]))
     assert values["balanced_accuracy"] == 0.5
     assert values["macro_f1"] == pytest.approx(0.4)
-    assert values["precision"] == pytest.approx([2 / 3, 0, 0])
+    assert values["precision"] == [pytest.approx(2 / 3), None, None]
+    assert values["recall"] == [1, 0, None]
+
+
+def test_a_class_without_images_and_predictions_has_null_for_every_number() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.3, 0.0]])
+    rows = describe(Predictions(np.log(probabilities + 1e-9).astype(np.float32), np.array([0, 1, 1])), "abc")[
+        "per_class"
+    ]
+    assert {key: value for key, value in rows["c"].items() if value is not None} == {"n": 0}
+    assert rows["b"]["recall"] == 0.5
 
 
 def test_the_loss_of_an_impossible_truth_is_large_and_finite() -> None:

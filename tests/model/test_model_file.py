@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torchvision.models import resnet18
 from headstart.backbones import RESNET18
 from headstart.data.transforms import Preprocess
 from headstart.errors import InputError
+from headstart.files import check_links
 from headstart.model.build import build_model
 from headstart.model.calibration import Calibration, fit_temperature
 from headstart.model.conformal import fit_conformal
@@ -342,10 +344,10 @@ def test_a_path_that_is_not_a_run_is_refused_by_name(tmp_path: Path) -> None:
 def test_runs_are_numbered_from_1_and_no_number_is_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        path = choose_folder(None, strategy="fine_tune")
+        path = choose_folder("", strategy="fine_tune", root="data")
         assert path == Path(f"runs/fine_tune-00{number}")
         create_folder(path)
-    assert choose_folder("here", strategy="fine_tune") == Path("here")
+    assert choose_folder("here", strategy="fine_tune", root="data") == Path("here")
 
 
 def test_a_new_or_an_empty_folder_is_free(tmp_path: Path) -> None:
@@ -367,6 +369,18 @@ def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None
     }.items():
         with pytest.raises(InputError, match=rf"--out {tmp_path / name}\b.*{pattern}"):
             check_new_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["gone", "gone/run", "loop", "loop/"])
+def test_a_link_to_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"is a link to (nowhere|loop), which cannot be reached; remove the link"):
+        check_links(f"{tmp_path}/{name}")
+    with pytest.raises(InputError, match=r"--out .* is a link to"):
+        check_new_folder(tmp_path / name)
+    os.symlink(tmp_path, tmp_path / "here")
+    check_links(tmp_path / "here/run")
 
 
 def test_metrics_after_a_step_and_an_incomplete_line_are_removed(tmp_path: Path) -> None:
@@ -397,7 +411,7 @@ def test_metrics_of_an_epoch_that_is_evaluated_again_are_removed(tmp_path: Path,
 
 def test_two_runs_that_begin_at_once_get_a_folder_each(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    chosen = choose_folder("", strategy="fine_tune")  # by both, before either has made it
+    chosen = choose_folder("", strategy="fine_tune", root="data")  # by both, before either has made it
     made = [create_folder(chosen, new=True, numbered=True).path.name for _ in range(2)]
     assert made == ["fine_tune-001", "fine_tune-002"]
     create_folder(tmp_path / "named", new=True)

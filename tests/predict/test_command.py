@@ -1,7 +1,9 @@
 """headstart predict: exactly one row for each image, also with unreadable files, killed processes and signals."""
 
+import codecs
 import contextlib
 import csv
+import datetime
 import io
 import json
 import os
@@ -11,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -35,7 +37,8 @@ from headstart.cli.print_predictions import print_predictions
 from headstart.data.decode import EXTENSIONS, FORMATS
 from headstart.model.model_file import load_tensors, save_model_tensors
 from headstart.predict.image_paths import Listed, images
-from headstart.predict.parts_folder import begin_or_continue
+from headstart.predict.kept_columns import KeptColumns
+from headstart.predict.parts_folder import begin_or_continue, state_of
 from headstart.predict.predictor import Predictor
 from headstart.predict.stream import stream
 
@@ -53,6 +56,11 @@ def exit_code(*argv: object) -> object:
 
 def paths(*patterns: object, **options: object) -> list[str]:
     return [one.path for one in images([str(pattern) for pattern in patterns], **options)]
+
+
+def files(*patterns: object, **options: object) -> list[str]:
+    """What is opened for each."""
+    return [one.file or one.path for one in images([str(pattern) for pattern in patterns], **options)]
 
 
 # ------------------------------------------------------------------------------------------------- which images
@@ -89,14 +97,68 @@ def test_lists_tables_and_globs_name_images(tmp_path) -> None:
     (tmp_path / "list.txt").write_bytes("a.jpg\r\nb c.jpg\r\n\r\nä.png".encode())
     (tmp_path / "zero.lst").write_bytes(b"\0".join(os.fsencode(path) for path in wanted) + b"\0")
     for name in ("list.csv", "list.tsv", "list.jsonl", "list.txt", "zero.lst", "*.[jp][pn]g"):
-        assert paths(tmp_path / name) == wanted, name
-    assert paths(tmp_path / "list.csv", column="path") == wanted
-    assert paths(tmp_path / "a.jpg", tmp_path / "list.txt") == [wanted[0], *wanted]
+        assert files(tmp_path / name) == wanted, name
+    assert files(tmp_path / "list.csv", column="path") == wanted
+    assert files(tmp_path / "a.jpg", tmp_path / "list.txt") == [wanted[0], *wanted]
+
+
+def test_the_path_is_that_of_the_list_so_that_rows_join(tmp_path, monkeypatch) -> None:
+    (tmp_path / "sub").mkdir()
+    for given in ("a.jpg", "../d/a.jpg", "./a.jpg", "d\\a.jpg", str(tmp_path / "a.jpg")):
+        quoted = json.dumps({"path": given})
+        for name, text in (
+            ("list.csv", f"id,path\n1,{given}\n"),
+            ("list.tsv", f"id\tpath\n1\t{given}\n"),
+            ("list.jsonl", f"{quoted}\n"),
+            ("list.txt", f"{given}\n"),
+        ):
+            (tmp_path / "sub" / name).write_text(text)
+            assert paths(tmp_path / "sub" / name) == [given], name
+        pq.write_table(pa.table({"path": [given]}), tmp_path / "sub" / "list.parquet")
+        assert paths(tmp_path / "sub" / "list.parquet") == [given]
+    monkeypatch.chdir(tmp_path)
+    assert files("sub/list.csv") == [str(tmp_path / "a.jpg")]
+    Path("sub/list.csv").write_text("path\n../a.jpg\n")
+    assert (paths("sub/list.csv"), files("sub/list.csv")) == (["../a.jpg"], ["sub/../a.jpg"])
+
+
+def test_paths_of_windows_name_the_same_files_in_every_list(tmp_path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.jpg").touch()
+    (tmp_path / "list.csv").write_text("path\nd\\a.jpg\nC:\\d\\a.jpg\n")
+    (tmp_path / "list.txt").write_text("d\\a.jpg\r\nC:\\d\\a.jpg\r\n")
+    (tmp_path / "list.jsonl").write_text('{"path": "d\\\\a.jpg"}\n{"path": "C:\\\\d\\\\a.jpg"}\n')
+    pq.write_table(pa.table({"path": ["d\\a.jpg", "C:\\d\\a.jpg"]}), tmp_path / "list.parquet")
+    for name in ("list.csv", "list.txt", "list.jsonl", "list.parquet"):
+        here, away = images([str(tmp_path / name)])
+        assert (here.path, here.file, here.error) == ("d\\a.jpg", str(tmp_path / "d/a.jpg"), None), name
+        assert away.path == "C:\\d\\a.jpg"
+        assert "Windows drive" in away.error
+    (tmp_path / "d\\a.jpg").touch()
+    assert files(tmp_path / "list.csv")[0] == str(tmp_path / "d\\a.jpg")
+
+
+def test_a_list_is_read_like_a_table_of_training(tmp_path) -> None:
+    for text in ("path;id\na.jpg;1\n", "\n id , path\n1, a.jpg\n", "sep=;\r\nid;path\r\n1;a.jpg\r\n"):
+        (tmp_path / "list.csv").write_text(text)
+        assert paths(tmp_path / "list.csv") == ["a.jpg"], text
+    for text, pattern in (
+        ("path,id\na, b.jpg,1\n", r"row 1 \(line 2\) has 3 values"),
+        ('path,id\n"a.jpg,1\n', "row 1.*quote"),
+        ("id,path\n1\n", "row 1.*'path'"),
+        ("path,path\na.jpg,b.jpg\n", "'path'"),
+    ):
+        (tmp_path / "list.csv").write_text(text)
+        with pytest.raises(InputError, match=rf"list\.csv.*{pattern}"):
+            paths(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("path,id\na.jpg,1\nb,c.jpg,2\n")
+    with pytest.raises(InputError, match="row 2"):
+        next(images([str(tmp_path / "list.csv")]))  # before the first image
 
 
 def test_every_image_type_is_found_and_other_files_are_counted(tmp_path) -> None:
     Image.init()
-    assert {Image.registered_extensions().get(ending, "PPM") for ending in EXTENSIONS} <= set(FORMATS)
+    assert {Image.registered_extensions().get(ending, "PPM") for ending in EXTENSIONS} <= {*FORMATS, "AVIF", "HEIF"}
     for ending in sorted(EXTENSIONS):
         (tmp_path / f"a{ending}").touch()
     for name in ("b.txt", "c.txt", "README", "film.gif"):
@@ -123,14 +185,16 @@ def test_files_that_are_skipped_in_a_folder_are_reported(model, tmp_path, capsys
 
 def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path) -> None:
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n", encoding="utf-8-sig")
-    assert paths(tmp_path / "list.txt") == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert files(tmp_path / "list.txt") == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    (tmp_path / "list.txt").write_text("ä.jpg\r\nb.jpg\r\n" * 9000, encoding="utf-16")  # as PowerShell writes it
+    assert paths(tmp_path / "list.txt") == ["ä.jpg", "b.jpg"] * 9000
     (tmp_path / "short.txt").write_text("a")
-    assert paths(tmp_path / "short.txt") == [str(tmp_path / "a")]
+    assert files(tmp_path / "short.txt") == [str(tmp_path / "a")]
 
 
 def test_a_table_without_a_header_is_refused_with_the_option_to_use(tmp_path) -> None:
     (tmp_path / "list.csv").write_text("a.jpg,1\nb.jpg,2\n")
-    with pytest.raises(InputError, match=r"--image_column .*--data\.image_column"):
+    with pytest.raises(InputError, match=r"--image_column .*--data\.image_column.*first line"):
         paths(tmp_path / "list.csv")
 
 
@@ -141,8 +205,8 @@ def test_a_row_without_a_path_or_with_a_name_that_is_not_text_has_an_error_of_it
     assert f"row 2 of {tmp_path}/list.csv" in empty.error
     (tmp_path / "list.txt").write_bytes(b"good.jpg\nb\xffd.jpg\n")
     good, bad = images([str(tmp_path / "list.txt")])
-    assert (good.path, good.error) == (f"{tmp_path}/good.jpg", None)
-    assert bad.path == f"{tmp_path}/b\\xffd.jpg"
+    assert (good.path, good.error) == ("good.jpg", None)
+    assert bad.path == "b\\xffd.jpg"
     assert "UTF-8" in bad.error
 
 
@@ -172,6 +236,117 @@ def test_the_names_of_a_long_list_are_not_held_in_memory(tmp_path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 500_000  # bytes; a list of them takes 5,000,000
+
+
+# ------------------------------------------------------------------------------------------------- kept columns
+
+
+def kept(pattern: object, asked: str) -> tuple[list[tuple[str, str]], list[tuple]]:
+    """Names and types, and the values of each row."""
+    found = KeptColumns.of([str(pattern)], asked, image_column=None)
+    return [(field.name, str(field.type)) for field in found.fields], [
+        one.kept for one in images([str(pattern)], kept=found)
+    ]
+
+
+def test_columns_of_the_list_keep_their_types(tmp_path) -> None:
+    (tmp_path / "list.csv").write_text("id,path,site\n007,a.jpg,north\n8,b.jpg,\n")
+    assert kept(tmp_path / "list.csv", "site, id") == (
+        [("site", "string"), ("id", "string")],
+        [("north", "007"), ("", "8")],
+    )
+    assert kept(tmp_path / "list.csv", "all")[0] == [("id", "string"), ("site", "string")]
+    rows = [
+        {"path": "a.jpg", "id": 1, "share": 1, "mixed": 1, "ok": True, "tags": ["x", "ü"], "long": 2**70},
+        {"path": "b.jpg", "share": 0.5, "mixed": "x", "ok": None},
+    ]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert kept(tmp_path / "list.jsonl", "id,share,mixed,ok,tags,long") == (
+        [
+            ("id", "int64"),
+            ("share", "double"),
+            ("mixed", "string"),
+            ("ok", "bool"),
+            ("tags", "string"),
+            ("long", "string"),
+        ],
+        [(1, 1.0, "1", True, '["x", "ü"]', str(2**70)), (None, 0.5, "x", None, None, None)],
+    )
+    day = datetime.date(2026, 2, 3)
+    table = pa.table(
+        {
+            "path": ["a.jpg"],
+            "id": pa.array([1], pa.int32()),
+            "day": [day],
+            "kind": pa.array(["k"]).dictionary_encode(),
+            "gap": [float("nan")],
+            "at": pa.array([datetime.datetime(2026, 2, 3)], pa.timestamp("ns")),
+        }
+    )
+    pq.write_table(table, tmp_path / "list.parquet")
+    types, ((*values, at),) = kept(tmp_path / "list.parquet", "all")
+    assert [kind for _, kind in types] == ["int32", "date32[day]", "string", "double", "timestamp[ns]"]
+    assert (values, str(at)) == ([1, day, "k", None], "2026-02-03 00:00:00")
+
+
+@pytest.mark.parametrize(
+    ("header", "asked", "fragments"),
+    [
+        ("path,id", "site", ("list.csv", "'site'", "path, id")),
+        ("path,error", "all", ("list.csv", "'error'", "rename")),
+        ("path,probability_ant", "probability_ant", ("'probability_ant'", "rename")),
+        ("path,id", "path", ("'path'", "rename")),
+    ],
+)
+def test_columns_that_cannot_be_kept_are_refused(header, asked, fragments, model, tmp_path, capsys) -> None:
+    (tmp_path / "list.csv").write_text(f"{header}\na.jpg,1\n")
+    out = tmp_path / "a.parquet"
+    assert exit_code("predict", model, tmp_path / "list.csv", "--out", out, "--keep_columns", asked) == 2
+    error = capsys.readouterr().err
+    assert all(fragment in error for fragment in fragments), error
+    assert not out.exists()
+
+
+def test_columns_are_kept_from_tables_and_in_files(model, tmp_path, capsys) -> None:
+    (tmp_path / "list.csv").write_text("path,id\na.jpg,1\n")
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    for arguments, fragment in (
+        ((tmp_path / "list.csv",), "--out"),
+        ((tmp_path / "list.csv", tmp_path / "list.txt", "--out", tmp_path / "a.csv"), "list.txt"),
+        ((tmp_path, "--out", tmp_path / "a.csv"), str(tmp_path)),
+    ):
+        assert exit_code("predict", model, *arguments, "--keep_columns", "id") == 2
+        assert fragment in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_predictions_join_with_the_table_that_lists_the_images(model, tiny_data, tmp_path, capsys) -> None:
+    found = sorted((tiny_data / "val").rglob("*.*"))[:5]
+    rows = [{"id": 100 + k, "path": os.path.relpath(path, tmp_path), "site": "n=ü"} for k, path in enumerate(found)]
+    rows.insert(2, {"id": 200, "path": "missing.jpg", "site": None})
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("predict", model, tmp_path / "list.jsonl", "--keep_columns", "id,site", "--batch_size", 2, "--top", 2)
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        assert exit_code(*arguments, "--out", tmp_path / name) == 0
+        answers = _rows(tmp_path / name)
+        assert [row["path"] for row in answers] == [row["path"] for row in rows]
+        assert [int(row["id"]) for row in answers] == [row["id"] for row in rows]
+        assert [row["site"] for row in answers] == [row["site"] for row in rows]
+        assert [row["predicted"] is None for row in answers] == [row["id"] == 200 for row in rows]
+    out = tmp_path / "parts"
+    for _ in range(2):  # the second continues
+        assert exit_code(*arguments, "--out", f"{out}/", "--part_rows", 2) == 0
+        assert pq.read_table(out).select(["id", "path", "site"]).to_pylist() == rows
+        (out / "part-000000000002-000000000004.parquet").unlink(missing_ok=True)
+    capsys.readouterr()
+    for text, option, pattern in (
+        (json.dumps(rows[0]) + "\n", "id", "keep_columns"),
+        (json.dumps(rows[0] | {"id": 7}) + "\n", "id,site", r"image 1 .*\b100\b.*\b7\b"),
+    ):
+        (tmp_path / "list.jsonl").write_text(text)
+        again = ("predict", model, tmp_path / "list.jsonl", "--keep_columns", option, "--batch_size", 2, "--top", 2)
+        assert exit_code(*again, "--out", f"{out}/", "--part_rows", 2) == 2
+        assert re.search(pattern, capsys.readouterr().err)
 
 
 # ------------------------------------------------------------------------------------------------- files
@@ -296,14 +471,11 @@ def test_a_list_of_images_is_never_overwritten_by_its_predictions(
     assert [path.name for path in tmp_path.iterdir()] == [given]
 
 
-def test_an_image_that_pillow_warns_of_is_a_row_and_the_warning_is_not_printed(model, tmp_path, capsys) -> None:
+def test_an_image_that_pillow_warns_of_is_a_row_and_the_warning_is_not_printed(model, tmp_path) -> None:
     Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
-    arguments = ("predict", model, tmp_path / "large.png", "--out", tmp_path / "a.jsonl", "--num_workers", 0)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert exit_code(*arguments) == 0
-    assert not [warning for warning in caught if issubclass(warning.category, Image.DecompressionBombWarning)]
-    assert capsys.readouterr().err == ""
+    arguments = ("predict", model, tmp_path / "large.png", "--out", tmp_path / "a.jsonl", "--num_workers", "0")
+    done = subprocess.run([sys.executable, "-m", "headstart", *map(str, arguments)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
     assert "89,478,485" in json.loads((tmp_path / "a.jsonl").read_text())["error"]
 
 
@@ -342,6 +514,34 @@ def test_a_folder_is_started_again_only_on_request_and_other_files_in_it_stay(mo
     assert len(table_of(folder)) == 2
     assert exit_code("predict", model, mixed[0], "--out", f"{folder}/", "--overwrite") == 0
     assert table_of(folder) == [str(mixed[0])]
+
+
+@pytest.mark.slow
+def test_a_csv_for_excel_has_a_mark_and_no_formulas_and_is_read_back(model, tmp_path, capsys) -> None:
+    names = ["=1+1.jpg", "-é.jpg", "@a.jpg", "plain.jpg", "'=quoted.jpg"]
+    for number, name in enumerate(names):
+        draw(number % 3, number).save(tmp_path / name)
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    out = tmp_path / "found.csv"
+    assert exit_code("predict", model, listing, "--out", out, "--excel") == 0
+    assert out.read_bytes().startswith(codecs.BOM_UTF8)
+    with out.open(encoding="utf-8-sig", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 5
+    assert all(row["error"] == "" for row in rows)
+    assert [float(row["probability"]) > 0 for row in rows] == [True] * 5
+    again = tmp_path / "again.csv"
+    assert exit_code("predict", model, out, "--out", again) == 0
+    assert "could not be read" not in capsys.readouterr().out
+
+
+def test_excel_is_for_csv_files_only(model, mixed, tmp_path, capsys) -> None:
+    for out in ([], ["--out", tmp_path / "a.parquet"], ["--out", f"{tmp_path}/parts/"]):
+        assert exit_code("predict", model, mixed[0], "--excel", *out) == 2
+        error = capsys.readouterr().err
+        assert "--excel" in error
+        assert "add --out FILE.csv" in error or out
 
 
 # ------------------------------------------------------------------------------------------------- the terminal
@@ -477,10 +677,10 @@ def test_a_folder_holds_every_image_once_and_in_order(model, mixed, mixed_list, 
     out = tmp_path / "parts"
     arguments = ("predict", model, mixed_list, mixed_list, *SMALL_PARTS, "--top", 3)
     assert exit_code(*arguments, "--out", f"{out}/") == 0
-    names = sorted(path.name for path in out.iterdir() if path.name[0] != "_")
+    names = sorted(path.name for path in out.iterdir())
     assert names == [f"part-{at:012d}-{min(at + 3, 16):012d}.parquet" for at in range(0, 16, 3)]
     assert table_of(out) == [str(path) for path in mixed] * 2
-    assert json.loads((out / "_summary.json").read_text())["unreadable"] == 4  # the long one is no longer too long
+    assert json.loads((state_of(out) / "summary").read_text())["unreadable"] == 4  # the long one is no longer too long
     assert str(pq.read_schema(out / names[0]).field("embedding").type) == "fixed_size_list<element: float>[512]"
     assert exit_code("predict", model, mixed_list, "--out", tmp_path / "one.parquet", "--embeddings", "--top", 3) == 0
     alone, parts = pq.read_table(tmp_path / "one.parquet"), pq.read_table(out).slice(0, 8)
@@ -543,6 +743,40 @@ def test_a_folder_of_something_else_is_refused(model, mixed, tmp_path, capsys) -
 
 
 @pytest.mark.slow
+def test_other_readers_find_the_rows_of_a_folder_and_nothing_else(model, mixed_list, tmp_path) -> None:
+    import datasets
+
+    out = tmp_path / "parts"
+    assert exit_code("predict", model, mixed_list, *SMALL_PARTS, "--out", f"{out}/") == 0
+    rows = len(Path(mixed_list).read_text().splitlines())
+    assert {path.suffix for path in out.rglob("*")} == {".parquet"}  # Polars looks into hidden folders
+    assert pq.read_table(out).num_rows == pq.read_table(sorted(out.glob("**/*.parquet"))).num_rows == rows
+    datasets.disable_progress_bars()
+    for pattern in ({"data_dir": str(out)}, {"data_files": f"{out}/**"}, {"data_files": f"{out}/*.parquet"}):
+        read = datasets.load_dataset("parquet", **pattern, cache_dir=str(tmp_path / "cache"))
+        assert read["train"].num_rows == rows
+
+
+def test_a_folder_of_the_former_layout_is_continued(tmp_path) -> None:
+    listed = [Listed(f"{number}.jpg") for number in range(9)]
+    begin_or_continue(tmp_path / "job", listed, {"top": 1}, block_rows=4)
+    for former, name in {"_images.parquet": "images", "_settings.json": "settings"}.items():
+        (state_of(tmp_path / "job") / name).rename(tmp_path / "job" / former)
+    (tmp_path / "job" / "part-000000000000-000000000004.parquet").touch()
+    job = begin_or_continue(tmp_path / "job", listed, {"top": 1}, block_rows=4)
+    assert job.missing(process=0, num_processes=1) == [(4, 8), (8, 9)]
+    assert [path.name[:5] for path in (tmp_path / "job").iterdir()] == ["part-"]
+
+
+def test_a_folder_whose_parts_were_deleted_starts_again_with_other_settings(tmp_path) -> None:
+    listed = [Listed(f"{number}.jpg") for number in range(9)]
+    begin_or_continue(tmp_path / "job", listed, {"top": 1}, block_rows=4)
+    (tmp_path / "job").rmdir()
+    job = begin_or_continue(tmp_path / "job", listed[:5], {"top": 2}, block_rows=4)
+    assert job.missing(process=0, num_processes=1) == [(0, 4), (4, 5)]
+
+
+@pytest.mark.slow
 def test_a_damaged_part_or_job_file_is_refused_by_name(model, mixed_list, tmp_path, capsys) -> None:
     out = tmp_path / "parts"
     arguments = ("predict", model, mixed_list, "--part_rows", 3, "--out", f"{out}/")
@@ -553,17 +787,17 @@ def test_a_damaged_part_or_job_file_is_refused_by_name(model, mixed_list, tmp_pa
     assert exit_code(*arguments) == 2
     assert first.name in capsys.readouterr().err
     first.write_bytes(kept)
-    stored = (out / "_images.parquet").read_bytes()
-    (out / "_images.parquet").write_bytes(stored[:-9])
+    stored = (state_of(out) / "images").read_bytes()
+    (state_of(out) / "images").write_bytes(stored[:-9])
     assert exit_code(*arguments) == 2
-    assert "_images.parquet" in capsys.readouterr().err
-    (out / "_images.parquet").write_bytes(stored)
+    assert str(state_of(out) / "images") in capsys.readouterr().err
+    (state_of(out) / "images").write_bytes(stored)
     first.rename(out / "part-000000000000-000000000004.parquet")
     assert exit_code(*arguments) == 2
     assert second.name in capsys.readouterr().err  # the two overlap
-    (out / "_settings.json").write_text("{")
+    (state_of(out) / "settings").write_text("{")
     assert exit_code(*arguments) == 2
-    assert "_settings.json" in capsys.readouterr().err
+    assert str(state_of(out) / "settings") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
@@ -623,7 +857,7 @@ def test_killed_and_started_again_it_has_every_image_once(kills, model, many, tm
         with start(*arguments, process_group=0) as process:
             wait_for_parts(out, 2 + 3 * kill)
             os.killpg(process.pid, signal.SIGKILL)
-        assert not (out / "_summary.json").exists()
+        assert not (state_of(out) / "summary").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert exit_code("predict", *arguments) == 0
     assert "3 of 303" in capsys.readouterr().out
@@ -717,12 +951,14 @@ def test_two_processes_share_a_folder(model, many, tmp_path) -> None:
         done = subprocess.run(command, stdin=names, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert table_of(out) == (tmp_path / "list.txt").read_text().split()
-    assert json.loads((out / "_summary.json").read_text())["images"] == 75
+    assert json.loads((state_of(out) / "summary").read_text())["images"] == 75
     assert re.search(r"\b75 images.*\b40\b", done.stdout)
 
 
 def test_several_processes_need_a_folder(model, mixed, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    complete = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in complete.items():
+        monkeypatch.setenv(name, value)
     for out in ([], ["--out", "a.csv"]):
         assert exit_code("predict", model, mixed[0], *out) == 2
         assert "--out FOLDER/" in capsys.readouterr().err

@@ -133,6 +133,14 @@ def test_the_page_holds_the_numbers_of_the_summary(folder):
         assert " ".join(f"{count} {round(100 * count / sum(row))}%" for count in row) in text
 
 
+def test_pages_do_not_hold_the_signature_of_an_address(run):
+    data = {**run.config["data"], "root": "https://store.example/shards/a.tar?X-Amz-Signature=secret&X-Amz-Date=1"}
+    signed = replace(run, config={**run.config, "data": data})
+    for text in (render_report(signed, NOTHING), render_model_card(signed)):
+        assert "a.tar" in text
+        assert "secret" not in text
+
+
 def test_it_is_rewritten_from_the_folder_alone(copy, capsys):
     for name in ("report.html", "README.md"):
         (copy / name).unlink()
@@ -566,6 +574,13 @@ def test_a_larger_share_of_a_row_has_a_stronger_colour():
         ("right", 1.0, 1),
         ("wrong", 0.3, 2),
     ]
+
+
+def test_long_names_on_the_axes_of_a_heat_map_differ_if_their_ends_do():
+    common = "Amanita_muscaria_var_muscaria"
+    svg = str(heat_map(np.diag([5, 4, 1]), (f"{common}_cap", f"{common}_stem", "c")).svg)
+    names = re.findall(r">(Amanita[^<]*…[^<]*)<", svg)
+    assert set(names) == {"Amanita_mus…scaria_cap", "Amanita_mus…caria_stem"}
 
 
 def test_the_class_with_the_lowest_recall_is_first(run):

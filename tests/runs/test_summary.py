@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again_and_optional_fields_are_left_out(tmp_path
     written = json.loads((tmp_path / SUMMARY).read_text())
     assert written == VALUES
     assert Summary.read(tmp_path) == summary
-    assert {field.name for field in fields(Summary)} - written.keys() == {"probe", "features", "finished"}
+    assert {field.name for field in fields(Summary)} - written.keys() == {"probe", "features", "finished", "test"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from headstart.runtime import hardware
-from headstart.runtime.hardware import LoadOfOthers
+from headstart.runtime.hardware import WORKER_BYTES, LoadOfOthers, bounded_workers
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,32 @@ def test_a_process_that_works_is_seen() -> None:
             assert load.cores() > 0.2
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "free", "processes", "started"),
+    [
+        (0, 2, 2**40, 1, 0),
+        (3, 2, 2**40, 1, 3),
+        (999, 2, 2**40, 1, 8),
+        (999, 16, 2**40, 4, 16),
+        (999, 64, 20 * WORKER_BYTES, 1, 10),
+        (999, 64, 20 * WORKER_BYTES, 2, 5),
+        (2, 2, 0, 1, 1),
+    ],
+)
+def test_worker_processes_are_bounded_by_cores_and_memory(asked, cores, free, processes, started, monkeypatch):
+    monkeypatch.setattr(hardware, "usable_cores", lambda: cores)
+    monkeypatch.setattr(hardware, "free_memory", lambda: free)
+    monkeypatch.setattr(hardware, "local_processes", lambda: processes)
+    assert bounded_workers(asked) == started
+
+
+def test_free_memory_is_within_the_limit_of_the_process():
+    code = (
+        "import resource, psutil; from headstart.runtime.hardware import free_memory; "
+        "limit = psutil.Process().memory_info().vms + 2**28; resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); "
+        "print(free_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert 0 < int(done.stdout) <= 2**28, done.stderr

@@ -17,7 +17,7 @@ from support.images import CLASSES
 
 
 def rows_of(root: Path) -> list[dict[str, str]]:
-    """What lies in train/ and val/ of class folders: path, label, split."""
+    """What lies in train/, val/ and test/ of class folders: path, label, split."""
     paths = sorted(path.relative_to(root) for path in root.glob("*/*/*"))
     return [{"path": path.as_posix(), "label": path.parts[1], "split": path.parts[0]} for path in paths]
 
@@ -58,12 +58,12 @@ def as_listing_parquet(root: Path, out: Path) -> str:
 
 
 def as_tar_shards(root: Path, out: Path) -> str:
-    """Two shards for train, one for val, in an order of their own."""
+    """Two shards for train, one for val and for test, in an order of their own."""
     rows = rows_of(root)
     random.Random(0).shuffle(rows)
-    for split, shards in (("train", 2), ("val", 1)):
+    for split, shards in (("train", 2), ("val", 1), ("test", 1)):
         part = [row for row in rows if row["split"] == split]
-        for number in range(shards):
+        for number in range(shards if part else 0):
             with tarfile.open(out / f"{split}-{number:03d}.tar", "w") as archive:
                 for place, row in enumerate(part[number::shards]):
                     for suffix, content in (
@@ -78,7 +78,7 @@ def as_tar_shards(root: Path, out: Path) -> str:
 
 def as_parquet_shards(root: Path, out: Path) -> str:
     """As datasets writes them, five images a row group, classes as numbers."""
-    for split in ("train", "val"):
+    for split in sorted({row["split"] for row in rows_of(root)}):
         part = [row for row in rows_of(root) if row["split"] == split]
         images = [{"bytes": (root / row["path"]).read_bytes(), "path": row["path"]} for row in part]
         labels = [CLASSES.index(row["label"]) for row in part]
@@ -92,8 +92,10 @@ def as_parquet_shards(root: Path, out: Path) -> str:
 def as_saved_dataset(root: Path, out: Path) -> str:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
     parts = {}
-    for split, name in (("train", "train"), ("val", "validation")):
+    for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
         rows = [row for row in rows_of(root) if row["split"] == split]
+        if not rows:
+            continue
         columns = {"image": [str(root / row["path"]) for row in rows], "label": [row["label"] for row in rows]}
         parts[name] = datasets.Dataset.from_dict(columns, features=features)
     datasets.DatasetDict(parts).save_to_disk(out / "saved")

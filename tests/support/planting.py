@@ -107,7 +107,13 @@ def plant(root: Path, *, each: int) -> set[tuple[str, tuple[str, ...]]]:
             planted.add((kind, (shown(put(f"train/{name}/{kind}_{k}{suffix}", data(k))),)))
 
     one("empty_file", ".jpg", lambda k: b"")
-    one("unreadable", ".jpg", lambda k: (b"<html>404 Not Found</html>", np.random.default_rng(k).bytes(3000))[k % 2])
+    one("unreadable", ".jpg", lambda k: np.random.default_rng(k).bytes(3000))
+    one(
+        "other_kind",
+        ".jpg",
+        lambda k: (b"<html>404 Not Found</html>", b"version https://git-lfs.github.com/spec/")[k % 2],
+    )
+    one("dim", ".png", lambda k: encoded(Image.fromarray(np.asarray(picture(k).convert("L"), np.uint16) * 16), "PNG"))
     one("truncated", ".jpg", lambda k: encoded(picture(k), "JPEG")[:2000])
     for k, kind in enumerate(("PNG", "WEBP", "BMP")):
         data = encoded(picture(k), kind)
@@ -133,9 +139,10 @@ def plant(root: Path, *, each: int) -> set[tuple[str, tuple[str, ...]]]:
             (root / split / f"hollow_{k}").mkdir()
             planted.add(("empty_class", (f"{split}/hollow_{k}",)))
         for number in range(10):
-            put(f"train/lonely_{k}/{number}.jpg", encoded(picture(code), "JPEG"))
+            put(f"train/lonely_{k}{' ' * (number % 2)}/{number}.jpg", encoded(picture(code), "JPEG"))
             put(f"val/thin_{k}/{number}.jpg", encoded(picture(code), "JPEG"))
         planted.add(("class_in_one_split", (f"train/lonely_{k}",)))
+        planted.add(("alike_names", (f"lonely_{k}", f"lonely_{k} ")))
         for number in range(2):
             put(f"train/thin_{k}/{number}.jpg", encoded(picture(code), "JPEG"))
         planted.add(("near_empty_class", (f"train/thin_{k}",)))

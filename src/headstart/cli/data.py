@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.cli import options
 from headstart.cli.options import Parser, command_parser
+from headstart.files import check_local
 from headstart.launcher import is_first_process, num_processes
 from headstart.wording import command_line, plural
 
@@ -43,6 +44,9 @@ def data_parser() -> Parser:
         "(default: none).",
     )
     check.add_argument("--labels", action="store_true", help="Additional search for wrong labels.")
+    check.add_argument(
+        "--excel", action="store_true", help=f"fixes.csv and groups.csv for spreadsheet programs: {options.EXCEL}."
+    )
     _add_backbone(check, weights="bundled", folds="Folds of the search for wrong labels")
     check.set_defaults(command=_check)
     apply = add(
@@ -243,13 +247,14 @@ def _check(args: Namespace) -> None:
     from headstart.data_doctor.command import check_data
 
     config = _config(args, on_bad_file="skip")
-    found = check_data(config, labels=args.labels, out=args.out, progress=file_progress)
+    found = check_data(config, labels=args.labels, out=args.out, progress=file_progress, excel=args.excel)
     print_data_report(found, out=args.out)
 
 
 def _apply(args: Namespace) -> None:
     from headstart.data_doctor.fixes import apply_fixes
 
+    check_local(args.out)
     count = apply_fixes(Path(args.fixes), data=Path(args.data), out=Path(args.out))
     print(f"{args.out}: " + ", ".join(f"{number} {what}" for what, number in count.items() if number))
     print(f"next: {command_line('train', args.out)}")
@@ -258,6 +263,7 @@ def _apply(args: Namespace) -> None:
 def _demo(args: Namespace) -> None:
     from headstart.data.solar_cells import write_solar_cells
 
+    check_local(args.dir, option="DIR")
     counts = write_solar_cells(Path(args.dir), seed=args.seed, images=args.images, val_fraction=args.val_fraction)
     print(f"{args.dir}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
 

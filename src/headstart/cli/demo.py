@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from headstart.cli import data, runs, train
 from headstart.cli.options import Parser, command_parser
 from headstart.errors import InputError, Stopped
+from headstart.files import check_local
 from headstart.launcher import num_processes
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def demo(argv: list[str]) -> None:
     args = demo_parser().parse_args(argv)
     from headstart.demo import Plan
 
+    check_local(args.dir, option="DIR")
     run_demo(Path(args.dir), Plan())
 
 

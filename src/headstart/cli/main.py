@@ -4,15 +4,14 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 
 from headstart import __version__
 from headstart.cli.output import outliving_the_reader, printed_messages
-from headstart.errors import InputError, OwnInputError, Stopped, known_failure
-from headstart.launcher import is_first_process
+from headstart.errors import InputError, OwnInputError, Stopped, exit_code, known_failure
+from headstart.launcher import is_first_process, wrong_environment
 from headstart.runtime.signals import StopRequest, answered_ctrl_c
 from headstart.wording import command_line, nearest
 
@@ -111,9 +110,9 @@ def _exit_code(argv: list[str]) -> int:
             if os.path.exists(argv[0]):
                 raise InputError(f"{argv[0]} is not a command; to train on it: {command_line('train', argv[0])}")
             raise InputError(f"unknown command {argv[0]}{nearest(argv[0], COMMANDS) or '; see headstart --help'}")
+        if problem := wrong_environment():
+            raise OwnInputError(problem)  # of any process: which one is the first may be what is unknown
         command = getattr(import_module(f"headstart.cli.{COMMANDS[argv[0]]}"), argv[0])
-        # the decoder checks the size itself and names the file
-        warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
         prepare_environment()
         StopRequest.second_signal_ends_process = True
         with printed_messages(), answered_ctrl_c():
@@ -137,7 +136,7 @@ def _exit_code(argv: list[str]) -> int:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if known := known_failure(error, command=argv[0]):
             print(f"headstart: {known}", file=sys.stderr)
-            return 1
+            return exit_code(error)
         traceback.print_exc()
         print("headstart: internal error; please report the traceback above", file=sys.stderr)
         return 1

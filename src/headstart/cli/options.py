@@ -19,9 +19,12 @@ from typing import Any, NoReturn
 
 from headstart.config import DEVICES, PRECISIONS
 from headstart.errors import InputError
+from headstart.files import user_path
 from headstart.wording import nearest
 
 WIDEST_HELP = 112
+PATHS = {"DIR", "FILE", "FIXES.csv", "FOLDER", "IMAGES", "NEW", "PAGE.html", "PATH", "RUN", "SOURCE"}
+"""The metavars of arguments that are paths."""
 
 
 class Parser(ArgumentParser):
@@ -69,9 +72,14 @@ class Parser(ArgumentParser):
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None, **others: Any) -> Any:
-        """As usual; hyphens stand for underscores in the names of options."""
+        """As usual; hyphens stand for underscores in the names of options, and ~ for the home folder in paths."""
         given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([self._spelled(arg) for arg in given], namespace, **others)
+        found, unknown = super().parse_known_args([self._spelled(arg) for arg in given], namespace, **others)
+        for action in self._actions:
+            if action.metavar in PATHS and (value := getattr(found, action.dest, None)):
+                paths = [user_path(one) for one in value] if isinstance(value, list) else user_path(value)
+                setattr(found, action.dest, paths)
+        return found, unknown
 
     def _spelled(self, arg: str) -> str:
         name, equals, value = arg.partition("=")
@@ -164,6 +172,10 @@ def add_bad_files(parser: ArgumentParser) -> None:
         help="Treatment of images that cannot be used (default: refuse). refuse: stop and list them. skip: leave them "
         "out and list them.",
     )
+
+
+EXCEL = "a byte order mark, and an apostrophe before text that would be a formula"
+"""What --excel changes."""
 
 
 def add_device(parser: _ActionsContainer) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.cli.options import (
+    EXCEL,
     Parser,
     add_device,
     add_model,
@@ -21,13 +22,14 @@ from headstart.cli.options import (
 )
 from headstart.cli.print_predictions import print_predictions
 from headstart.errors import InputError, Stopped
-from headstart.files import check_out, incomplete, sha256_of
+from headstart.files import check_links, check_local, check_out, check_outside, incomplete, sha256_of
 from headstart.launcher import num_processes
 from headstart.wording import command_line, plural
 
 if TYPE_CHECKING:
     from headstart.predict.bulk import BulkPrediction
     from headstart.predict.image_paths import Listed
+    from headstart.predict.kept_columns import KeptColumns
     from headstart.predict.parts_folder import PartsFolder
 
 OUT_TYPES = (".csv", ".jsonl", ".parquet")
@@ -37,13 +39,15 @@ def predict(argv: list[str]) -> None:
     """Raises InputError, and Stopped after a signal. Unreadable images, however many, are rows with an error."""
     args = predict_parser().parse_args(argv)
     several = num_processes() > 1
-    parts = args.out is not None and (args.out.endswith(("/", os.sep)) or Path(args.out).is_dir())
+    parts = args.out is not None and (args.out.endswith(("/", os.sep)) or os.path.isdir(args.out))
     _check(args, several=several, parts=parts)
     _check_order(args)
     check_model_of(args.run)
     skipped: Counter[str] = Counter()
-    images = None if several else _images(args, skipped)  # several processes: only the main one lists them, below
+    kept = _kept_columns(args)
+    images = None if several else _images(args, kept, skipped)  # several processes: only the main one lists them, below
     from headstart.config import RuntimeConfig
+    from headstart.data.folder_walk import PASSED_OVER
     from headstart.predict.bulk import BulkPrediction
     from headstart.predict.output_table import Columns
     from headstart.predict.predictor import PredictionOptions, Predictor
@@ -65,19 +69,23 @@ def predict(argv: list[str]) -> None:
             wrongly_flagged=args.wrongly_flagged,
         )
         predictor.check(options)
-        columns = Columns(predictor, options, top=args.top is not None, probabilities=not args.no_probabilities)
+        columns = Columns(
+            predictor, options, top=args.top is not None, probabilities=not args.no_probabilities, kept=kept
+        )
         bulk = BulkPrediction(
             columns,
             batch_size=args.batch_size,
             num_workers=args.num_workers,
             stop=stop,
-            count_images=None if "-" in args.paths else lambda: sum(1 for _ in _images(args, Counter())),
+            count_images=None if "-" in args.paths else lambda: sum(1 for _ in _images(args, kept, Counter())),
         )
         if parts:
             _to_parts(args, accelerator, bulk, images, skipped)
         else:
             assert images is not None
-            _to_file_or_screen(bulk, images, args.out)
+            _to_file_or_screen(bulk, images, args.out, excel=args.excel)
+    for reason in PASSED_OVER & skipped.keys():
+        print(f"not searched: {reason}, {plural(skipped.pop(reason), 'time')}")
     if skipped:
         kinds = ", ".join(f"{count:,} {ending}" for ending, count in skipped.most_common(5))
         more = ", ..." if len(skipped) > 5 else ""
@@ -116,7 +124,13 @@ def predict_parser() -> Parser:
     parser.add_argument(
         "--top", metavar="K", type=int, help="Additional column with the K most probable classes (default: none)."
     )
+    parser.add_argument("--excel", action="store_true", help=f".csv file for spreadsheet programs: {EXCEL}.")
     columns = parser.add_argument_group("Columns")
+    columns.add_argument(
+        "--keep_columns",
+        metavar="NAMES",
+        help="Columns of the list to carry along, separated by commas, or all (default: none).",
+    )
     columns.add_argument("--no_probabilities", action="store_true", help="Table without the probability of each class.")
     columns.add_argument(
         "--embeddings", action="store_true", help="Additional column with the features (.jsonl, .parquet, FOLDER/)."
@@ -163,11 +177,20 @@ def _check(args: Namespace, *, several: bool, parts: bool) -> None:
     check_at_least(args, top=1, batch_size=1, num_workers=0, part_rows=1)
     if several and not parts:
         raise InputError("several processes need a folder to write their parts to; name it with --out FOLDER/")
+    if args.excel and (parts or Path(args.out or "").suffix != ".csv"):
+        if args.out is None:
+            raise InputError("--excel changes only .csv files; add --out FILE.csv")
+        raise InputError(f"--excel changes only .csv files, and --out is {args.out}; name a .csv file, or omit --excel")
+    if args.out is not None and parts:
+        check_local(args.out)
+        check_links(args.out)
+        for path in args.paths:
+            check_outside(args.out, path)
     if args.out is None or parts:
         return
     for written in (Path(args.out), incomplete(Path(args.out))):
         for path in args.paths:
-            if written.exists() and os.path.exists(path) and written.samefile(path):
+            if os.path.exists(written) and os.path.exists(path) and written.samefile(path):
                 raise InputError(f"--out {args.out} would replace the input {path}; name another file")
     suffix = Path(args.out).suffix
     if suffix not in OUT_TYPES:
@@ -184,25 +207,36 @@ def _check(args: Namespace, *, several: bool, parts: bool) -> None:
 
 def _check_order(args: Namespace) -> None:
     """Raise InputError if the run is named after the images."""
-    last = Path(args.paths[-1])
-    if (last / "model.safetensors").is_file() and not (Path(args.run) / "model.safetensors").is_file():
+    last = args.paths[-1]
+    model, other = (os.path.join(path, "model.safetensors") for path in (args.run, last))
+    if os.path.isfile(other) and not os.path.isfile(model):  # Path.is_file raises without permission
         swapped = command_line("predict", last, args.run, *args.paths[:-1])
         raise InputError(f"the run comes before the images: {swapped}")
 
 
-def _images(args: Namespace, skipped: "Counter[str]") -> "Iterator[Listed]":
+def _kept_columns(args: Namespace) -> "KeptColumns":
+    from headstart.predict.kept_columns import KeptColumns
+
+    if args.keep_columns is None:
+        return KeptColumns()
+    if args.out is None:
+        raise InputError("--keep_columns needs a file to write the columns to; add --out FILE or FOLDER/")
+    return KeptColumns.of(args.paths, args.keep_columns, image_column=args.image_column)
+
+
+def _images(args: Namespace, kept: "KeptColumns", skipped: "Counter[str]") -> "Iterator[Listed]":
     """Finds the first image at once, so that a pattern without images is refused before anything is written."""
     from headstart.predict.image_paths import images
 
-    found = images(args.paths, column=args.image_column, left_out=skipped)
+    found = images(args.paths, column=args.image_column, kept=kept, left_out=skipped)
     first = next(found, None)
     if first is None:
         raise InputError(f"{' '.join(args.paths)}: no images found; name image files, or folders that contain some")
     return chain([first], found)
 
 
-def _to_file_or_screen(bulk: "BulkPrediction", images: "Iterator[Listed]", out: str | None) -> None:
-    bulk.to_file(images, None if out is None else Path(out))
+def _to_file_or_screen(bulk: "BulkPrediction", images: "Iterator[Listed]", out: str | None, *, excel: bool) -> None:
+    bulk.to_file(images, None if out is None else Path(out), excel=excel)
     if out is None or bulk.count <= len(bulk.preview):
         print_predictions(bulk.preview, bulk.columns, total=bulk.count)
     if bulk.stop.signal_name is not None:
@@ -221,7 +255,7 @@ def _to_parts(
     from headstart.predict.parts_folder import begin_or_continue, discard
     from headstart.runtime.processes import on_main
 
-    predictor = bulk.columns.predictor
+    predictor, kept = bulk.columns.predictor, bulk.columns.kept
     settings = {
         "model_sha256": sha256_of(predictor.path),
         "precision": predictor.precision,
@@ -233,10 +267,10 @@ def _to_parts(
 
     def begin() -> "PartsFolder":
         try:
-            listed = images or _images(args, skipped)
+            listed = images or _images(args, kept, skipped)
             if args.overwrite:
                 discard(Path(args.out))
-            return begin_or_continue(Path(args.out), listed, settings, block_rows=args.part_rows)
+            return begin_or_continue(Path(args.out), listed, settings, block_rows=args.part_rows, kept=kept)
         except OSError as error:
             raise InputError(f"--out {args.out}: {error.strerror}; name another place") from None
 

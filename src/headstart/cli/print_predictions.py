@@ -3,40 +3,30 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.print_results import plain_console
+from headstart.cli.tables import plain_console, print_table
 from headstart.wording import shown
 
 if TYPE_CHECKING:
     from headstart.predict.output_table import Columns
 
-UNCUT = 1_000_000  # columns of output that is not a terminal
 NAMED = 4  # classes of a prediction set that a row names
 
 
 def print_predictions(rows: Sequence[Mapping[str, Any]], columns: "Columns", *, total: int) -> None:
-    """rows: of the table of predictions, the first of `total`. On a narrow terminal long paths continue on the next
-    line; elsewhere nothing is wrapped or cut."""
-    from rich.table import Column, Table
-
-    console = plain_console(width=UNCUT)
+    """rows: of the table of predictions, the first of `total`."""
     sets = _has_limit(columns)
     notes = [_note(row, sets=sets) for row in rows]
-    longest = max((len(shown(row["path"])) for row in rows), default=0)
-    table = Table(
-        Column("image", overflow="fold", min_width=min(longest, console.width // 3)),
-        Column("predicted", overflow="fold"),
-        Column("probability", justify="right", no_wrap=True),
-        *([Column("note", overflow="fold")] if any(notes) else []),
-    )
+    titles = ("image", "predicted", "probability", *(["note"] if any(notes) else []))
+    lines = []
     for row, note in zip(rows, notes, strict=True):
         best = row.get("top") or [{"class": row["predicted"], "probability": row["probability"]}]
         known = row["error"] is None
         names = "\n".join(shown(entry["class"]) for entry in best) if known else ""
         numbers = "\n".join(f"{entry['probability']:.3f}" for entry in best) if known else ""
-        table.add_row(shown(row["path"]), names, numbers, *([note] if any(notes) else []))
-    console.print(table)
+        lines.append((shown(row["path"]), names, numbers, note)[: len(titles)])
+    print_table(titles, lines, right=("probability",))
     if total > len(rows):
-        console.print(f"and {total - len(rows):,} more; --out FILE writes all of them", soft_wrap=True)
+        plain_console().print(f"and {total - len(rows):,} more; --out FILE writes all of them", soft_wrap=True)
 
 
 def _note(row: Mapping[str, Any], *, sets: bool) -> str:

@@ -8,22 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.cli.output import clickable
-from headstart.wording import plural
+from headstart.cli.tables import plain_console, print_table
+from headstart.wording import plural, shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from headstart.diagnostics.parity import Check
     from headstart.results import Choice, Comparison, DataReport, Evaluation, Export, Verification
-
-
-def plain_console(*, width: int | None = None, **options: Any) -> "Console":
-    """Prints text as it is. width: columns where the output is not a terminal, so that tables are not cut."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else width
-    return Console(markup=False, emoji=False, highlight=False, width=width, **options)
 
 
 def print_evaluation(found: "Evaluation") -> None:
@@ -43,9 +33,8 @@ def print_evaluation(found: "Evaluation") -> None:
         f"loss {found.loss:.4f}, balanced accuracy {found.balanced_accuracy:.4f}, macro F1 {found.macro_f1:.4f}",
         f"Brier score {found.brier:.4f}, {calibration}",
     )
-    console = plain_console()
-    console.print("\n".join(lines))
-    console.print(_class_table({name: asdict(row) for name, row in found.per_class.items()}))
+    print("\n".join(lines))
+    _print_classes({name: asdict(row) for name, row in found.per_class.items()})
 
 
 def calibration_in_words(error: float, *, by_chance: float) -> str:
@@ -54,48 +43,40 @@ def calibration_in_words(error: float, *, by_chance: float) -> str:
     return f"{found} (up to {by_chance:.1%} would be chance)"
 
 
-def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> "Table":
-    from rich.table import Table
-
-    table = Table("class", "n", "precision", "recall", "95% interval")
+def _print_classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = []
     for name, row in per_class.items():
-        cells = ["-", "-", "-"]
-        if row["n"]:
-            low, high = row["recall_ci95"]
-            cells = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{low:.3f} to {high:.3f}"]
-        table.add_row(name, str(row["n"]), *cells)
-    return table
+        shares = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall"))
+        low_high = "-" if row["recall_ci95"] is None else "{:.3f} to {:.3f}".format(*row["recall_ci95"])
+        rows.append((shown(name), str(row["n"]), *shares, low_high))
+    print_table(("class", "n", "precision", "recall", "95% interval"), rows)
 
 
 def print_parity(checks: "Sequence[Check]") -> None:
-    from rich.table import Table
-
-    names = ("largest loss difference", "tolerance", "counts", "weights", "verdict")
-    table = Table("compared with 1 process, fp32, 0 workers", *names)
+    rows = []
     for check in checks:
         tolerance = "none promised" if check.tolerance is None else f"{check.tolerance:.0e}"
-        table.add_row(
-            check.name,
-            f"{check.difference:.1e}",
-            "same bits" if check.tolerance == 0 else tolerance,
-            "equal" if check.counts_equal else "differ",
-            "same bits" if check.bits_equal else "differ",
-            "pass" if check.passed else "FAIL",
+        rows.append(
+            (
+                check.name,
+                f"{check.difference:.1e}",
+                "same bits" if check.tolerance == 0 else tolerance,
+                "equal" if check.counts_equal else "differ",
+                "same bits" if check.bits_equal else "differ",
+                "pass" if check.passed else "FAIL",
+            )
         )
-    plain_console(width=130).print(table)
+    names = ("largest loss difference", "tolerance", "counts", "weights", "verdict")
+    print_table(("compared with 1 process, fp32, 0 workers", *names), rows)
 
 
 def print_comparison(found: "Comparison", *, out: str | None) -> None:
-    from rich.table import Column, Table
-
     from headstart.html import interval
 
-    console = plain_console(width=130)
-    columns = [Column(name, no_wrap=True) for name in ("95% interval", "correct", "loss")]
-    table = Table(Column("run", overflow="fold"), "strategy", "backbone", "accuracy", *columns)
-    for run in found.runs:
-        table.add_row(
-            run.path,
+    console = plain_console()
+    rows = [
+        (
+            shown(run.path),
             run.strategy,
             run.backbone,
             f"{run.accuracy:.1%}",
@@ -103,41 +84,42 @@ def print_comparison(found: "Comparison", *, out: str | None) -> None:
             f"{run.correct} of {run.n}",
             f"{run.loss:.4f}",
         )
-    console.print(table)
+        for run in found.runs
+    ]
+    print_table(("run", "strategy", "backbone", "accuracy", "95% interval", "correct", "loss"), rows)
     for comparison in found.comparisons:
         console.print(comparison.in_words(), soft_wrap=True)
         console.print(f"  loss {comparison.loss_in_words()}", soft_wrap=True)
     for note in found.notes:
         console.print(note, soft_wrap=True)
     if out is not None:
-        console.print(f"{out}: the images with different predictions")
+        console.print(f"{out}: the images with different predictions", soft_wrap=True)
 
 
 def print_choice(found: "Choice", *, out: str | None) -> None:
     """A table of the candidates, comparisons, the expected accuracy, the notes and the command to train."""
-    from rich.table import Column, Table
-
-    console = plain_console(width=130)
+    console = plain_console()
     console.print(
         f"{found.repeats} x {found.folds}-fold cross-validation over {found.n:,} training images, "
         f"{len(found.classes)} classes; {found.machine}",
         soft_wrap=True,
     )
-    names = ("accuracy", "loss", "predict\nimg/s", "train\nimg/s")
-    columns = [Column(name, justify="right", no_wrap=True) for name in names]
-    table = Table(Column("backbone", overflow="fold"), *columns, Column("chosen is", no_wrap=True))
+    rows = []
     for candidate in found.candidates:
         verdict = found.verdict(candidate)
         usual = candidate.weights in ("imagenet", "hub")
-        table.add_row(
-            candidate.name if usual else f"{candidate.name}, {candidate.weights}",
-            f"{candidate.accuracy:.1%}",
-            f"{candidate.loss:.4f}",
-            f"{candidate.predict_images_per_s:,.0f}",
-            f"{candidate.train_images_per_s:,.1f}",
-            "" if verdict == "chosen" else verdict,
+        rows.append(
+            (
+                candidate.name if usual else f"{candidate.name}, {candidate.weights}",
+                f"{candidate.accuracy:.1%}",
+                f"{candidate.loss:.4f}",
+                f"{candidate.predict_images_per_s:,.0f}",
+                f"{candidate.train_images_per_s:,.1f}",
+                "" if verdict == "chosen" else verdict,
+            )
         )
-    console.print(table)
+    numbers = ("accuracy", "loss", "predict\nimg/s", "train\nimg/s")
+    print_table(("backbone", *numbers, "chosen is"), rows, right=numbers)
     for comparison in found.comparisons:
         console.print(comparison.in_words(), soft_wrap=True)
     console.print(found.in_words(), soft_wrap=True)
@@ -179,9 +161,7 @@ def print_export(found: "Export") -> None:
 
 
 def print_verification(found: "Verification") -> None:
-    from rich.table import Table
-
-    console = plain_console(width=130)
+    console = plain_console()
     here, then = found.versions, found.written_with
     console.print(f"{found.model} on {found.device}")
     console.print(
@@ -191,20 +171,21 @@ def print_verification(found: "Verification") -> None:
             for name in ("headstart", "torch", "pillow", "numpy", "python")
         )
     )
-    table = Table("precision", "golden input", "image", "pixels", "largest difference", "tolerance", "")
-    for precision, checks in found.checks.items():
-        for check in checks:
-            drawing = check.drawing
-            table.add_row(
-                precision,
-                drawing.name,
-                f"{drawing.width}x{drawing.height} {drawing.mode} {drawing.format}",
-                "same" if check.transform else "differ" if check.decoded else "decoded differently",
-                f"{check.difference:.2g}",
-                f"{check.tolerance:.2g}",
-                "pass" if check.passed else "FAIL",
-            )
-    console.print(table)
+    rows = [
+        (
+            precision,
+            check.drawing.name,
+            f"{check.drawing.width}x{check.drawing.height} {check.drawing.mode} {check.drawing.format}",
+            "same" if check.transform else "differ" if check.decoded else "decoded differently",
+            f"{check.difference:.2g}",
+            f"{check.tolerance:.2g}",
+            "pass" if check.passed else "FAIL",
+        )
+        for precision, checks in found.checks.items()
+        for check in checks
+    ]
+    names = ("precision", "golden input", "image", "pixels", "largest difference", "tolerance", "")
+    print_table(names, rows)
     tensors = {None: "not checked, the file has no hash of them", True: "unchanged", False: "FAIL, changed"}
     console.print(f"tensors: {tensors[found.tensors_unchanged]}")
     for precision, checks in found.checks.items():
@@ -236,23 +217,20 @@ def file_progress() -> Iterator[Callable[[int], None] | None]:
 
 
 def print_data_report(found: "DataReport", *, out: str | None) -> None:
-    from rich.table import Table
-
     from headstart.data_doctor.command import REPORT_FILES, summary_lines
     from headstart.data_doctor.findings import KINDS, number_of
-    from headstart.wording import command_line, listed, shown
+    from headstart.wording import command_line, listed
 
-    console = plain_console(soft_wrap=True)
-    console.print("\n".join(summary_lines(found)))
+    print("\n".join(summary_lines(found)))
     if not found.findings:
-        console.print("no problems found")
+        print("no problems found")
     else:
-        table = Table("what", "how many", "for example")
+        rows = []
         for kind, count in found.counts.items():
             one = next(finding for finding in found.findings if finding.kind == kind)
             example = f"{listed(one.paths, limit=2)}: {shown(one.message)}"
-            table.add_row(KINDS[kind].title, number_of(kind, count), example)
-        plain_console(width=140).print(table)
+            rows.append((KINDS[kind].title, number_of(kind, count), example))
+        print_table(("what", "how many", "for example"), rows)
     if out is not None:
         print(f"report: {clickable(Path(out) / 'doctor.html')}")
         print(f"{out}: {', '.join(REPORT_FILES)}")

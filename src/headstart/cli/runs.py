@@ -12,17 +12,23 @@ from headstart.launcher import is_first_process
 def evaluate_parser() -> Parser:
     parser = command_parser(
         "evaluate",
-        "Evaluate a finished run on labelled images, each image once. Images that the run was trained on are left "
-        "out and listed.",
-        "runs/first --data photos",
-        "runs/first --data photos --split test --out test.html",
+        "Evaluate a finished run on labelled images, by default on the test set of its own data. Images that the run "
+        "was trained on are left out and listed.",
+        "runs/first --out test.html",
+        "runs/first --data photos --split val",
         "runs/first/model.safetensors --data labels.csv --image_column file --label_column species",
     )
     options.add_model(parser)
     parser.add_argument(
-        "--data", required=True, metavar="SOURCE", help="Folder, table or other source of images, as for train."
+        "--data",
+        metavar="SOURCE",
+        help="Folder, table or other source of images, as for train (default: that of the run).",
     )
-    parser.add_argument("--split", metavar="NAME", help="Split to evaluate (default: val, else test, else all images).")
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="Split to evaluate (default: test without --data; else val, else test, else all images).",
+    )
     parser.add_argument(
         "--out", metavar="FILE", help="File for the results: a page if it ends in .html, else JSON (default: none)."
     )
@@ -36,10 +42,12 @@ def evaluate(argv: list[str]) -> None:
     from headstart.config import DataConfig
     from headstart.data.sources.open import open_source
     from headstart.files import check_out
+    from headstart.runs.files import to_evaluate
 
     check_out(args.out)
     options.check_model_of(args.run)
-    open_source(DataConfig(root=args.data), to_evaluate=True).check()
+    root, split = to_evaluate(args.run, args.data, args.split)
+    open_source(DataConfig(root=root), to_evaluate=True).check()
     from headstart.cli.print_results import print_evaluation
     from headstart.report.evaluation import write_evaluation
     from headstart.runs.evaluate import evaluate_run
@@ -49,6 +57,8 @@ def evaluate(argv: list[str]) -> None:
     found = evaluate_run(
         args.run, data=args.data, on_bad_file=args.on_bad_file, split=args.split, columns=options.columns_of(args)
     )
+    if args.data is None and is_first_process():
+        print(f"{split} images of {root}")
     print_evaluation(found.result)
     if args.out is not None:
         write_evaluation(found, args.out)
@@ -207,10 +217,14 @@ def export(argv: list[str]) -> int:
     args = export_parser().parse_args(argv)
     from headstart.exporters.formats import check_place, check_runtime, find_format
     from headstart.exporters.options import check_options
+    from headstart.files import check_local
+    from headstart.runs.files import check_outside_data
 
     check_options(images=args.images, allow_loss=args.allow_loss)
     format = find_format(args.format)
+    check_local(args.out)
     check_place(Path(args.out), format, overwrite=args.overwrite)
+    check_outside_data(args.out, Path(args.run), data=args.data)
     check_runtime(format)
     options.check_model_of(args.run)
     from headstart.cli.print_results import print_export

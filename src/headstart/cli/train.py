@@ -58,26 +58,21 @@ def train(argv: list[str]) -> None:
 
 
 def _print_repeats(path: Path) -> None:
-    from rich.table import Column, Table
-
-    from headstart.cli.print_results import plain_console
+    from headstart.cli.tables import print_table
     from headstart.report.repeats import command_to_train_again, repeats_in_words
     from headstart.runs.summary import RepeatsSummary
 
     summary = RepeatsSummary.read(path)
-    console = plain_console(soft_wrap=True)
     by_epochs = summary.epochs > 1  # a fitted head has a single result
     names = ("accuracy", "correct", "loss", *(["best epoch"] if by_epochs else []), "seconds")
-    table = Table("run", *(Column(name, justify="right", no_wrap=True) for name in names))
+    rows = []
     for run in summary.runs:
         correct, seconds = f"{run['correct']} of {run['n']}", f"{run['wall_s']:.0f}"
         best = [str(run["best_epoch"])] if by_epochs else []
-        row = (f"{run['accuracy']:.1%}", correct, f"{run['loss']:.4f}", *best, seconds)
-        table.add_row(run["folder"], *row)
-    console.print()
-    console.print(table)
-    for line in repeats_in_words(summary):
-        console.print(line)
+        rows.append((run["folder"], f"{run['accuracy']:.1%}", correct, f"{run['loss']:.4f}", *best, seconds))
+    print()
+    print_table(("run", *names), rows, right=names)
+    print("\n".join(repeats_in_words(summary)))
     print(f"report: {clickable(path / 'report.html')}")
     again = [command_to_train_again(path)] if summary.repeats == "folds" else []
     print("\n  ".join(["next:", command_line("open", path), *again]))

@@ -3,13 +3,24 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from headstart.data.source import Entry, Scan, Source, place_in, summarize
+from headstart.data.source import PARTS, Entry, Scan, Source, place_in, summarize
 from headstart.errors import InputError
+
+SPLITS = PARTS | {"test"}
 
 
 def refuse_nothing(source: Source, entries: Sequence[Entry], scan: Scan) -> None:
     """Raise InputError, with what was left out, if no entry of a scan is used."""
     if not entries:
+        splits = {entry.split for entry in scan.entries}
+        if splits and not splits & SPLITS:
+            found = " and ".join(repr(split) for split in sorted(map(str, splits))[:5])
+            raise InputError(
+                f"{source.root} has a split with the values {found}; expected train, val or test, or true and false in "
+                "a column is_valid"
+            )
+        if splits == {"test"}:
+            raise InputError(f"{source.root} has only a test set; add images to train on")
         why = [*scan.skipped, *scan.bad]
         because = f": {summarize(why)}" if why else ""
         raise InputError(f"{source.root} has no images with a class{because}; add some")
@@ -67,4 +78,7 @@ def refuse_or_leave_out(source: Source, lacking: dict[str, str], labels: set[str
     if lacking and (not skip or len(left) < 2):
         raise InputError(next(iter(lacking.values())))
     if len(left) < 2:
-        raise InputError(f"{source.root} has a single class, {min(left)!r}; a classifier needs at least two")
+        raise InputError(
+            f"{source.root} has a single class, {min(left)!r}; a classifier needs at least two; "
+            "add images of another class"
+        )

@@ -143,6 +143,7 @@ def _loader(
     batch_size: int,
     collate_fn: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
+    num_workers = min(num_workers, len(sampler))
     return DataLoader(
         items,
         batch_sampler=sampler,

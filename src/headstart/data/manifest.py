@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -14,11 +14,13 @@ from headstart.data.decode import decode
 from headstart.data.limit import limit_images
 from headstart.data.read_images import ReadImage, read_images
 from headstart.data.samples import Manifest, Sample, Samples
-from headstart.data.source import PARTS, Entry, Scan, Skipped, Source, place_in, summarize
+from headstart.data.source import PARTS, Entry, Scan, Skipped, Source, place_in, same_name, summarize
 from headstart.data.splits import describe_split, groups_of, is_split_by_us, stratified_split, units_of
-from headstart.data.transforms import PixelCache
 from headstart.errors import InputError
 from headstart.wording import plural
+
+if TYPE_CHECKING:
+    from headstart.data.transforms import PixelCache
 
 
 def build_manifest(
@@ -28,7 +30,7 @@ def build_manifest(
     seed: int,
     num_threads: int | None = None,
     known: Callable[[str], bool] | None = None,
-    cache: PixelCache | None = None,
+    cache: "PixelCache | None" = None,
     decoder: Callable[[bytes], Image.Image] = decode,
 ) -> Manifest:
     """Scan the source, decode everything that is used once, split as `data` specifies. With data.limit, all images are
@@ -52,14 +54,28 @@ def build_manifest(
         bad += unusable
     left_out = [Skipped(name, "a class without images") for name in scan.empty]
     left_out += [Skipped(label, f"{reason.split(';')[0]}: left out") for label, reason in lacking.items()]
-    unused = Counter(entry.split for entry in scan.entries if entry.split not in PARTS)
+    unused = Counter(entry.split for entry in scan.entries if entry.split not in PARTS and entry.split != "test")
     left_out += [
         Skipped(f"split {split!r}", f"{plural(n, 'image')}, not used in training") for split, n in unused.items()
     ]
     classes = tuple(sorted({image.entry.label for image in images}))
     samples = _samples(source, images, splits)
-    split_by = describe_split(data, seed=seed) if usable.split_by_us else "train and val are those of the source"
-    return Manifest(source, classes, samples, tuple([*scan.skipped, *left_out, *unread, *bad]), split_by)
+    there = {entry.split for entry in scan.entries}
+    split_by = "train and val are those of the source"
+    if usable.split_by_us:
+        split_by = describe_split(data, seed=seed, of="train" if "train" in there and "val" not in there else "")
+    skipped = tuple([*scan.skipped, *left_out, *unread, *bad])
+    trained = {same_name(name) for name in classes}
+    return Manifest(
+        source,
+        classes,
+        samples,
+        skipped,
+        split_by,
+        has_test=scan.has_test,
+        num_test=scan.num_test,
+        only_in_test=tuple(sorted({entry.label for entry in scan.entries if entry.split == "test"} - trained)),
+    )
 
 
 def check_splits(
@@ -88,6 +104,22 @@ def check_splits(
             raise InputError(f"{reason}; {name} and {next(iter(recipes))} would not have the same classes")
 
 
+def refusals(source: Source, data: DataConfig, sha256: Mapping[str, str], *, seed: int) -> dict[str, str]:
+    """All reasons for which build_manifest refuses the images, unreadable files and empty folders aside: by class, ""
+    for all of them together. sha256: by path, of the images that decode."""
+    data = replace(data, on_bad_file="skip")
+
+    def read(_: Source, scan: Scan, *, wanted: Callable[[Entry], bool], **__: Any) -> tuple[list[ReadImage], list[Any]]:
+        return [ReadImage(e, sha256[e.path]) for e in scan.entries if wanted(e) and e.path in sha256], []
+
+    try:
+        usable = _usable(source, data, read=read)
+        one_sided = _split(source, usable.images, data, seed=seed)[2] if usable.split_by_us else {}
+    except InputError as error:
+        return {"": str(error)}
+    return usable.lacking | one_sided
+
+
 def build_eval_manifest(
     source: Source,
     *,
@@ -110,7 +142,8 @@ def build_eval_manifest(
     parts = _evaluated_splits(source, scan, split, resplit=resplit)
     entries = [entry for entry in scan.entries if entry.split in parts]
     refuse_nothing(source, entries, scan)
-    unknown = sorted({entry.label for entry in entries} - set(classes))
+    known = {same_name(name): name for name in classes}  # models of earlier versions have other spellings
+    unknown = sorted({entry.label for entry in entries} - known.keys())
     if unknown and on_bad_file == "refuse":
         raise InputError(
             f"class {unknown[0]!r} of {source.root} is not a class of the model ({', '.join(classes)}); remove it, "
@@ -119,16 +152,16 @@ def build_eval_manifest(
     left_out = [Skipped(label, "not a class of the model; left out") for label in unknown]
 
     def wanted(entry: Entry) -> bool:
-        return entry.split in parts and entry.label in classes
+        return entry.split in parts and entry.label in known
 
     images, bad = read_images(source, scan, wanted=wanted, decoder=decoder, num_threads=num_threads)
-    _refuse_or_skip(source, bad, on_bad_file=on_bad_file)
+    _refuse_or_skip(source, bad, on_bad_file=on_bad_file, option="--on_bad_file")
     seen = [trained_on(image.sha256, image.entry.path) for image in images]
     left_out += bad + [Skipped(i.entry.path, "the model was trained on it") for i in compress(images, seen)]
     fresh = list(compress(images, (not was_seen for was_seen in seen)))
     if not fresh:
         raise InputError(f"{source.root} has no images that the model was not trained on; name other images")
-    samples = _samples(source, fresh, ["val"] * len(fresh))
+    samples = _samples(source, fresh, ["val"] * len(fresh), known)
     return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *left_out]))
 
 
@@ -144,17 +177,18 @@ class _Usable:
     split_by_us: bool
 
 
-def _usable(source: Source, data: DataConfig, **reading: Any) -> _Usable:
-    """The images of train, val or no split that decode and belong to a complete class. reading: for read_images."""
+def _usable(source: Source, data: DataConfig, *, read: Any = read_images, **reading: Any) -> _Usable:
+    """The images of train, val or no split that decode and belong to a complete class. reading: for `read`."""
     scan, skip = source.scan(), data.on_bad_file == "skip"
     if scan.empty and not skip:
         raise InputError(f"class folder {place_in(source, scan.empty[0])} contains no images; add some or remove it")
     entries = [entry for entry in scan.entries if entry.split in PARTS]
     refuse_nothing(source, entries, scan)
-    by_us = is_split_by_us(source, entries, data)
+    _refuse_or_skip(source, [one for one in scan.bad if one.is_folder], on_bad_file=data.on_bad_file)
+    by_us = is_split_by_us(source, entries, data, scan)
     if data.limit is not None:
         reading = {"num_threads": reading.get("num_threads"), "only_hash": True}
-    images, bad = read_images(source, scan, wanted=lambda entry: entry.split in PARTS, rescan=data.rescan, **reading)
+    images, bad = read(source, scan, wanted=lambda entry: entry.split in PARTS, rescan=data.rescan, **reading)
     _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
     lacking = lacking_classes(source, entries, [image.entry for image in images], split_by_us=by_us)
     refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
@@ -208,18 +242,32 @@ def _decoded(
 def _evaluated_splits(source: Source, scan: Scan, split: str | None, *, resplit: bool) -> set[str | None]:
     there = {entry.split for entry in scan.entries}
     if split is not None:
+        if split == "test" and split not in there and scan.has_test:
+            raise InputError(
+                f"the test set of {source.root} has no images with a class; name labelled images with --data, or "
+                "classify it with headstart predict"
+            )
         if split not in there:
-            has = ", ".join(sorted(part for part in there if part)) or "none"
-            raise InputError(f"{source.root} has no split {split!r}; its splits are: {has}")
+            has = ", ".join(sorted(part for part in there if part))
+            raise InputError(
+                f"{source.root} has no split {split!r}; its splits are: {has or 'none'}; name labelled images with "
+                f"--data{', or another --split' if has else ''}"
+            )
         return {split}
     if resplit and there & PARTS:
         return set(PARTS)
     return next(({part} for part in ("val", "test") if part in there), there)
 
 
-def _samples(source: Source, images: Sequence[ReadImage], splits: Sequence[str]) -> Samples:
+def _samples(
+    source: Source, images: Sequence[ReadImage], splits: Sequence[str], labels: Mapping[str, str] | None = None
+) -> Samples:
+    """labels: the classes by the labels of the source, if they differ."""
     rows = [
-        (Sample(id=i, path=image.entry.path, sha256=image.sha256, split=split, label=image.entry.label), image.entry)
+        (
+            Sample(i, image.entry.path, image.sha256, split, (labels or {}).get(image.entry.label, image.entry.label)),
+            image.entry,
+        )
         for i, image, split in zip(_ids(images, splits), images, splits, strict=True)
     ]
     rows.sort(key=lambda row: (row[0].split, row[0].path))
@@ -240,9 +288,18 @@ def _ids(images: Sequence[ReadImage], splits: Sequence[str]) -> list[str]:
     return ids
 
 
-def _refuse_or_skip(source: Source, bad: Sequence[Skipped], *, on_bad_file: str) -> None:
+def _refuse_or_skip(
+    source: Source, bad: Sequence[Skipped], *, on_bad_file: str, option: str = "--data.on_bad_file"
+) -> None:
     if bad and on_bad_file == "refuse":
+        conflicting = sum(one.kind == "conflicting_labels" for one in bad)
+        folders = sum(one.is_folder for one in bad)
+        counted = [
+            (len(bad) - conflicting - folders, "unreadable file", ""),
+            (folders, "unreadable folder", ""),
+            (conflicting, "image with two classes", "images with two classes"),
+        ]
+        number = " and ".join(plural(*one) for one in counted if one[0])
         raise InputError(
-            f"{plural(len(bad), 'unreadable file')} in {source.root}: {summarize(bad)}; repair or remove "
-            "them, or leave them out with --data.on_bad_file skip"
+            f"{number} in {source.root}: {summarize(bad)}; repair or remove them, or leave them out with {option} skip"
         )

@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from headstart.data.decode import UnreadableImage, decode
+from headstart.data.decode import DIM, SIXTEEN_BIT_MAX, UnreadableImage, decode
 from headstart.data.scan_cache import ScanCache
 from headstart.data.source import Entry, Scan, Skipped, Source
-from headstart.data.transforms import PixelCache
 from headstart.messages import LOG
+from headstart.wording import plural
+
+if TYPE_CHECKING:
+    from headstart.data.transforms import PixelCache
 
 CHUNK = 4096  # images whose results are awaited together
 REPORT_S = 10.0  # between two lines on the progress of a long scan
@@ -44,7 +48,7 @@ def read_images(
     wanted: Callable[[Entry], bool],
     decoder: Callable[[bytes], Image.Image] = decode,
     known: Callable[[str], bool] | None = None,
-    cache: PixelCache | None = None,
+    cache: "PixelCache | None" = None,
     num_threads: int | None = None,
     rescan: bool = False,
     only_hash: bool = False,
@@ -61,6 +65,8 @@ def read_images(
             sha256 = hashlib.sha256(data).hexdigest()
             if not only_hash and (known is None or not known(sha256)):
                 image = decoder(data)
+                if SIXTEEN_BIT_MAX in image.info:
+                    deep[sha256] = image.info[SIXTEEN_BIT_MAX]
                 if cache is not None:
                     cache.add(entry.split, sha256, image)
         except UnreadableImage as error:
@@ -69,6 +75,7 @@ def read_images(
             return Skipped(entry.path, error.strerror or str(error))
         return sha256
 
+    deep: dict[str, int] = {}  # largest values of images of 16 bits
     cached = ScanCache.of(source, scan.entries, use=not rescan)
     found: list[str | None] = [None] * len(scan.entries)
     places = [place for place, entry in enumerate(scan.entries) if wanted(entry)]
@@ -88,6 +95,13 @@ def read_images(
             if now - reported > REPORT_S and done < len(places):
                 LOG.info(f"checked {done:,} of {len(places):,} images, {done / (now - started):,.0f} per second")
                 reported = now
-    if not only_hash:  # a stored hash means that the image decodes
-        cached.store(found)
+    dim = {sha256: brightest for sha256, brightest in deep.items() if brightest < DIM}
+    if len(dim) > len(deep) / 2:
+        LOG.warning(
+            f"{len(dim):,} of {plural(len(deep), '16-bit image')} use values up to {max(dim.values()):,} of 65,535 and "
+            "look black to the model, as 12-bit values do; multiply the values, by 16 for 12 bits, and save the images "
+            "again"
+        )
+    if not only_hash:  # a stored hash means that the image decodes, and that there is nothing to warn of
+        cached.store([None if sha256 in dim else sha256 for sha256 in found])
     return [ReadImage(e, sha) for e, sha in zip(scan.entries, found, strict=True) if sha is not None], bad

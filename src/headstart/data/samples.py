@@ -83,13 +83,18 @@ class Samples(Sequence[Sample]):
 @dataclass(frozen=True)
 class Manifest:
     """Samples sorted by (split, path); `classes` sorted by name; `skipped` files with their reason; `split_by`: who
-    split the images into train and val, in words, "" if nobody did."""
+    split the images into train and val, in words, "" if nobody did; has_test: whether the source has a test set,
+    which takes no part; num_test: its images that have a class, None if they were not counted; only_in_test:
+    the classes that only the test set has."""
 
     source: Source
     classes: tuple[str, ...]
     samples: Samples
     skipped: tuple[Skipped, ...]
     split_by: str = ""
+    has_test: bool = False
+    num_test: int | None = 0
+    only_in_test: tuple[str, ...] = ()
 
     @property
     def root(self) -> str:

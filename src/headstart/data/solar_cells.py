@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headstart.data.splits import stratified_split
 from headstart.errors import InputError
+from headstart.files import check_local
 from headstart.wording import install_command
 
 DEFECT_THRESHOLD = 0.5  # probabilities are 0, 1/3, 2/3 and 1; the published benchmark divides them in the middle
@@ -56,6 +57,7 @@ def write_solar_cells(
     ]
     counts = dict(Counter(str(relative.parent) for _, relative in plan))
 
+    check_local(target, option="DIR")
     blocked = next((path for path in (target, *target.absolute().parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
         raise InputError(f"{target}: {blocked} is a file, so no folder can be created there; name another place")

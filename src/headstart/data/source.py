@@ -1,6 +1,7 @@
 """What a source of images is. A new one derives from `Source`, and data/sources/open.py opens it."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -40,11 +41,18 @@ class Source(Protocol):
         """The image file of this name. Raises OSError. Called from threads and from forked processes."""
 
 
+def same_name(name: str) -> str:
+    """The one spelling of a class or group, for names that no reader can tell apart: accents composed (NFC; macOS
+    decomposes them), no white space at the ends."""
+    return name.strip() or name if name.isascii() else unicodedata.normalize("NFC", name).strip() or name
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An image that a source has.
 
-    path: its name in the source; split: "train", "val", another name that the source uses, None if it has none;
+    path: its name in the source; label: its class, as `same_name` spells it; split: "train", "val", another name that
+    the source uses, None if it has none;
     group: images of one group stay on one side of a split; stamp: changes when the file does, "" if unknown;
     block: images that are cheap to read together, such as a row group of a parquet file; size: bytes of memory per
     image while the block is loaded."""
@@ -57,24 +65,42 @@ class Entry:
     block: str = ""
     size: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", same_name(self.label))
+        object.__setattr__(self, "group", same_name(self.group))
+
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not used, and why. path: relative to the data root; kind: of data_doctor/findings.py."""
+    """A file that is not used, or a folder (its path ends in "/"), and why. path: relative to the data root; kind: of
+    data_doctor/findings.py."""
 
     path: str
     reason: str
     kind: str = "left_out"
 
+    @property
+    def is_folder(self) -> bool:
+        return self.path.endswith("/")
+
 
 @dataclass(frozen=True)
 class Scan:
-    """empty: class folders without any image, relative to the root; bad: images that cannot be used."""
+    """empty: class folders without any image, relative to the root; bad: images that cannot be used, and folders that
+    cannot be read, whose names end in "/"; has_test: whether there is a test set, also one without classes;
+    unread_tests: whether it was not read."""
 
     entries: list[Entry]
     skipped: list[Skipped]
     empty: tuple[str, ...] = ()
     bad: tuple[Skipped, ...] = ()
+    has_test: bool = False
+    unread_tests: bool = False
+
+    @property
+    def num_test(self) -> int | None:
+        """The images of the test set that have a class; None if they were not read."""
+        return None if self.unread_tests else sum(entry.split == "test" for entry in self.entries)
 
 
 class PerProcess(Generic[T]):

@@ -1,6 +1,5 @@
 """Split images into training and validation: stratified, seeded, by groups; the same on every machine."""
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -8,19 +7,22 @@ from collections.abc import Iterable, Sequence
 from itertools import compress
 from pathlib import Path
 
-from headstart.config import DataConfig
-from headstart.data.source import Entry, Source
+from headstart.config import GROUP_TABLES, DataConfig
+from headstart.data.listed_files import listed_name
+from headstart.data.source import Entry, Scan, Source
+from headstart.data.text_tables import TextTable
 from headstart.errors import InputError
 
 
-def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig) -> bool:
-    """Whether the images still have to be split. entries: those that are used.
+def is_split_by_us(source: Source, entries: Sequence[Entry], data: DataConfig, scan: Scan) -> bool:
+    """Whether the images still have to be split. entries: those of `scan` that are used. A source with train and test
+    has its validation images in train.
 
     Raises InputError if the source's own split has to be used and is incomplete.
     """
     parts = {entry.split for entry in entries}
     resplit = "split all images with --data.split stratified"
-    if data.split != "folder" or parts == {None}:
+    if data.split != "folder" or parts == {None} or (parts == {"train"} and scan.has_test):
         return True
     if None in parts:
         unsplit = next(entry.path for entry in entries if entry.split is None)
@@ -123,30 +125,34 @@ def stratified_split(
     return split
 
 
-def describe_split(data: DataConfig, *, seed: int) -> str:
-    """A new split in words: '20% held out by headstart (stratified, seed 0)'."""
+def describe_split(data: DataConfig, *, seed: int, of: str = "") -> str:
+    """A new split in words: '20% held out by headstart (stratified, seed 0)'. of: the part that is split, such as
+    train."""
     share = f"fold {data.fold} of {data.folds}" if data.folds else f"{100 * data.val_fraction:g}%"
+    share += f" of {of}" if of else ""
     kind = "stable" if data.split == "stable" else "stratified"
     return f"{share} held out by headstart ({kind}, seed {seed})"
 
 
 def groups_of(entries: Sequence[Entry], groups: str) -> list[str]:
     """The group of each entry, "" for none. groups: "" (the source's own), a regular expression with one group,
-    searched in the path, or a .csv file with the columns path and group. Raises InputError."""
+    searched in the path, or a .csv or .tsv file with the columns path and group. Raises InputError."""
     if not groups:
         return [entry.group for entry in entries]
-    if groups.endswith(".csv"):
+    if groups.lower().endswith(GROUP_TABLES):
         found = _listed(groups)
         if not found:  # as `data check --out` writes it if there are no copies
             return [""] * len(entries)
+        paths = {entry.path for entry in entries}
+        found = {listed_name(path, paths): group for path, group in found.items()}
         named = [found.get(entry.path, "") for entry in entries]
-        what = "names none of the images; its column path must be relative to data.root"
+        what = f"names none of the images; write paths relative to data.root, not {next(iter(found))!r}"
     else:
         try:
             pattern = re.compile(groups)
         except re.error as error:
             raise InputError(
-                f"data.groups {groups!r} is neither a regular expression ({error}) nor the name of a .csv file"
+                f"data.groups {groups!r} is neither a regular expression ({error}) nor the name of a .csv or .tsv file"
             ) from None
         if pattern.groups != 1:
             raise InputError(
@@ -162,16 +168,13 @@ def groups_of(entries: Sequence[Entry], groups: str) -> list[str]:
 
 
 def _listed(file: str) -> dict[str, str]:
-    try:
-        with Path(file).open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines)
-            if not {"path", "group"} <= set(rows.fieldnames or ()):
-                raise InputError(
-                    f"data.groups {file} needs the columns path and group; it has {', '.join(rows.fieldnames or ())}"
-                )
-            return {row["path"]: row["group"] or "" for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"data.groups {file} cannot be read: {error}") from None
+    """Path -> group."""
+    needed = ("path", "group")
+    table = TextTable.open(Path(file), fits=set(needed).issubset)
+    if not {*needed} <= {*table.columns}:
+        has = ", ".join(filter(None, table.columns)) or "none"
+        raise InputError(f"data.groups {file} needs the columns path and group; its columns are {has}")
+    return {row.values["path"]: row.values["group"].strip() for row in table.rows(needed)}
 
 
 def _quota(sizes: dict[str, int], *, val_fraction: float) -> dict[str, int]:

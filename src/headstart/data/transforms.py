@@ -84,7 +84,8 @@ class Preprocess:
 
     Decode by `decoder`, a JPEG file at 1/2, 1/4 or 1/8 of its size as long as no side falls below `jpeg_min_side` px;
     resize the short side to `resize_size` px with `interpolation`; crop the central `image_size` square; scale to
-    [0, 1]; subtract `mean` and divide by `std` per channel.
+    [0, 1]; subtract `mean` and divide by `std` per channel. `train_short_side` says what training did, and does not
+    change a prediction: larger images were reduced to a short side of so many px before the random crop.
     """
 
     image_size: int
@@ -96,6 +97,7 @@ class Preprocess:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     jpeg_min_side: int | None = None
+    train_short_side: int | None = dataclasses.field(default=None, compare=False)
 
     @staticmethod
     def of(data: DataConfig, backbone: Backbone) -> "Preprocess":
@@ -129,6 +131,7 @@ class Preprocess:
             mean=spec.mean,
             std=spec.std,
             jpeg_min_side=spec.jpeg_min_side,
+            train_short_side=spec.train_short_side,
         )
         if spec != reference or spec.interpolation not in RESAMPLING:
             raise InputError(
@@ -138,8 +141,8 @@ class Preprocess:
         return spec
 
     def to_json(self) -> dict[str, Any]:
-        values = dataclasses.asdict(self)
-        return values if self.jpeg_min_side else {k: v for k, v in values.items() if k != "jpeg_min_side"}
+        optional = ("jpeg_min_side", "train_short_side")
+        return {name: v for name, v in dataclasses.asdict(self).items() if v is not None or name not in optional}
 
     def decode(self, data: bytes) -> Image.Image:
         """A file -> an RGB image that can be resized. Raises UnreadableImage with the reason."""
@@ -182,9 +185,18 @@ class Preprocess:
         return pixels.float().div_(255).sub_(mean).div_(std)
 
 
+def train_short_side(data: DataConfig, spec: Preprocess) -> int | None:
+    """The short side, in px, to which training reduces larger images before a random crop: what the smallest crop needs
+    to be as large as the image of an evaluation. None without random crops.
+
+    So a decoded photograph takes the same memory, whatever its size, and the result does not depend on whether there
+    was memory to keep it (the presizing of fastai, the maximum resolution of FFCV)."""
+    return math.ceil(spec.resize_size / math.sqrt(data.min_crop_scale)) if data.min_crop_scale < 1 else None
+
+
 def train_transform(data: DataConfig, spec: Preprocess, *, cache_limit: CacheLimit = NO_CACHE) -> Transform:
-    """Random resized crop (Szegedy et al. 2015, torchvision's) and flips as configured; without any of them the same
-    pixels as in evaluation."""
+    """Random resized crop (Szegedy et al. 2015, torchvision's) of the image with `train_short_side`, and flips as
+    configured; without any of them the same pixels as in evaluation."""
     from torchvision.transforms import v2
 
     steps: list[Any] = []
@@ -201,9 +213,18 @@ def train_transform(data: DataConfig, spec: Preprocess, *, cache_limit: CacheLim
         steps.append(v2.RandomHorizontalFlip())
     if data.vflip:
         steps.append(v2.RandomVerticalFlip())
-    prepare = spec.resize_and_crop if data.min_crop_scale == 1 else _as_tensor
+    side = train_short_side(data, spec)
+    prepare = spec.resize_and_crop if side is None else partial(_reduced, side=side, interpolation=spec.interpolation)
     vary = partial(_seeded, v2.Compose(steps)) if steps else None
     return Transform(prepare, vary, decode=spec.decode, image_size=spec.image_size, cache_limit=cache_limit)
+
+
+def _reduced(image: Image.Image, *, side: int, interpolation: str) -> torch.Tensor:
+    """uint8 (3, H, W): the image itself, or reduced to a short side of `side` px if that is larger."""
+    if (short := min(image.size)) > side:
+        width, height = (max(side, round(length * side / short)) for length in image.size)
+        image = image.resize((width, height), RESAMPLING[interpolation], reducing_gap=2.0)
+    return _as_tensor(image)
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:

@@ -1,9 +1,11 @@
 """Findings of a table of samples, without its pixels: copies, nearly empty classes, imbalance."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from headstart.data.source import same_name
 from headstart.data_doctor.findings import DROP, KEEP, Finding
 from headstart.wording import listed, plural
 
@@ -60,7 +62,7 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
     """Nearly empty classes and imbalance. counts: usable images of each (split, label); empty classes are ignored."""
     found = []
     for (split, label), count in sorted(counts.items()):
-        if 0 < count < NEAR_EMPTY:
+        if 0 < count < NEAR_EMPTY and split != "test":
             found.append(Finding.of("near_empty_class", folder_of(split, label), plural(count, "image"), KEEP))
     training = {label: count for (split, label), count in counts.items() if split in ("train", "") and count}
     if training:
@@ -71,6 +73,22 @@ def thin_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
             message = f"{most} has {ratio:.1f} times the images of {least} ({training[most]} and {training[least]})"
             paths = (folder_of(split, most), folder_of(split, least))
             found.append(Finding("imbalance", paths, message, (KEEP, KEEP)))
+    return found
+
+
+def alike_names(files: Iterable[Named]) -> list[Finding]:
+    """Names of classes, and of class folders, that differ only in case or white space."""
+    spellings: dict[str, set[tuple[str, str]]] = defaultdict(set)  # (class, name)
+    for folder, label in {(file.path.rpartition("/")[0], file.label) for file in files if file.label}:
+        names = [part for part in folder.split("/") if same_name(part) == label]
+        key = "".join(label.casefold().split())
+        spellings[key] |= {(label, unicodedata.normalize("NFC", name)) for name in names or [label]}
+    found = []
+    for group in sorted(map(sorted, spellings.values())):
+        if len(group) > 1:
+            what = "are one class" if len({label for label, _ in group}) == 1 else "differ only in case or white space"
+            message = f"{listed([repr(name) for _, name in group])} {what}"
+            found.append(Finding("alike_names", tuple(n for _, n in group), message, (KEEP,) * len(group)))
     return found
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.data.classes import refuse_nothing
-from headstart.data.source import Source
+from headstart.data.source import Source, same_name
 from headstart.data.sources.columns import split_named
 from headstart.data.sources.folders import ClassFolders, lay_out
-from headstart.data_doctor.balance import Named, folder_of, thin_classes
+from headstart.data_doctor.balance import Named, alike_names, folder_of, thin_classes
 from headstart.data_doctor.examine import Good, examine
 from headstart.data_doctor.findings import KEEP, Finding
 from headstart.results import Census
@@ -56,7 +56,7 @@ def check_files(
     good = [image for image, _ in results if image is not None]
     findings += [finding for _, ours in results for finding in ours]
     counts.update((image.file.split, image.file.label) for image in good)
-    findings += _compare_classes(counts) + thin_classes(counts)
+    findings += alike_names(files) + _compare_classes(counts) + thin_classes(counts)
     return Checked(source, len(files), good, findings, counts, _census(good))
 
 
@@ -82,7 +82,7 @@ def _survey(source: Source) -> tuple[list[Named], Counter[tuple[str, str]], list
         else:
             findings.append(Finding.of(skipped.kind, skipped.path, skipped.reason, KEEP))
     splits = {split for split, _ in classes}
-    if len(splits & {"train", "val"}) == 1 and "" not in splits:
+    if len(splits & {"train", "val"}) == 1 and "" not in splits and not ("train" in splits and scan.has_test):
         has, lacks = ("train", "val") if "train" in splits else ("val", "train")
         findings.append(Finding.of("missing_split", has, f"there is {has} but no {lacks}", KEEP))
     return files, Counter(dict.fromkeys(sorted(classes), 0)), findings
@@ -92,7 +92,7 @@ def _class_of(path: str) -> tuple[str, str]:
     """(split, class) of a class folder such as train/ants, photos/train/ants or ants."""
     *above, label = path.split("/")
     split = split_named(above[-1]) if above else ""
-    return (split if split in ("train", "val") else "", label)
+    return (split if split in ("train", "val", "test") else "", same_name(label))
 
 
 def _hidden(path: Path, name: str, is_folder: bool) -> Finding:
@@ -104,13 +104,13 @@ def _hidden(path: Path, name: str, is_folder: bool) -> Finding:
 
 def _compare_classes(counts: Counter[tuple[str, str]]) -> list[Finding]:
     found = []
-    splits = sorted({split for split, _ in counts})
+    splits = {split for split, _ in counts}
     for label in sorted({label for _, label in counts}):
-        there = [split for split in splits if (split, label) in counts]
+        there = [split for split in sorted(splits) if (split, label) in counts]
         for split in there:
             if not counts[(split, label)]:
                 found.append(Finding.of("empty_class", folder_of(split, label), "no usable image", KEEP))
-        if len(there) < len(splits):
+        if there != ["test"] and len([split for split in there if split != "test"]) < len(splits - {"test"}):
             message = f"in {' and '.join(there)} only"
             found.append(Finding.of("class_in_one_split", f"{there[0]}/{label}", message, KEEP))
     return found

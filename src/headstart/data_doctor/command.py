@@ -1,5 +1,7 @@
 """`headstart data check`: run the checks, describe the data, write the report."""
 
+import shutil
+import uuid
 import warnings
 from collections import Counter
 from contextlib import nullcontext
@@ -10,29 +12,32 @@ from headstart.data_doctor.fixes import write_csv, write_fixes
 from headstart.data_doctor.inspection import Progress, Report, inspect
 from headstart.data_doctor.page import doctor_page
 from headstart.errors import InputError
-from headstart.files import write_atomically
+from headstart.files import check_links, check_local, check_outside, write_text
 from headstart.results import DataReport
 from headstart.wording import plural, shown
 
 REPORT_FILES = ("doctor.json", "doctor.html", "fixes.csv", "groups.csv")
 
 
-def check_data(config: RunConfig, *, labels: bool, out: str | None, progress: Progress = nullcontext) -> DataReport:
-    """Check config.data.root and write the report to the folder `out`. progress: as in `inspect`. Raises
-    InputError before the checks if it cannot be written."""
+def check_data(
+    config: RunConfig, *, labels: bool, out: str | None, progress: Progress = nullcontext, excel: bool = False
+) -> DataReport:
+    """Check config.data.root and write the report to the folder `out`. progress: as in `inspect`; excel: whether the
+    .csv files are meant for spreadsheet programs. Raises InputError before the checks if it cannot be written."""
     folder = None if out is None else Path(out)
     if folder is not None:
+        check_local(str(out))
+        check_links(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out {out} is a file; name a folder")
         if any((folder / name).exists() for name in REPORT_FILES):
             raise InputError(f"--out {out} already contains a report, perhaps with edited fixes; name another folder")
-        if Path(config.data.root).resolve() in (folder.resolve(), *folder.resolve().parents):
-            raise InputError(f"--out {out} lies inside the data; name a place outside {Path(config.data.root)}")
+        check_outside(folder, config.data.root)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # such files decode all the same, or are findings
         report = inspect(config, labels=labels, progress=progress)
     if folder is not None:
-        _write_report(report, folder)
+        _write_report(report, folder, excel=excel)
     return report.result
 
 
@@ -58,17 +63,31 @@ def summary_lines(found: DataReport) -> list[str]:
     return [*lines, *found.notes]
 
 
-def _write_report(report: Report, out: Path) -> None:
+def _write_report(report: Report, out: Path, *, excel: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; name another place") from None
+    staging = out / f".{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        staging.mkdir()
+        _write_files(report, staging, excel=excel)
+        for name in REPORT_FILES:  # all of them or none
+            (staging / name).replace(out / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_files(report: Report, out: Path, *, excel: bool) -> None:
     page = doctor_page(report.checked, report.result.findings, summary_lines(report.result))
-    for name, content in (("doctor.json", report.result.to_json() + "\n"), ("doctor.html", page)):
-        write_atomically(out / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))  # type: ignore[misc]
-    write_fixes(out / "fixes.csv", report.result.findings)
+    write_text(out / "doctor.json", report.result.to_json() + "\n")
+    write_text(out / "doctor.html", page)
+    write_fixes(out / "fixes.csv", report.result.findings, excel=excel)
     clusters = [(image.file.path, int(report.cluster_of[image.sha256])) for image in report.checked.good]
     sizes = Counter(cluster for _, cluster in clusters)
     write_csv(
-        out / "groups.csv", ("path", "group"), [(path, cluster) for path, cluster in clusters if sizes[cluster] > 1]
+        out / "groups.csv",
+        ("path", "group"),
+        [(path, cluster) for path, cluster in clusters if sizes[cluster] > 1],
+        excel=excel,
     )

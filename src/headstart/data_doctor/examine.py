@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from headstart.data.decode import UnreadableImage, decode, open_image
+from headstart.data.decode import DIM, SIXTEEN_BIT_MAX, UnreadableImage, decode, open_image
 from headstart.data.folder_walk import extension_of, is_image, unsupported_type
 from headstart.data.source import Source
 from headstart.data.sources.folders import ClassFolders
@@ -64,14 +64,18 @@ def examine(source: Source, file: Named, *, large: Callable[[], object]) -> tupl
             kind, reason = "unsupported_type", unsupported_type(path) if data else reason
         elif kind == "unreadable" and _is_cut(data, reason):
             kind = "truncated"
-        return None, [Finding.of(kind, path, reason)]
+        keep = (KEEP,) if kind == "lacks_extra" else ()
+        return None, [Finding.of(kind, path, reason, *keep)]
     except MemoryError:
-        return None, [Finding.of("too_large", path, "it does not fit in the memory of this machine")]
+        return None, [Finding.of("too_large", path, "it does not fit into the memory that is free", KEEP)]
     except OSError as error:
         return None, [Finding.of("unreadable", path, error.strerror or str(error))]
     kind, mode, orientation, several_frames = _header(data)
     good = Good(file, hashlib.sha256(data).hexdigest(), rgb.size, mode, kind, orientation, hashes)
-    return good, _oddities(good, several_frames=several_frames, flat=flat)
+    oddities = _oddities(good, several_frames=several_frames, flat=flat)
+    if (brightest := rgb.info.get(SIXTEEN_BIT_MAX, DIM)) < DIM:
+        oddities.append(Finding.of("dim", path, f"values up to {brightest:,} of 65,535", KEEP))
+    return good, oddities
 
 
 def _read(source: Source, name: str, *, large: Callable[[], object]) -> bytes:
@@ -81,7 +85,7 @@ def _read(source: Source, name: str, *, large: Callable[[], object]) -> bytes:
         if len(data) > MAX_FILE_BYTES:
             raise UnreadableImage(f"{len(data) / 2**20:.0f} MiB long", kind="too_large")
         return data
-    path = source.base / name
+    path = source.file(name) if isinstance(source, ListedImages) else source.base / name
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         raise UnreadableImage("not a regular file")

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from headstart.data.folder_walk import walk
+from headstart.data.listed_files import listed_name
+from headstart.data.text_tables import TextTable
 from headstart.data_doctor.findings import DROP, KEEP, MAYBE, MOVE, Finding
 from headstart.errors import InputError
-from headstart.files import fsync, write_atomically
+from headstart.files import check_outside, fsync, write_atomically
+from headstart.spreadsheet import defused
 
 COLUMNS = ("path", "finding", "suggestion")
 
 
-def write_fixes(path: Path, findings: Sequence[Finding]) -> None:
-    write_csv(path, COLUMNS, fix_lines(findings))
+def write_fixes(path: Path, findings: Sequence[Finding], *, excel: bool = False) -> None:
+    write_csv(path, COLUMNS, fix_lines(findings), excel=excel)
 
 
 def fix_lines(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
@@ -26,10 +29,11 @@ def fix_lines(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
     return [(name, f.kind, what) for f in named for name, what in zip(f.paths, f.suggestions, strict=True)]
 
 
-def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]], *, excel: bool = False) -> None:
     def write(staging: Path) -> None:
-        with staging.open("w", newline="", encoding="utf-8") as out:
-            csv.writer(out).writerows([columns, *lines])
+        with staging.open("w", newline="", encoding="utf-8-sig" if excel else "utf-8") as out:
+            rows = [[defused(str(value)) for value in line] for line in lines] if excel else lines
+            csv.writer(out).writerows([columns, *rows])
 
     write_atomically(path, write)
 
@@ -51,9 +55,13 @@ def apply_fixes(fixes: Path, *, data: Path, out: Path) -> dict[str, int]:
         )
     if out.exists() or out.is_symlink():
         raise InputError(f"--out {out} exists; name a new folder")
-    if data.resolve() in out.absolute().resolve().parents:
-        raise InputError(f"--out {out} lies inside {data}, which is never changed; name a place outside")
-    files = {found.path: data / found.path for found in walk(data) if found.kind in ("image", "other file")}
+    check_outside(out, str(data))
+    files: dict[str, Path] = {}
+    for found in walk(data):
+        if found.kind == "unreadable":
+            raise InputError(f"{data / found.path}: {found.reason}; repair or remove it, as its files would be lost")
+        if found.kind in ("image", "other file"):
+            files[found.path] = data / found.path
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
     targets, dropped, undecided = _plan(fixes, data, files, folders)
     moved = [target for name, target in targets.items() if name != target]
@@ -85,6 +93,7 @@ def _plan(
     moved: dict[str, str] = {}
     for number, name, suggestion in _lines(fixes):
         where = f"{fixes}, line {number}: "
+        name = listed_name(name, files)
         verb, _, folder = suggestion.strip().partition(" ")
         if verb == MAYBE:
             undecided.add(name)
@@ -117,19 +126,15 @@ def _plan(
 
 
 def _lines(fixes: Path) -> list[tuple[int, str, str]]:
-    try:
-        with fixes.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text)
-            lacking = [name for name in ("path", "suggestion") if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise InputError(
-                    f"{fixes} has no column {lacking[0]!r}; expected {','.join(COLUMNS)} in its first line"
-                )
-            return [(reader.line_num, row["path"] or "", row["suggestion"] or "") for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{fixes} does not exist; headstart data check DIR --out FOLDER writes a fixes.csv") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{fixes} cannot be read as a table: {error}") from None
+    """Line number, path, suggestion."""
+    if not fixes.exists():
+        raise InputError(f"{fixes} does not exist; headstart data check DIR --out FOLDER writes a fixes.csv")
+    needed = ("path", "suggestion")
+    table = TextTable.open(fixes, fits=set(needed).issubset)
+    lacking = [name for name in needed if name not in table.columns]
+    if lacking:
+        raise InputError(f"{fixes} has no column {lacking[0]!r}; expected {','.join(COLUMNS)} in its first line")
+    return [(row.line, row.values["path"], row.values["suggestion"]) for row in table.rows(needed)]
 
 
 def _link(source: Path, place: Path) -> str:

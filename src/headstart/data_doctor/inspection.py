@@ -9,6 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from headstart.config import RunConfig
+from headstart.data.manifest import refusals
 from headstart.data.source import Source
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.open import open_source
@@ -16,11 +17,13 @@ from headstart.data_doctor.balance import copies, folder_of, scoped
 from headstart.data_doctor.check import Checked, check_files
 from headstart.data_doctor.duplicates import candidates, confirmed, joined
 from headstart.data_doctor.examine import Good
-from headstart.data_doctor.findings import KINDS, MAYBE, Finding
+from headstart.data_doctor.findings import KEEP, KINDS, MAYBE, Finding
+from headstart.data_doctor.mirrored_classes import find_mirrored_classes, in_words
 from headstart.messages import LOG
 from headstart.results import DataReport, LabelCheck
-from headstart.wording import listed
+from headstart.wording import listed, one_line
 
+_OF_CLASSES = ("empty_class", "class_in_one_split")
 Progress = Callable[[], AbstractContextManager[Callable[[int], object] | None]]
 """A context whose value is called in threads with the number of files just done (1), or None."""
 
@@ -45,15 +48,22 @@ def inspect(config: RunConfig, *, labels: bool, progress: Progress = nullcontext
     contents = [image.sha256 for image in distinct]
     pairs = candidates(np.array([image.hashes for image in distinct])) if distinct else []
     needed = distinct if labels else [distinct[i] for i in sorted({i for p in pairs for i in (p.first, p.second)})]
-    features = features_of_images(config, source, needed) if needed else np.empty((0, 0))
+    notes: list[str] = []
+    features: np.ndarray | None = None
+    try:
+        features = features_of_images(config, source, needed) if needed else np.empty((0, 0))
+    except (OSError, RuntimeError, MemoryError) as error:  # the rest of the report is sound without them
+        notes.append(f"near copies were not searched for: {one_line(error)}")
     row_of = {image.sha256: row for row, image in enumerate(needed)}
     rows = np.array([row_of.get(sha256, -1) for sha256 in contents], dtype=np.int64)  # of the features
-    pairs = confirmed(pairs, features, rows=rows)
+    pairs = [] if features is None else confirmed(pairs, features, rows=rows)
     cluster_of = dict(zip(contents, joined(contents, pairs), strict=True))
     findings += _near_copies(checked, {cluster_of[contents[pair.first]] for pair in pairs if pair.mirrored}, cluster_of)
-    notes: list[str] = []
+    findings += _refused(config, checked) + _mirrored(config, checked, distinct, notes)
     label_check = None
-    if labels:
+    if labels and features is None:
+        notes.append("labels were not studied: there are no features")
+    elif labels and features is not None:
         suspected, label_check = _labels(config, checked, features, row_of, cluster_of, notes)
         findings += suspected
     order = list(KINDS)
@@ -71,6 +81,39 @@ def inspect(config: RunConfig, *, labels: bool, progress: Progress = nullcontext
         is_image_folder=isinstance(source, ClassFolders),
     )
     return Report(checked, result, cluster_of)
+
+
+def _refused(config: RunConfig, checked: Checked) -> list[Finding]:
+    """The reasons why training refuses the images, without those that are findings already."""
+    known = {path.split("/")[-1] for f in checked.findings if f.kind in _OF_CLASSES for path in f.paths}
+    reasons = refusals(checked.source, config.data, {i.file.path: i.sha256 for i in checked.good}, seed=config.seed)
+    found = []
+    for label, reason in reasons.items():
+        if label in known or (not label and {f.kind for f in checked.findings} & {"missing_split", "empty_class"}):
+            continue
+        single = not label and len({name for _, name in checked.counts}) == 1
+        kind = "single_class" if single else "refused"
+        name = checked.good[0].file.label if single else label or checked.source.root
+        found.append(Finding.of(kind, name, reason, KEEP))
+    return found
+
+
+def _mirrored(config: RunConfig, checked: Checked, images: Sequence[Good], notes: list[str]) -> list[Finding]:
+    """Pairs of classes that a flip makes equal. images: one per content."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        if image.file.split != "test":
+            paths[image.file.label].append(image.file.path)
+    try:
+        pairs = find_mirrored_classes(checked.source, paths)
+    except (OSError, ValueError, MemoryError) as error:
+        notes.append(f"mirrored classes were not searched for: {one_line(error)}")
+        return []
+    flips = {"hflip": config.data.hflip, "vflip": config.data.vflip}
+    return [
+        Finding("mirrored_classes", (one.first, one.second), in_words(one, flips[one.axis]), (KEEP, KEEP))
+        for one in pairs
+    ]
 
 
 def features_of_images(config: RunConfig, source: Source, images: Sequence[Good]) -> np.ndarray:

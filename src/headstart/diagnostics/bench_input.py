@@ -138,7 +138,10 @@ def _stages(
     """Name -> measurement of images per second, in one thread unless the name differs. The input of a stage, which is
     the output of the stage before, is in memory."""
     paths, read = samples.column("path"), samples.source.read
-    contents = [read(path) for path in paths]
+    try:
+        contents = [read(path) for path in paths]
+    except OSError as error:
+        raise InputError(f"{samples.source.root}: {error}; make its images readable") from None
     images = [spec.decode(data) for data in contents]
     prepared = [transform.prepare(image) for image in images]
     seeds = augmentation_seeds(keys_of(samples.column("id")), seed=seed, epoch=0).tolist()

@@ -23,7 +23,8 @@ def compute(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def of_counts(counts: np.ndarray) -> dict[str, Any]:
-    """The metrics of a confusion matrix (C, C)."""
+    """The metrics of a confusion matrix (C, C). Precision is None for a class that is never predicted, recall for one
+    without images."""
     correct, total = int(np.trace(counts)), int(counts.sum())
     return {
         "n": total,
@@ -31,8 +32,8 @@ def of_counts(counts: np.ndarray) -> dict[str, Any]:
         "accuracy": correct / total,
         "balanced_accuracy": balanced_accuracy(counts),
         "macro_f1": macro_f1(counts),
-        "precision": precision(counts).tolist(),
-        "recall": recall(counts).tolist(),
+        "precision": [None if np.isnan(value) else value for value in precision(counts).tolist()],
+        "recall": [None if np.isnan(value) else value for value in recall(counts).tolist()],
         "confusion_matrix": counts.tolist(),
     }
 
@@ -61,17 +62,17 @@ def macro_f1(counts: np.ndarray) -> float:
 
 
 def precision(counts: np.ndarray) -> np.ndarray:
-    """(C,) float64; 0 for a class that is never predicted."""
+    """(C,) float64; NaN for a class that is never predicted."""
     return _ratio(np.diag(counts), counts.sum(axis=0))
 
 
 def recall(counts: np.ndarray) -> np.ndarray:
-    """(C,) float64; 0 for a class without images."""
+    """(C,) float64; NaN for a class without images."""
     return _ratio(np.diag(counts), counts.sum(axis=1))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.asarray(np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0))
+    return np.asarray(np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0))
 
 
 def top5_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:

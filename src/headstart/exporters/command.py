@@ -14,9 +14,10 @@ from headstart.exporters.formats import Format, check_place, check_runtime, find
 from headstart.exporters.gate import check
 from headstart.exporters.original import Original, read_original
 from headstart.exporters.run_images import RunImages
-from headstart.files import fsync, sha256_of, write_json
+from headstart.files import check_local, fsync, sha256_of, write_json
 from headstart.model.find_model import find_model
 from headstart.results import Export, ExportRefused, Parity
+from headstart.runs.files import check_outside_data
 from headstart.runtime.progress import ItemProgress
 
 
@@ -36,7 +37,9 @@ def export_run(
         if chosen.largest_loss is None:
             raise InputError(f"--allow_loss is for int8; {format} must give the probabilities of predict")
         chosen = replace(chosen, largest_loss=allow_loss)
+    check_local(out)
     check_place(Path(out), chosen, overwrite=overwrite)
+    check_outside_data(out, Path(run), data=data)
     check_runtime(chosen)
     original = read_original(find_model(run), RunImages.of(Path(run), data=data))
     if chosen.backbones and original.backbone.name not in chosen.backbones:

@@ -32,7 +32,7 @@ class RunImages:
         `data` names nothing."""
         folder = run if run.is_dir() else run.parent
         try:
-            rows = pq.read_table(folder / "manifest.parquet", columns=["path", "sha256", "split", "label"])
+            rows = pq.read_table((folder / "manifest.parquet").absolute(), columns=["path", "sha256", "split", "label"])
             config = load_config([folder / "config.yaml"]).data
         except (OSError, ValueError) as error:
             if data is not None:

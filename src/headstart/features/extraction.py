@@ -24,7 +24,7 @@ from headstart.data.pixel_cache import NO_CACHE, CacheLimit
 from headstart.data.samples import Sample
 from headstart.data.sampling import augmentation_seeds, keys_of
 from headstart.data.source import Source
-from headstart.data.transforms import Preprocess, Transform, train_transform
+from headstart.data.transforms import Preprocess, Transform, train_short_side, train_transform
 from headstart.errors import InputError, Stopped
 from headstart.features.bank import EVAL_TRANSFORM, Bank, BankRows, row_name
 from headstart.features.coordination import Coordination
@@ -67,6 +67,8 @@ def bank_transforms(
     if augmented_copies:
         augmented = train_transform(data, spec, cache_limit=cache_limit)
         recipe = {"min_crop_scale": data.min_crop_scale, "hflip": data.hflip, "vflip": data.vflip, "seed": seed}
+        if side := train_short_side(data, spec):
+            recipe["short_side"] = side
         for number in range(1, augmented_copies + 1):
             name = json.dumps(recipe | {"view": number}, sort_keys=True)  # stored banks have this key
             transforms.append(BankTransform(name, number, seed, augmented))

@@ -13,6 +13,7 @@ from headstart.data.samples import Manifest
 from headstart.data.transforms import Preprocess
 from headstart.features.bank import Bank, BankRows, bank_key, default_location
 from headstart.features.extraction import BankTransform, Extraction, features_of, fill, rows_of
+from headstart.files import check_outside
 from headstart.messages import ProgressStyle, info
 from headstart.model.backbones import find_backbone
 from headstart.model.forward import FrozenNetwork, bank_form
@@ -45,6 +46,8 @@ def open_bank(accelerator: Accelerator, config: RunConfig, weights: Weights, spe
     backbone = find_backbone(config.model.backbone)
     form = bank_form(backbone, precision=config.runtime.mixed_precision, device=accelerator.device)
     key = bank_key(weights_sha256=weights_key, form=form, preprocess=spec.to_json())
+    if config.runtime.bank:
+        check_outside(config.runtime.bank, config.data.root, option="runtime.bank")
     location = Path(config.runtime.bank) if config.runtime.bank else default_location()
     bank = Bank(location, key, width=backbone.features)
     for damaged in bank.damaged:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from headstart.errors import InputError
+from headstart.files import user_path
 from headstart.model.header import check_fields, read_fields
 from headstart.wording import one_line
 
@@ -25,7 +26,7 @@ def find_model(run: str | os.PathLike[str]) -> Path:
         raise InputError(f"the run is {run!r}; name a run folder or a model.safetensors")
     if str(run).startswith("hf://"):
         return _downloaded(str(run))
-    path = Path(run)
+    path = Path(user_path(run))
     if path.is_dir():
         path = path / "model.safetensors"
         if not path.is_file():

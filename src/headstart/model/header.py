@@ -74,7 +74,8 @@ def _are_names(value: Any) -> bool:
 
 
 def _is_preprocess(value: Any) -> bool:
-    sides = [value["image_size"], value["resize_size"], value.get("jpeg_min_side") or 1]
+    optional = [value.get(name) or 1 for name in ("jpeg_min_side", "train_short_side")]
+    sides = [value["image_size"], value["resize_size"], *optional]
     colours = [value.get(name, [1.0] * 3) for name in ("mean", "std")]
     numbers = [number for three in colours for number in three]
     three_each = all(isinstance(three, list) and len(three) == 3 for three in colours) and all(map(_is_number, numbers))

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from headstart.backbones import Backbone
+from headstart.config_io import check_single_run
 from headstart.errors import InputError
 from headstart.files import write_atomically
 from headstart.launcher import num_processes
@@ -110,6 +111,9 @@ def check_weights(source: str, backbone: str) -> None:
         )
     elif source not in names and not Path(source).is_file():
         hint = nearest(source, names) or f"; name one, or {', '.join(names[:-1])} or {names[-1]}"
+        check_single_run(Path(source))
+        if (model := Path(source) / "model.safetensors").is_file():
+            hint = f"; to begin with the model of this run, name {model}"
         raise InputError(f"model.weights {source} is not a file{of_this_host()}{hint}")
 
 

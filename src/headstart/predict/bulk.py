@@ -59,8 +59,9 @@ class BulkPrediction:
         """Images per second."""
         return self.count / max(time.perf_counter() - self._started, 1e-9)
 
-    def to_file(self, images: Iterable[Listed], out: Path | None) -> None:
-        """Predict the images; `out` (.csv, .jsonl or .parquet) appears when it is complete.
+    def to_file(self, images: Iterable[Listed], out: Path | None, *, excel: bool = False) -> None:
+        """Predict the images; `out` (.csv, .jsonl or .parquet) appears when it is complete. excel: whether a .csv is
+        meant for spreadsheet programs.
 
         What a stop cut short is at `incomplete(out)`."""
         rows = self._rows(stream(self.columns.predictor, images, **self._options))
@@ -70,7 +71,7 @@ class BulkPrediction:
             return
 
         def write(staging: Path) -> None:
-            file = TableFile(staging, self.columns.schema, suffix=out.suffix)
+            file = TableFile(staging, self.columns.schema, suffix=out.suffix, excel=excel)
             for batch in rows:
                 file.write(batch)
             file.close()

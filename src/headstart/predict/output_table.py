@@ -9,24 +9,35 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from headstart.predict.image_paths import NO_COLUMNS
+from headstart.predict.kept_columns import PROBABILITY, KeptColumns
 from headstart.predict.predictor import PredictionOptions, Predictor
 from headstart.predict.stream import Computed
+from headstart.spreadsheet import BOM, defused
 
-PROBABILITY = "probability_"
 BUFFERED_ROWS = 4096  # rows that are written at once: a row group of a parquet file
 
 
 class Columns:
-    """path, predicted, probability and error. If the model file is calibrated: prediction_set, none_of_these and
-    distance. On request: top (list of class and probability), probability_<class> for every class, and embedding
-    (float32)."""
+    """path, the kept columns of the list, predicted, probability and error. If the model file is calibrated:
+    prediction_set, none_of_these and distance. On request: top (list of class and probability), probability_<class>
+    for every class, and embedding (float32)."""
 
-    def __init__(self, predictor: Predictor, options: PredictionOptions, *, top: bool, probabilities: bool) -> None:
-        self.predictor, self.options = predictor, options
+    def __init__(
+        self,
+        predictor: Predictor,
+        options: PredictionOptions,
+        *,
+        top: bool,
+        probabilities: bool,
+        kept: KeptColumns = NO_COLUMNS,
+    ) -> None:
+        self.predictor, self.options, self.kept = predictor, options, kept
         self._top, self._probabilities = top, probabilities
         calibration = predictor.info.calibration
         fields: list[Any] = [
             ("path", pa.string()),
+            *kept.fields,
             ("predicted", pa.string()),
             ("probability", pa.float64()),
             ("error", pa.string()),
@@ -73,6 +84,8 @@ class Columns:
         arrays = {name: pa.array(values, self.schema.field(name).type).take(place) for name, values in columns.items()}
         arrays["path"] = pa.array([image.path for image in computed.images], pa.string())
         arrays["error"] = pa.array(computed.reasons, pa.string())
+        for place, field in enumerate(self.kept.fields):
+            arrays[field.name] = pa.array([image.kept[place] for image in computed.images], field.type)
         return pa.RecordBatch.from_arrays([arrays[field.name] for field in self.schema], schema=self.schema)
 
 
@@ -81,14 +94,19 @@ class TableFile:
 
     In .csv lists are JSON; in .jsonl the probabilities of all classes are one object."""
 
-    def __init__(self, path: Path, schema: pa.Schema, *, suffix: str) -> None:
-        """suffix: the type of the file, which may have another name while it is written."""
-        self._schema, self._suffix = schema, suffix
+    def __init__(self, path: Path, schema: pa.Schema, *, suffix: str, excel: bool = False) -> None:
+        """suffix: the type of the file, which may have another name while it is written; excel: whether a .csv is meant
+        for spreadsheet programs."""
+        self._schema, self._suffix, self._excel = schema, suffix, excel
         self._waiting: list[pa.RecordBatch] = []
         self._file: Any
         if suffix == ".csv":
             nested = [field.with_type(pa.string()) if pa.types.is_nested(field.type) else field for field in schema]
-            self._file = pyarrow.csv.CSVWriter(path, pa.schema(nested))
+            if excel:
+                nested = [field.with_name(defused(field.name)) for field in nested]
+            self._binary = path.open("wb")
+            self._binary.write(BOM.encode() if excel else b"")
+            self._file = pyarrow.csv.CSVWriter(self._binary, pa.schema(nested))
         elif suffix == ".jsonl":
             self._file = path.open("w", encoding="utf-8")
         else:
@@ -102,6 +120,8 @@ class TableFile:
     def close(self) -> None:
         self._flush()
         self._file.close()
+        if self._suffix == ".csv":
+            self._binary.close()
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -111,7 +131,9 @@ class TableFile:
         if self._suffix == ".jsonl":
             self._file.writelines(_json(_json_object(row)) + "\n" for row in table.to_pylist())
         else:
-            self._file.write_table(_without_lists(table) if self._suffix == ".csv" else table)
+            if self._suffix == ".csv":
+                table = _without_lists(table)
+            self._file.write_table(_for_spreadsheets(table) if self._excel else table)
 
 
 def _without_lists(table: pa.Table) -> pa.Table:
@@ -122,6 +144,16 @@ def _without_lists(table: pa.Table) -> pa.Table:
         for column in table.columns
     ]
     return pa.table(columns, names=table.column_names)
+
+
+def _for_spreadsheets(table: pa.Table) -> pa.Table:
+    columns = [
+        pa.array([None if value is None else defused(value) for value in column.to_pylist()], pa.string())
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    return pa.table(columns, names=[defused(name) for name in table.column_names])
 
 
 def _json_object(row: dict[str, Any]) -> dict[str, Any]:
@@ -140,4 +172,4 @@ def _plain(value: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)  # str: kept dates and decimal numbers

@@ -121,7 +121,7 @@ class _Work(Dataset[tuple[list[Listed], list[str | None], Any]]):
         self.spec, self.network = spec, network
 
     def __getitem__(self, batch: list[Listed]) -> tuple[list[Listed], list[str | None], Any]:
-        pixels, decoded = decode_batch([one.path for one in batch if one.error is None], self.spec)
+        pixels, decoded = decode_batch([one.file or one.path for one in batch if one.error is None], self.spec)
         found = iter(decoded)
         reasons = [one.error if one.error is not None else next(found) for one in batch]
         return batch, reasons, pixels if self.network is None else self.network(pixels)

@@ -1,5 +1,6 @@
 """`headstart compare`: finished runs on the same validation images."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def compare_runs(paths: Sequence[str], *, common: bool, out: str | None = None) 
     """Compare each of the other runs with the first one, and write a page to `out`. Raises InputError."""
     if len(paths) < 2:
         raise InputError("name at least two run folders; each of the others is compared with the first")
-    places = [Path(path).resolve() for path in paths]
+    places = [os.path.realpath(path) for path in paths]  # Path.resolve raises for a link to itself
     repeated = [path for number, path in enumerate(paths) if places[number] in places[:number]]
     if repeated:
         raise InputError(f"{repeated[0]} is named twice; list each run once")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from headstart.wording import shortened
+
 LEVELS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
 """Opacities of the colours; a cell has the one that its share reaches at least in part."""
 SIDE, LEAST, MOST = 840, 10, 26  # px: of the cells together, of one cell at least and at most
@@ -26,7 +28,7 @@ def heat_map(confusion: np.ndarray, classes: tuple[str, ...]) -> HeatMap:
     """confusion: (C, C) int, rows: true class, columns: predicted class."""
     num_classes = len(classes)
     cell = min(MOST, max(LEAST, SIDE // num_classes))
-    names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in classes]
+    names = [shortened(name, LONGEST) for name in classes]
     space = 30 + LETTER * max(map(len, names))  # for the names, and for the title of an axis
     side = cell * num_classes
     parts = [f'<g class="cells"><rect class="ground" x="{space:.0f}" y="{space:.0f}" width="{side}" height="{side}"/>']

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from headstart.files import write_atomically
+from headstart.wording import shortened
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +74,6 @@ def _as_ascii(text: str) -> str:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The line, cut with an ellipsis to the width of a tile."""
-    if font.getlength(line) <= TILE_PX:
-        return line
-    while line and font.getlength(line + "…") > TILE_PX:
-        line = line[:-1]
-    return line + "…"
+    """The line, with an ellipsis in the middle if it is wider than a tile."""
+    limits = range(len(line), 0, -1)
+    return next(cut for limit in limits if font.getlength(cut := shortened(line, limit)) <= TILE_PX) if line else line

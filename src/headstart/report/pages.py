@@ -4,7 +4,8 @@ import html
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from headstart.report.gallery import MAX_FINDINGS, Gallery
 from headstart.report.heat_map import heat_map
 from headstart.report.per_class import confusions, per_class, worst_first
 from headstart.runs.finished_run import FinishedRun
+from headstart.wording import command_line
 
 if TYPE_CHECKING:
     import jinja2
@@ -57,6 +59,7 @@ STRATEGIES = {
 
 
 def render_report(run: FinishedRun, gallery: Gallery) -> str:
+    run = _public(run)
     confusion = np.array(run.summary.val["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, run.classes, run.num_training_images)
     most_frequent = max(rows, key=lambda row: row.num_training)
@@ -80,6 +83,16 @@ def render_report(run: FinishedRun, gallery: Gallery) -> str:
     )
 
 
+def _public(run: FinishedRun) -> FinishedRun:
+    return replace(run, config=public(run.config))
+
+
+def public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the query of an address in data.root, such as a signature, as the pages are shown to others."""
+    data, root = config["data"], str(config["data"]["root"])
+    return {**config, "data": {**data, "root": root.partition("?")[0] if "://" in root else root}}
+
+
 def confusion_values(confusion: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
     """For the macro `confusion`: the matrix with numbers, or as a picture, or neither; and the most frequent errors."""
     small = len(classes) <= MAX_MATRIX
@@ -92,6 +105,7 @@ def confusion_values(confusion: np.ndarray, classes: tuple[str, ...]) -> dict[st
 
 def render_model_card(run: FinishedRun) -> str:
     """Markdown with the metadata block that the Hugging Face hub reads: huggingface.co/docs/hub/model-cards."""
+    run = _public(run)
     val = run.summary.val
     confusion = np.array(val["confusion_matrix"], dtype=np.int64)
     rows = per_class(confusion, run.classes, run.num_training_images)
@@ -128,6 +142,7 @@ def _render(template: str, run: FinishedRun, **values: Any) -> str:
         ),
         spec=run.info.preprocess,
         num_training=sum(run.num_training_images.values()),
+        test_command=command_line("evaluate", run.path),
         skipped=run.summary.skipped,
         calibration=run.summary.calibration if calibration else None,
         open_set=calibration.open_set if calibration else None,

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from headstart.files import write_text
-from headstart.report.pages import MAX_CLASSES, STRATEGIES, confusion_values, report_environment
+from headstart.report.pages import MAX_CLASSES, STRATEGIES, confusion_values, public, report_environment
 from headstart.report.per_class import per_class, worst_first
 from headstart.runs.about import About, read_about, write_about
 from headstart.runs.files import damaged, mapping_with, read_yaml
@@ -44,7 +44,7 @@ def write_repeats_pages(path: Path, *, summary: RepeatsSummary | None = None, ab
         "lines": repeats_in_words(whole),
         "rows": worst_first(rows)[:MAX_CLASSES],
         "num_more_rows": max(0, len(rows) - MAX_CLASSES),
-        "config": yaml.safe_dump(read_yaml(path, "config.yaml"), sort_keys=False, allow_unicode=True),
+        "config": yaml.safe_dump(public(read_yaml(path, "config.yaml")), sort_keys=False, allow_unicode=True),
         "train_again": command_to_train_again(path),
         "counts": {"n": int(confusion.sum()), "correct": int(confusion.trace())},
         **confusion_values(confusion, classes),

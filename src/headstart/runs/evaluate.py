@@ -21,7 +21,7 @@ from headstart.model.find_model import find_model
 from headstart.model.model_file import ModelInfo, load_model
 from headstart.results import ClassMetrics, Evaluation, SkippedFile
 from headstart.runs.about import About, read_about
-from headstart.runs.files import mapping_with, read_table, read_yaml
+from headstart.runs.files import data_of, read_table, to_evaluate
 from headstart.runs.finished_run import EvaluatedImages
 from headstart.runs.lock import SUMMARY
 from headstart.runs.summary import Summary
@@ -48,21 +48,22 @@ class Evaluated:
 def evaluate_run(
     run: str,
     *,
-    data: str,
+    data: str | None,
     on_bad_file: str,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Evaluated:
-    """The metrics and predictions, the same in all processes. split: as in build_eval_manifest. columns: values of the
+    """The metrics and predictions, the same in all processes. data, split: as in `to_evaluate`. columns: values of the
     keys data.*_column that replace those of the run.
 
     Raises InputError for data that cannot be evaluated on and for a damaged run folder."""
     model_file = find_model(run)
+    data, split = to_evaluate(run, data, split)
     model, info = load_model(model_file)
     accelerator = start_accelerator(RuntimeConfig(mixed_precision=info.mixed_precision))  # type: ignore[arg-type]
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     about, finished = _about(folder)
-    trained, replaced = _data_config(folder), dict(columns or {})
+    trained, replaced = data_of(folder), dict(columns or {})
     kept = {key: trained[key] for key in ALL if key != "group_column" and trained.get(key)}
     manifest = on_main(
         accelerator,
@@ -164,14 +165,6 @@ def _predict_from_features(
         *(tensors[f"{backbone.head}.{name}"].double().numpy() for name in ("weight", "bias"))
     )
     return Predictions(head.logits(features).astype(np.float32), samples.codes(info.classes), features)
-
-
-def _data_config(folder: Path) -> dict[str, Any]:
-    """Section `data` of the run's configuration; empty if the folder holds only the model file."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return {}
-    return mapping_with(path, mapping_with(path, read_yaml(folder, path.name), ["data"])["data"], where="data")
 
 
 def _about(folder: Path) -> tuple[About, str | None]:

@@ -1,7 +1,9 @@
 """Reads and checks the files of a finished run; a missing or damaged file raises one sentence. Knows no torch."""
 
 import json
+import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from headstart.errors import InputError
+from headstart.files import check_outside
 from headstart.runs.lock import has_begun, is_finished, resume_command
 from headstart.wording import one_line
 
@@ -36,7 +39,7 @@ def read_file(folder: Path, name: str, read: Callable[[Path], _T]) -> _T:
     if not path.is_file():
         raise InputError(f"{folder} has no {name}; name the folder of a finished run, or a complete copy of one")
     try:
-        return read(path)
+        return read(path.absolute())  # pyarrow takes some relative names, such as lr:0.1, for addresses
     except InputError:
         raise
     except (OSError, ValueError, pa.ArrowException, yaml.YAMLError) as error:
@@ -49,6 +52,50 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def read_yaml(folder: Path, name: str) -> dict[str, Any]:
     return mapping_with(folder / name, read_file(folder, name, lambda path: yaml.safe_load(path.read_text("utf-8"))))
+
+
+def data_of(folder: Path) -> dict[str, Any]:
+    """Section `data` of the run's configuration; empty if the folder holds only the model file."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    return mapping_with(path, mapping_with(path, read_yaml(folder, path.name), ["data"])["data"], where="data")
+
+
+def check_outside_data(out: str | Path, run: Path, *, data: str | None = None) -> None:
+    """Raise InputError if `out` lies inside the images of a run. data: where they are, if they were moved."""
+    with suppress(InputError):  # a damaged configuration names no images
+        data = data or _images_of(run if run.is_dir() else run.parent)
+    if data:
+        check_outside(out, data)
+
+
+def to_evaluate(run: str, data: str | None, split: str | None) -> tuple[str, str | None]:
+    """The images to evaluate a run on, and their split. data: None for the test set of the images that it was trained
+    on, or for another `split` of them. Raises InputError."""
+    if data is not None:
+        return data, split
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    root = data_of(folder).get("root")
+    if not root:
+        raise InputError(f"{run} does not name the images that it was trained on; name labelled images with --data")
+    if _images_of(folder) is None:
+        raise InputError(f"{run} was trained on {root}, which is not here; name its new place with --data")
+    return str(root), split or "test"
+
+
+def _images_of(folder: Path) -> str | None:
+    """The source of the images of a run, None if it is not here. A relative name may be that of another folder if the
+    working folder is another one, so a folder must hold the first image. Raises InputError."""
+    root = str(data_of(folder).get("root") or "")
+    if not os.path.exists(root):
+        is_pattern = any(sign in root for sign in ("://", "*", "{"))
+        return root if is_pattern else None
+    if os.path.isabs(root) or not os.path.isdir(root) or not (folder / "manifest.parquet").is_file():
+        return root
+    first = read_table(folder, "manifest.parquet").column("path")[:1].to_pylist()
+    is_saved = os.path.isfile(os.path.join(root, "state.json"))  # of datasets; it names its images all/0
+    return root if is_saved or all(os.path.exists(os.path.join(root, p.split("/")[0])) for p in first) else None
 
 
 def read_table(folder: Path, name: str) -> pa.Table:

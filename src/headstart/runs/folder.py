@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.errors import InputError
-from headstart.files import fsync, write_atomically, write_text
+from headstart.files import check_links, check_local, check_outside, fsync, lies_inside, write_atomically, write_text
 from headstart.runs.lock import RUNNING, is_finished, resume_command, writer_of
 
 if TYPE_CHECKING:  # only tables need pyarrow, so it is imported only in functions
@@ -75,14 +75,26 @@ class RunFolder:
         self.write_text("metrics.jsonl", "".join(kept))
 
 
-def choose_folder(out: str, *, strategy: str) -> Path:
-    """`out`, or the first free runs/<strategy>-<number>."""
-    numbered = (Path("runs", f"{strategy}-{number:03d}") for number in count(1))
+def choose_folder(out: str, *, strategy: str, root: str) -> Path:
+    """`out`, or the first free runs/<strategy>-<number>. root: the images; if the working folder lies inside them, runs
+    lies beside them."""
+    check_local(out)  # as text: Path makes s3:/bucket of s3://bucket
+    runs = Path("runs")
+    if lies_inside(runs, root):
+        runs = Path(os.path.realpath(root)).parent / runs
+    numbered = (runs / f"{strategy}-{number:03d}" for number in count(1))
     return Path(out) if out else next(path for path in numbered if not path.exists())
+
+
+def describe_place(out: str, path: Path) -> str:
+    """One line if `choose_folder` has not chosen the usual place, else ""."""
+    is_usual = bool(out) or path.parent == Path("runs")
+    return "" if is_usual else f"run folder: {path}, because the working folder lies inside the images"
 
 
 def check_new_folder(path: Path) -> None:
     """Raise InputError unless a run folder can be created there. Creates nothing."""
+    check_links(path)
     if path.is_dir() and any(path.iterdir()):
         what, also = "is not empty", ""
         if (path / "config.yaml").exists():
@@ -98,11 +110,12 @@ def check_new_folder(path: Path) -> None:
         raise InputError(f"--out {path}: no permission to write in {nearest}; name another folder")
 
 
-def check_start(path: Path, *, resume: str) -> None:
-    """Raise InputError unless a new run can begin there: the folder is new or empty, or `resume` is auto and it holds
-    only a run that was killed before its first checkpoint."""
+def check_start(path: Path, *, resume: str, root: str) -> None:
+    """Raise InputError unless a new run can begin there: the folder lies outside of `root`, the images, and is new or
+    empty, or `resume` is auto and it holds only a run that was killed before its first checkpoint."""
     if resume != "auto" or not is_unfinished(path):
         check_new_folder(path)
+        check_outside(path, root)
     check_nobody_writes(path)
 
 

@@ -49,6 +49,7 @@ class Summary(_Json):
     classes: list[str]
     train: dict[str, int]  # "n": training images; "limit": data.limit, if it is set
     val: dict[str, Any]  # evaluation.predictions.describe
+    test: dict[str, int | None] | None = None  # "n": labelled images of the test set, null if they were not counted
     best_epoch: int  # 0: the probe that tuning started from
     epochs: int
     wall_s: float

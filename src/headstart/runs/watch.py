@@ -154,7 +154,7 @@ def _read_progress(path: Path) -> Progress | None:
 
     try:
         train = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))["train"]
-        splits = pq.read_table(path / "manifest.parquet", columns=["split"]).column("split").to_pylist()
+        splits = pq.read_table((path / "manifest.parquet").absolute(), columns=["split"]).column("split").to_pylist()
     except FileNotFoundError:
         return None
     count, batch_size = splits.count("train"), train["batch_size"]

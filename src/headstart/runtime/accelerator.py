@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from headstart.config import RuntimeConfig
-from headstart.errors import InputError
-from headstart.launcher import num_processes
+from headstart.errors import InputError, OwnInputError
+from headstart.launcher import num_processes, wrong_environment
 from headstart.messages import LOG
 from headstart.runtime.hardware import cores_per_process
 from headstart.runtime.precision import choose_precision
 from headstart.runtime.signals import end_with_launcher
+from headstart.wording import one_line
 
 if TYPE_CHECKING:  # prediction does not need accelerate, so it is imported only in functions
     from accelerate import Accelerator
@@ -36,11 +37,13 @@ def set_threads(threads: int | None) -> int:
 def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Accelerator":
     """The Accelerator of this run. Each process gets a share of every batch, so the batch size is the global one,
     and the scheduler advances once per optimizer step. Raises InputError for a precision that the device does not
-    support."""
+    support, and for an incomplete environment of a launcher."""
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState, GradientState
     from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
+    if problem := wrong_environment():
+        raise OwnInputError(problem)
     end_with_launcher()
     device = torch.device("cpu") if runtime.cpu else best_device()
     on_cpu = device.type == "cpu"
@@ -60,18 +63,27 @@ def start_accelerator(runtime: RuntimeConfig, *, accumulation: int = 1) -> "Acce
     # Accelerate keeps one state per process, but a second run in a notebook may use another precision
     AcceleratorState._reset_state(reset_partial_state=not distributed)
     GradientState._reset_state()
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=True, non_blocking=True),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=accumulation, adjust_scheduler=False, sync_with_dataloader=False
-        ),
-        step_scheduler_with_optimizer=True,
-        dynamo_backend="inductor" if runtime.compile else None,
-        rng_types=[],  # nothing depends on the global random state
-        kwargs_handlers=handlers,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=precision,
+            dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=True, non_blocking=True),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=accumulation, adjust_scheduler=False, sync_with_dataloader=False
+            ),
+            step_scheduler_with_optimizer=True,
+            dynamo_backend="inductor" if runtime.compile else None,
+            rng_types=[],  # nothing depends on the global random state
+            kwargs_handlers=handlers,
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        given = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("ACCELERATE_")]
+        if not given or distributed:
+            raise
+        raise InputError(
+            f"Accelerate cannot start: {one_line(error)}; correct or unset what is in the environment: "
+            f"{', '.join(given)}"
+        ) from None
     if accelerator.gradient_accumulation_steps != accumulation:
         raise InputError(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {accelerator.gradient_accumulation_steps} in the environment "

@@ -5,8 +5,15 @@ import shutil
 import time
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 SHORTEST_SAMPLE_S = 0.1  # the clock of the system counts hundredths of a second
 BUSY_CORES = 0.5
+MOST_WORKERS_PER_CORE = 4  # more help only if they wait for a network
+WORKER_BYTES = 100 * 2**20  # about what a forked process with torch takes for itself
 
 
 def usable_cores() -> int:
@@ -29,6 +36,13 @@ def local_processes() -> int:
 def cores_per_process() -> int:
     """Usable cores for each process of this run on this machine, at least 1."""
     return max(1, usable_cores() // local_processes())
+
+
+def bounded_workers(asked: int) -> int:
+    """The number of worker processes to start where `asked` are: at most MOST_WORKERS_PER_CORE for each usable core,
+    and together at most half of the free memory."""
+    by_memory = free_memory() // 2 // WORKER_BYTES // local_processes()
+    return min(asked, max(1, min(MOST_WORKERS_PER_CORE * cores_per_process(), by_memory)))
 
 
 class LoadOfOthers:
@@ -72,7 +86,8 @@ class LoadOfOthers:
 
 
 def free_memory() -> int:
-    """Bytes that this process can allocate without swapping, within the memory limit of the container."""
+    """Bytes that this process can allocate without swapping, within the memory limits of the container and of the
+    process (ulimit -v)."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -83,6 +98,10 @@ def free_memory() -> int:
             free = min(free, max(0, int(limit) - int(used)))
     except (OSError, ValueError):
         pass  # not Linux, or no cgroup v2
+    if resource is not None:
+        limit_of_process, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit_of_process != resource.RLIM_INFINITY:
+            free = min(free, max(0, limit_of_process - int(psutil.Process().memory_info().vms)))
     return free
 
 

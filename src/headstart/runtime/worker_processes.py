@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from headstart.runtime.hardware import free_shared_memory, local_processes
+from headstart.runtime.hardware import bounded_workers, free_shared_memory, local_processes
 from headstart.runtime.signals import STOP_SIGNALS
 
 _T = TypeVar("_T")
@@ -43,9 +43,11 @@ def worker_options(
     """DataLoader options whose workers ignore stop signals and end with the parent process, so a signal to the process
     group loses no batch.
 
-    prefetch: batches that each worker prepares ahead. batch_bytes: approximate size of a batch. shared: bytes of free
-    shared memory; None reads it from the system. Tensors are sent through a pipe unless shared memory is plentiful,
-    because torch waits forever for a batch that does not fit."""
+    num_workers: at most `bounded_workers` of them are started. prefetch: batches that each worker prepares ahead.
+    batch_bytes: approximate size of a batch. shared: bytes of free shared memory; None reads it from the system.
+    Tensors are sent through a pipe unless shared memory is plentiful, because torch waits forever for a batch that does
+    not fit."""
+    num_workers = bounded_workers(num_workers)
     if num_workers == 0:
         return {"num_workers": 0, "collate_fn": collate}
     context = copy(multiprocessing.get_context())  # the original is shared with all other code

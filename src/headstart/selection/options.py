@@ -11,6 +11,7 @@ from headstart.backbones import check_name
 from headstart.config import IMAGE_KEYS, DataConfig, ModelConfig, ProbeConfig, RunConfig, RuntimeConfig, StrategyConfig
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError
+from headstart.files import check_links, check_local, check_outside
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -106,7 +107,9 @@ def check_places(data: DataConfig, out: str | None) -> None:
     open_source(data).check()
     if out is None:
         return
-    folder, root = Path(out), data.root
+    check_local(out)
+    check_links(out)
+    folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
     if (folder / RESULT_FILES[0]).exists():
@@ -114,5 +117,4 @@ def check_places(data: DataConfig, out: str | None) -> None:
     above = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise InputError(f"--out {out}: no permission to write in {above}; name another place")
-    if Path(root).is_dir() and Path(root).resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise InputError(f"--out {out} lies inside the data; name a place outside {root}")
+    check_outside(folder, data.root)

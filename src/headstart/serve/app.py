@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from headstart.data.decode import EXTENSIONS
 from headstart.serve.engine import Engine
 from headstart.serve.guard import Guard
 from headstart.serve.limits import Limits
@@ -72,7 +73,7 @@ class _Service:
 
     @cached_property
     def _page(self) -> Response:
-        return html_page("serve.html", model=self._model, limits=self._limits)
+        return html_page("serve.html", model=self._model, limits=self._limits, extensions=",".join(sorted(EXTENSIONS)))
 
     @cached_property
     def _document(self) -> dict[str, Any]:

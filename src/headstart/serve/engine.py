@@ -26,12 +26,14 @@ LARGE_PIXELS = 12 * 10**6
 JPEG_QUALITY = 90
 ICO = b"\0\0\1\0"
 
+_SUPPORTED = "supported formats are JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, GIF, PPM, JPEG 2000 and TGA"
 _REASONS = {
     "empty_file": "the file is empty",
     "too_large": "the image is too long and thin to be resized for the model; cut it into pieces",
-    "unsupported_pixels": "the image has pixels of 32 bits, whose range is undefined; convert it to 8 or 16 bits",
-    "unreadable": "the file is damaged or not a supported image; "
-    "supported formats are JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 and TGA",
+    "unsupported_pixels": "the image has float, signed or 32-bit pixels, whose range is undefined; convert it to 8 or "
+    "16 bits",
+    "unreadable": f"the file is damaged or not a supported image; {_SUPPORTED}",
+    "lacks_extra": "this server cannot read HEIC or AVIF images; send the image as JPEG or PNG",
     "excessive": "the file holds far more comments, segments, scans or tags than images do; save the image again",
     "icon": "ICO files are not supported; send the image as PNG",
 }
@@ -71,7 +73,9 @@ class Engine:
                 work = loop.run_in_executor(self._decoders, self._preprocess, upload.data, options)
                 pixels, preprocessed = await work
         except UnreadableImage as error:  # its own message may name objects of the library
-            raise Problem(422, _REASONS.get(error.kind, _REASONS["unreadable"])) from None
+            what, _, _ = str(error).partition(";")
+            other = f"the file is {what}; {_SUPPORTED}" if error.kind == "other_kind" else _REASONS["unreadable"]
+            raise Problem(422, _REASONS.get(error.kind, other)) from None
         found, gradcam = await asyncio.wrap_future(self._batches.submit(_Item(pixels, options)))
         top = [ClassProbability(name=name, probability=probability) for name, probability in found.top[: options.top]]
         return ImagePrediction(

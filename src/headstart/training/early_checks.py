@@ -22,7 +22,8 @@ def check_early(config: RunConfig) -> None:
     open_source(config.data).check()
     resume = config.train.resume
     if resume == "never":
-        check_start(choose_folder(config.out, strategy=config.strategy.name), resume=resume)
+        path = choose_folder(config.out, strategy=config.strategy.name, root=config.data.root)
+        check_start(path, resume=resume, root=config.data.root)
     elif resume != "auto":
         named_checkpoint(resume)
     check_weights(config.model.weights, config.model.backbone)

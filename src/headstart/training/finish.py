@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from headstart.data.decode import UnreadableImage
 from headstart.data.samples import Manifest
-from headstart.data.transforms import Preprocess
+from headstart.data.transforms import Preprocess, train_short_side
 from headstart.evaluation.predictions import Predictions, describe, describe_calibration
 from headstart.files import sha256_of
 from headstart.messages import LOG, warn
@@ -96,6 +97,7 @@ def finish(session: Session, result: Result) -> None:
             classes=list(manifest.classes),
             train={"n": len(manifest.of("train"))} | ({} if limit is None else {"limit": limit}),
             val=val,
+            test={"n": manifest.num_test} if manifest.has_test and manifest.num_test != 0 else None,
             best_epoch=result.best_epoch,
             epochs=result.epochs,
             wall_s=time.perf_counter() - session.began,
@@ -132,7 +134,7 @@ def model_info(session: Session, manifest: Manifest, weights: Weights, *, measur
     config = session.config
     return ModelInfo(
         classes=manifest.classes,
-        preprocess=session.spec,
+        preprocess=_preprocess(session),
         strategy=config.strategy.name,
         backbone=session.backbone.name,
         mixed_precision=config.runtime.mixed_precision,
@@ -146,6 +148,15 @@ def model_info(session: Session, manifest: Manifest, weights: Weights, *, measur
         versions=versions(),
         metrics={},
     )
+
+
+def _preprocess(session: Session) -> Preprocess:
+    """That of predictions, with the size of the images that random crops were cut from, if any were."""
+    config = session.config
+    cached = config.strategy.name == "frozen_head" and config.strategy.features == "bank"
+    if cached and not config.probe.augmented_copies:
+        return session.spec
+    return replace(session.spec, train_short_side=train_short_side(config.data, session.spec))
 
 
 def write_pages(path: Path, write: Callable[[], object]) -> None:
@@ -167,13 +178,17 @@ def _write_pages(folder: RunFolder, manifest: Manifest, summary: Summary) -> Non
 
 
 def draw_predictions(path: Path, manifest: Manifest, predictions: Predictions, spec: Preprocess) -> None:
-    """Validation images evenly spread over the split, with class, confidence and the true class of errors."""
+    """Validation images evenly spread over the split, with class, confidence and the true class of errors. An image
+    that cannot be read any more is gray."""
     samples, probabilities = manifest.of("val"), predictions.probabilities
     last = SHOWN_PREDICTIONS - 1
     images, titles, colors = [], [], []
     for i in sorted({round(k * (len(samples) - 1) / last) for k in range(SHOWN_PREDICTIONS)}):
         predicted, label = int(probabilities[i].argmax()), int(predictions.labels[i])
-        images.append(spec.resize_and_crop(spec.decode(manifest.source.read(samples[i].path))))
+        try:
+            images.append(spec.resize_and_crop(spec.decode(manifest.source.read(samples[i].path))))
+        except (UnreadableImage, OSError):  # gone since it was evaluated, which must not cost the run
+            images.append(torch.full((3, spec.image_size, spec.image_size), 128, dtype=torch.uint8))
         verdict = "correct" if predicted == label else f"error: {manifest.classes[label]}"
         titles.append(f"{manifest.classes[predicted]} {probabilities[i, predicted]:.0%}\n{verdict}")
         colors.append(GOOD if predicted == label else BAD)

@@ -15,7 +15,7 @@ from headstart.data.samples import Manifest
 from headstart.data.sampling import Blocks, epoch_draws, epoch_ends
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import PixelCache, Transform, train_transform
-from headstart.data_doctor.quick_check import describe_data
+from headstart.data_doctor.quick_check import describe_data, warn_of_mirrored_classes
 from headstart.evaluation.predictions import round_up
 from headstart.messages import info
 from headstart.model.network import Network
@@ -59,6 +59,8 @@ def load_data(session: Session) -> Images:
     )
     samples = manifest.of("train")
     info(session.accelerator, describe_data(manifest))
+    if session.resume_from is None:
+        warn_of_mirrored_classes(session.accelerator, manifest, config.data)
     config = session.fit_batch_size(len(samples))
     blocks = None
     if config.data.sampling != "balanced":

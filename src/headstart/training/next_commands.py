@@ -1,6 +1,7 @@
 """What to do after a run: commands that can be pasted."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,11 @@ from headstart.wording import command_line
 def next_commands(path: Path, config: RunConfig, manifest: Manifest) -> Iterator[str]:
     """For a finished run in `path`. config: resolved. A frozen head is followed by the steps that may improve on it."""
     yield command_line("open", path)
+    if manifest.has_test and manifest.num_test != 0:
+        skips = config.data.on_bad_file == "skip" or manifest.only_in_test  # else evaluate refuses the same images
+        yield command_line("evaluate", path, *(["--on_bad_file", "skip"] if skips else []))
     image = Path(config.data.root) / manifest.of("val")[0].path
-    if image.is_file():
+    if os.path.isfile(image):  # Path.is_file raises if a network disk is gone
         yield command_line("predict", path, image)
     if config.strategy.name == "frozen_head":
         changed = changed_keys(asdict(config))

@@ -20,7 +20,7 @@ from headstart.messages import info
 from headstart.model.backbones import find_backbone
 from headstart.model.weight_sources import AUTO, choose_weights
 from headstart.report.repeats import write_repeats_pages
-from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder
+from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, describe_place
 from headstart.runs.lock import RUNNING, RunLock, is_finished
 from headstart.runs.summary import Summary
 from headstart.runtime.accelerator import start_accelerator
@@ -43,6 +43,8 @@ def run_repeats(config: RunConfig, run_once: Callable[..., Path]) -> Path:
         )
     accelerator = start_accelerator(config.runtime)
     path = on_main(accelerator, lambda: _check_folder(config))
+    if place := describe_place(config.out, path):
+        info(accelerator, place)
     on_main(accelerator, lambda: _check_splits(configs_of_repeats(config, path), path))
     config = on_main(accelerator, lambda: _with_weights(config, path))
     configs = configs_of_repeats(config, path)
@@ -101,7 +103,7 @@ def configs_of_repeats(config: RunConfig, path: Path) -> dict[str, RunConfig]:
 
 def _check_folder(config: RunConfig) -> Path:
     """The folder of all runs. Raises InputError if it holds something else."""
-    path = choose_folder(config.out, strategy=config.strategy.name)
+    path = choose_folder(config.out, strategy=config.strategy.name, root=config.data.root)
     config = with_stored_weights(replace(config, out=str(path)), path)
     written = path / "config.yaml"
     if config.train.resume == "auto" and written.exists():
@@ -115,7 +117,7 @@ def _check_folder(config: RunConfig) -> Path:
         check_same_recipe(config, before, also=() if config.train.folds else ("train.seeds",))
         check_nobody_writes(path)
     else:
-        check_start(path, resume=config.train.resume)
+        check_start(path, resume=config.train.resume, root=config.data.root)
     return path
 
 

@@ -19,10 +19,17 @@ from headstart.messages import ProgressStyle, info, warn
 from headstart.model.backbones import find_backbone
 from headstart.model.build import check_computes
 from headstart.model.weights import Weights, obtain_weights
-from headstart.runs.folder import RunFolder, check_nobody_writes, check_start, choose_folder, create_folder
+from headstart.runs.folder import (
+    RunFolder,
+    check_nobody_writes,
+    check_start,
+    choose_folder,
+    create_folder,
+    describe_place,
+)
 from headstart.runs.lock import RunLock, is_finished
 from headstart.runtime.accelerator import set_threads, start_accelerator
-from headstart.runtime.hardware import LoadOfOthers
+from headstart.runtime.hardware import LoadOfOthers, bounded_workers
 from headstart.runtime.precision import choose_precision, describe_precision
 from headstart.runtime.processes import on_main
 from headstart.training import checkpoint
@@ -149,8 +156,10 @@ def start(config: RunConfig, *, progress: ProgressStyle, load: LoadOfOthers) -> 
         how = f"head on cached features ({steps.get(config.probe.solver, config.probe.solver)})"
     else:
         how = f"global batch {config.train.batch_size}"
-        if config.data.num_workers is not None:  # else `load_batches` measures and reports it
-            how = f"{plural(config.data.num_workers, 'decoding worker')} per process, {how}"
+        if (asked := config.data.num_workers) is not None:  # else `load_batches` measures and reports it
+            started = bounded_workers(asked)
+            less = "" if started == asked else f" (data.num_workers {asked} is more than the cores and memory allow)"
+            how = f"{plural(started, 'decoding worker')} per process{less}, {how}"
     info(
         accelerator,
         f"{plural(accelerator.num_processes, 'process')} on {accelerator.device.type}, "
@@ -159,6 +168,8 @@ def start(config: RunConfig, *, progress: ProgressStyle, load: LoadOfOthers) -> 
     if accelerator.device.type == "cpu" and config.runtime.threads is None and (busy := load.advice(threads=threads)):
         info(accelerator, busy)
     path, resume_from = on_main(accelerator, lambda: _choose_start(resolved))
+    if place := describe_place(config.out, path):
+        info(accelerator, place)
     resolved = on_main(accelerator, lambda: with_stored_weights(resolved, path))
     if unused := describe_unused_keys(config):
         info(accelerator, unused)
@@ -174,10 +185,10 @@ def start(config: RunConfig, *, progress: ProgressStyle, load: LoadOfOthers) -> 
 def _choose_start(config: RunConfig) -> tuple[Path, Path | None]:
     """The run folder, and the checkpoint to continue from. Raises InputError if neither a new run can start there
     nor an interrupted one continue."""
-    path = choose_folder(config.out, strategy=config.strategy.name)
+    path = choose_folder(config.out, strategy=config.strategy.name, root=config.data.root)
     resume_from = checkpoint.find(config.train.resume, path / "checkpoints")
     if resume_from is None:
-        check_start(path, resume=config.train.resume)
+        check_start(path, resume=config.train.resume, root=config.data.root)
     elif resume_from.resolve().parent.parent != path.resolve():
         raise InputError(f"train.resume {resume_from} is not a checkpoint of --out {path}; set --out to its run folder")
     elif is_finished(path):

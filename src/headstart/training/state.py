@@ -87,7 +87,7 @@ def with_stored_weights(config: RunConfig, path: Path) -> RunConfig:
 def _differences(folder: RunFolder, manifest: Manifest) -> str:
     """The first images that are new, gone or changed since the run began."""
     try:
-        rows = pq.read_table(folder.path / "manifest.parquet").to_pylist()
+        rows = pq.read_table((folder.path / "manifest.parquet").absolute()).to_pylist()
     except (OSError, pa.ArrowException):
         return "its manifest.parquet is missing, so they cannot be listed"
     before = {row["path"]: (row["sha256"], row["split"], row["label"]) for row in rows}

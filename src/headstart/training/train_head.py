@@ -11,13 +11,16 @@ from accelerate import Accelerator
 from PIL import Image
 
 from headstart.config import RunConfig
+from headstart.data.decode import UnreadableImage
 from headstart.data.manifest import build_manifest
 from headstart.data.pixel_cache import cache_limit_for
 from headstart.data.samples import Manifest
 from headstart.data.sampling import epoch_order, keys_of
+from headstart.data.source import place_in
 from headstart.data.sources.open import open_source
 from headstart.data.transforms import PixelCache, Preprocess
-from headstart.data_doctor.quick_check import describe_data
+from headstart.data_doctor.quick_check import describe_data, warn_of_mirrored_classes
+from headstart.errors import OwnInputError
 from headstart.features.bank import EVAL_TRANSFORM, Bank, row_name
 from headstart.features.extraction import BankTransform, bank_transforms
 from headstart.features.nearest_neighbours import knn_accuracy, searched_rows
@@ -108,6 +111,8 @@ def load_data(
         ),
     )
     info(accelerator, describe_data(manifest))
+    if copies:
+        warn_of_mirrored_classes(accelerator, manifest, data)
     return bank, transforms, manifest
 
 
@@ -129,7 +134,11 @@ def draw_train_batch(session: Session, manifest: Manifest, transforms: Sequence[
     picked = [samples[int(index)] for index in order[:12]]
 
     def load(name: str) -> Image.Image:
-        return session.spec.decode(manifest.source.read(name))
+        try:
+            return session.spec.decode(manifest.source.read(name))
+        except (UnreadableImage, OSError) as error:
+            place = place_in(manifest.source, name)
+            raise OwnInputError(f"{place} was readable when the run began and is not now: {error}") from None
 
     image_grid(
         path,

@@ -34,6 +34,27 @@ def test_a_dataset_of_the_hub_is_fetched_when_its_name_is_given(tiny_data: Path,
         assert any(request.startswith("GET /datasets/me/drawn/resolve/") for request in hub.requests)
 
 
+@pytest.mark.parametrize("root", ["hf://me/drawn", "hf://datasets/me/drawn"])
+def test_a_local_folder_of_the_same_name_is_not_the_dataset(root: str, tmp_path: Path, monkeypatch) -> None:
+    asked = []
+
+    def load(name: str) -> None:
+        asked.append(name)
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        with pytest.raises(InputError) as caught:
+            open_source(DataConfig(root=root))
+        for fragment in (root, "no network here", "hf auth login"):
+            assert fragment in str(caught.value)
+        (tmp_path / "me" / "drawn").mkdir(parents=True, exist_ok=True)
+        assert asked[number] == ("me/drawn", "hf://datasets/me/drawn")[number]
+
+
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
 def test_where_the_user_forbids_the_network_the_variable_is_named(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv(name, "1")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -31,7 +31,7 @@ class StoredDataset(Source):
         root = self.root
         try:
             if root.startswith("hf://"):
-                found = datasets.load_dataset(root.removeprefix("hf://"))
+                found = datasets.load_dataset(_name_on_the_hub(root))
             else:
                 found = datasets.load_from_disk(root)
         except Exception as error:  # datasets, huggingface_hub, fsspec and pyarrow raise many things
@@ -40,6 +40,11 @@ class StoredDataset(Source):
                 raise InputError(
                     f"{root} cannot be loaded from the cache, and {forbidden[0]}={os.environ[forbidden[0]]} forbids "
                     f"the network; unset {forbidden[0]} to download it ({one_line(error)[:200]})"
+                ) from None
+            if root.startswith("hf://"):
+                raise InputError(
+                    f"{root} cannot be loaded from the Hub; check the name and the connection, and for a private "
+                    f"dataset log in with 'hf auth login' ({one_line(error)[:300]})"
                 ) from None
             raise InputError(f"{root} cannot be loaded as a dataset: {one_line(error)[:300]}") from None
         self.splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
@@ -51,7 +56,9 @@ class StoredDataset(Source):
 
     def scan(self) -> Scan:
         skipped: list[Skipped] = []
-        return collect(self._entries(skipped), skipped, where=self.root)
+        has_test = len(self.splits) > 1 and any(columns.split_named(name) == "test" for name in self.splits)
+        found = collect(self._entries(skipped), skipped, where=self.root)
+        return replace(found, has_test=found.has_test or has_test)
 
     def _entries(self, skipped: list[Skipped]) -> Iterator[Entry]:
         several = len(self.splits) > 1
@@ -85,6 +92,12 @@ class StoredDataset(Source):
         if image is None or (image["bytes"] is None and image["path"] is None):
             raise OSError("no image in this row")
         return read_regular(Path(image["path"])) if image["bytes"] is None else bytes(image["bytes"])
+
+
+def _name_on_the_hub(root: str) -> str:
+    """hf://NAME or hf://datasets/NAME as load_dataset takes it. A local folder of this name would precede the Hub."""
+    name = root.removeprefix("hf://").removeprefix("datasets/")
+    return f"hf://datasets/{name}" if os.path.exists(name) else name
 
 
 def _images(rows: datasets.Dataset, data: DataConfig, root: str) -> datasets.Dataset:

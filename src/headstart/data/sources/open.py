@@ -5,14 +5,18 @@ from collections.abc import Collection
 from pathlib import Path
 
 from headstart.config import DataConfig
-from headstart.data.folder_walk import walk
+from headstart.config_io import repeated_runs
+from headstart.data.folder_walk import is_run, walk
 from headstart.data.source import Source
 from headstart.data.sources import columns
 from headstart.data.sources.folders import ClassFolders
 from headstart.errors import InputError
+from headstart.files import check_reachable
 from headstart.wording import command_line
 
 SHARDS = (".tar", ".parquet", ".tar.gz", ".tgz")
+SIGNS = ("://", "*", "{")
+"""Of a URL or a pattern, unless a file or folder of this name exists."""
 
 
 def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collection[str] = columns.ALL) -> Source:
@@ -33,11 +37,15 @@ def open_source(data: DataConfig, *, to_evaluate: bool = False, asked: Collectio
 def _open(data: DataConfig, *, to_evaluate: bool) -> Source:
     """The first kind that fits. Each imports its libraries only then."""
     root = data.root
-    if _is_run(Path(root)):
+    if not any(sign in root for sign in SIGNS):
+        check_reachable(root)
+    if os.path.isfile(os.path.join(root, "config.yaml")) and (is_run(os.listdir(root)) or repeated_runs(Path(root))):
         raise InputError(
             f"{root} is the folder of a run, not of images; to continue it: {command_line('resume', root)}"
         )
-    if root.startswith("hf://") or any((Path(root) / n).is_file() for n in ("state.json", "dataset_dict.json")):
+    if root.startswith("hf://") or any(
+        os.path.isfile(os.path.join(root, n)) for n in ("state.json", "dataset_dict.json")
+    ):
         from headstart.data.sources.hf_dataset import StoredDataset
 
         return StoredDataset(root, data)
@@ -56,11 +64,6 @@ def _open(data: DataConfig, *, to_evaluate: bool) -> Source:
     return ClassFolders(root)
 
 
-def _is_run(path: Path) -> bool:
-    names = ("config.yaml", "manifest.parquet", "checkpoints")
-    return (path / names[0]).is_file() and any((path / name).exists() for name in names[1:])
-
-
 def _is_file(root: str, *suffixes: str) -> bool:
     return os.path.isfile(root) and root.lower().endswith(suffixes)
 
@@ -68,7 +71,7 @@ def _is_file(root: str, *suffixes: str) -> bool:
 def _names_shards(root: str) -> bool:
     """A shard, a URL, a pattern, or a folder with shards and without class folders of images."""
     if not os.path.isdir(root):
-        signs = not os.path.isfile(root) and any(sign in root for sign in ("://", "*", "{"))
+        signs = not os.path.isfile(root) and any(sign in root for sign in SIGNS)
         return signs or _is_file(root, *SHARDS)
     shards = False
     for found in walk(Path(root)):  # names, until the first image in a folder below the root

@@ -18,7 +18,7 @@ from headstart.config import DataConfig
 from headstart.data.source import WINDOW_BYTES, Entry, PerProcess, Scan, Skipped, Source
 from headstart.data.sources import columns
 from headstart.data.sources.columns import Columns, collect, text
-from headstart.data.sources.shard import Shard, shard_of, used_shards
+from headstart.data.sources.shard import Shard, has_tests, shard_of, used_shards
 from headstart.errors import InputError
 from headstart.wording import one_line
 
@@ -50,7 +50,8 @@ class ParquetShards(Source):
 
     def scan(self) -> Scan:
         skipped: list[Skipped] = []
-        return collect(self._entries(skipped), skipped, where=self.root)
+        unread = has_tests(self.shards) and not (self.tests or self.data.split_column is not None)
+        return collect(self._entries(skipped), skipped, where=self.root, unread_tests=unread)
 
     def _entries(self, skipped: list[Skipped]) -> Iterator[Entry]:
         files = self._files.get()

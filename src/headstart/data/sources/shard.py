@@ -42,9 +42,12 @@ class Shard:
     def read(self, start: int, size: int) -> bytes:
         """Raises OSError."""
         try:
-            return bytes(self.filesystem.get().cat_file(self.name, start=start, end=start + size))
+            content = bytes(self.filesystem.get().cat_file(self.name, start=start, end=start + size))
         except Exception as error:
             raise _as_os_error(error) from None
+        if len(content) != size:
+            raise OSError(f"{len(content):,} bytes of the shard instead of {size:,}")
+        return content
 
 
 def _as_os_error(error: Exception) -> OSError:
@@ -58,6 +61,11 @@ def used_shards(shards: Mapping[str, Shard], skipped: list[Skipped], *, tests: b
             skipped.append(Skipped(short, "a test shard, not used in training"))
         else:
             yield short, shard
+
+
+def has_tests(shards: Mapping[str, Shard]) -> bool:
+    """Whether one of them is of a test set."""
+    return any(shard.split == "test" for shard in shards.values())
 
 
 def shard_of(path: str, shards: Mapping[str, Shard]) -> str:

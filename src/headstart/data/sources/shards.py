@@ -12,6 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from headstart.config import DataConfig
 from headstart.data.folder_walk import is_hidden, stamp_of, walk
 from headstart.data.source import PerProcess, Source
+from headstart.data.sources.http_server import check_ranges, information
 from headstart.data.sources.shard import Shard
 from headstart.errors import InputError
 from headstart.wording import one_line
@@ -28,7 +29,9 @@ def open_shards(data: DataConfig, *, tests: bool = False) -> Source:
     shards = _find(root)
     kinds = {_kind(short) for short in shards}
     if not shards:
-        raise InputError(f"{root} matches no .tar or .parquet file; name such a file, or a folder or pattern of them")
+        raise InputError(
+            f"{_path_of(root)} matches no .tar or .parquet file; name such a file, or a folder or pattern of them"
+        )
     if "gz" in kinds:
         name = next(shard.name for short, shard in shards.items() if _kind(short) == "gz")
         raise InputError(f"{name} is compressed, so single images cannot be read; decompress it with gunzip")
@@ -62,10 +65,10 @@ def _find(root: str) -> dict[str, Shard]:
         local = isinstance(files, LocalFileSystem)
         plain = files._strip_protocol(root) if local else root
         literal = local and os.path.exists(plain)  # a folder may have a name with braces
-        signs = not literal and any(sign in plain for sign in _SIGNS)
+        signs = not literal and any(sign in _path_of(plain) for sign in _SIGNS)
         found: set[str] = set()
         for path in _braces(plain) if signs else [plain]:
-            if "*" in path and not literal:
+            if "*" in _path_of(path) and not literal:
                 escaped = re.sub(r"([\[?])", r"[\1]", path)  # only * is special here
                 found |= {
                     name for name in files.glob(escaped) if _kind(name) and not is_hidden(name.rpartition("/")[2])
@@ -81,16 +84,24 @@ def _find(root: str) -> dict[str, Shard]:
             else:
                 found.add(path)
         is_folder = os.path.isdir(plain) if literal else not signs and not _kind(plain)
-        base = files._strip_protocol(plain if is_folder else _before_signs(plain).rpartition("/")[0])
-        named = sorted((_below(files._strip_protocol(name), base), name) for name in found)
+        base = files._strip_protocol(plain if is_folder else _before_signs(_path_of(plain)).rpartition("/")[0])
+        named = sorted((_below(_path_of(files._strip_protocol(name)), base), name) for name in found)
+        check_ranges(files, [name for _, name in named])
         return {short: Shard(filesystem, name, short, _stamp(files, name)) for short, name in named}
+    except InputError:
+        raise
     except Exception as error:  # each file system of fsspec has its own errors
-        raise InputError(f"{root} cannot be found or opened: {one_line(error)}") from None
+        raise InputError(f"{_path_of(root)} cannot be found or opened: {one_line(error)}") from None
 
 
 def _shards_below(folder: str) -> set[str]:
     """Each file once, also where links lead to it several times."""
-    paths = [f"{folder}/{found.path}" for found in walk(Path(folder)) if found.kind == "other file"]
+    paths = []
+    for found in walk(Path(folder)):
+        if found.kind == "unreadable":
+            raise InputError(f"{folder}/{found.path}: {found.reason}; make it readable, as it may contain shards")
+        if found.kind == "other file":
+            paths.append(f"{folder}/{found.path}")
     return set({os.path.realpath(path): path for path in reversed(paths) if _kind(path)}.values())
 
 
@@ -120,8 +131,13 @@ def _braces(pattern: str) -> Iterable[str]:
         yield from _braces(pattern[: match.start()] + value + pattern[match.end() :])
 
 
+def _path_of(name: str) -> str:
+    """A URL without its query, such as the signature of an address that is valid for some hours."""
+    return name.partition("?")[0] if "://" in name else name
+
+
 def _kind(name: str) -> str:
-    lowered = name.lower()
+    lowered = _path_of(name).lower()
     if lowered.endswith((".tar.gz", ".tgz")):
         return "gz"
     return lowered.rpartition(".")[2] if lowered.endswith((".tar", ".parquet")) else ""
@@ -132,6 +148,6 @@ def _stamp(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
     OSError."""
     if isinstance(filesystem, LocalFileSystem):
         return stamp_of(os.stat(name))
-    about = filesystem.info(name)
+    about = information(filesystem, name)
     marks = [f"{key}={value}" for key, value in sorted(about.items()) if key.lower() in _VERSION_KEYS and value]
     return ";".join([str(about.get("size")), *marks]) if marks else ""

@@ -1,24 +1,26 @@
 """Images that a table lists: .csv, .tsv, .jsonl or .parquet with a column of paths and one of classes."""
 
-import codecs
-import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.config import DataConfig
 from headstart.data.folder_walk import is_image, stamp_of
+from headstart.data.listed_files import listed_file
 from headstart.data.source import Entry, Scan, Source
 from headstart.data.sources import columns
-from headstart.data.sources.columns import Columns, collect, text
+from headstart.data.sources.columns import Columns, cell, collect
+from headstart.data.text_tables import TextTable, check_columns, encoding_of, not_utf8
 from headstart.errors import InputError
 from headstart.files import read_regular
 from headstart.wording import one_line
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 LINES = (".jsonl", ".ndjson")
@@ -26,7 +28,7 @@ LINES = (".jsonl", ".ndjson")
 
 @dataclass
 class ListedImages(Source):
-    """Paths are absolute, or relative to the folder of the table."""
+    """Paths are absolute, or relative to the folder of the table; names and stays as the table has them."""
 
     root: str
     data: DataConfig
@@ -36,74 +38,153 @@ class ListedImages(Source):
         self.base = Path(self.root).absolute().parent  # as the working folder may change
 
     def scan(self) -> Scan:
-        table = Path(self.root)
-        names = _columns(table)
-        image = _image_column(table, self.data, names)
-        used = Columns.of(self.data, names, where=self.root)
+        table = Table.open(Path(self.root), self.data, needed=("image_column", "label_column"))
+        used = Columns.of(self.data, table.columns, where=self.root)
 
-        def entry_of(row: Mapping[str, Any]) -> Entry:
-            path = text(row.get(image))
-            return used.entry(path, row, where=self.root, classes=None, stamp=self._stamp(path))
+        def entries() -> Iterator[Entry]:
+            for number, row in enumerate(table.rows([table.image, *used.names]), start=1):
+                where = f"{self.root}, row {number}"
+                path = cell(row, table.image, where=where)
+                yield used.entry(path, row, where=where, stamp=self._stamp(path))
 
-        return collect(map(entry_of, _rows(table)), [], where=self.root, numbered=True)
+        return collect(entries(), [], where=self.root, numbered=True)
 
     def read(self, path: str) -> bytes:
-        return read_regular(self.base / path)
+        return read_regular(self.file(path))
+
+    def file(self, path: str) -> Path:
+        """Of the image that the table names. Raises OSError."""
+        return Path(listed_file(self.base, path))
 
     def _stamp(self, path: str) -> str:
         try:
-            return stamp_of(os.stat(self.base / path)) if path else ""
+            return stamp_of(os.stat(self.file(path))) if path else ""
         except (OSError, ValueError):  # reading it reports that
             return ""
 
 
-def _image_column(table: Path, data: DataConfig, names: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class Table:
+    """columns: the names. image: the column of paths. rows: those with the values of the columns in its
+    argument, in order; others may be missing. Raises InputError for a row that cannot be read. types: by column; in a
+    .jsonl by its values, string if they differ."""
+
+    columns: Sequence[str]
+    image: str
+    rows: "_Rows"
+    types: "Mapping[str, pa.DataType]"
+
+    @staticmethod
+    def open(path: Path, data: DataConfig, *, needed: Sequence[str] = ("image_column",)) -> "Table":
+        """needed: keys of columns, by which the separator of a text is recognised. Raises InputError for a table that
+        has no rows, or no column of paths."""
+        names, rows, types = _opened(path, lambda names: all(columns.has(key, data, names) for key in needed))
+        return Table(names, _image_column(path, data, names, rows), rows, types)
+
+
+_Rows = Callable[[Collection[str]], Iterator[Mapping[str, Any]]]
+
+
+def _image_column(table: Path, data: DataConfig, names: Sequence[str], rows: _Rows) -> str:
     """Of several columns with a usual name, the one whose first value looks like an image file."""
-    known = [name for name in names if name.lower() in columns.IMAGE]
+    known = [name for name in names if name.strip().lower() in columns.IMAGE]
     if data.image_column is None and len(known) > 1:
-        first: Mapping[str, Any] = next(_rows(table), {})
-        names = [name for name in known if is_image(text(first.get(name)))] or names
+        first: Mapping[str, Any] = next(rows(known), {})
+        names = [name for name in known if is_image(cell(first, name, where=f"{table}, row 1"))] or names
     return columns.required("image_column", data, names, where=str(table))
 
 
-def _columns(path: Path) -> list[str]:
+def _opened(path: Path, fits: Callable[[Sequence[str]], bool]) -> "tuple[Sequence[str], _Rows, dict[str, pa.DataType]]":
+    import pyarrow as pa
+
+    names: Sequence[str]
+    rows: _Rows
     kind = path.suffix.lower()
     if kind == ".parquet":
-        return list(_parquet(path).schema_arrow.names)
-    if kind in LINES:
-        names = list(dict.fromkeys(name for row in _rows(path) for name in row))  # a row may lack some
+        schema = _parquet(path).schema_arrow
+        names, rows, types = (
+            schema.names,
+            partial(_parquet_rows, path),
+            dict(zip(schema.names, schema.types, strict=True)),
+        )
+        check_columns(path, names)
+    elif kind in LINES:
+        found = _json_types(path)
+        names, rows = list(found), partial(_json_rows, path)
+        types = {name: _json_type(kinds) for name, kinds in found.items()}
     else:
-        names = [name for name in next(_rows(path), {}) if name]
-    if not names:
+        table = TextTable.open(path, fits=fits)
+        names, rows = list(filter(None, table.columns)), lambda used: (row.values for row in table.rows(used))
+        types = dict.fromkeys(names, pa.string())
+    if not names or next(iter(rows(())), None) is None:
         raise InputError(f"{path} has no rows; add one for each image, with its path and class")
-    return names
+    return names, rows, types
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        table = _parquet(path)
-        for number in range(table.num_row_groups):
-            try:
-                rows = table.read_row_group(number).to_pylist()
-            except OSError as error:
-                raise InputError(f"{path}, row group {number} cannot be read: {one_line(error)}") from None
-            yield from rows
-        return
+def _json_types(path: Path) -> dict[str, set[type]]:
+    """By column, in the order in which they appear; a row may lack some."""
+    found: dict[str, set[type]] = {}
+    for row in _json_rows(path):
+        for name, value in row.items():
+            is_long = isinstance(value, int) and not -(2**63) <= value < 2**63
+            found.setdefault(name, set()).add(str if is_long else type(value))
+    return found
+
+
+def _json_type(found: set[type]) -> "pa.DataType":
+    import pyarrow as pa
+
+    found = found - {type(None)}
+    if found == {bool}:
+        return pa.bool_()
+    if found == {int}:
+        return pa.int64()
+    return pa.float64() if found and found <= {int, float} else pa.string()
+
+
+def _parquet_rows(path: Path, used: Collection[str]) -> Iterator[Mapping[str, Any]]:
+    table = _parquet(path)
+    for number in range(table.num_row_groups):
+        try:
+            rows = table.read_row_group(number, columns=list(used)).to_pylist()
+        except (OSError, ValueError) as error:  # pyarrow's errors are among these
+            raise InputError(f"{path}, row group {number} cannot be read: {one_line(error)}") from None
+        yield from rows
+
+
+def _json_rows(path: Path, used: Collection[str] = ()) -> Iterator[Mapping[str, Any]]:
     try:
-        with path.open(encoding=_encoding(path), newline="") as lines:
-            if kind not in LINES:
-                yield from csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",")
-                return
+        with path.open(encoding=encoding_of(path)) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        example = '{"image": ..., "label": ...}'
-                        raise InputError(f"{path}, line {number}: expected a JSON object, such as {example}")
-                    yield row
-    except (OSError, UnicodeError, csv.Error, json.JSONDecodeError) as error:
+                    yield _json_row(line, where=f"{path}, line {number}")
+    except UnicodeError:
+        raise InputError(not_utf8(path)) from None
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def _json_row(line: str, *, where: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} cannot be read as JSON: {one_line(error)}; write one JSON object per line") from None
+    except _Repeated as error:
+        raise InputError(f"{where}: {error}; rename or remove all but one") from None
+    if not isinstance(row, dict):
+        raise InputError(f'{where}: expected a JSON object, such as {{"image": ..., "label": ...}}')
+    return row
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Repeated(f"a name occurs twice in {', '.join(name for name, _ in pairs)}")
+    return found
+
+
+class _Repeated(ValueError):
+    """A name in a JSON object."""
 
 
 def _parquet(path: Path) -> "pq.ParquetFile":
@@ -111,21 +192,6 @@ def _parquet(path: Path) -> "pq.ParquetFile":
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path.absolute())
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as parquet: {one_line(error)}") from None
-
-
-def _encoding(path: Path) -> str:
-    """UTF-16 by its byte order mark, as spreadsheets write it; else UTF-8."""
-    with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
-def paths_listed(table: str, *, column: str | None) -> Iterator[str]:
-    """The images of a table, row by row, as paths that can be opened; "" for a row without one. Raises InputError."""
-    path = Path(table)
-    image = _image_column(path, DataConfig(image_column=column), _columns(path))
-    for row in _rows(path):
-        name = text(row.get(image))
-        yield os.path.join(path.parent, name) if name else ""
