@@ -113,16 +113,25 @@ def reason_of(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def check_reachable(path: str) -> None:
-    """Raise InputError if the system does not answer whether the file or folder exists, as on a network disk that is
-    gone. One that does not exist passes."""
+def why_unreachable(path: str) -> str:
+    """Why the system does not answer whether the file or folder exists, as on a network disk that is gone; else ""."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
-        raise InputError(f"{shown(path[:200])}: {reason}; name a file or folder that can be read") from None
+        return ""
+    except OSError as error:
+        return reason_of(error)
+    return ""
+
+
+def check_reachable(path: str) -> None:
+    """Raise InputError for `why_unreachable`, and for a text that cannot be a path."""
+    try:
+        reason = why_unreachable(path)
+    except ValueError as error:
+        reason = str(error)
+    if reason:
+        raise InputError(f"{shown(path[:200])}: {reason}; name a file or folder that can be read")
 
 
 def read_regular(path: Path) -> bytes:

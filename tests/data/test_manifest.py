@@ -18,7 +18,8 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data.decode import decode
-from headstart.data.manifest import build_eval_manifest, build_manifest
+from headstart.data.eval_manifest import build_eval_manifest
+from headstart.data.manifest import build_manifest
 from headstart.data.read_images import cancelled_on_error
 from headstart.data.samples import Manifest
 from headstart.data.sources.folders import ClassFolders

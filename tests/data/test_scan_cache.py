@@ -11,7 +11,8 @@ from PIL import Image
 
 from headstart.config import DataConfig
 from headstart.data import read_images
-from headstart.data.manifest import build_eval_manifest, build_manifest
+from headstart.data.eval_manifest import build_eval_manifest
+from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.sources.folders import ClassFolders
 

@@ -59,7 +59,7 @@ def build_manifest(
         Skipped(f"split {split!r}", f"{plural(n, 'image')}, not used in training") for split, n in unused.items()
     ]
     classes = tuple(sorted({image.entry.label for image in images}))
-    samples = _samples(source, images, splits)
+    samples = samples_of(source, images, splits)
     there = {entry.split for entry in scan.entries}
     split_by = "train and val are those of the source"
     if usable.split_by_us:
@@ -120,51 +120,6 @@ def refusals(source: Source, data: DataConfig, sha256: Mapping[str, str], *, see
     return usable.lacking | one_sided
 
 
-def build_eval_manifest(
-    source: Source,
-    *,
-    classes: Sequence[str],
-    on_bad_file: str,
-    trained_on: Callable[[str, str], bool],
-    split: str | None = None,
-    resplit: bool = False,
-    num_threads: int | None = None,
-    decoder: Callable[[bytes], Image.Image] = decode,
-) -> Manifest:
-    """The images of `source` on which to evaluate a finished model, labelled by the model's own classes.
-
-    split: None for the one that the source holds out (val, else test), or all images if it holds out none. resplit: the
-    model's run split train and val itself, so the splits of the source do not tell what it was trained on. Images for
-    which `trained_on(sha256, path)` is true are not evaluated but listed as skipped. Raises InputError as
-    build_manifest does, and for a class that the model does not know.
-    """
-    scan = source.scan()
-    parts = _evaluated_splits(source, scan, split, resplit=resplit)
-    entries = [entry for entry in scan.entries if entry.split in parts]
-    refuse_nothing(source, entries, scan)
-    known = {same_name(name): name for name in classes}  # models of earlier versions have other spellings
-    unknown = sorted({entry.label for entry in entries} - known.keys())
-    if unknown and on_bad_file == "refuse":
-        raise InputError(
-            f"class {unknown[0]!r} of {source.root} is not a class of the model ({', '.join(classes)}); remove it, "
-            "or leave it out with --on_bad_file skip"
-        )
-    left_out = [Skipped(label, "not a class of the model; left out") for label in unknown]
-
-    def wanted(entry: Entry) -> bool:
-        return entry.split in parts and entry.label in known
-
-    images, bad = read_images(source, scan, wanted=wanted, decoder=decoder, num_threads=num_threads)
-    _refuse_or_skip(source, bad, on_bad_file=on_bad_file, option="--on_bad_file")
-    seen = [trained_on(image.sha256, image.entry.path) for image in images]
-    left_out += bad + [Skipped(i.entry.path, "the model was trained on it") for i in compress(images, seen)]
-    fresh = list(compress(images, (not was_seen for was_seen in seen)))
-    if not fresh:
-        raise InputError(f"{source.root} has no images that the model was not trained on; name other images")
-    samples = _samples(source, fresh, ["val"] * len(fresh), known)
-    return Manifest(source, tuple(classes), samples, tuple([*scan.skipped, *left_out]))
-
-
 @dataclass(frozen=True)
 class _Usable:
     """lacking: label -> the problem of a class that is left out; bad: files that cannot be decoded; split_by_us:
@@ -184,12 +139,12 @@ def _usable(source: Source, data: DataConfig, *, read: Any = read_images, **read
         raise InputError(f"class folder {place_in(source, scan.empty[0])} contains no images; add some or remove it")
     entries = [entry for entry in scan.entries if entry.split in PARTS]
     refuse_nothing(source, entries, scan)
-    _refuse_or_skip(source, [one for one in scan.bad if one.is_folder], on_bad_file=data.on_bad_file)
+    refuse_or_skip(source, [one for one in scan.bad if one.is_folder], on_bad_file=data.on_bad_file)
     by_us = is_split_by_us(source, entries, data, scan)
     if data.limit is not None:
         reading = {"num_threads": reading.get("num_threads"), "only_hash": True}
     images, bad = read(source, scan, wanted=lambda entry: entry.split in PARTS, rescan=data.rescan, **reading)
-    _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
+    refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
     lacking = lacking_classes(source, entries, [image.entry for image in images], split_by_us=by_us)
     refuse_or_leave_out(source, lacking, {entry.label for entry in entries}, skip=skip)
     return _Usable(scan, [image for image in images if image.entry.label not in lacking], lacking, bad, by_us)
@@ -228,7 +183,7 @@ def _decoded(
     split_of = {image.entry: split for image, split in zip(images, splits, strict=True)}
     rest = replace(usable.scan, bad=())  # refused or listed before
     found, bad = read_images(source, rest, wanted=split_of.__contains__, rescan=data.rescan, **reading)
-    _refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
+    refuse_or_skip(source, bad, on_bad_file=data.on_bad_file)
     for side in ("train", "val"):
         lost = {i.entry.label for i in images} - {i.entry.label for i in found if split_of[i.entry] == side}
         if lost:
@@ -239,27 +194,7 @@ def _decoded(
     return found, [split_of[image.entry] for image in found], bad
 
 
-def _evaluated_splits(source: Source, scan: Scan, split: str | None, *, resplit: bool) -> set[str | None]:
-    there = {entry.split for entry in scan.entries}
-    if split is not None:
-        if split == "test" and split not in there and scan.has_test:
-            raise InputError(
-                f"the test set of {source.root} has no images with a class; name labelled images with --data, or "
-                "classify it with headstart predict"
-            )
-        if split not in there:
-            has = ", ".join(sorted(part for part in there if part))
-            raise InputError(
-                f"{source.root} has no split {split!r}; its splits are: {has or 'none'}; name labelled images with "
-                f"--data{', or another --split' if has else ''}"
-            )
-        return {split}
-    if resplit and there & PARTS:
-        return set(PARTS)
-    return next(({part} for part in ("val", "test") if part in there), there)
-
-
-def _samples(
+def samples_of(
     source: Source, images: Sequence[ReadImage], splits: Sequence[str], labels: Mapping[str, str] | None = None
 ) -> Samples:
     """labels: the classes by the labels of the source, if they differ."""
@@ -288,9 +223,10 @@ def _ids(images: Sequence[ReadImage], splits: Sequence[str]) -> list[str]:
     return ids
 
 
-def _refuse_or_skip(
+def refuse_or_skip(
     source: Source, bad: Sequence[Skipped], *, on_bad_file: str, option: str = "--data.on_bad_file"
 ) -> None:
+    """Raise InputError for the bad files, unless they are left out. option: as the command spells it."""
     if bad and on_bad_file == "refuse":
         conflicting = sum(one.kind == "conflicting_labels" for one in bad)
         folders = sum(one.is_folder for one in bad)

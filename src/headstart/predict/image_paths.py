@@ -17,7 +17,7 @@ from headstart.data.listed_files import listed_file
 from headstart.data.sources.columns import cell
 from headstart.data.sources.table import Table
 from headstart.errors import InputError
-from headstart.files import reason_of
+from headstart.files import why_unreachable
 from headstart.predict.kept_columns import KeptColumns, is_table
 
 LISTS = (".txt", ".lst")
@@ -72,7 +72,7 @@ def _named_by(pattern: str, column: str | None, kept: KeptColumns, left_out: "Co
     path = Path(pattern)
     if pattern == "-":
         yield from _in_list(sys.stdin.buffer, "")
-    elif reason := _unreachable(pattern):
+    elif "\0" not in pattern and (reason := why_unreachable(pattern)):
         yield Listed(_listed(os.fsencode(pattern)).path, reason)
     elif path.is_dir():
         yield from _below(pattern, left_out)
@@ -106,17 +106,6 @@ def _with_literal_folders(pattern: str) -> str:
     while literal < len(parts) - 1 and os.path.isdir("/".join(parts[: literal + 1]) or "/"):
         literal += 1
     return "/".join([glob.escape("/".join(parts[:literal])), *parts[literal:]]) if literal else pattern
-
-
-def _unreachable(path: str) -> str:
-    """Why the system does not answer whether the file or folder exists, as on a network disk that is gone; else ""."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return ""
-    except OSError as error:
-        return reason_of(error)
-    return ""
 
 
 def _below(folder: str, left_out: "Counter[str]") -> Iterator[Listed]:

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from headstart.config import DataConfig, RuntimeConfig
-from headstart.data.manifest import build_eval_manifest
+from headstart.data.eval_manifest import build_eval_manifest
 from headstart.data.samples import Manifest
 from headstart.data.source import Skipped
 from headstart.data.sources.columns import ALL

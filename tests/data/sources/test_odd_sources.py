@@ -23,7 +23,8 @@ from support.file_server import FileServer, serving_files_of
 from support.layouts import as_parquet_shards, as_tar_shards
 
 from headstart.config import DataConfig
-from headstart.data.manifest import build_eval_manifest, build_manifest
+from headstart.data.eval_manifest import build_eval_manifest
+from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError

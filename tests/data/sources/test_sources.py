@@ -14,7 +14,8 @@ import torch
 from support.layouts import CLASSES, WAYS, as_csv, as_tar_shards, as_zip, rows_of
 
 from headstart.config import DataConfig
-from headstart.data.manifest import build_eval_manifest, build_manifest
+from headstart.data.eval_manifest import build_eval_manifest
+from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.sources.open import open_source
 from headstart.errors import InputError

@@ -13,7 +13,8 @@ from support.runs import exit_code, small
 
 import headstart
 from headstart.config import DataConfig, RunConfig
-from headstart.data.manifest import build_eval_manifest, build_manifest
+from headstart.data.eval_manifest import build_eval_manifest
+from headstart.data.manifest import build_manifest
 from headstart.data.samples import Manifest
 from headstart.data.sources.folders import ClassFolders
 from headstart.data.sources.open import open_source
