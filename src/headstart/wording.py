@@ -56,6 +56,7 @@ def install_command(extra: str) -> str:
 
 
 def plural(number: int, noun: str, nouns: str = "") -> str:
-    """'1 file', '2,000 files', '2 processes', '2 classes'. nouns: the plural, if it is irregular."""
-    nouns = nouns or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    """'1 file', '2,000 files', '2 processes', '2 epochs'. nouns: the plural, if it is irregular."""
+    hisses = noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch")
+    nouns = nouns or noun + ("es" if hisses else "s")
     return f"{number:,} {noun if number == 1 else nouns}"

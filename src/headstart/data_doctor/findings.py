@@ -28,11 +28,11 @@ def _of_copies(title: str, what_to_do: str) -> Kind:
 # in the order of the report: what makes an accuracy meaningless first
 KINDS = {
     "duplicate_across_splits": _of_copies(
-        "Leak: the same file in two of train, val and test",
+        "Leak: the same file in several splits",
         "The accuracy counts images that the model was trained on. Drop the training copies.",
     ),
     "near_duplicate_across_splits": _of_copies(
-        "Leak: nearly the same image in two of train, val and test",
+        "Leak: nearly the same image in several splits",
         "Copies that were re-encoded, resized or mirrored, or pictures of one scene. Drop the training copies.",
     ),
     "duplicate_across_classes": _of_copies(
